@@ -1,0 +1,60 @@
+"""What all commands share: parse the flags, run, and end with one JSON line and an honest exit code."""
+
+import json
+import math
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import tyro
+
+from depthflow.errors import DepthflowError
+
+EXIT_REJECTS = 3
+"""The result is whole and usable, but some inputs were refused: see its rejects."""
+
+
+def run_command(main: Callable[..., dict[str, Any]], description: str) -> int:
+    """Parses the command line into `main`'s dataclasses, runs it, and prints its result as the last line on stdout.
+
+    Args:
+        main: takes dataclasses, returns the command's result. A DepthflowError is told in one line.
+        description: for --help.
+
+    Returns:
+        The exit code: 0; 1 where the command failed; 2 for a wrong flag; 3 (`EXIT_REJECTS`) where the result has
+        rejects.
+    """
+    try:
+        result = tyro.cli(
+            main,
+            description=description,
+            config=(tyro.conf.CascadeSubcommandArgs, tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes),
+        )
+    except SystemExit as error:
+        if error.code:
+            _print_json({"status": "failed", "error": "The command line was not understood: see the message above."})
+        return int(error.code or 0)
+    except DepthflowError as error:
+        print(f"error: {error}", file=sys.stderr)
+        _print_json({"status": "failed", "error": str(error)})
+        return 1
+    code = EXIT_REJECTS if result.get("rejects") else 0
+    _print_json({"status": "rejects" if code else "ok", **result})
+    return code
+
+
+def _print_json(result: dict[str, Any]) -> None:
+    sys.stderr.flush()
+    print(json.dumps(_plain(result), allow_nan=False), flush=True)
+
+
+def _plain(value: Any) -> Any:
+    """The value with NaN and infinities as None, which JSON has no numbers for."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

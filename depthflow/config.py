@@ -1,0 +1,291 @@
+"""The frozen dataclasses behind every command: a flag, its type, default, help and check are written here, once.
+
+A path is anything pyarrow's filesystems open; commands make it absolute before work starts, since Ray Train changes
+its workers' directory.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Split = Literal["train", "val"]
+SceneType = Literal["indoors", "outdoor"]
+EncoderName = Literal["resnet50", "tiny"]
+NormName = Literal["none", "batch", "group"]
+
+NETWORK_STRIDE_PX = 32
+"""The encoders halve the resolution five times, so a network's sides are multiples of this."""
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SynthesizeConfig:
+    """A mini-DIODE: ray-cast rooms and streets with exact depth, in DIODE's layout."""
+
+    out: str
+    """Folder to write; it must not exist or be empty."""
+    scans: int = 8
+    """Scans, alternately indoors and outdoor."""
+    samples_per_scan: int = 24
+    """Views a scan."""
+    height: int = 192
+    """Image height in pixels."""
+    width: int = 256
+    """Image width in pixels."""
+    seed: int = 0
+    """Same arguments, same bytes."""
+
+    def __post_init__(self) -> None:
+        _require(self.scans >= 2, f"--scans must be at least 2, one for each split. Received: {self.scans}")
+        _require(
+            self.samples_per_scan >= 1, f"--samples-per-scan must be at least 1. Received: {self.samples_per_scan}"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreprocessConfig:
+    """Raw triplets to a Parquet sample store."""
+
+    source: tuple[str, ...]
+    """Trees in DIODE's layout: a folder that holds train/ and val/, or one of these two."""
+    out: str
+    """Folder of the store. A second run with the same configuration resumes it; another configuration is refused."""
+    height: int = 256
+    """Stored height in pixels: the image is area-averaged, depth and masks are point-sampled."""
+    width: int = 256
+    """Stored width in pixels."""
+    splits: tuple[Split, ...] = ("train", "val")
+    """Splits of the source to take."""
+    resplit: Split | None = None
+    """Take this split of the source alone and make both splits of it, by scene (by scan where there is one scene)."""
+    val_fraction: float = 0.2
+    """With --resplit: the share of each scene type's samples to aim for in val."""
+    seed: int = 0
+    """Of the dealing of samples to shards, and of --resplit."""
+    shard_mib: int = 256
+    """About how many MiB of decoded planes go into a shard."""
+    edge_relative_jump: float = 0.1
+    """A depth edge is where neighbours' depths differ by more than this share of the nearer one."""
+    edge_radius_px: int = 2
+    """edge_mask reaches this many source pixels to each side of a depth edge."""
+    num_cpus: int | None = None
+    """CPUs of the local Ray this command starts; ignored where RAY_ADDRESS names a cluster. Default: all."""
+
+    def __post_init__(self) -> None:
+        _require(len(self.source) > 0, "--source needs at least one folder. Received: none")
+        _require(
+            self.height >= 1 and self.width >= 1,
+            f"--height and --width must be at least 1. Received: {self.height} x {self.width}",
+        )
+        _require(len(self.splits) > 0, "--splits needs at least one of: train, val. Received: none")
+        _require(0 < self.val_fraction < 1, f"--val-fraction must be in (0, 1). Received: {self.val_fraction}")
+        _require(self.shard_mib >= 1, f"--shard-mib must be at least 1. Received: {self.shard_mib}")
+        _require(
+            self.edge_relative_jump > 0, f"--edge-relative-jump must be positive. Received: {self.edge_relative_jump}"
+        )
+        _require(self.edge_radius_px >= 0, f"--edge-radius-px must not be negative. Received: {self.edge_radius_px}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What is trained, and how: everything that moves the result, nothing about where it runs."""
+
+    name: str
+    """The recipe this began as."""
+    encoder: EncoderName
+    """resnet50 is the tutorial's; tiny has 0.1 M parameters, for tests and the demo."""
+    encoder_weights: str
+    """imagenet (through keras.applications), none, or the path of a .weights.h5 file."""
+    decoder_filters: tuple[int, int, int, int, int] = (1024, 512, 256, 128, 64)
+    """Filters of the five decoder stages, coarse to fine."""
+    decoder_norm: NormName = "none"
+    """Normalisation after each decoder convolution; batch follows --batch-norm."""
+    batch_norm: Literal["synchronized", "frozen"] = "synchronized"
+    """Batch normalisation layers: statistics over all workers' images, or a pre-trained encoder's own, unchanged."""
+    height: int = 256
+    """Network input height in pixels; the store must have been written with it."""
+    width: int = 256
+    """Network input width in pixels."""
+    dtype: Literal["float32", "float64"] = "float32"
+    """Of weights and arithmetic. float64 is for checking equality, not for speed."""
+    loss: Literal["tutorial", "l1"] = "tutorial"
+    """On log-depth, over valid pixels. tutorial: mean squared error + 0.1 Huber; l1: mean absolute error."""
+    clip_depth: Literal["none", "tutorial"] = "none"
+    """tutorial: clip the training depth to [0.1 m, min(300 m, the image's 99th percentile)]; figures are never clipped."""
+    horizontal_flip: bool = False
+    """Mirror half of the training images, drawn by (seed, epoch, sample id)."""
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    """sgd has momentum 0.9."""
+    learning_rate: float = 1e-3
+    """At its peak."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """cosine: linear warm-up over the first twentieth of the steps, then down to zero."""
+    weight_decay: float = 0.0
+    """Decoupled, adamw and sgd."""
+    clip_norm: float | None = None
+    """Clip the reduced gradient to this global norm."""
+    epochs: int = 60
+    """Passes over the training split."""
+    global_batch_size: int = 32
+    """Images a step, over all workers."""
+    seed: int = 0
+    """Of the initial weights, the order of samples and every augmentation."""
+
+    def __post_init__(self) -> None:
+        for flag, size in (("--height", self.height), ("--width", self.width)):
+            _require(
+                size > 0 and size % NETWORK_STRIDE_PX == 0,
+                f"{flag} must be a multiple of {NETWORK_STRIDE_PX}, the encoder's stride. Received: {size}",
+            )
+        _require(
+            min(self.decoder_filters) >= 1, f"--decoder-filters must be at least 1. Received: {self.decoder_filters}"
+        )
+        _require(self.epochs >= 1, f"--epochs must be at least 1. Received: {self.epochs}")
+        _require(
+            self.global_batch_size >= 1, f"--global-batch-size must be at least 1. Received: {self.global_batch_size}"
+        )
+        _require(self.learning_rate > 0, f"--learning-rate must be positive. Received: {self.learning_rate}")
+        _require(self.weight_decay >= 0, f"--weight-decay must not be negative. Received: {self.weight_decay}")
+        _require(
+            self.weight_decay == 0 or self.optimizer != "adam",
+            "--weight-decay is decoupled and adam has none: take --optimizer adamw. "
+            f"Received: {self.weight_decay} with adam",
+        )
+        _require(
+            self.clip_norm is None or self.clip_norm > 0, f"--clip-norm must be positive. Received: {self.clip_norm}"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainJob:
+    """Where a recipe is trained and what becomes of it."""
+
+    samples: str
+    """The sample store, with the splits train and val."""
+    storage: str
+    """Folder for checkpoints, shared by all nodes."""
+    num_workers: int | None = None
+    """Data-parallel workers. Default: one a GPU; two CPU workers where there is none."""
+    model_name: str = "depthflow"
+    """Registered model whose new version, alias challenger, the best checkpoint becomes."""
+    experiment: str = "depthflow"
+    """MLflow experiment of the run."""
+    keep_checkpoints: int = 2
+    """Checkpoints kept: the best by val/abs_rel, and always the latest."""
+    max_failures: int = 2
+    """Times a lost worker or node is made good from the latest checkpoint before the run is given up."""
+    num_cpus: int | None = None
+    """CPUs of the local Ray this command starts; ignored where RAY_ADDRESS names a cluster. Default: all."""
+
+    def __post_init__(self) -> None:
+        _require(
+            self.num_workers is None or self.num_workers >= 1,
+            f"--num-workers must be at least 1. Received: {self.num_workers}",
+        )
+        _require(self.keep_checkpoints >= 1, f"--keep-checkpoints must be at least 1. Received: {self.keep_checkpoints}")
+        _require(self.max_failures >= 0, f"--max-failures must not be negative. Received: {self.max_failures}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """A model's figures under a named protocol, beside the mean-depth baseline's."""
+
+    model: str
+    """MLflow model URI: models:/NAME@champion, models:/NAME/3, runs:/..., or a folder."""
+    samples: str
+    """The sample store; a protocol at the source's resolution refuses one that was resized."""
+    protocol: str = "devkit"
+    """Names all that moves a number: mask, cap, alignment, resolution, averaging."""
+    split: Split = "val"
+    """The split to evaluate."""
+    out: str | None = None
+    """Folder for the pictures. Default: they go to the MLflow run alone."""
+    experiment: str = "depthflow"
+    """MLflow experiment of the evaluation's run."""
+    num_workers: int | None = None
+    """Processes that hold the model. Default: one a GPU; one where there is none."""
+    num_cpus: int | None = None
+    """CPUs of the local Ray this command starts; ignored where RAY_ADDRESS names a cluster. Default: all."""
+
+    def __post_init__(self) -> None:
+        _require(
+            self.num_workers is None or self.num_workers >= 1,
+            f"--num-workers must be at least 1. Received: {self.num_workers}",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromoteConfig:
+    """Champion against challenger, and the alias only if the challenger is better."""
+
+    model_name: str = "depthflow"
+    """Registered model."""
+    samples: str | None = None
+    """The sample store both are evaluated on; needed unless --rollback."""
+    protocol: str = "devkit"
+    """Protocol of the comparison."""
+    split: Split = "val"
+    """Split of the comparison."""
+    margin: float = 0.01
+    """Share by which the challenger's abs_rel must be lower than the champion's."""
+    tolerance: float = 0.05
+    """Share by which its abs_rel may be higher on one scene type."""
+    dry_run: bool = False
+    """Decide and print; move and record nothing."""
+    force: bool = False
+    """Promote whatever the figures say; needs --reason."""
+    rollback: bool = False
+    """Give the alias back to the champion before this one."""
+    reason: str = ""
+    """Why, for the record."""
+    experiment: str = "depthflow-promotions"
+    """MLflow experiment that holds the decisions, one run each."""
+    num_workers: int | None = None
+    """Processes that hold the models. Default: one a GPU; one where there is none."""
+    num_cpus: int | None = None
+    """CPUs of the local Ray this command starts; ignored where RAY_ADDRESS names a cluster. Default: all."""
+
+    def __post_init__(self) -> None:
+        _require(not self.force or bool(self.reason), "--force needs --reason TEXT: the record says why. Received: none")
+        _require(not (self.force and self.rollback), "--force and --rollback exclude each other. Received: both")
+        _require(self.rollback or bool(self.samples), "--samples is needed to compare models. Received: none")
+        _require(self.margin >= 0, f"--margin must not be negative. Received: {self.margin}")
+        _require(self.tolerance >= 0, f"--tolerance must not be negative. Received: {self.tolerance}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictConfig:
+    """Depth for photographs of any size."""
+
+    model: str
+    """MLflow model URI: models:/NAME@champion, models:/NAME/3, runs:/..., or a folder."""
+    images: tuple[str, ...]
+    """Photographs, or folders of them (.jpg .jpeg .png .webp .bmp .tif .tiff)."""
+    out: str
+    """Folder for NAME.depth.npy (float32, metres), NAME.depth.png (16 bit, its scale inside) and NAME.panel.png."""
+    num_workers: int | None = None
+    """Processes that hold the model. Default: one a GPU; one where there is none."""
+    num_cpus: int | None = None
+    """CPUs of the local Ray this command starts; ignored where RAY_ADDRESS names a cluster. Default: all."""
+
+    def __post_init__(self) -> None:
+        _require(len(self.images) > 0, "--images needs at least one photograph or folder. Received: none")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoConfig:
+    """The whole chain on a mini-DIODE, or on your own tree."""
+
+    source: str | None = None
+    """A tree in DIODE's layout. Default: a mini-DIODE is synthesized."""
+    out: str = "demo-out"
+    """Folder for everything the demo makes; a demo's earlier output there is replaced."""
+    num_workers: int = 2
+    """Training workers."""
+    epochs: int | None = None
+    """Passes over the training split. Default: chosen so that the demo takes about as long on any source."""
+    num_cpus: int | None = None
+    """CPUs of the local Ray this command starts; ignored where RAY_ADDRESS names a cluster. Default: all."""

@@ -1,0 +1,72 @@
+"""Pinhole intrinsics of a tree's frames."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from depthflow.errors import SourceError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Camera:
+    """A pinhole camera at one resolution. Pixel i covers [i, i + 1), so a resize by s multiplies every field by s.
+
+    Attributes:
+        width, height: resolution in pixels.
+        fx_px, fy_px, cx_px, cy_px: focal lengths and principal point in pixels.
+    """
+
+    width: int
+    height: int
+    fx_px: float
+    fy_px: float
+    cx_px: float
+    cy_px: float
+
+    def resized(self, *, height: int, width: int) -> "Camera":
+        """The same camera after its image was resized."""
+        sx, sy = width / self.width, height / self.height
+        return Camera(
+            width=width,
+            height=height,
+            fx_px=self.fx_px * sx,
+            fy_px=self.fy_px * sy,
+            cx_px=self.cx_px * sx,
+            cy_px=self.cy_px * sy,
+        )
+
+
+DIODE_CAMERA = Camera(width=1024, height=768, fx_px=886.81, fy_px=927.06, cx_px=512.0, cy_px=384.0)
+"""Of DIODE's crops, from the official devkit."""
+
+CAMERA_FILE = "camera.json"
+
+
+def read_camera(source: str) -> Camera | None:
+    """The camera that a tree states in its camera.json, if it has one.
+
+    Args:
+        source: the tree's folder, or one of its splits. The file is one JSON object with the fields of `Camera`.
+
+    Raises:
+        SourceError: if the file is there but is not a camera.
+    """
+    root = Path(source)
+    path = next((folder / CAMERA_FILE for folder in (root, root.parent) if (folder / CAMERA_FILE).is_file()), None)
+    if path is None:
+        return None
+    try:
+        return Camera(**json.loads(path.read_text()))
+    except (TypeError, ValueError) as error:
+        raise SourceError(
+            f"{path} is not a camera: {error}. It needs width, height, fx_px, fy_px, cx_px and cy_px."
+        ) from None
+
+
+def camera_of_frame(stated: Camera | None, *, height: int, width: int) -> Camera | None:
+    """A frame's camera: the one its tree states, DIODE's for frames of DIODE's size, otherwise unknown (None)."""
+    if stated is not None:
+        return stated.resized(height=height, width=width)
+    if (height, width) == (DIODE_CAMERA.height, DIODE_CAMERA.width):
+        return DIODE_CAMERA
+    return None

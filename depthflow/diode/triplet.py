@@ -1,0 +1,101 @@
+"""From a triplet's bytes to arrays, or to a reason why not."""
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+
+class RejectError(Exception):
+    """This input can be no sample.
+
+    Attributes:
+        reason: a code for counting: bad_name, missing_member, duplicate, empty_file, unreadable_image,
+            unreadable_array, wrong_dtype, wrong_shape, shape_mismatch, non_finite_depth, no_valid_pixel.
+        message: what was found, for a person.
+    """
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(f"{reason}: {message}")
+        self.reason = reason
+        self.message = message
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        return type(self), (self.reason, self.message)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frame:
+    """One decoded triplet at the source's resolution.
+
+    Attributes:
+        rgb: (H, W, 3) uint8.
+        depth_m: (H, W) float32, metres; anything where invalid.
+        valid_mask: (H, W) bool, `mask > 0 and finite(depth) and depth > 0`.
+    """
+
+    rgb: np.ndarray
+    depth_m: np.ndarray
+    valid_mask: np.ndarray
+
+
+def decode_triplet(members: Mapping[str, bytes]) -> Frame:
+    """Decodes and checks one triplet.
+
+    Args:
+        members: rgb (a PNG), depth and mask (.npy) to the file's bytes.
+
+    Raises:
+        RejectError: with the reason's code, for every input that can be no sample.
+    """
+    for member, content in members.items():
+        if not content:
+            raise RejectError("empty_file", f"the {member} file has no bytes")
+    rgb = decode_rgb(members["rgb"])
+    depth_m = _plane(decode_npy(members["depth"], "depth"), "depth")
+    mask = _plane(decode_npy(members["mask"], "mask"), "mask")
+    if not rgb.shape[:2] == depth_m.shape == mask.shape:
+        raise RejectError(
+            "shape_mismatch", f"image {rgb.shape[:2]}, depth {depth_m.shape} and mask {mask.shape} differ"
+        )
+    if not np.issubdtype(depth_m.dtype, np.floating):
+        raise RejectError("wrong_dtype", f"depth must be floating point metres, received {depth_m.dtype}")
+    depth_m = depth_m.astype(np.float32, copy=False)
+    valid_mask = mask > 0
+    finite = np.isfinite(depth_m)
+    broken = int(np.count_nonzero(valid_mask & ~finite))
+    if broken:
+        raise RejectError("non_finite_depth", f"{broken} pixels that the mask calls valid are NaN or infinite")
+    valid_mask &= finite & (depth_m > 0)
+    if not valid_mask.any():
+        raise RejectError("no_valid_pixel", "no pixel has mask > 0 and depth > 0")
+    return Frame(rgb=rgb, depth_m=depth_m, valid_mask=valid_mask)
+
+
+def decode_rgb(content: bytes) -> np.ndarray:
+    """(H, W, 3) uint8 RGB of an encoded photograph; RejectError unreadable_image if it is not one."""
+    bgr = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+    if bgr is None:
+        raise RejectError("unreadable_image", f"{len(content)} bytes that cannot be decoded as an image")
+    return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+
+
+def decode_npy(content: bytes, member: str) -> np.ndarray:
+    """The array of an .npy file, never unpickling; RejectError unreadable_array if there is none."""
+    try:
+        return np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise RejectError("unreadable_array", f"the {member} is no plain .npy array: {error}") from None
+
+
+def _plane(array: np.ndarray, member: str) -> np.ndarray:
+    """(H, W) of an array of shape (H, W) or (H, W, 1)."""
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if array.ndim != 2 or array.size == 0:
+        raise RejectError("wrong_shape", f"the {member} must be (H, W) or (H, W, 1), received {array.shape}")
+    if array.dtype.kind not in "biuf":
+        raise RejectError("wrong_dtype", f"the {member} must be numeric, received {array.dtype}")
+    return array

@@ -1,0 +1,133 @@
+"""From a frame at the source's resolution to the planes that a sample stores. Pure functions on arrays.
+
+The image is area-averaged; depth and masks are point-sampled, so no stored depth is a blend of a near and a far
+surface, or of a valid and an invalid pixel.
+"""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planes:
+    """A sample's arrays at the stored size.
+
+    Attributes:
+        rgb: (H, W, 3) uint8.
+        log_depth: (H, W) float32, natural log of metres; 0 where invalid.
+        valid_mask: (H, W) bool.
+        edge_mask: (H, W) bool; True beside a depth jump.
+    """
+
+    rgb: np.ndarray
+    log_depth: np.ndarray
+    valid_mask: np.ndarray
+    edge_mask: np.ndarray
+
+
+def make_planes(
+    *,
+    rgb: np.ndarray,
+    depth_m: np.ndarray,
+    valid_mask: np.ndarray,
+    height: int,
+    width: int,
+    edge_relative_jump: float,
+    edge_radius_px: int,
+) -> Planes:
+    """Masked log-depth preprocessing of one frame.
+
+    Args:
+        rgb: (h, w, 3) uint8.
+        depth_m: (h, w) float32, metres, finite and > 0 where valid; anything elsewhere.
+        valid_mask: (h, w) bool.
+        height, width: the stored size in pixels.
+        edge_relative_jump, edge_radius_px: see `depth_edges`.
+    """
+    edges = depth_edges(
+        depth_m=depth_m, valid_mask=valid_mask, relative_jump=edge_relative_jump, radius_px=edge_radius_px
+    )
+    sampled = point_sample_index(valid_mask.shape, height=height, width=width)
+    stored_valid = valid_mask[sampled]
+    log_depth = np.log(np.where(stored_valid, depth_m[sampled], np.float32(1.0)), dtype=np.float32)
+    return Planes(
+        rgb=resize_rgb(rgb, height=height, width=width),
+        log_depth=log_depth,
+        valid_mask=stored_valid,
+        edge_mask=edges[sampled],
+    )
+
+
+def resize_rgb(rgb: np.ndarray, *, height: int, width: int) -> np.ndarray:
+    """(height, width, 3) uint8 of an (h, w, 3) uint8 image: averaged over areas when it shrinks, else bilinear."""
+    if rgb.shape[:2] == (height, width):
+        return rgb
+    shrinks = height <= rgb.shape[0] and width <= rgb.shape[1]
+    return cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+
+
+def point_sample_index(shape: tuple[int, ...], *, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Open mesh of the source pixels that contain the centres of a (height, width) grid's pixels.
+
+    Args:
+        shape: (h, w) of the source.
+
+    Returns:
+        rows (height, 1) and columns (1, width), int64: `plane[rows, columns]` is the sampled plane.
+    """
+    rows = ((2 * np.arange(height) + 1) * shape[0]) // (2 * height)
+    columns = ((2 * np.arange(width) + 1) * shape[1]) // (2 * width)
+    return np.ix_(rows, columns)  # type: ignore[return-value]
+
+
+def depth_edges(
+    *, depth_m: np.ndarray, valid_mask: np.ndarray, relative_jump: float, radius_px: int
+) -> np.ndarray:
+    """Pixels beside a depth jump: where a laser's returns mix two surfaces.
+
+    A jump lies between two valid pixels, neighbours sideways, up or down or diagonally, whose depths differ by more
+    than `relative_jump` of the nearer one. Marked is every pixel within `radius_px` (in a square) of either side.
+
+    Args:
+        depth_m: (H, W) float32, metres; anything where invalid.
+        valid_mask: (H, W) bool.
+
+    Returns:
+        (H, W) bool.
+    """
+    kernel = np.ones((3, 3), np.uint8)
+    farthest = cv2.dilate(np.where(valid_mask, depth_m, np.float32(0.0)), kernel)
+    nearest = cv2.erode(np.where(valid_mask, depth_m, np.float32(1e30)), kernel)
+    far_beside = farthest > depth_m * np.float32(1 + relative_jump)
+    near_beside = nearest * np.float32(1 + relative_jump) < depth_m
+    jump = valid_mask & (far_beside | near_beside)
+    if radius_px == 0:
+        return jump
+    square = np.ones((2 * radius_px + 1, 2 * radius_px + 1), np.uint8)
+    return cv2.dilate(jump.view(np.uint8), square).view(np.bool_)
+
+
+def depth_figures(planes: Planes) -> dict[str, float]:
+    """A sample's figures, over its stored valid pixels.
+
+    Returns:
+        depth_min_m, depth_median_m, depth_max_m in metres; log_depth_mean in natural log of metres; valid_fraction
+        and edge_fraction of all pixels.
+
+    Raises:
+        ValueError: if no stored pixel is valid.
+    """
+    log_depth = planes.log_depth[planes.valid_mask]
+    if log_depth.size == 0:
+        raise ValueError("no stored pixel is valid")
+    low, median, high = np.exp([log_depth.min(), np.median(log_depth), log_depth.max()], dtype=np.float64)
+    return {
+        "depth_min_m": float(low),
+        "depth_median_m": float(median),
+        "depth_max_m": float(high),
+        "log_depth_mean": float(log_depth.mean(dtype=np.float64)),
+        "valid_fraction": float(planes.valid_mask.mean()),
+        "edge_fraction": float(planes.edge_mask.mean()),
+    }

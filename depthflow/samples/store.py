@@ -1,0 +1,117 @@
+"""A store as a whole: its manifest, its fingerprint and its index. A folder without a manifest is not a store."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import xxhash
+
+from depthflow.errors import StoreError
+from depthflow.samples.files import StoreFiles
+
+MANIFEST = "manifest.json"
+INDEX = "index.parquet"
+REJECTS = "rejects.parquet"
+FORMAT = "depthflow-samples-1"
+
+
+@dataclass(frozen=True)
+class SampleStore:
+    """A finished store, opened for reading.
+
+    Args:
+        files: the store's files.
+        manifest: the content of manifest.json.
+    """
+
+    files: StoreFiles
+    manifest: Mapping[str, Any]
+
+    @property
+    def height(self) -> int:
+        """Stored height in pixels."""
+        return self.manifest["config"]["height"]
+
+    @property
+    def width(self) -> int:
+        """Stored width in pixels."""
+        return self.manifest["config"]["width"]
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the configuration and of the decoded content."""
+        return self.manifest["fingerprint"]
+
+    @cached_property
+    def index(self) -> pa.Table:
+        """`INDEX_SCHEMA`: every sample without its planes."""
+        return pq.read_table(pa.BufferReader(self.files.read(INDEX)))
+
+    def split_index(self, split: str) -> pa.Table:
+        """The index rows of one split, by shard and row.
+
+        Raises:
+            StoreError: if the store has no sample of the split.
+        """
+        rows = self.index.filter(pc.equal(self.index["split"], split))
+        if rows.num_rows == 0:
+            held = sorted(set(self.index["split"].to_pylist()))
+            raise StoreError(
+                f"The store {self.files.root} has no {split} split; it holds {' and '.join(held)}. Write one with "
+                f"preprocess.py --splits train val, or make both splits of one with --resplit {held[0]}."
+            )
+        return rows.sort_by([("shard", "ascending"), ("row", "ascending")])
+
+    def mean_log_depth(self, split: str) -> float:
+        """Mean natural log of metres over all valid pixels of a split: the mean-depth baseline's constant."""
+        rows = self.split_index(split)
+        weights = rows["valid_fraction"].to_numpy()
+        return float((rows["log_depth_mean"].to_numpy() * weights).sum() / weights.sum())
+
+
+def open_store(root: str) -> SampleStore:
+    """Opens a finished store.
+
+    Raises:
+        StoreError: if the folder is missing, unfinished, or of another format.
+    """
+    files = StoreFiles(root)
+    if not files.exists(MANIFEST):
+        raise StoreError(
+            f"{root} is not a sample store: it has no {MANIFEST}, which is written last. "
+            "Write one with preprocess.py, or run the same preprocess.py command again to finish it."
+        )
+    try:
+        manifest = json.loads(files.read(MANIFEST).to_pybytes())
+    except ValueError as error:
+        raise StoreError(f"{root}/{MANIFEST} cannot be read: {error}. Write the store again.") from None
+    if manifest.get("format") != FORMAT:
+        raise StoreError(
+            f"{root} has format {manifest.get('format')}, this version reads {FORMAT}. Write it again."
+        )
+    return SampleStore(files, manifest)
+
+
+def fingerprint(config: Mapping[str, Any], index: pa.Table, rejects: pa.Table) -> str:
+    """xxh3-128 of the configuration and of the decoded content, not of versions, paths or file bytes.
+
+    Args:
+        config: what a store's content depends on.
+        index: at least split, sample_id, content_xxh3.
+        rejects: at least split, sample_id, reason.
+    """
+    content = {
+        "config": dict(config),
+        "samples": sorted(_tuples(index, ("split", "sample_id", "content_xxh3"))),
+        "rejects": sorted(_tuples(rejects, ("split", "sample_id", "reason"))),
+    }
+    return xxhash.xxh3_128_hexdigest(json.dumps(content, sort_keys=True).encode())
+
+
+def _tuples(table: pa.Table, columns: tuple[str, ...]) -> list[tuple[Any, ...]]:
+    return list(zip(*(table[name].to_pylist() for name in columns), strict=True))

@@ -1,0 +1,103 @@
+"""From stored samples to what a step eats: the recipe's clipping and augmentation, and reading ahead."""
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import xxhash
+
+from depthflow.config import Recipe
+from depthflow.samples.epoch import epoch_batches, shuffled_rows, worker_part
+from depthflow.samples.reader import SampleBatch, SplitReader
+
+T = TypeVar("T")
+
+TUTORIAL_CLIP_M = (0.1, 300.0)
+TUTORIAL_PERCENTILE = 99.0
+BATCHES_AHEAD = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingBatch:
+    """One worker's part of a batch.
+
+    Attributes:
+        rgb: (b, H, W, 3) uint8.
+        log_depth: (b, H, W) float32, natural log of metres.
+        valid_mask: (b, H, W) bool.
+        batch_rows: row numbers of the whole batch, on all workers.
+    """
+
+    rgb: np.ndarray
+    log_depth: np.ndarray
+    valid_mask: np.ndarray
+    batch_rows: np.ndarray
+
+
+def training_batches(
+    reader: SplitReader, recipe: Recipe, *, epoch: int, rank: int, num_workers: int
+) -> Iterator[TrainingBatch]:
+    """One worker's part of every batch of an epoch, in order.
+
+    The batches hold every sample of the split exactly once. Their composition and all augmentation depend on the
+    recipe's seed, the epoch and the sample id, never on workers.
+    """
+    rows = shuffled_rows(reader.group_sizes, seed=recipe.seed, epoch=epoch)
+    for batch in epoch_batches(rows, global_batch_size=recipe.global_batch_size):
+        samples = reader.read(batch[worker_part(len(batch), rank=rank, num_workers=num_workers)])
+        yield _prepare(samples, batch, recipe, epoch=epoch)
+
+
+def _prepare(samples: SampleBatch, batch_rows: np.ndarray, recipe: Recipe, *, epoch: int) -> TrainingBatch:
+    rgb, log_depth, valid_mask = samples.rgb, samples.log_depth, samples.valid_mask
+    if recipe.clip_depth == "tutorial":
+        log_depth = clip_log_depth(log_depth, valid_mask)
+    if recipe.horizontal_flip:
+        flip = np.array([is_flipped(recipe.seed, epoch, sample_id) for sample_id in samples.sample_ids])
+        rgb, log_depth, valid_mask = (mirror(plane, flip) for plane in (rgb, log_depth, valid_mask))
+    return TrainingBatch(rgb=rgb, log_depth=log_depth, valid_mask=valid_mask, batch_rows=batch_rows)
+
+
+def clip_log_depth(log_depth: np.ndarray, valid_mask: np.ndarray) -> np.ndarray:
+    """The tutorial's per-image clip to [0.1 m, min(300 m, 99th percentile of the valid depths)].
+
+    Args:
+        log_depth: (B, H, W) float32, natural log of metres.
+        valid_mask: (B, H, W) bool.
+
+    Returns:
+        (B, H, W) float32; an image without a valid pixel is clipped to [0.1 m, 300 m].
+    """
+    low, high = np.log(TUTORIAL_CLIP_M)
+    # Logarithms keep order, so the percentile of log-depth is the log of the percentile but for interpolation
+    # between two neighbouring values; it is taken in metres, as the tutorial does.
+    highs = [
+        min(high, np.log(np.percentile(np.exp(image[valid]), TUTORIAL_PERCENTILE))) if valid.any() else high
+        for image, valid in zip(log_depth, valid_mask, strict=True)
+    ]
+    return np.clip(log_depth, np.float32(low), np.array(highs, np.float32)[:, None, None])
+
+
+def is_flipped(seed: int, epoch: int, sample_id: str) -> bool:
+    """Whether a sample is mirrored in an epoch: a fair coin keyed by its arguments."""
+    return bool(xxhash.xxh3_64_intdigest(f"flip/{seed}/{epoch}/{sample_id}".encode()) & 1)
+
+
+def mirror(plane: np.ndarray, flip: np.ndarray) -> np.ndarray:
+    """Left and right exchanged in the images marked: (B, H, W, ...) by (B,) bool."""
+    wide = flip.reshape(-1, *([1] * (plane.ndim - 1)))
+    return np.where(wide, plane[:, :, ::-1], plane)
+
+
+def read_ahead(items: Iterable[T]) -> Iterator[T]:
+    """The items, made in a thread of their own, `BATCHES_AHEAD` in advance."""
+    end = object()
+    iterator = iter(items)
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        pending = deque(pool.submit(next, iterator, end) for _ in range(BATCHES_AHEAD))
+        while (item := pending.popleft().result()) is not end:
+            pending.append(pool.submit(next, iterator, end))
+            yield item  # type: ignore[misc]

@@ -1,0 +1,54 @@
+"""Figures of the validation split after an epoch, at the stored resolution, reduced over workers as sums and counts."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from depthflow.diode.layout import SCENE_TYPES
+from depthflow.metrics import METRIC_NAMES, image_metrics
+from depthflow.samples.reader import SplitReader, worker_pass
+from depthflow.training.collective import WorkerGroup
+
+
+class Validator:
+    """Computes the split's figures with all workers.
+
+    Args:
+        model: from uint8 rgb to log-depth.
+        reader: the validation split.
+        group: the workers; each reads its own part, to the last sample.
+        max_batch_size: images at once.
+    """
+
+    def __init__(self, model: keras.Model, reader: SplitReader, group: WorkerGroup, *, max_batch_size: int) -> None:
+        self._reader = reader
+        self._group = group
+        self._max_batch_size = max_batch_size
+        self._predict = tf.function(lambda rgb: model(rgb, training=False)[..., 0], reduce_retracing=True)
+
+    def figures(self) -> dict[str, float]:
+        """Means over images with a valid pixel: val/NAME and, where the split has such scenes, val/SCENE_TYPE/NAME."""
+        sums = np.zeros((len(SCENE_TYPES), len(METRIC_NAMES) + 1))
+        for batch in worker_pass(
+            self._reader, max_batch_size=self._max_batch_size, rank=self._group.rank, num_workers=self._group.size
+        ):
+            depth_pred = np.exp(self._predict(tf.constant(batch.rgb)).numpy().astype(np.float64))
+            depth_gt = np.exp(batch.log_depth)
+            for k, scene_type in enumerate(batch.scene_types):
+                metrics = image_metrics(
+                    depth_pred=depth_pred[k], depth_gt=depth_gt[k], valid_mask=batch.valid_mask[k]
+                )
+                if batch.valid_mask[k].any():
+                    sums[SCENE_TYPES.index(scene_type)] += [1.0, *(metrics[name] for name in METRIC_NAMES)]
+        return _means(self._group.sum(sums))
+
+
+def _means(sums: np.ndarray) -> dict[str, float]:
+    """From (count, sum of each metric) a scene type to the means."""
+    rows = {"val": sums.sum(axis=0), **{f"val/{name}": sums[k] for k, name in enumerate(SCENE_TYPES)}}
+    return {
+        f"{prefix}/{name}": float(value / row[0])
+        for prefix, row in rows.items()
+        if row[0] > 0
+        for name, value in zip(METRIC_NAMES, row[1:], strict=True)
+    }

@@ -1,0 +1,39 @@
+"""Turn raw triplets (image, depth map, validity mask) into a Parquet sample store, in parallel on every node."""
+
+import sys
+import time
+from typing import Any
+
+from depthflow.cluster.session import ray_session
+from depthflow.command import run_command
+from depthflow.config import PreprocessConfig
+from depthflow.progress import ProgressLine
+from depthflow.samples.preprocess import preprocess
+
+
+def main(config: PreprocessConfig) -> dict[str, Any]:
+    """Writes the store; every input ends as a sample or as a reject with its reason."""
+    started = time.monotonic()
+    with ray_session(config.num_cpus):
+        store = preprocess(config, ProgressLine("inputs"))
+    manifest = store.manifest
+    if manifest["rejects"]:
+        print(
+            f"{manifest['rejects']} inputs were refused ({manifest['rejects_by_reason']}): "
+            f"see {store.files.root}/rejects.parquet",
+            file=sys.stderr,
+        )
+    return {
+        "out": store.files.root,
+        "samples": manifest["samples"],
+        "rejects": manifest["rejects"],
+        "rejects_by_reason": manifest["rejects_by_reason"],
+        "counts": manifest["counts"],
+        "shards": len(manifest["shards"]),
+        "fingerprint": manifest["fingerprint"],
+        "seconds": round(time.monotonic() - started, 2),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main, __doc__))

@@ -1,0 +1,32 @@
+"""Write a mini-DIODE: ray-cast rooms and streets with exact depth, in DIODE's layout."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from depthflow.command import run_command
+from depthflow.config import SynthesizeConfig
+from depthflow.diode.synthetic import synthesize
+from depthflow.errors import SourceError
+from depthflow.progress import ProgressLine
+
+
+def main(config: SynthesizeConfig) -> dict[str, Any]:
+    """Writes the tree and says how many samples it holds."""
+    try:
+        samples = synthesize(
+            out=Path(config.out),
+            scans=config.scans,
+            samples_per_scan=config.samples_per_scan,
+            height=config.height,
+            width=config.width,
+            seed=config.seed,
+            progress=ProgressLine("views"),
+        )
+    except FileExistsError as error:
+        raise SourceError(str(error)) from None
+    return {"samples": samples, "out": str(Path(config.out).absolute())}
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main, __doc__))

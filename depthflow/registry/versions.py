@@ -1,6 +1,7 @@
 """Model versions: packaging a network so that it serves anywhere, registering it, and finding it again."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -18,7 +19,7 @@ from mlflow.types import Schema, TensorSpec
 import depthflow
 from depthflow.errors import RegistryError
 from depthflow.registry.runs import RunLog
-from depthflow.registry.tracking import use_tracking_uri
+from depthflow.registry.tracking import tracking_uri, use_tracking_uri
 
 CHALLENGER = "challenger"
 CHAMPION = "champion"
@@ -82,11 +83,9 @@ def register_network(
             artifacts={NETWORK_ARTIFACT: str(path)},
             code_paths=[str(Path(depthflow.__file__).parent)],
             signature=SIGNATURE,
-            input_example=None,
+            input_example=input_example,
             pip_requirements=[f"{package}=={version(package)}" for package in SERVING_PACKAGES],
         )
-        np.save(Path(folder) / "input_example.npy", input_example)
-        run_log.artifact(Path(folder) / "input_example.npy", "input_example")
     created = mlflow.register_model(logged.model_uri, model_name)
     for key, value in description.items():
         client.set_model_version_tag(
@@ -96,17 +95,71 @@ def register_network(
     return ModelVersion(name=model_name, version=str(created.version))
 
 
-def download_model(model_uri: str, tracking_uri: str) -> str:
+@dataclass(frozen=True, kw_only=True)
+class ResolvedModel:
+    """A model as a user named it, pinned.
+
+    Attributes:
+        uri: models:/NAME/VERSION where the registry knows it, else as given.
+        tracking_uri: absolute; together they find the model from any process.
+        version: of the registry, or None.
+        tags: the version's.
+    """
+
+    uri: str
+    tracking_uri: str
+    version: ModelVersion | None
+    tags: Mapping[str, str]
+
+    @property
+    def baseline_depth_m(self) -> float | None:
+        """Depth of the mean-depth baseline of its training data, metres, where known."""
+        value = self.tags.get(BASELINE_TAG)
+        return None if value is None else float(value)
+
+    def download(self) -> str:
+        """A local folder with the model; see `download_model`."""
+        return download_model(self.uri, self.tracking_uri)
+
+
+def resolve_model(uri: str) -> ResolvedModel:
+    """Finds what a URI names; an alias is pinned to the version it names now.
+
+    Raises:
+        RegistryError: if there is no such model.
+    """
+    tracking = tracking_uri()
+    client = use_tracking_uri(tracking)
+    match = re.fullmatch(r"models:/(?P<name>[^/@]+)(@(?P<alias>[^/]+)|/(?P<version>\d+))", uri)
+    if match is None:
+        if uri.startswith("models:/"):
+            raise RegistryError(f"{uri} is not a model URI. Pass models:/NAME@ALIAS or models:/NAME/VERSION.")
+        local = uri if "://" in uri or uri.startswith("runs:/") else str(Path(uri).absolute())
+        return ResolvedModel(uri=local, tracking_uri=tracking, version=None, tags={})
+    try:
+        if match["alias"]:
+            found = client.get_model_version_by_alias(match["name"], match["alias"])
+        else:
+            found = client.get_model_version(match["name"], match["version"])
+    except MlflowException as error:
+        raise RegistryError(
+            f"There is no model {uri} at {tracking}: {error.message} Check the name and MLFLOW_TRACKING_URI."
+        ) from None
+    version = ModelVersion(name=match["name"], version=str(found.version))
+    return ResolvedModel(uri=version.uri, tracking_uri=tracking, version=version, tags=found.tags)
+
+
+def download_model(model_uri: str, tracking: str) -> str:
     """A local folder with the model.
 
     Raises:
         RegistryError: if there is no such model.
     """
-    use_tracking_uri(tracking_uri)
+    use_tracking_uri(tracking)
     try:
         return mlflow.artifacts.download_artifacts(model_uri)
     except (MlflowException, OSError, ValueError) as error:
         raise RegistryError(
-            f"There is no model {model_uri} at {tracking_uri}: {error}. Pass models:/NAME@champion, models:/NAME/3, "
+            f"There is no model {model_uri} at {tracking}: {error}. Pass models:/NAME@champion, models:/NAME/3, "
             "runs:/RUN_ID/model or a folder, and check MLFLOW_TRACKING_URI."
         ) from None

@@ -18,8 +18,9 @@ from depthflow.samples.plan import PlannedSample, ShardPlan
 from depthflow.samples.planes import Planes, depth_figures, make_planes
 from depthflow.samples.schema import PLANE_DTYPES, REJECT_SCHEMA, ROW_SCHEMA, shard_schema
 
-ROWS_PER_GROUP = 16
-"""A row group is what a reader fetches at once: about 9 MiB decoded at 256 x 256."""
+MAX_ROWS_PER_GROUP = 16
+MAX_GROUP_BYTES = 16 * 2**20
+"""A row group is what a reader fetches at once: 16 samples at 256 x 256, 2 at 768 x 1024."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,14 +77,21 @@ def make_shard(
     rejects: list[dict[str, str]] = []
     metadata = {"depthflow.plan": plan.digest}
     schema = shard_schema(height=layout.height, width=layout.width, metadata=metadata)
+    group_size = rows_per_group(schema)
     with (
         files.commit(plan.path) as handle,
         pq.ParquetWriter(handle, schema, compression="lz4", use_dictionary=False, write_statistics=False) as writer,
     ):
-        for rows in _groups(_make_rows(plan, layout, cameras, rejects), ROWS_PER_GROUP):
-            writer.write_table(pa.Table.from_pylist(rows, schema=schema), row_group_size=ROWS_PER_GROUP)
+        for rows in _groups(_make_rows(plan, layout, cameras, rejects), group_size):
+            writer.write_table(pa.Table.from_pylist(rows, schema=schema), row_group_size=group_size)
         writer.add_key_value_metadata({"depthflow.rejects": json.dumps(rejects)})
     return read_shard_record(files, plan.path)
+
+
+def rows_per_group(schema: pa.Schema) -> int:
+    """Rows of a row group, so that its decoded planes stay under `MAX_GROUP_BYTES`."""
+    sample_bytes = sum(schema.field(plane).type.byte_width for plane in PLANE_DTYPES)
+    return max(1, min(MAX_ROWS_PER_GROUP, MAX_GROUP_BYTES // sample_bytes))
 
 
 def read_shard_record(files: StoreFiles, path: str) -> ShardRecord:

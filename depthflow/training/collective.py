@@ -31,7 +31,8 @@ class WorkerGroup:
         return self._sum(tf.constant(values, tf.float64)).numpy()
 
     def _sum_in_graph(self, values: tf.Tensor) -> tf.Tensor:
-        reduced = self.strategy.run(lambda v: self.all_reduce([v])[0], args=(values,))
+        # The identity places the values on a device, which all_reduce insists on.
+        reduced = self.strategy.run(lambda v: self.all_reduce([tf.identity(v)])[0], args=(values,))
         return self.strategy.experimental_local_results(reduced)[0]
 
     def all_reduce(self, tensors: list[tf.Tensor]) -> list[tf.Tensor]:

@@ -1,20 +1,23 @@
 """The driver's side of training: start Ray Train's workers, wait, and say what came of it."""
 
 import uuid
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import keras
 import ray
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.tensorflow import TensorflowTrainer
 
 from depthflow.config import Recipe, TrainJob
 from depthflow.errors import StoreError, TrainingError
+from depthflow.models.unet import build_unet
 from depthflow.registry.runs import RunLog
 from depthflow.samples.epoch import batch_sizes
 from depthflow.samples.store import SampleStore
-from depthflow.training.worker import BEST_METRIC, WorkerTask, task_parameters, train_worker
+from depthflow.training.checkpoint import load_checkpoint
+from depthflow.training.worker import BEST_METRIC, WorkerTask, train_worker
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,12 +40,14 @@ class TrainingOutcome:
     """What a finished run left.
 
     Attributes:
-        best_checkpoint: folder of the checkpoint with the lowest val/abs_rel.
+        network: restored from the checkpoint with the lowest val/abs_rel; uint8 rgb to log-depth.
         metrics: the figures of its epoch.
+        checkpoint: that checkpoint's folder.
     """
 
-    best_checkpoint: str
+    network: keras.Model
     metrics: dict[str, float]
+    checkpoint: str
 
 
 def plan_training(*, num_workers: int | None, gpus: int, cpus: int) -> TrainingPlan:
@@ -134,7 +139,15 @@ def train(recipe: Recipe, job: TrainJob, *, store: SampleStore, run_log: RunLog)
         raise TrainingError(outcome["error"])
     best = result.get_best_checkpoint(BEST_METRIC, "min")
     metrics = next(figures for checkpoint, figures in result.best_checkpoints if checkpoint.path == best.path)
-    return TrainingOutcome(best_checkpoint=best.path, metrics=metrics)
+    return TrainingOutcome(network=restore_network(recipe, best), metrics=metrics, checkpoint=best.path)
+
+
+def restore_network(recipe: Recipe, checkpoint: ray.train.Checkpoint) -> keras.Model:
+    """The recipe's network with a checkpoint's weights."""
+    network = build_unet(replace(recipe, encoder_weights="none"))
+    with checkpoint.as_directory() as folder:
+        load_checkpoint(Path(folder), model=network)
+    return network
 
 
 def unique_name(recipe_name: str) -> str:

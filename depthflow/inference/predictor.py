@@ -1,0 +1,86 @@
+"""A depth predictor: uint8 photographs of any one size in, metres at that size out."""
+
+from pathlib import Path
+from typing import Protocol
+
+import cv2
+import keras
+import numpy as np
+
+from depthflow.errors import RegistryError
+from depthflow.samples.planes import resize_rgb
+
+
+class Predictor(Protocol):
+    """What evaluates and predicts asks of a model."""
+
+    def __call__(self, rgb: np.ndarray) -> np.ndarray:
+        """Depth of photographs.
+
+        Args:
+            rgb: (B, H, W, 3) uint8.
+
+        Returns:
+            (B, H, W) float32, metres.
+        """
+        ...
+
+
+class NetworkPredictor:
+    """A fixed-size log-depth network as a predictor for any size.
+
+    A photograph is area-averaged to the network's size, as training samples are; the predicted log-depth is resized
+    bilinearly to the photograph's size and only then made metres.
+
+    Args:
+        network: uint8 (B, h, w, 3) to log-depth (B, h, w, 1).
+    """
+
+    def __init__(self, network: keras.Model) -> None:
+        self._network = network
+        self._height, self._width = network.input_shape[1:3]
+
+    @classmethod
+    def load(cls, path: str) -> "NetworkPredictor":
+        """From a .keras file, without custom objects."""
+        return cls(keras.saving.load_model(path, compile=False, safe_mode=True))
+
+    def __call__(self, rgb: np.ndarray) -> np.ndarray:
+        """Depth of photographs: (B, H, W, 3) uint8 to (B, H, W) float32 metres."""
+        if rgb.ndim != 4 or rgb.shape[-1] != 3 or rgb.dtype != np.uint8:
+            raise ValueError(f"Photographs must be uint8 (B, H, W, 3). Received: {rgb.dtype} {rgb.shape}")
+        height, width = rgb.shape[1:3]
+        small = np.stack([resize_rgb(image, height=self._height, width=self._width) for image in rgb])
+        log_depth = self._network.predict_on_batch(small)[..., 0].astype(np.float32)
+        resized = [cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR) for image in log_depth]
+        return np.exp(np.stack(resized))
+
+
+class ConstantPredictor:
+    """The mean-depth baseline: one depth everywhere.
+
+    Args:
+        depth_m: metres.
+    """
+
+    def __init__(self, depth_m: float) -> None:
+        self._depth_m = depth_m
+
+    def __call__(self, rgb: np.ndarray) -> np.ndarray:
+        """(B, H, W, 3) to (B, H, W) float32 metres, all the same."""
+        return np.full(rgb.shape[:3], self._depth_m, np.float32)
+
+
+def load_predictor(model_folder: str) -> Predictor:
+    """The predictor of a model that MLflow packaged.
+
+    Args:
+        model_folder: a local folder with the model's MLmodel file.
+
+    Raises:
+        RegistryError: if the folder holds no depthflow model.
+    """
+    networks = sorted(Path(model_folder).rglob("*.keras"))
+    if not (Path(model_folder) / "MLmodel").is_file() or len(networks) != 1:
+        raise RegistryError(f"{model_folder} is not a depthflow model: it needs an MLmodel file and one .keras file.")
+    return NetworkPredictor.load(str(networks[0]))

@@ -1,0 +1,23 @@
+"""The packaged model, as MLflow runs it: this file is the model's code, kept beside the network in the artifact."""
+
+from typing import Any
+
+import mlflow
+import numpy as np
+
+from depthflow.inference.predictor import NetworkPredictor
+
+
+class DepthModel(mlflow.pyfunc.PythonModel):
+    """uint8 RGB photographs (B, H, W, 3) of any size to float32 metres (B, H, W) at that size."""
+
+    def load_context(self, context: Any) -> None:
+        """Loads the network once."""
+        self._predictor = NetworkPredictor.load(context.artifacts["network"])
+
+    def predict(self, context: Any, model_input: np.ndarray, params: dict[str, Any] | None = None) -> np.ndarray:
+        """Depth in metres."""
+        return self._predictor(np.asarray(model_input))
+
+
+mlflow.models.set_model(DepthModel())

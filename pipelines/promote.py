@@ -1,0 +1,119 @@
+"""Promote the challenger to champion if it is better, and record the decision; or roll back."""
+
+import sys
+from typing import Any
+
+from depthflow.cluster.session import default_num_workers, has_gpu, ray_session
+from depthflow.command import run_command
+from depthflow.config import PromoteConfig
+from depthflow.errors import RegistryError
+from depthflow.evaluation.evaluate import Evaluation, LoadPredict, evaluate
+from depthflow.evaluation.protocols import find_protocol
+from depthflow.inference.predictor import ConstantPredictor, load_predictor
+from depthflow.registry.gate import Candidate, Policy, decide
+from depthflow.registry.promotion import previous_champion, record_decision, version_with_alias
+from depthflow.registry.versions import CHALLENGER, CHAMPION, ResolvedModel, resolve_model
+from depthflow.samples.store import open_store
+
+
+def main(config: PromoteConfig) -> dict[str, Any]:
+    """Decides, moves the alias champion, and says what was decided and why."""
+    return _roll_back(config) if config.rollback else _challenge(config)
+
+
+def _roll_back(config: PromoteConfig) -> dict[str, Any]:
+    champion = version_with_alias(config.model_name, CHAMPION)
+    target = previous_champion(config.model_name, experiment=config.experiment)
+    reasons = (config.reason or "rolled back by hand",)
+    return _conclude(config, "rolled_back", target, champion.version if champion else None, reasons, {})
+
+
+def _challenge(config: PromoteConfig) -> dict[str, Any]:
+    challenger = resolve_model(f"models:/{config.model_name}@{CHALLENGER}")
+    alias = version_with_alias(config.model_name, CHAMPION)
+    champion = resolve_model(alias.uri) if alias else None
+    if champion is not None and champion.uri == challenger.uri:
+        raise RegistryError(f"The challenger, {champion.uri}, is the champion already. Train a new version first.")
+    evaluations = _evaluate(config, challenger, champion)
+    candidates = {name: _candidate(name, evaluation) for name, evaluation in evaluations.items()}
+    rival = champion.uri if champion else "the mean-depth baseline"
+    policy = Policy(margin=config.margin, tolerance=config.tolerance)
+    decision = decide(challenger=candidates[challenger.uri], champion=candidates[rival], policy=policy)
+    before = alias.version if alias else None
+    assert challenger.version is not None
+    moves = decision.promote or config.force
+    return _conclude(
+        config,
+        "promoted" if decision.promote else "forced" if config.force else "refused",
+        challenger.version.version if moves else before,
+        before,
+        decision.reasons + ((config.reason,) if config.reason else ()),
+        {name: vars(candidate) for name, candidate in candidates.items()},
+    )
+
+
+def _evaluate(
+    config: PromoteConfig, challenger: ResolvedModel, champion: ResolvedModel | None
+) -> dict[str, Evaluation]:
+    """Both models, or the challenger and the mean-depth baseline, in one pass."""
+    protocol, store = find_protocol(config.protocol), open_store(config.samples or "")
+    baseline_depth_m = challenger.baseline_depth_m
+    models: dict[str, LoadPredict] = {challenger.uri: lambda: load_predictor(challenger.download())}
+    if champion is not None:
+        models[champion.uri] = lambda: load_predictor(champion.download())
+    elif baseline_depth_m is not None:
+        models["the mean-depth baseline"] = lambda: ConstantPredictor(baseline_depth_m)
+    else:
+        raise RegistryError(f"{challenger.uri} has no baseline_depth_m tag, and there is no champion to compare with.")
+    with ray_session(config.num_cpus):
+        return evaluate(
+            models,
+            store=store,
+            split=config.split,
+            protocol=protocol,
+            num_workers=config.num_workers or default_num_workers(without_gpu=1),
+            use_gpu=has_gpu(),
+        )
+
+
+def _candidate(label: str, evaluation: Evaluation) -> Candidate:
+    return Candidate(
+        label=label,
+        protocol=evaluation.protocol,
+        fingerprint=evaluation.fingerprint,
+        samples=evaluation.samples,
+        figures=evaluation.figures,
+        problems=evaluation.problems,
+    )
+
+
+def _conclude(
+    config: PromoteConfig,
+    decision: str,
+    champion: str | None,
+    previous: str | None,
+    reasons: tuple[str, ...],
+    evidence: dict[str, Any],
+) -> dict[str, Any]:
+    if not config.dry_run:
+        record_decision(
+            decision,
+            model_name=config.model_name,
+            champion=champion,
+            previous=previous,
+            reasons=reasons,
+            evidence={"evaluations": evidence},
+            experiment=config.experiment,
+        )
+    return {
+        "decision": decision,
+        "champion": champion,
+        "previous": previous,
+        "reasons": list(reasons),
+        "dry_run": config.dry_run,
+        "evaluations": evidence,
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main, __doc__))

@@ -114,7 +114,7 @@ class Recipe:
     loss: Literal["tutorial", "l1"] = "tutorial"
     """On log-depth, over valid pixels. tutorial: mean squared error + 0.1 Huber; l1: mean absolute error."""
     clip_depth: Literal["none", "tutorial"] = "none"
-    """tutorial: clip the training depth to [0.1 m, min(300 m, the image's 99th percentile)]; figures are never clipped."""
+    """tutorial: clip the training depth to [0.1 m, min(300 m, the image's 99th percentile)]; never the figures'."""
     horizontal_flip: bool = False
     """Mirror half of the training images, drawn by (seed, epoch, sample id)."""
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
@@ -185,7 +185,9 @@ class TrainJob:
             self.num_workers is None or self.num_workers >= 1,
             f"--num-workers must be at least 1. Received: {self.num_workers}",
         )
-        _require(self.keep_checkpoints >= 1, f"--keep-checkpoints must be at least 1. Received: {self.keep_checkpoints}")
+        _require(
+            self.keep_checkpoints >= 1, f"--keep-checkpoints must be at least 1. Received: {self.keep_checkpoints}"
+        )
         _require(self.max_failures >= 0, f"--max-failures must not be negative. Received: {self.max_failures}")
 
 
@@ -249,7 +251,9 @@ class PromoteConfig:
     """CPUs of the local Ray this command starts; ignored where RAY_ADDRESS names a cluster. Default: all."""
 
     def __post_init__(self) -> None:
-        _require(not self.force or bool(self.reason), "--force needs --reason TEXT: the record says why. Received: none")
+        _require(
+            not self.force or bool(self.reason), "--force needs --reason TEXT: the record says why. Received: none"
+        )
         _require(not (self.force and self.rollback), "--force and --rollback exclude each other. Received: both")
         _require(self.rollback or bool(self.samples), "--samples is needed to compare models. Received: none")
         _require(self.margin >= 0, f"--margin must not be negative. Received: {self.margin}")

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 import ray
 
-WORKER_ENVIRONMENT = {"TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow", "GLOG_minloglevel": "2"}
-"""Of every process that may import TensorFlow: quiet start-up messages, and Keras on TensorFlow."""
+WORKER_ENVIRONMENT = {"TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow", "RAY_TRAIN_ENABLE_PRINT_PATCH": "0"}
+"""Of every process: Keras on TensorFlow without its start-up messages, and no second copy of what workers print."""
 
 
 @contextmanager
@@ -23,7 +23,7 @@ def ray_session(num_cpus: int | None = None) -> Iterator[None]:
     ray.init(
         address=address or "local",
         num_cpus=None if address else num_cpus,
-        include_dashboard=None if address else False,
+        include_dashboard=None if address else True,
         logging_level=logging.WARNING,
         runtime_env={"env_vars": WORKER_ENVIRONMENT} if address else None,
     )

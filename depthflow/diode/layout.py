@@ -1,7 +1,7 @@
 """DIODE's names: what a sample id says, and where a tree keeps each triplet.
 
-    {train,val}/{indoors,outdoor}/scene_SSSSS/scan_NNNNN/SSSSS_NNNNN_{indoors,outdoor}_AAA_BBB
-        + .png, _depth.npy, _depth_mask.npy
+{train,val}/{indoors,outdoor}/scene_SSSSS/scan_NNNNN/SSSSS_NNNNN_{indoors,outdoor}_AAA_BBB
+    + .png, _depth.npy, _depth_mask.npy
 """
 
 import re
@@ -90,9 +90,7 @@ def _triplet(split: str, parent: str, stem: str, paths: dict[str, str]) -> Tripl
     match = _SAMPLE_ID.fullmatch(stem)
     if match is None:
         problem = f"the name {stem} is not SSSSS_NNNNN_{{indoors,outdoor}}_AAA_BBB"
-        return Triplet(
-            sample_id=stem, split=split, scene_type="", scene="", scan="", paths=paths, problem=problem
-        )
+        return Triplet(sample_id=stem, split=split, scene_type="", scene="", scan="", paths=paths, problem=problem)
     scene, scan = f"scene_{match['scene']}", f"scan_{match['scan']}"
     expected = f"{match['scene_type']}/{scene}/{scan}"
     problem = "" if parent == expected else f"it lies in {parent} instead of {expected}"

@@ -31,9 +31,7 @@ class Pose:
 
 def look(*, origin_m: tuple[float, float, float], yaw_rad: float, pitch_rad: float) -> Pose:
     """A level camera (no roll). Yaw 0 looks north and grows to the east, positive pitch looks up."""
-    forward = np.array(
-        [np.sin(yaw_rad) * np.cos(pitch_rad), np.cos(yaw_rad) * np.cos(pitch_rad), np.sin(pitch_rad)]
-    )
+    forward = np.array([np.sin(yaw_rad) * np.cos(pitch_rad), np.cos(yaw_rad) * np.cos(pitch_rad), np.sin(pitch_rad)])
     right = np.array([np.cos(yaw_rad), -np.sin(yaw_rad), 0.0])
     rotation = np.stack([right, np.cross(forward, right), forward], axis=1)
     return Pose(np.asarray(origin_m, np.float64), rotation)
@@ -165,9 +163,7 @@ def cast(solids: list[Solid], camera: Camera, pose: Pose) -> tuple[np.ndarray, n
     return depth_m, which
 
 
-def lit(
-    solids: list[Solid], lamp_m: np.ndarray, points_m: np.ndarray, *, slack_m: float = 0.01
-) -> np.ndarray:
+def lit(solids: list[Solid], lamp_m: np.ndarray, points_m: np.ndarray, *, slack_m: float = 0.01) -> np.ndarray:
     """Whether the straight way from a lamp to each surface point is free of outward solids.
 
     Args:

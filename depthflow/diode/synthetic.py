@@ -40,9 +40,8 @@ class Scan:
 
     @property
     def folder(self) -> pathlib.PurePosixPath:
-        return pathlib.PurePosixPath(
-            self.split, self.scene_type, f"scene_{self.scene:05d}", f"scan_{self.scan:05d}"
-        )
+        """The scan's folder in the tree."""
+        return pathlib.PurePosixPath(self.split, self.scene_type, f"scene_{self.scene:05d}", f"scan_{self.scan:05d}")
 
     def stem(self, view: int) -> str:
         """The name of a view's three files, without their endings: pan AAA is view x 10, tilt BBB is 000.
@@ -92,9 +91,7 @@ def synthesize(
     _check(samples_per_scan=samples_per_scan, height=height, width=width, seed=seed)
     planned = plan(scans=scans, val_fraction=val_fraction)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FileExistsError(
-            f"out must be absent or an empty folder: choose another or remove it. Received: {out}"
-        )
+        raise FileExistsError(f"out must be absent or an empty folder: choose another or remove it. Received: {out}")
     camera, done = DIODE_CAMERA.resized(height=height, width=width), 0
     for scan in planned:
         folder = out / scan.folder
@@ -131,9 +128,7 @@ def plan(*, scans: int, val_fraction: float) -> list[Scan]:
     if scans < 2:
         raise ValueError(f"scans must be at least 2, one for train and one for val. Received: scans={scans}")
     if not 0.0 < val_fraction < 1.0:
-        raise ValueError(
-            f"val_fraction must be between 0 and 1, exclusive. Received: val_fraction={val_fraction}"
-        )
+        raise ValueError(f"val_fraction must be between 0 and 1, exclusive. Received: val_fraction={val_fraction}")
     per_scene = 2 if scans >= SCANS_TO_PAIR else 1
     scene_of = [scan // (2 * per_scene) * 2 + scan % 2 for scan in range(scans)]  # even scenes are rooms
     val_scenes: set[int] = set()
@@ -161,9 +156,7 @@ def build_scene(scan: Scan, *, seed: int) -> Scene:
 
 def write_view(view: View, stem: pathlib.Path) -> None:
     """Writes a view's three files, named stem + ending."""
-    encoded, png = cv2.imencode(
-        ".png", cv2.cvtColor(view.rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, 3]
-    )
+    encoded, png = cv2.imencode(".png", cv2.cvtColor(view.rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, 3])
     if not encoded:
         raise RuntimeError(f"OpenCV could not encode a picture as PNG. Received: shape {view.rgb.shape}")
     stem.with_name(f"{stem.name}.png").write_bytes(png.tobytes())
@@ -179,8 +172,7 @@ def write_camera(camera: Camera, path: pathlib.Path) -> None:
 def _check(*, samples_per_scan: int, height: int, width: int, seed: int) -> None:
     if not 1 <= samples_per_scan <= MOST_SAMPLES_PER_SCAN:
         raise ValueError(
-            f"samples_per_scan must be 1 to {MOST_SAMPLES_PER_SCAN}. "
-            f"Received: samples_per_scan={samples_per_scan}"
+            f"samples_per_scan must be 1 to {MOST_SAMPLES_PER_SCAN}. Received: samples_per_scan={samples_per_scan}"
         )
     if min(height, width) < LEAST_SIZE_PX:
         raise ValueError(

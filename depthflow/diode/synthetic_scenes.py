@@ -120,9 +120,7 @@ def _wallpaper(rng: np.random.Generator) -> Texture:
     if kind == 0:
         return striped(rng)
     if kind == 1:
-        return bricks(
-            rng, rows=12, columns=4, size_m=(4 * rng.uniform(0.22, 0.4), 12 * rng.uniform(0.07, 0.12))
-        )
+        return bricks(rng, rows=12, columns=4, size_m=(4 * rng.uniform(0.22, 0.4), 12 * rng.uniform(0.07, 0.12)))
     return mottled(rng, contrast=rng.uniform(0.03, 0.12))
 
 
@@ -195,9 +193,7 @@ def _table(rng: np.random.Generator, x: float, y: float, wood: Texture) -> list[
     """A table with four legs and a vase."""
     wide, deep, high, leg = rng.uniform(0.8, 1.2), rng.uniform(0.6, 1.2), rng.uniform(0.45, 0.78), 0.06
     legs = [
-        block((x + i * (wide - leg), y + j * (deep - leg), 0.0), (leg, leg, high), wood)
-        for i in (0, 1)
-        for j in (0, 1)
+        block((x + i * (wide - leg), y + j * (deep - leg), 0.0), (leg, leg, high), wood) for i in (0, 1) for j in (0, 1)
     ]
     vase = block((x + 0.3, y + 0.2, high + 0.04), (0.14, 0.14, 0.25), mottled(rng), shape="cylinder")
     return [block((x, y, high), (wide, deep, 0.04), wood), *legs, vase]
@@ -208,9 +204,7 @@ def street_scene(rng: np.random.Generator) -> Scene:
     road_m, pavement_m = rng.uniform(5.5, 10.0), rng.uniform(2.0, 4.5)
     edge = road_m / 2 + pavement_m
     asphalt = asphalt_road(rng, width_m=road_m)
-    paving = bricks(
-        rng, rows=6, columns=4, size_m=(4 * rng.uniform(0.3, 0.7), 6 * rng.uniform(0.2, 0.5)), joint=0.05
-    )
+    paving = bricks(rng, rows=6, columns=4, size_m=(4 * rng.uniform(0.3, 0.7), 6 * rng.uniform(0.2, 0.5)), joint=0.05)
     behind = -60.0
     length = STREET_END_M - behind
     things = [

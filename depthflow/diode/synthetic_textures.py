@@ -70,9 +70,7 @@ def _bilinear(tile: np.ndarray, turns: np.ndarray) -> np.ndarray:
     return values.reshape(-1, 3)[:count]
 
 
-def colour(
-    rng: np.random.Generator, *, low: float = 0.12, high: float = 0.8, chroma: float = 0.25
-) -> np.ndarray:
+def colour(rng: np.random.Generator, *, low: float = 0.12, high: float = 0.8, chroma: float = 0.25) -> np.ndarray:
     """(3,) float64, a random albedo: a grey in [low, high] with a random tint, mostly a faint one."""
     tint = rng.uniform(-1.0, 1.0, 3) * chroma * rng.choice([0.4, 1.0, 2.0], p=[0.35, 0.4, 0.25])
     return np.clip(rng.uniform(low, high) * (1.0 + tint), 0.04, 0.92)
@@ -139,14 +137,10 @@ def bricks(
 
 def planks(rng: np.random.Generator) -> Texture:
     """A wooden floor: planks 0.1 to 0.2 m wide, 1.2 to 2 m long, or the same crosswise."""
-    laid = bricks(
-        rng, rows=8, columns=2, size_m=(2 * rng.uniform(1.2, 2.0), 8 * rng.uniform(0.1, 0.2)), joint=0.05
-    )
+    laid = bricks(rng, rows=8, columns=2, size_m=(2 * rng.uniform(1.2, 2.0), 8 * rng.uniform(0.1, 0.2)), joint=0.05)
     if rng.random() < 0.5:
         return laid
-    return Texture(
-        tuple(level.transpose(1, 0, 2).copy() for level in laid.levels), (laid.patch_m[1], laid.patch_m[0])
-    )
+    return Texture(tuple(level.transpose(1, 0, 2).copy() for level in laid.levels), (laid.patch_m[1], laid.patch_m[0]))
 
 
 def painting(rng: np.random.Generator) -> Texture:
@@ -171,18 +165,11 @@ def facade(rng: np.random.Generator) -> Texture:
     low, high = rng.uniform(0.2, 0.35), rng.uniform(0.7, 0.85)
     left, right = rng.uniform(0.15, 0.35), rng.uniform(0.65, 0.85)
     pane = (row % 1 > low) & (row % 1 < high) & (column % 1 > left) & (column % 1 < right)
-    frame = (
-        (row % 1 > low - 0.06)
-        & (row % 1 < high + 0.04)
-        & (column % 1 > left - 0.05)
-        & (column % 1 < right + 0.05)
-    )
+    frame = (row % 1 > low - 0.06) & (row % 1 < high + 0.04) & (column % 1 > left - 0.05) & (column % 1 < right + 0.05)
     wall = colour(rng) * (1.0 + 0.07 * fractal(rng)[..., None])
     wall *= np.where((row % 1 < 0.05) & (rng.random() < 0.5), 0.8, 1.0)[..., None]
     glass = rng.uniform(0.04, 0.5, (4, 4)) * rng.choice([0.5, 1.0], (4, 4))
-    shade = glass[np.floor(row).astype(int), np.floor(column).astype(int)][..., None] * np.array(
-        [0.9, 1.0, 1.1]
-    )
+    shade = glass[np.floor(row).astype(int), np.floor(column).astype(int)][..., None] * np.array([0.9, 1.0, 1.1])
     tile = np.where(pane[..., None], shade, np.where(frame[..., None], colour(rng, low=0.4), wall))
     return texture(tile, (4 * rng.uniform(2.2, 4.0), 4 * rng.uniform(2.7, 3.6)))
 

@@ -75,9 +75,7 @@ def render(*, scene: Scene, camera: Camera, rng: np.random.Generator) -> View:
             lost = garbage(valid_mask.shape, rng)
             depth_m = np.where(valid_mask, geometry.depth_m, lost).astype(np.float32)
             return View(photograph(scene, camera, pose, geometry, rng), depth_m, valid_mask, pose)
-    raise RuntimeError(
-        f"No view of the scene has {LEAST_VALID_FRACTION:.0%} valid pixels. Received: {camera}"
-    )
+    raise RuntimeError(f"No view of the scene has {LEAST_VALID_FRACTION:.0%} valid pixels. Received: {camera}")
 
 
 def standpoint(scene: Scene, rng: np.random.Generator) -> Pose:
@@ -146,9 +144,7 @@ def garbage(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
     return np.choose(rng.integers(0, 6, shape), [huge, negative, *constants]).astype(np.float32)
 
 
-def photograph(
-    scene: Scene, camera: Camera, pose: Pose, geometry: Geometry, rng: np.random.Generator
-) -> np.ndarray:
+def photograph(scene: Scene, camera: Camera, pose: Pose, geometry: Geometry, rng: np.random.Generator) -> np.ndarray:
     """(H, W, 3) uint8: Lambert shading, shadows, haze and sky, then lens blur, exposure, noise and gamma."""
     light = geometry.albedo * (_ambient(scene, geometry) + _direct(scene, geometry))
     haze = 1.0 - np.exp(-np.where(geometry.which >= 0, geometry.depth_m, 0.0) / scene.haze_m)[..., None]
@@ -162,12 +158,7 @@ def photograph(
     exposure = rng.uniform(0.18, 0.34) / max(float(np.median(light)), 1e-3)
     noise = rng.standard_normal(light.shape, np.float32) * np.float32(rng.uniform(0.003, 0.012))
     exposed = 1.0 - np.exp(-1.5 * light * min(exposure, 4.0))  # a film curve: highlights roll off
-    return (
-        (np.clip(exposed, 0.0, 1.0) ** (1.0 / 2.2) * 255.0 + noise * 255.0)
-        .clip(0, 255)
-        .round()
-        .astype(np.uint8)
-    )
+    return (np.clip(exposed, 0.0, 1.0) ** (1.0 / 2.2) * 255.0 + noise * 255.0).clip(0, 255).round().astype(np.uint8)
 
 
 def _ambient(scene: Scene, geometry: Geometry) -> np.ndarray:

@@ -1,14 +1,16 @@
 """A depth predictor: uint8 photographs of any one size in, metres at that size out."""
 
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import cv2
-import keras
 import numpy as np
 
 from depthflow.errors import RegistryError
 from depthflow.samples.planes import resize_rgb
+
+if TYPE_CHECKING:
+    import keras
 
 
 class Predictor(Protocol):
@@ -36,13 +38,15 @@ class NetworkPredictor:
         network: uint8 (B, h, w, 3) to log-depth (B, h, w, 1).
     """
 
-    def __init__(self, network: keras.Model) -> None:
+    def __init__(self, network: "keras.Model") -> None:
         self._network = network
         self._height, self._width = network.input_shape[1:3]
 
     @classmethod
     def load(cls, path: str) -> "NetworkPredictor":
         """From a .keras file, without custom objects."""
+        import keras  # Takes seconds, so only a process that predicts does it.
+
         return cls(keras.saving.load_model(path, compile=False, safe_mode=True))
 
     def __call__(self, rgb: np.ndarray) -> np.ndarray:

@@ -60,7 +60,9 @@ def build_tiny(rgb: keras.KerasTensor, weights: str) -> Features:
         TrainingError: if other weights are asked for.
     """
     if weights != "none":
-        raise TrainingError(f"The tiny encoder has no published weights. Pass --encoder-weights none. Received: {weights}")
+        raise TrainingError(
+            f"The tiny encoder has no published weights. Pass --encoder-weights none. Received: {weights}"
+        )
     x = layers.Rescaling(1 / 127.5, offset=-1.0, name="tiny_scale")(rgb)
     maps = []
     for stage, filters in enumerate((16, 24, 32, 48, 64), start=1):

@@ -67,8 +67,8 @@ def decide(*, challenger: Candidate, champion: Candidate, policy: Policy) -> Dec
         ours, theirs = getattr(challenger, name), getattr(champion, name)
         if ours != theirs:
             raise RegistryError(
-                f"Figures of different {name} cannot be compared: {challenger.label} {ours}, {champion.label} {theirs}. "
-                "Evaluate both on one store with one protocol."
+                f"Figures of different {name} cannot be compared: {challenger.label} {ours}, {champion.label} "
+                f"{theirs}. Evaluate both on one store with one protocol."
             )
     against = [f"{challenger.label}: {problem}" for problem in challenger.problems]
     new, old = (candidate.figures["all"][PRIMARY_METRIC] for candidate in (challenger, champion))

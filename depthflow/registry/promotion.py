@@ -66,7 +66,9 @@ def previous_champion(model_name: str, *, experiment: str) -> str:
     """
     before = champions(_recorded_moves(model_name, experiment))
     if len(before) < 2:
-        raise RegistryError(f"{model_name} has no champion before the present one, so there is nothing to roll back to.")
+        raise RegistryError(
+            f"{model_name} has no champion before the present one, so there is nothing to roll back to."
+        )
     return before[-2]
 
 

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import keras
 import mlflow
 import numpy as np
 from mlflow.exceptions import MlflowException
@@ -21,6 +20,9 @@ from depthflow.errors import RegistryError
 from depthflow.registry.runs import RunLog
 from depthflow.registry.tracking import tracking_uri, use_tracking_uri
 
+if TYPE_CHECKING:
+    import keras
+
 CHALLENGER = "challenger"
 CHAMPION = "champion"
 NETWORK_ARTIFACT = "network"
@@ -29,8 +31,8 @@ SERVING_PACKAGES = ("tensorflow", "keras", "numpy", "opencv-python", "mlflow", "
 """What the packaged model imports: given to MLflow, which takes 20 s to infer them."""
 
 SIGNATURE = ModelSignature(
-    inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1, 3), "rgb")]),
-    outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, -1, -1), "depth_m")]),
+    inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1, 3))]),
+    outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, -1, -1))]),
 )
 """uint8 RGB photographs (B, H, W, 3) of any size to metres (B, H, W) at that size."""
 
@@ -54,7 +56,7 @@ class ModelVersion:
 
 
 def register_network(
-    network: keras.Model,
+    network: "keras.Model",
     *,
     run_log: RunLog,
     model_name: str,

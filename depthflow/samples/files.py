@@ -27,7 +27,7 @@ class StoreFiles:
     def __init__(self, root: str) -> None:
         if "://" in root:
             raise StoreError(f"A store is a folder that every node sees under one path. Received: {root}")
-        self.root = str(Path(root).absolute())
+        self.root = str(Path(root).resolve())
 
     def __reduce__(self) -> tuple[type, tuple[str]]:
         return type(self), (self.root,)

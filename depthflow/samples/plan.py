@@ -76,9 +76,7 @@ def plan_samples(found: Iterable[tuple[str, Triplet]]) -> list[PlannedSample]:
             reason, message = "duplicate", f"this id was already found in {seen[triplet.sample_id]}"
         else:
             seen[triplet.sample_id] = source
-        planned.append(
-            PlannedSample(triplet=triplet, source=source, reject_reason=reason, reject_message=message)
-        )
+        planned.append(PlannedSample(triplet=triplet, source=source, reject_reason=reason, reject_message=message))
     return planned
 
 

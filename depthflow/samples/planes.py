@@ -82,9 +82,7 @@ def point_sample_index(shape: tuple[int, ...], *, height: int, width: int) -> tu
     return np.ix_(rows, columns)  # type: ignore[return-value]
 
 
-def depth_edges(
-    *, depth_m: np.ndarray, valid_mask: np.ndarray, relative_jump: float, radius_px: int
-) -> np.ndarray:
+def depth_edges(*, depth_m: np.ndarray, valid_mask: np.ndarray, relative_jump: float, radius_px: int) -> np.ndarray:
     """Pixels beside a depth jump: where a laser's returns mix two surfaces.
 
     A jump lies between two valid pixels, neighbours sideways, up or down or diagonally, whose depths differ by more

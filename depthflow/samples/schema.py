@@ -32,9 +32,7 @@ FIGURE_FIELDS = (
 )
 """Of the source, the camera at the stored size (null where unknown), and depth over the stored valid pixels."""
 
-CHECKSUM_FIELDS = tuple(
-    pa.field(name, pa.string()) for name in ("rgb_xxh3", "depth_xxh3", "mask_xxh3", "content_xxh3")
-)
+CHECKSUM_FIELDS = tuple(pa.field(name, pa.string()) for name in ("rgb_xxh3", "depth_xxh3", "mask_xxh3", "content_xxh3"))
 """xxh3-128 of the source's three files, and of the sample's planes as decoded."""
 
 ROW_SCHEMA = pa.schema([*IDENTITY_FIELDS, *FIGURE_FIELDS, *CHECKSUM_FIELDS])

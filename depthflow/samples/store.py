@@ -91,9 +91,7 @@ def open_store(root: str) -> SampleStore:
     except ValueError as error:
         raise StoreError(f"{root}/{MANIFEST} cannot be read: {error}. Write the store again.") from None
     if manifest.get("format") != FORMAT:
-        raise StoreError(
-            f"{root} has format {manifest.get('format')}, this version reads {FORMAT}. Write it again."
-        )
+        raise StoreError(f"{root} has format {manifest.get('format')}, this version reads {FORMAT}. Write it again.")
     return SampleStore(files, manifest)
 
 

@@ -37,9 +37,7 @@ class WorkerGroup:
 
     def all_reduce(self, tensors: list[tf.Tensor]) -> list[tf.Tensor]:
         """Sums over all workers; to be called inside `strategy.run`."""
-        return tf.distribute.get_replica_context().all_reduce(
-            tf.distribute.ReduceOp.SUM, tensors, options=self.options
-        )
+        return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, tensors, options=self.options)
 
     def share_first_workers(self, model: keras.Model) -> None:
         """Gives every worker the weights of worker 0."""

@@ -4,20 +4,20 @@ import uuid
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import keras
 import ray
-from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
-from ray.train.tensorflow import TensorflowTrainer
+from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 
 from depthflow.config import Recipe, TrainJob
 from depthflow.errors import StoreError, TrainingError
-from depthflow.models.unet import build_unet
 from depthflow.registry.runs import RunLog
 from depthflow.samples.epoch import batch_sizes
 from depthflow.samples.store import SampleStore
-from depthflow.training.checkpoint import load_checkpoint
-from depthflow.training.worker import BEST_METRIC, WorkerTask, train_worker
+from depthflow.training.task import BEST_METRIC, WorkerTask
+
+if TYPE_CHECKING:
+    import keras
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ class TrainingOutcome:
         checkpoint: that checkpoint's folder.
     """
 
-    network: keras.Model
+    network: "keras.Model"
     metrics: dict[str, float]
     checkpoint: str
 
@@ -88,8 +88,8 @@ def check_store(store: SampleStore, recipe: Recipe, plan: TrainingPlan) -> None:
     smallest = min(batch_sizes(train.num_rows, global_batch_size=recipe.global_batch_size))
     if smallest < plan.num_workers:
         raise TrainingError(
-            f"{train.num_rows} training samples in batches of {recipe.global_batch_size} leave a batch of {smallest} for "
-            f"{plan.num_workers} workers. Raise --global-batch-size or lower --num-workers."
+            f"{train.num_rows} training samples in batches of {recipe.global_batch_size} leave a batch of {smallest} "
+            f"for {plan.num_workers} workers. Raise --global-batch-size or lower --num-workers."
         )
 
 
@@ -105,14 +105,22 @@ def train(recipe: Recipe, job: TrainJob, *, store: SampleStore, run_log: RunLog)
     Raises:
         TrainingError: if the run failed.
     """
+    from ray.train.tensorflow import TensorflowTrainer  # Imports TensorFlow, which takes seconds.
+
     resources = ray.cluster_resources()
     plan = plan_training(
         num_workers=job.num_workers, gpus=int(resources.get("GPU", 0)), cpus=int(resources.get("CPU", 0))
     )
     check_store(store, recipe, plan)
     task = WorkerTask(recipe=recipe, samples=store.files.root, run_log=run_log, cpus=plan.cpus_per_worker)
+
+    def run_worker(_config: dict[str, Any]) -> dict[str, str]:
+        from depthflow.training.worker import train_worker  # Imports TensorFlow, in the worker alone.
+
+        return train_worker(task)
+
     trainer = TensorflowTrainer(
-        lambda _config: train_worker(task),
+        run_worker,
         train_loop_config=asdict(recipe),
         scaling_config=ScalingConfig(
             num_workers=plan.num_workers,
@@ -122,6 +130,7 @@ def train(recipe: Recipe, job: TrainJob, *, store: SampleStore, run_log: RunLog)
         run_config=RunConfig(
             name=unique_name(recipe.name),
             storage_path=str(Path(job.storage).absolute()),
+            logging_config=LoggingConfig(log_level="ERROR"),
             failure_config=FailureConfig(max_failures=job.max_failures),
             checkpoint_config=CheckpointConfig(
                 num_to_keep=job.keep_checkpoints,
@@ -142,8 +151,11 @@ def train(recipe: Recipe, job: TrainJob, *, store: SampleStore, run_log: RunLog)
     return TrainingOutcome(network=restore_network(recipe, best), metrics=metrics, checkpoint=best.path)
 
 
-def restore_network(recipe: Recipe, checkpoint: ray.train.Checkpoint) -> keras.Model:
+def restore_network(recipe: Recipe, checkpoint: ray.train.Checkpoint) -> "keras.Model":
     """The recipe's network with a checkpoint's weights."""
+    from depthflow.models.unet import build_unet  # Imports TensorFlow, which takes seconds.
+    from depthflow.training.checkpoint import load_checkpoint
+
     network = build_unet(replace(recipe, encoder_weights="none"))
     with checkpoint.as_directory() as folder:
         load_checkpoint(Path(folder), model=network)

@@ -35,9 +35,7 @@ class Validator:
             depth_pred = np.exp(self._predict(tf.constant(batch.rgb)).numpy().astype(np.float64))
             depth_gt = np.exp(batch.log_depth)
             for k, scene_type in enumerate(batch.scene_types):
-                metrics = image_metrics(
-                    depth_pred=depth_pred[k], depth_gt=depth_gt[k], valid_mask=batch.valid_mask[k]
-                )
+                metrics = image_metrics(depth_pred=depth_pred[k], depth_gt=depth_gt[k], valid_mask=batch.valid_mask[k])
                 if batch.valid_mask[k].any():
                     sums[SCENE_TYPES.index(scene_type)] += [1.0, *(metrics[name] for name in METRIC_NAMES)]
         return _means(self._group.sum(sums))

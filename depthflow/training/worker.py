@@ -1,9 +1,9 @@
 """What every training worker runs."""
 
+import logging
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import keras
@@ -13,12 +13,10 @@ import tensorflow as tf
 import xxhash
 from ray.train.collective import broadcast_from_rank_zero
 
-from depthflow.config import Recipe
 from depthflow.errors import DepthflowError, TrainingError
 from depthflow.models.losses import LOSSES
 from depthflow.models.unet import batch_norm_layers, build_unet
 from depthflow.progress import ProgressLine
-from depthflow.registry.runs import RunLog
 from depthflow.samples.epoch import batch_sizes
 from depthflow.samples.reader import SplitReader
 from depthflow.samples.store import open_store
@@ -27,26 +25,8 @@ from depthflow.training.collective import WorkerGroup
 from depthflow.training.feed import read_ahead, training_batches
 from depthflow.training.optimizer import build_optimizer
 from depthflow.training.step import build_step
+from depthflow.training.task import WorkerTask
 from depthflow.training.validation import Validator
-
-BEST_METRIC = "val/abs_rel"
-
-
-@dataclass(frozen=True, kw_only=True)
-class WorkerTask:
-    """What the driver hands to every worker.
-
-    Attributes:
-        recipe: what to train.
-        samples: the store's folder, absolute.
-        run_log: where worker 0 writes metrics.
-        cpus: threads of one worker.
-    """
-
-    recipe: Recipe
-    samples: str
-    run_log: RunLog
-    cpus: int
 
 
 def train_worker(task: WorkerTask) -> dict[str, str]:
@@ -56,6 +36,8 @@ def train_worker(task: WorkerTask) -> dict[str, str]:
         status ok; or status failed and the error, for what a retry would not mend.
     """
     context = ray.train.get_context()
+    tf.get_logger().setLevel("ERROR")
+    logging.getLogger("ray.train").setLevel(logging.WARNING)
     tf.config.threading.set_intra_op_parallelism_threads(task.cpus)
     tf.config.threading.set_inter_op_parallelism_threads(1)
     keras.utils.set_random_seed(task.recipe.seed)
@@ -91,9 +73,7 @@ class _Run:
         self.optimizer.build(self.model.trainable_variables)
         self.progress = self._restore() or Progress(epochs_done=0, steps_done=0, seed=recipe.seed)
         group.share_first_workers(self.model)
-        self.step = build_step(
-            model=self.model, optimizer=self.optimizer, pixel_loss=LOSSES[recipe.loss], group=group
-        )
+        self.step = build_step(model=self.model, optimizer=self.optimizer, pixel_loss=LOSSES[recipe.loss], group=group)
         self.validator = Validator(
             self.model,
             SplitReader(store, "val"),

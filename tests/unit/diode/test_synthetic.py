@@ -187,9 +187,7 @@ def test_garbage_has_six_kinds_in_equal_parts():
         np.isfinite(lost) & (lost > 0),
     ]
     shares = [count.mean() for count in counts]
-    assert shares == pytest.approx(
-        [1 / 6, 1 / 6, 1 / 6, 1 / 6, 1 / 3, 1 / 6], abs=0.03
-    )  # -inf is negative, too
+    assert shares == pytest.approx([1 / 6, 1 / 6, 1 / 6, 1 / 6, 1 / 3, 1 / 6], abs=0.03)  # -inf is negative, too
 
 
 @pytest.mark.parametrize("scene_type", ["indoors", "outdoor"])
@@ -239,7 +237,7 @@ def test_glass_the_sky_and_grazing_pixels_are_invalid():
     for seed in range(12):
         scene, camera, view = one_view("outdoor", seed=seed)
         solids = [thing.solid for thing in scene.things]
-        depth_m, which = cast(solids, camera, view.pose)
+        _, which = cast(solids, camera, view.pose)
         assert not view.valid_mask[which < 0].any()
         ground = which == 0
         rays = pixel_rays(camera, view.pose)[:, ground]

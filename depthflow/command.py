@@ -14,7 +14,7 @@ EXIT_REJECTS = 3
 """The result is whole and usable, but some inputs were refused: see its rejects."""
 
 
-def run_command(main: Callable[..., dict[str, Any]], description: str) -> int:
+def run_command(main: Callable[..., dict[str, Any]], description: str | None) -> int:
     """Parses the command line into `main`'s dataclasses, runs it, and prints its result as the last line on stdout.
 
     Args:
@@ -42,6 +42,18 @@ def run_command(main: Callable[..., dict[str, Any]], description: str) -> int:
     code = EXIT_REJECTS if result.get("rejects") else 0
     _print_json({"status": "rejects" if code else "ok", **result})
     return code
+
+
+def last_json_line(output: str) -> dict[str, Any] | None:
+    """A command's result: the last line of what it printed that is a JSON object, or None."""
+    for line in reversed(output.splitlines()):
+        try:
+            result = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(result, dict):
+            return result
+    return None
 
 
 def _print_json(result: dict[str, Any]) -> None:

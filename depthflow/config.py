@@ -58,7 +58,7 @@ class PreprocessConfig:
     width: int = 256
     """Stored width in pixels."""
     splits: tuple[Split, ...] = ("train", "val")
-    """Splits of the source to take."""
+    """Splits to store."""
     resplit: Split | None = None
     """Take this split of the source alone and make both splits of it, by scene (by scan where there is one scene)."""
     val_fraction: float = 0.2

@@ -99,7 +99,8 @@ def evaluate(
     line = ProgressLine("samples evaluated")
     images: dict[str, list[dict[str, Any]]] = {name: [] for name in models}
     done = 0
-    for result in pool.map_unordered(lambda worker, rows: worker.evaluate.remote(rows), batches):
+    results: Any = pool.map_unordered(lambda worker, rows: worker.evaluate.remote(rows), batches)
+    for result in results:
         for name, rows in result.items():
             images[name].extend(rows)
         done += len(next(iter(result.values())))

@@ -62,9 +62,9 @@ def predict_photographs(
     """
     rows = [{"path": path, "name": name} for path, name in zip(paths, output_names(paths), strict=True)]
     results = ray.data.from_items(rows, override_num_blocks=min(len(rows), 4 * num_workers)).map(
-        PhotographPredictor,
+        PhotographPredictor,  # pyright: ignore[reportArgumentType]  # Ray takes a class here, its types do not say so.
         fn_constructor_args=(load, str(Path(out).absolute())),
-        concurrency=num_workers,
+        compute=ray.data.ActorPoolStrategy(size=num_workers),
         num_gpus=1 if use_gpu else None,
     )
     line = ProgressLine("photographs")

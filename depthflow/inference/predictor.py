@@ -47,7 +47,9 @@ class NetworkPredictor:
         """From a .keras file, without custom objects."""
         import keras  # Takes seconds, so only a process that predicts does it.
 
-        return cls(keras.saving.load_model(path, compile=False, safe_mode=True))
+        network = keras.saving.load_model(path, compile=False, safe_mode=True)
+        assert isinstance(network, keras.Model)
+        return cls(network)
 
     def __call__(self, rgb: np.ndarray) -> np.ndarray:
         """Depth of photographs: (B, H, W, 3) uint8 to (B, H, W) float32 metres."""

@@ -1,5 +1,8 @@
 """Encoders behind one interface: uint8 photographs in, feature maps at 1/2, 1/4, 1/8, 1/16 and 1/32 out."""
 
+# Keras and TensorFlow type their operations loosely.
+# pyright: reportOptionalOperand=false, reportOperatorIssue=false, reportArgumentType=false, reportReturnType=false
+
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path

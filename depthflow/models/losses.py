@@ -5,6 +5,9 @@ of each worker's mean would be another number. An invalid pixel is replaced befo
 gradient are exactly zero, whatever the prediction or the ground truth there.
 """
 
+# Keras and TensorFlow type their operations loosely.
+# pyright: reportOptionalOperand=false, reportOperatorIssue=false, reportArgumentType=false, reportReturnType=false
+
 from collections.abc import Callable
 
 import keras

@@ -1,5 +1,8 @@
 """The U-Net: an encoder, five upsampling decoder stages with skips, a linear head. Log-depth out, unbounded."""
 
+# Keras and TensorFlow type their operations loosely.
+# pyright: reportOptionalOperand=false, reportOperatorIssue=false, reportArgumentType=false, reportReturnType=false
+
 import keras
 from keras import layers
 

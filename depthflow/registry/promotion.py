@@ -100,7 +100,7 @@ def record_decision(
     }
     with mlflow_run(experiment=experiment, name=f"{decision}-{model_name}-{champion}", tags=tags) as run_log:
         _write_record(run_log, decision, model_name, champion, previous, reasons, evidence)
-        if decision in MOVES:
+        if decision in MOVES and champion is not None:
             MlflowClient(run_log.tracking_uri, run_log.tracking_uri).set_registered_model_alias(
                 model_name, CHAMPION, champion
             )

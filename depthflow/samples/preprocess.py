@@ -60,7 +60,8 @@ def plan_store(config: PreprocessConfig) -> list[ShardPlan]:
             f"{samples[0].triplet.sample_id}: {samples[0].reject_message}."
         )
     if config.resplit:
-        samples = resplit(samples, val_fraction=config.val_fraction, seed=config.seed)
+        divided = resplit(samples, val_fraction=config.val_fraction, seed=config.seed)
+        samples = [sample for sample in divided if sample.triplet.split in config.splits]
     schema = shard_schema(height=config.height, width=config.width, metadata={})
     return deal_to_shards(
         samples,

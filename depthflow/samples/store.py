@@ -58,7 +58,7 @@ class SampleStore:
         Raises:
             StoreError: if the store has no sample of the split.
         """
-        rows = self.index.filter(pc.equal(self.index["split"], split))
+        rows = self.index.filter(pc.field("split") == split)
         if rows.num_rows == 0:
             held = sorted(set(self.index["split"].to_pylist()))
             raise StoreError(

@@ -56,7 +56,8 @@ def load_checkpoint(
 
 
 def _save_arrays(path: Path, variables: list[keras.Variable]) -> None:
-    np.savez(path, **{f"{k:05d}": keras.ops.convert_to_numpy(v) for k, v in enumerate(variables)})
+    arrays = {f"{k:05d}": np.asarray(variable) for k, variable in enumerate(variables)}
+    np.savez(path, **arrays)  # pyright: ignore[reportArgumentType]
 
 
 def _load_arrays(path: Path, variables: list[keras.Variable]) -> None:

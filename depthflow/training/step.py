@@ -6,6 +6,9 @@ workers, one all-reduce sums loss and gradients, and the optimizer, plain Keras,
 decay and averages therefore do the same on every worker.
 """
 
+# Keras and TensorFlow type their operations loosely.
+# pyright: reportArgumentType=false, reportCallIssue=false
+
 from collections.abc import Callable
 
 import keras

@@ -7,7 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
-from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+from ray.train import (
+    Checkpoint,
+    CheckpointConfig,
+    FailureConfig,
+    LoggingConfig,
+    RunConfig,
+    ScalingConfig,
+    TrainingFailedError,
+)
 
 from depthflow.config import Recipe, TrainJob
 from depthflow.errors import StoreError, TrainingError
@@ -141,17 +149,16 @@ def train(recipe: Recipe, job: TrainJob, *, store: SampleStore, run_log: RunLog)
     )
     try:
         result = trainer.fit()
-    except ray.train.TrainingFailedError as error:
+    except TrainingFailedError as error:
         raise TrainingError(f"Training failed after {job.max_failures} retries: {error}") from error
-    outcome = result.return_value
-    if outcome["status"] != "ok":
-        raise TrainingError(outcome["error"])
-    best = result.get_best_checkpoint(BEST_METRIC, "min")
-    metrics = next(figures for checkpoint, figures in result.best_checkpoints if checkpoint.path == best.path)
+    status: Any = result.return_value
+    if status["status"] != "ok":
+        raise TrainingError(status["error"])
+    best, metrics = min(result.best_checkpoints or [], key=lambda kept: kept[1][BEST_METRIC])
     return TrainingOutcome(network=restore_network(recipe, best), metrics=metrics, checkpoint=best.path)
 
 
-def restore_network(recipe: Recipe, checkpoint: ray.train.Checkpoint) -> "keras.Model":
+def restore_network(recipe: Recipe, checkpoint: Checkpoint) -> "keras.Model":
     """The recipe's network with a checkpoint's weights."""
     from depthflow.models.unet import build_unet  # Imports TensorFlow, which takes seconds.
     from depthflow.training.checkpoint import load_checkpoint

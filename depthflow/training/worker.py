@@ -37,7 +37,7 @@ def train_worker(task: WorkerTask) -> dict[str, str]:
     """
     context = ray.train.get_context()
     tf.get_logger().setLevel("ERROR")
-    logging.getLogger("ray.train").setLevel(logging.WARNING)
+    logging.getLogger().setLevel(logging.WARNING)  # Ray Train reports every epoch's figures in one long line.
     tf.config.threading.set_intra_op_parallelism_threads(task.cpus)
     tf.config.threading.set_inter_op_parallelism_threads(1)
     keras.utils.set_random_seed(task.recipe.seed)
@@ -140,7 +140,7 @@ class _Run:
         """All workers must hold the same weights, to the last bit."""
         checksum = xxhash.xxh3_64()
         for weight in self.model.get_weights():
-            checksum.update(np.ascontiguousarray(weight))
+            checksum.update(weight.tobytes())
         mine = checksum.hexdigest()
         first = broadcast_from_rank_zero(mine)
         if self.group.sum([float(first != mine)])[0] > 0:

@@ -1,0 +1,196 @@
+"""DIODE's names: what comes out of a tree is what lies in it, and what is misnamed comes back with its problem."""
+
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from depthflow.diode.layout import MEMBER_SUFFIXES, find_triplets
+from depthflow.errors import SourceError
+
+STEM = "00022_00193_indoors_010_000"
+FOLDER = "indoors/scene_00022/scan_00193"
+BOTH = ("train", "val")
+
+
+def put(folder: Path, stem: str, *members: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for member in members or tuple(MEMBER_SUFFIXES):
+        (folder / f"{stem}{MEMBER_SUFFIXES[member]}").write_bytes(b"x")
+
+
+numbers = st.integers(0, 99999).map(lambda n: f"{n:05d}")
+angles = st.integers(0, 999).map(lambda n: f"{n:03d}")
+names = st.tuples(st.sampled_from(BOTH), st.sampled_from(["indoors", "outdoor"]), numbers, numbers, angles, angles)
+
+
+@settings(deadline=None, max_examples=25)
+@given(wanted=st.sets(names, min_size=1, max_size=6))
+def test_every_name_of_the_layout_comes_back_as_its_folders_say(wanted):
+    with tempfile.TemporaryDirectory() as root:
+        for split, scene_type, scene, scan, a, b in wanted:
+            folder = Path(root, split, scene_type, f"scene_{scene}", f"scan_{scan}")
+            put(folder, f"{scene}_{scan}_{scene_type}_{a}_{b}")
+
+        found = find_triplets(root, BOTH)
+
+        got = set()
+        for t in found:
+            a, b = t.sample_id.split("_")[-2:]
+            got.add((t.split, t.scene_type, t.scene.removeprefix("scene_"), t.scan.removeprefix("scan_"), a, b))
+            folder = Path(root, t.split, t.scene_type, t.scene, t.scan)
+            assert t.paths == {m: str(folder / f"{t.sample_id}{suffix}") for m, suffix in MEMBER_SUFFIXES.items()}
+            assert t.problem == ""
+        assert got == wanted
+        assert len(found) == len(wanted)
+
+
+def test_a_known_sample(tmp_path):
+    put(tmp_path / "val" / FOLDER, STEM)
+    (triplet,) = find_triplets(str(tmp_path), BOTH)
+    assert (triplet.sample_id, triplet.split, triplet.scene_type) == (STEM, "val", "indoors")
+    assert (triplet.scene, triplet.scan) == ("scene_00022", "scan_00193")
+    assert triplet.paths["mask"].endswith(f"val/{FOLDER}/{STEM}_depth_mask.npy")
+    assert triplet.paths["depth"].endswith(f"val/{FOLDER}/{STEM}_depth.npy")
+
+
+@pytest.mark.parametrize("members", [("rgb",), ("depth",), ("mask",), ("rgb", "mask"), ("depth", "mask")])
+def test_a_triplet_with_files_missing_comes_back_with_those_it_has(tmp_path, members):
+    put(tmp_path / "train" / FOLDER, STEM, *members)
+    (triplet,) = find_triplets(str(tmp_path), BOTH)
+    assert set(triplet.paths) == set(members)
+    assert triplet.sample_id == STEM
+    assert triplet.problem == ""
+
+
+@pytest.mark.parametrize(
+    "folder",
+    [
+        "outdoor/scene_00022/scan_00193",
+        "indoors/scene_00021/scan_00193",
+        "indoors/scene_00022/scan_00194",
+        "indoors/scene_00022",
+        "indoors/scene_00022/scan_00193/copy",
+        "backup/indoors/scene_00022/scan_00193",
+        ".",
+    ],
+)
+def test_a_sample_in_the_wrong_folder_comes_back_with_a_problem(tmp_path, folder):
+    put(tmp_path / "train" / folder, STEM)
+    (triplet,) = find_triplets(str(tmp_path), BOTH)
+    assert triplet.sample_id == STEM
+    assert len(triplet.paths) == 3
+    assert folder in triplet.problem
+    assert FOLDER in triplet.problem
+
+
+@pytest.mark.parametrize(
+    "stem",
+    [
+        "photo",
+        "0022_00193_indoors_010_000",
+        "00022_193_indoors_010_000",
+        "00022_00193_indoor_010_000",
+        "00022_00193_outdoors_010_000",
+        "00022_00193_indoors_10_000",
+        "00022_00193_indoors_010_000_copy",
+        "._00022_00193_indoors_010_000",
+        "00022_00193_indoors_010",
+    ],
+)
+def test_a_bad_name_comes_back_with_a_problem(tmp_path, stem):
+    put(tmp_path / "train" / FOLDER, stem)
+    (triplet,) = find_triplets(str(tmp_path), BOTH)
+    assert triplet.sample_id == stem
+    assert stem in triplet.problem
+    assert len(triplet.paths) == 3
+
+
+def test_one_id_in_two_folders_is_two_triplets(tmp_path):
+    put(tmp_path / "train" / FOLDER, STEM)
+    put(tmp_path / "train" / "outdoor/scene_00022/scan_00193", STEM)
+    found = find_triplets(str(tmp_path), BOTH)
+    assert [t.sample_id for t in found] == [STEM, STEM]
+    assert [bool(t.problem) for t in found] == [False, True]
+
+
+def test_files_that_are_no_members_are_no_samples(tmp_path):
+    put(tmp_path / "train" / FOLDER, STEM)
+    for name in ("camera.json", "README.md", f"{STEM}.jpg", f"{STEM}_depth.npz", f"{STEM}_normal.npz"):
+        (tmp_path / "train" / FOLDER / name).write_bytes(b"x")
+    assert [t.sample_id for t in find_triplets(str(tmp_path), BOTH)] == [STEM]
+
+
+def test_sorted_by_split_and_id_whatever_the_order_of_writing(tmp_path):
+    ids = [f"00022_00193_indoors_{a}_{b}" for a in ("010", "000", "020") for b in ("030", "000")]
+    for split in ("val", "train"):
+        for stem in ids:
+            put(tmp_path / split / FOLDER, stem.replace("00193", "00001") if split == "train" else stem)
+    found = find_triplets(str(tmp_path), BOTH)
+    assert [t.split for t in found] == ["train"] * 6 + ["val"] * 6
+    assert [t.sample_id for t in found[6:]] == sorted(ids)
+
+
+def test_only_the_splits_asked_for(tmp_path):
+    put(tmp_path / "train" / FOLDER, STEM)
+    put(tmp_path / "val" / FOLDER, STEM)
+    assert [t.split for t in find_triplets(str(tmp_path), ("val",))] == ["val"]
+    assert [t.split for t in find_triplets(str(tmp_path), BOTH)] == ["train", "val"]
+
+
+@pytest.mark.parametrize("splits", [("train",), BOTH])
+def test_a_source_that_is_a_split_itself(tmp_path, splits):
+    put(tmp_path / "train" / FOLDER, STEM)
+    (triplet,) = find_triplets(f"{tmp_path}/train/", splits)
+    assert (triplet.split, triplet.sample_id, triplet.problem) == ("train", STEM, "")
+
+
+def test_a_split_folder_is_no_source_of_the_other_split(tmp_path):
+    put(tmp_path / "train" / FOLDER, STEM)
+    with pytest.raises(SourceError, match="no sample of val"):
+        find_triplets(str(tmp_path / "train"), ("val",))
+
+
+@pytest.mark.parametrize("content", ["nothing", "empty splits", "only other files"])
+def test_a_source_without_a_sample_is_refused(tmp_path, content):
+    if content != "nothing":
+        (tmp_path / "train" / FOLDER).mkdir(parents=True)
+    if content == "only other files":
+        (tmp_path / "train" / FOLDER / "notes.txt").write_text("x")
+    with pytest.raises(SourceError, match=r"no sample of train or val.*--splits"):
+        find_triplets(str(tmp_path), BOTH)
+
+
+def test_a_missing_source_is_refused(tmp_path):
+    with pytest.raises(SourceError, match=r"no source at .*gone.*--source"):
+        find_triplets(str(tmp_path / "gone"), BOTH)
+
+
+def test_a_file_is_no_source(tmp_path):
+    (tmp_path / "train.tar.gz").write_bytes(b"x")
+    with pytest.raises(SourceError, match="no source at"):
+        find_triplets(str(tmp_path / "train.tar.gz"), BOTH)
+
+
+@pytest.mark.xfail(strict=True, reason="rglob does not follow linked folders: their samples are dropped in silence")
+def test_samples_behind_a_linked_folder_are_not_dropped(tmp_path):
+    put(tmp_path / "tree/train" / FOLDER, STEM)
+    put(tmp_path / "disk2/scene_00023/scan_00001", "00023_00001_indoors_000_000")
+    (tmp_path / "tree/train/indoors/scene_00023").symlink_to(tmp_path / "disk2/scene_00023")
+    assert len(find_triplets(str(tmp_path / "tree"), BOTH)) == 2
+
+
+@pytest.mark.xfail(strict=True, reason="a folder whose name ends like a member's is taken for a file")
+def test_a_folder_is_no_member(tmp_path):
+    put(tmp_path / "train" / FOLDER, STEM)
+    (tmp_path / "train" / FOLDER / "00022_00193_indoors_020_000.png").mkdir()
+    assert all(Path(path).is_file() for t in find_triplets(str(tmp_path), BOTH) for path in t.paths.values())
+
+
+@pytest.mark.xfail(strict=True, reason="Path('.').name is empty, so the split's own folder is not recognised")
+def test_a_split_folder_as_the_working_directory(tmp_path, monkeypatch):
+    put(tmp_path / "train" / FOLDER, STEM)
+    monkeypatch.chdir(tmp_path / "train")
+    assert len(find_triplets(".", BOTH)) == 1

@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +19,8 @@ def run_command(main: Callable[..., dict[str, Any]], description: str | None) ->
     """Parses the command line into `main`'s dataclasses, runs it, and prints its result as the last line on stdout.
 
     Args:
-        main: takes dataclasses, returns the command's result. A DepthflowError is told in one line.
+        main: takes dataclasses, returns the command's result. A DepthflowError is told in one line, any other error with
+            its traceback.
         description: for --help.
 
     Returns:
@@ -38,6 +40,10 @@ def run_command(main: Callable[..., dict[str, Any]], description: str | None) ->
     except DepthflowError as error:
         print(f"error: {error}", file=sys.stderr)
         _print_json({"status": "failed", "error": str(error)})
+        return 1
+    except Exception as error:
+        traceback.print_exc()
+        _print_json({"status": "failed", "error": f"{type(error).__name__}: {error}"})
         return 1
     code = EXIT_REJECTS if result.get("rejects") else 0
     _print_json({"status": "rejects" if code else "ok", **result})

@@ -50,7 +50,7 @@ def find_triplets(source: str, splits: tuple[str, ...]) -> list[Triplet]:
     Raises:
         SourceError: if the folder is missing, or holds no sample of these splits.
     """
-    root = Path(source)
+    root = Path(source).resolve()
     if not root.is_dir():
         raise SourceError(f"There is no source at {source}. Pass --source a folder in DIODE's layout.")
     found: list[Triplet] = []

@@ -15,7 +15,7 @@ class DepthModel(mlflow.pyfunc.PythonModel):
         """Loads the network once."""
         self._predictor = NetworkPredictor.load(context.artifacts["network"])
 
-    def predict(self, context: Any, model_input, params: dict[str, Any] | None = None) -> Any:  # noqa: ANN001
+    def predict(self, context: Any, model_input, params: dict[str, Any] | None = None) -> Any:
         """Depth in metres. `model_input` has no type hint: MLflow would take it for a schema."""
         return self._predictor(np.asarray(model_input))
 

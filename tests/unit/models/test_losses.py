@@ -23,9 +23,7 @@ def loss_and_gradient(loss, pred, gt, valid):
     pred = tf.constant(pred)
     with tf.GradientTape() as tape:
         tape.watch(pred)
-        total = masked_loss_sum(
-            loss, log_depth_pred=pred, log_depth_gt=tf.constant(gt), valid_mask=tf.constant(valid)
-        )
+        total = masked_loss_sum(loss, log_depth_pred=pred, log_depth_gt=tf.constant(gt), valid_mask=tf.constant(valid))
     return float(total), tape.gradient(total, pred).numpy()
 
 
@@ -48,7 +46,7 @@ def test_sum_and_slope_over_valid_pixels_by_hand(loss, table):
 
 
 def test_the_registry_has_both():
-    assert LOSSES == {"tutorial": tutorial_loss, "l1": l1_loss}
+    assert {"tutorial": tutorial_loss, "l1": l1_loss} == LOSSES
 
 
 @pytest.mark.parametrize("name", LOSSES)

@@ -103,7 +103,9 @@ def test_head_is_linear_and_1x1(network):
     head_weights = head.get_weights()
     try:
         head.set_weights([-np.abs(head_weights[0]), np.array([-3.0], np.float32)])
-        assert (network.predict_on_batch(np.zeros((1, SIDE, SIDE, 3), np.uint8)) <= -3.0).all(), "log-depth is unbounded"
+        assert (network.predict_on_batch(np.zeros((1, SIDE, SIDE, 3), np.uint8)) <= -3.0).all(), (
+            "log-depth is unbounded"
+        )
     finally:
         head.set_weights(head_weights)
 
@@ -142,7 +144,10 @@ def test_imagenet_weights_are_loaded(network, rgb):
 def test_keras_file_round_trip_in_safe_mode(narrow_network, rgb, tmp_path):
     generator = np.random.default_rng(1)
     narrow_network.set_weights(
-        [weight + generator.uniform(0, 0.01, weight.shape).astype(weight.dtype) for weight in narrow_network.get_weights()]
+        [
+            weight + generator.uniform(0, 0.01, weight.shape).astype(weight.dtype)
+            for weight in narrow_network.get_weights()
+        ]
     )
     path = tmp_path / "network.keras"
     narrow_network.save(path)
@@ -249,7 +254,7 @@ def test_file_that_holds_other_things_is_refused(refusal):
     assert f"{path} does not hold this encoder's weights" in message
 
 
-@pytest.mark.xfail(strict=True, reason="encoders.py:104 does not say which flag to mend")
+@pytest.mark.xfail(strict=True, reason="_load_weights does not say which flag to mend")
 def test_refusal_names_the_flag(refusal):
     assert "--encoder-weights" in refusal[1]
 

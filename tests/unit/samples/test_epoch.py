@@ -1,5 +1,7 @@
 """The order of an epoch: each row once, whatever the workers, and different every epoch."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -117,6 +119,6 @@ def test_parts_are_contiguous_and_whole(places, workers):
     parts = [worker_part(places, rank=rank, num_workers=workers) for rank in range(workers)]
     assert parts[0].start == 0
     assert parts[-1].stop == places
-    assert all(before.stop == after.start for before, after in zip(parts, parts[1:], strict=False))
+    assert all(before.stop == after.start for before, after in itertools.pairwise(parts))
     sizes = [part.stop - part.start for part in parts]
     assert max(sizes) - min(sizes) <= 1

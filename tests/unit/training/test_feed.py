@@ -84,7 +84,9 @@ def test_mirrors_the_marked_images_alone(shape, dtype):
 
 
 def test_mirror_by_hand():
-    np.testing.assert_array_equal(mirror(np.array([[[1, 2, 3], [4, 5, 6]]]), np.array([True])), [[[3, 2, 1], [6, 5, 4]]])
+    np.testing.assert_array_equal(
+        mirror(np.array([[[1, 2, 3], [4, 5, 6]]]), np.array([True])), [[[3, 2, 1], [6, 5, 4]]]
+    )
 
 
 # --- the coin ---

@@ -1,0 +1,104 @@
+"""Bad input, each a clear message and a non-zero exit, and nothing half-written taken for whole."""
+
+import pytest
+
+
+@pytest.fixture
+def store(run, tmp_path, write_triplet):
+    """A small store with both splits, at half the source's resolution."""
+    for split, scene in (("train", 0), ("val", 1)):
+        for view in range(4):
+            write_triplet(tmp_path / "tree", split=split, scene=scene, view=view)
+    done = run("preprocess", "--source", "tree", "--out", "store", "--height", 32, "--width", 32, cwd=tmp_path)
+    assert done.code == 0
+    return tmp_path / "store"
+
+
+def refused(done, *words):
+    assert done.code not in (0, 3)
+    assert done.result["status"] == "failed"
+    for word in words:
+        assert word in done.result["error"] + done.stderr
+
+
+def test_missing_source(run, tmp_path):
+    refused(run("preprocess", "--source", "nowhere", "--out", "store", cwd=tmp_path), "no source at nowhere")
+    assert not (tmp_path / "store" / "manifest.json").exists()
+
+
+def test_source_without_samples(run, tmp_path):
+    (tmp_path / "empty").mkdir()
+    refused(run("preprocess", "--source", "empty", "--out", "store", cwd=tmp_path), "no sample", "DIODE's layout")
+    assert not (tmp_path / "store" / "manifest.json").exists()
+
+
+def test_only_triplet_with_a_file_missing(run, tmp_path, write_triplet):
+    image = write_triplet(tmp_path / "tree")
+    image.with_name(image.name.replace(".png", "_depth.npy")).unlink()
+    refused(run("preprocess", "--source", "tree", "--out", "store", cwd=tmp_path), "no depth file", image.stem)
+    assert not (tmp_path / "store" / "manifest.json").exists()
+
+
+def test_one_triplet_of_several_with_a_file_missing(run, tmp_path, write_triplet):
+    for view in range(3):
+        image = write_triplet(tmp_path / "tree", view=view)
+    image.with_name(image.name.replace(".png", "_depth_mask.npy")).unlink()
+    done = run("preprocess", "--source", "tree", "--out", "store", "--height", 32, "--width", 32, cwd=tmp_path)
+    assert done.code == 3
+    assert done.result["samples"] == 2
+    assert done.result["rejects_by_reason"] == {"missing_member": 1}
+    assert "rejects.parquet" in done.stderr
+
+
+def test_store_without_manifest(run, store):
+    (store / "manifest.json").unlink()
+    for command in (
+        ("train", "smoke", "--samples", store, "--storage", "runs"),
+        ("evaluate", "--model", "models:/depthflow@champion", "--samples", store),
+    ):
+        refused(run(*command, cwd=store.parent), "not a sample store", "manifest.json")
+
+
+def test_unknown_recipe(run, store):
+    refused(run("train", "alchemy", "--samples", store, "--storage", "runs", cwd=store.parent), "alchemy", "smoke")
+
+
+def test_recipe_of_another_size(run, store):
+    done = run("train", "smoke", "--samples", store, "--storage", "runs", cwd=store.parent)
+    refused(done, "32 x 32", "64 x 64", "--height")
+
+
+def test_flag_out_of_range(run, store):
+    done = run("train", "smoke", "--samples", store, "--storage", "runs", "--learning-rate", "-1", cwd=store.parent)
+    refused(done, "--learning-rate must be positive")
+    assert done.code == 2
+
+
+def test_more_workers_than_cpus(run, store):
+    flags = ("--height", 32, "--width", 32, "--num-workers", 64)
+    done = run("train", "smoke", "--samples", store, "--storage", "runs", *flags, cwd=store.parent)
+    refused(done, "64 workers need 64 CPUs", "--num-workers")
+
+
+def test_store_without_the_split_names_the_flag(run, tmp_path, write_triplet):
+    write_triplet(tmp_path / "tree", split="val", size=(64, 64))
+    flags = ("--height", 64, "--width", 64)
+    assert run("preprocess", "--source", "tree", "--out", "store", *flags, cwd=tmp_path).code == 0
+    done = run("train", "smoke", "--samples", "store", "--storage", "runs", cwd=tmp_path)
+    refused(done, "no train split", "--splits", "--resplit val")
+
+
+@pytest.mark.parametrize("uri", ["models:/nobody@champion", "models:/nobody/3", "models:/nobody", "no-such-folder"])
+def test_model_that_does_not_exist(run, store, uri):
+    photograph = next(store.parent.glob("tree/val/**/*.png"))
+    refused(run("predict", "--model", uri, "--images", photograph, "--out", "out", cwd=store.parent), uri, "models:/")
+    assert not (store.parent / "out").exists()
+
+
+def test_unknown_protocol(run, store):
+    done = run("evaluate", "--model", "x", "--samples", store, "--protocol", "mine", cwd=store.parent)
+    refused(done, "no protocol mine", "devkit")
+
+
+def test_promote_without_a_challenger(run, store):
+    refused(run("promote", "--samples", store, cwd=store.parent), "models:/depthflow@challenger")

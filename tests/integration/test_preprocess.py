@@ -1,0 +1,169 @@
+"""preprocess as a user runs it: every input accounted for, readable by anyone, repeatable, resumable."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from depthflow.samples.store import open_store
+
+DAMAGES = {
+    "unreadable_image": lambda image: image.write_bytes(b"not a picture"),
+    "empty_file": lambda image: depth_of(image).write_bytes(b""),
+    "unreadable_array": lambda image: np.save(depth_of(image), np.array([{"a": 1}], dtype=object), allow_pickle=True),
+    "wrong_dtype": lambda image: np.save(depth_of(image), np.ones((64, 64, 1), np.int32)),
+    "wrong_shape": lambda image: np.save(depth_of(image), np.ones((64, 64, 3), np.float32)),
+    "shape_mismatch": lambda image: np.save(depth_of(image), np.ones((32, 64, 1), np.float32)),
+    "non_finite_depth": lambda image: np.save(depth_of(image), np.full((64, 64, 1), np.nan, np.float32)),
+    "no_valid_pixel": lambda image: np.save(mask_of(image), np.zeros((64, 64), np.float32)),
+    "missing_member": lambda image: depth_of(image).unlink(),
+    "bad_name": lambda image: image.rename(image.with_name("holiday.png")),
+}
+
+
+def depth_of(image):
+    return image.with_name(image.name.replace(".png", "_depth.npy"))
+
+
+def mask_of(image):
+    return image.with_name(image.name.replace(".png", "_depth_mask.npy"))
+
+
+@pytest.fixture
+def tree(tmp_path, write_triplet):
+    """40 whole triplets: 4 train scenes of 8 views, 1 val scene of 8."""
+    for scene in range(5):
+        for view in range(8):
+            write_triplet(tmp_path / "tree", split="val" if scene == 4 else "train", scene=scene, scan=scene, view=view)
+    return tmp_path / "tree"
+
+
+def preprocess(run, tree, out, *flags):
+    return run("preprocess", "--source", tree, "--out", out, "--height", 32, "--width", 32, *flags, cwd=tree.parent)
+
+
+def test_whole_tree(run, tree, tmp_path):
+    done = preprocess(run, tree, tmp_path / "store")
+    assert done.code == 0
+    assert done.result["samples"] == 40
+    assert done.result["rejects"] == 0
+    assert done.result["counts"] == {"train": {"indoors": 32}, "val": {"indoors": 8}}
+    store = open_store(str(tmp_path / "store"))
+    assert store.fingerprint == done.result["fingerprint"]
+    assert len(store.manifest["shards"]) == done.result["shards"]
+    assert sum(shard["rows"] for shard in store.manifest["shards"]) == 40
+    assert not list((tmp_path / "store").rglob(".tmp-*"))
+    assert not (tmp_path / "store" / ".lock").exists()
+
+
+def test_every_damage_is_a_reject_with_its_reason(run, tree, tmp_path):
+    images = sorted(tree.rglob("*.png"))
+    for image, damage in zip(images[:: len(images) // len(DAMAGES)], DAMAGES.values(), strict=False):
+        damage(image)
+    found = len(list(tree.rglob("*.png")))
+    done = preprocess(run, tree, tmp_path / "store")
+    assert done.code == 3
+    assert "were refused" in done.stderr
+    rejects = pq.read_table(tmp_path / "store" / "rejects.parquet").to_pydict()
+    # The renamed image leaves its depth and mask behind: one more input, which has no image.
+    reasons = sorted([*DAMAGES, "missing_member"])
+    assert sorted(rejects["reason"]) == reasons
+    assert all(rejects["message"])
+    assert done.result["samples"] + done.result["rejects"] == found + 1
+    assert done.result["samples"] == 40 - len(DAMAGES)
+
+
+def test_a_second_run_touches_nothing(run, tree, tmp_path):
+    first = preprocess(run, tree, tmp_path / "store")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "store").rglob("*") if path.is_file()}
+    second = preprocess(run, tree, tmp_path / "store")
+    after = {path: path.stat().st_mtime_ns for path in (tmp_path / "store").rglob("*") if path.is_file()}
+    assert second.code == 0
+    assert after == before
+    assert second.result["fingerprint"] == first.result["fingerprint"]
+
+
+def test_an_unfinished_store_is_refused_then_resumed(run, tree, tmp_path):
+    whole = preprocess(run, tree, tmp_path / "whole")
+    preprocess(run, tree, tmp_path / "store")
+    shards = sorted((tmp_path / "store").rglob("part-*.parquet"))
+    kept = {path: path.stat().st_mtime_ns for path in shards[1:]}
+    (tmp_path / "store" / "manifest.json").unlink()
+    shards[0].unlink()
+    (shards[0].parent / ".tmp-part-00000.parquet-dead").write_bytes(b"half")
+    refused = run("train", "smoke", "--samples", tmp_path / "store", "--storage", tmp_path / "runs", cwd=tmp_path)
+    assert refused.code == 1
+    assert "manifest.json" in refused.result["error"]
+    resumed = preprocess(run, tree, tmp_path / "store")
+    assert resumed.result["fingerprint"] == whole.result["fingerprint"]
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert not list((tmp_path / "store").rglob(".tmp-*"))
+
+
+@pytest.mark.parametrize("flags", [("--edge-radius-px", 5), ("--seed", 7), ("--splits", "val")])
+def test_another_configuration_is_refused(run, tree, tmp_path, flags):
+    preprocess(run, tree, tmp_path / "store")
+    manifest = (tmp_path / "store" / "manifest.json").read_bytes()
+    refused = preprocess(run, tree, tmp_path / "store", *flags)
+    assert refused.code == 1
+    assert "another configuration" in refused.result["error"]
+    assert (tmp_path / "store" / "manifest.json").read_bytes() == manifest
+
+
+def test_resplit_divides_by_scene(run, tree, tmp_path):
+    done = preprocess(run, tree, tmp_path / "store", "--resplit", "train", "--val-fraction", 0.25)
+    assert done.code == 0
+    index = open_store(str(tmp_path / "store")).index.to_pylist()
+    scenes = {split: {row["scene"] for row in index if row["split"] == split} for split in ("train", "val")}
+    assert len(scenes["train"]) == 3
+    assert len(scenes["val"]) == 1
+    assert not scenes["train"] & scenes["val"]
+
+
+def test_resplit_of_one_scene_divides_by_scan(run, tmp_path, write_triplet):
+    for scan in range(5):
+        write_triplet(tmp_path / "tree", split="val", scan=scan)
+    done = preprocess(run, tmp_path / "tree", tmp_path / "store", "--resplit", "val", "--val-fraction", 0.2)
+    assert done.result["counts"] == {"train": {"indoors": 4}, "val": {"indoors": 1}}
+
+
+def test_pyarrow_alone_reads_a_store(run, tree, tmp_path):
+    """In a process where Ray, TensorFlow and this package cannot be imported."""
+    preprocess(run, tree, tmp_path / "store")
+    reader = """
+import json, sys
+for name in ("ray", "tensorflow", "keras", "depthflow", "mlflow"):
+    sys.modules[name] = None
+import numpy as np, pyarrow.parquet as pq, pathlib
+root = pathlib.Path(sys.argv[1])
+index = pq.read_table(root / "index.parquet").to_pylist()
+row = next(r for r in index if r["sample_id"] == "00000_00000_indoors_003_000")
+shard = pq.ParquetFile(root / row["shard"]).read()
+out = {"rows": len(index), "split": shard["split"][row["row"]].as_py()}
+for name in ("rgb", "log_depth", "valid_mask", "edge_mask"):
+    meta = shard.schema.field(name).metadata
+    value = np.frombuffer(shard[name][row["row"]].as_py(), np.dtype(meta[b"dtype"].decode()))
+    out[name] = list(value.reshape(json.loads(meta[b"shape"])).shape)
+    if name == "log_depth":
+        out["depth_max_m"] = float(np.exp(value).max())
+import pandas as pd
+out["pandas_rows"] = len(pd.read_parquet(root / "split=train"))
+print(json.dumps(out))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", reader, str(tmp_path / "store")],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
+    )
+    out = json.loads(done.stdout)
+    assert out["rows"] == 40
+    assert out["pandas_rows"] == 32
+    assert out["split"] == "train"
+    assert out["rgb"] == [32, 32, 3]
+    assert out["log_depth"] == out["valid_mask"] == out["edge_mask"] == [32, 32]
+    assert 1.0 < out["depth_max_m"] < 9.0

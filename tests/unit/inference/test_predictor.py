@@ -1,0 +1,149 @@
+"""A fixed-size log-depth network as a predictor of metres for photographs of any size."""
+
+from dataclasses import replace
+
+import keras
+import numpy as np
+import pytest
+
+from depthflow.errors import RegistryError
+from depthflow.inference.predictor import ConstantPredictor, NetworkPredictor, load_predictor
+from depthflow.models.unet import build_unet
+from depthflow.recipes import smoke
+
+
+def network_of(log_depth, *, height: int = 4, width: int = 8, dtype: str = "float32") -> keras.Model:
+    """uint8 (B, height, width, 3) to what `log_depth` makes of the pixels as numbers."""
+    rgb = keras.Input((height, width, 3), dtype="uint8")
+    pixels = keras.layers.Rescaling(1.0, dtype=dtype)(rgb)
+    return keras.Model(rgb, log_depth(pixels))
+
+
+def constant(value: float, **options) -> keras.Model:
+    """The same log-depth everywhere."""
+    return network_of(lambda x: keras.layers.Rescaling(0.0, offset=value, dtype=x.dtype)(x[..., :1]), **options)
+
+
+def red_as_log_depth(**options) -> keras.Model:
+    """Log-depth is the red channel / 100."""
+    return network_of(lambda x: keras.layers.Rescaling(0.01)(x[..., :1]), **options)
+
+
+def noise(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return build_unet(replace(smoke(), height=32, width=64))
+
+
+@pytest.mark.parametrize("size", [(32, 64), (48, 36), (7, 200), (1, 1), (480, 640)])
+@pytest.mark.parametrize("images", [1, 3])
+def test_metres_at_the_photographs_size(tiny, size, images):
+    depth_m = NetworkPredictor(tiny)(noise(images, *size, 3))
+    assert depth_m.shape == (images, *size)
+    assert depth_m.dtype == np.float32
+    assert np.isfinite(depth_m).all() and (depth_m > 0).all()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("size", [(4, 8), (9, 5), (100, 160)])
+def test_constant_network_gives_that_depth_exactly(size, dtype):
+    depth_m = NetworkPredictor(constant(2.0, dtype=dtype))(noise(2, *size, 3))
+    np.testing.assert_array_equal(depth_m, np.exp(np.full((2, *size), 2.0, np.float32)))
+
+
+def test_at_the_networks_size_nothing_is_resampled():
+    rgb = noise(2, 4, 8, 3)
+    depth_m = NetworkPredictor(red_as_log_depth())(rgb)
+    np.testing.assert_allclose(depth_m, np.exp(rgb[..., 0] * 0.01), rtol=1e-5)
+
+
+def test_photograph_is_averaged_over_areas():
+    """A chequerboard of 0 and 200 at twice the size is 100 everywhere: exp(1) metres."""
+    board = np.zeros((1, 8, 16, 3), np.uint8)
+    board[:, ::2, ::2] = board[:, 1::2, 1::2] = 200
+    np.testing.assert_allclose(NetworkPredictor(red_as_log_depth())(board), np.exp(1.0), rtol=1e-6)
+
+
+def test_log_depth_is_resized_before_it_becomes_metres():
+    """Halfway between 1 m and e^2 m lies e m, not their mean (4.19 m)."""
+    rgb = np.zeros((1, 1, 3, 3), np.uint8)
+    network = network_of(
+        lambda x: keras.layers.Rescaling(0.0)(x[..., :1]) + np.array([[[0.0], [2.0]]], np.float32), height=1, width=2
+    )
+    np.testing.assert_allclose(NetworkPredictor(network)(rgb)[0, 0], np.exp([0.0, 1.0, 2.0]), rtol=1e-6)
+
+
+def test_left_stays_left_and_up_stays_up():
+    rgb = np.zeros((1, 40, 80, 3), np.uint8)
+    rgb[:, :20, :40, 0] = 100
+    depth_m = NetworkPredictor(red_as_log_depth())(rgb)[0]
+    assert depth_m[3, 3] == pytest.approx(np.e)
+    assert [depth_m[3, -3], depth_m[-3, 3], depth_m[-3, -3]] == [1.0, 1.0, 1.0]
+
+
+def test_each_image_by_itself(tiny):
+    rgb = noise(3, 40, 50, 3)
+    predictor = NetworkPredictor(tiny)
+    alone = np.concatenate([predictor(image[None]) for image in rgb])
+    np.testing.assert_allclose(predictor(rgb), alone, rtol=1e-4)
+    assert not np.allclose(alone[0], alone[1], rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [((4, 8, 3), np.uint8), ((1, 4, 8, 4), np.uint8), ((1, 4, 8), np.uint8), ((1, 4, 8, 3), np.float32)],
+)
+def test_what_is_no_batch_of_photographs_is_refused(shape, dtype):
+    with pytest.raises(ValueError, match=r"uint8 \(B, H, W, 3\)\. Received: ") as caught:
+        NetworkPredictor(constant(0.0))(np.zeros(shape, dtype))
+    assert str(caught.value).endswith(f"Received: {np.dtype(dtype)} {shape}")
+
+
+def test_constant_predictor():
+    depth_m = ConstantPredictor(2.5)(noise(2, 5, 7, 3))
+    assert depth_m.dtype == np.float32
+    np.testing.assert_array_equal(depth_m, np.full((2, 5, 7), 2.5, np.float32))
+
+
+# --- loading ---
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory, tiny):
+    """A folder like the one that MLflow makes."""
+    folder = tmp_path_factory.mktemp("model")
+    (folder / "artifacts").mkdir()
+    (folder / "MLmodel").write_text("flavors: {}\n")
+    tiny.save(folder / "artifacts" / "network.keras")
+    return folder
+
+
+def test_loaded_predictor_predicts_the_same(packed, tiny):
+    rgb = noise(1, 50, 40, 3)
+    np.testing.assert_array_equal(load_predictor(str(packed))(rgb), NetworkPredictor(tiny)(rgb))
+
+
+@pytest.mark.parametrize("broken", ["no MLmodel", "no network", "two networks", "no folder"])
+def test_what_is_no_depthflow_model_is_refused(tmp_path, packed, broken):
+    folder = tmp_path / "model"
+    if broken != "no folder":
+        folder.mkdir()
+    if broken in ("no network", "two networks"):
+        (folder / "MLmodel").touch()
+    if broken != "no network" and folder.exists():
+        for name in ("a", "b") if broken == "two networks" else ("a",):
+            (folder / f"{name}.keras").touch()
+    with pytest.raises(RegistryError, match=rf"{folder} is not a depthflow model: .*MLmodel.*\.keras"):
+        load_predictor(str(folder))
+
+
+def test_lambda_layers_are_not_run(tmp_path):
+    """safe_mode: a file that would run code of its own is refused."""
+    rgb = keras.Input((4, 4, 3), dtype="uint8")
+    network = keras.Model(rgb, keras.layers.Lambda(lambda x: x[..., :1] * 1.0)(rgb))
+    network.save(tmp_path / "network.keras")
+    with pytest.raises(ValueError, match="unsafe|safe_mode|lambda"):
+        NetworkPredictor.load(str(tmp_path / "network.keras"))

@@ -1,0 +1,99 @@
+"""Which MLflow: the environment's, or SQLite here; always absolute."""
+
+from pathlib import Path
+
+import mlflow
+import pytest
+from mlflow import MlflowClient
+
+from depthflow.errors import RegistryError
+from depthflow.registry.tracking import experiment_id, tracking_uri, use_tracking_uri
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path, monkeypatch):
+    """A working directory of its own, and MLflow as it was afterwards."""
+    before = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    yield
+    mlflow.set_tracking_uri(before[0])
+    mlflow.set_registry_uri(before[1])
+
+
+@pytest.mark.parametrize("environment", [None, ""])
+def test_default_is_sqlite_in_the_working_directory(tmp_path, monkeypatch, environment):
+    if environment is not None:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", environment)
+    assert tracking_uri() == f"sqlite:///{tmp_path}/mlflow.db"
+    assert list(tmp_path.iterdir()) == [], "asking makes nothing"
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("sqlite:///runs.db", "sqlite:///{here}/runs.db"),
+        ("sqlite:///some/where/runs.db", "sqlite:///{here}/some/where/runs.db"),
+        ("sqlite:////var/lib/runs.db", "sqlite:////var/lib/runs.db"),
+        ("runs", "file://{here}/runs"),
+        ("./runs", "file://{here}/runs"),
+        ("/var/lib/runs", "file:///var/lib/runs"),
+        ("file:///var/lib/runs", "file:///var/lib/runs"),
+        ("http://mlflow:5000", "http://mlflow:5000"),
+        ("https://user@mlflow.example/prefix", "https://user@mlflow.example/prefix"),
+        ("postgresql://host/db", "postgresql://host/db"),
+    ],
+)
+def test_environment_is_made_absolute(tmp_path, monkeypatch, given, expected):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", given)
+    uri = tracking_uri()
+    assert uri == expected.format(here=tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    assert tracking_uri() == uri, "absolute is absolute"
+
+
+def test_is_the_same_from_another_directory(tmp_path, monkeypatch):
+    """Ray Train changes its workers' directory: what the driver found is what they are handed."""
+    uri = tracking_uri()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert tracking_uri() != uri
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    assert tracking_uri() == uri
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        pytest.param(
+            "file:runs", marks=pytest.mark.xfail(strict=True, reason="tracking_uri: file:PATH stays relative")
+        ),
+        pytest.param(
+            "databricks", marks=pytest.mark.xfail(strict=True, reason="tracking_uri: databricks becomes a folder")
+        ),
+    ],
+)
+def test_environment_in_mlflows_other_spellings(tmp_path, monkeypatch, given):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", given)
+    expected = {"file:runs": f"file://{tmp_path}/runs", "databricks": "databricks"}
+    assert tracking_uri() == expected[given]
+
+
+def test_experiment_is_made_once_with_its_artifacts_beside_the_database(tmp_path):
+    folder = tmp_path / "with space"
+    folder.mkdir()
+    uri = f"sqlite:///{folder}/mlflow.db"
+    client = use_tracking_uri(uri)
+    assert mlflow.get_tracking_uri() == mlflow.get_registry_uri() == uri
+    first = experiment_id(client, uri, "mine")
+    assert experiment_id(client, uri, "mine") == first
+    assert experiment_id(client, uri, "another") != first
+    assert client.get_experiment(first).artifact_location == (Path(folder) / "mlartifacts").as_uri()
+    assert isinstance(client, MlflowClient)
+
+
+def test_server_that_does_not_answer_is_named(monkeypatch):
+    """Port 9 of this machine: nobody listens, and nothing leaves it."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(RegistryError, match=r"MLflow at http://127\.0\.0\.1:9 does not answer.*MLFLOW_TRACKING_URI"):
+        use_tracking_uri("http://127.0.0.1:9")

@@ -1,0 +1,116 @@
+"""One writer at a time, tried with real processes and a real kill -9."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from depthflow.errors import StoreError
+from depthflow.samples.lock import LOCK_NAME, writer_lock
+
+HOLDER = """
+import sys, time
+from depthflow.samples.lock import writer_lock
+with writer_lock(sys.argv[1]):
+    print("held", flush=True)
+    sys.stdin.readline()
+"""
+
+
+@contextlib.contextmanager
+def holder(root):
+    """A process that holds the lock until a line is written to it."""
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(root)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline() == "held\n"
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def dead_pid() -> int:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def write_lock(root, **changes):
+    record = {"host": socket.gethostname(), "pid": dead_pid(), "since": "2026-01-01T00:00:00+0000", **changes}
+    (root / LOCK_NAME).write_text(json.dumps(record))
+
+
+def refused(root):
+    return pytest.raises(StoreError, match=rf"being written by another process.*delete {root / LOCK_NAME}")
+
+
+def test_the_lock_is_held_for_the_block_alone(tmp_path):
+    root = tmp_path / "new" / "store"
+    with writer_lock(str(root)):
+        record = json.loads((root / LOCK_NAME).read_text())
+        assert (record["host"], record["pid"]) == (socket.gethostname(), os.getpid())
+    assert list(root.iterdir()) == []
+
+
+def test_an_error_releases_it(tmp_path):
+    with pytest.raises(ValueError, match="stop"), writer_lock(str(tmp_path)):
+        raise ValueError("stop")
+    with writer_lock(str(tmp_path)):
+        pass
+
+
+def test_a_second_holder_is_refused_until_the_first_is_done(tmp_path):
+    with holder(tmp_path) as first:
+        for _ in range(2):
+            with refused(tmp_path) as info, writer_lock(str(tmp_path)):
+                pass
+            assert str(first.pid) in str(info.value)
+            assert json.loads((tmp_path / LOCK_NAME).read_text())["pid"] == first.pid
+        first.stdin.write("\n")
+        first.stdin.flush()
+        assert first.wait(timeout=30) == 0
+        with writer_lock(str(tmp_path)):
+            pass
+
+
+def test_the_same_process_is_refused_too(tmp_path):
+    with writer_lock(str(tmp_path)):
+        with refused(tmp_path), writer_lock(str(tmp_path)):
+            pass
+        assert (tmp_path / LOCK_NAME).exists()
+
+
+def test_the_lock_of_a_killed_process_is_taken_over(tmp_path):
+    with holder(tmp_path) as first:
+        os.kill(first.pid, signal.SIGKILL)
+        first.wait()
+        assert json.loads((tmp_path / LOCK_NAME).read_text())["pid"] == first.pid
+        with writer_lock(str(tmp_path)):
+            assert json.loads((tmp_path / LOCK_NAME).read_text())["pid"] == os.getpid()
+    assert not (tmp_path / LOCK_NAME).exists()
+
+
+def test_another_hosts_lock_cannot_be_judged(tmp_path):
+    write_lock(tmp_path, host="elsewhere")
+    with refused(tmp_path), writer_lock(str(tmp_path)):
+        pass
+    assert json.loads((tmp_path / LOCK_NAME).read_text())["host"] == "elsewhere"
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "null", "{}", '{"host": 1}'])
+def test_a_lock_that_cannot_be_read_is_not_taken_over(tmp_path, content):
+    (tmp_path / LOCK_NAME).write_text(content)
+    with refused(tmp_path), writer_lock(str(tmp_path)):
+        pass
+    assert (tmp_path / LOCK_NAME).read_text() == content
+
+
+def test_stores_do_not_share_a_lock(tmp_path):
+    with writer_lock(str(tmp_path / "a")), writer_lock(str(tmp_path / "b")):
+        pass

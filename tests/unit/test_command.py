@@ -1,0 +1,145 @@
+"""What all commands share: flags in, one JSON line out, an honest exit code."""
+
+import json
+import math
+import sys
+from dataclasses import dataclass
+
+import pytest
+
+from depthflow.command import EXIT_REJECTS, last_json_line, run_command
+from depthflow.errors import SourceError
+
+
+@dataclass(frozen=True, kw_only=True)
+class TinyConfig:
+    """A command's flags."""
+
+    out: str
+    """Where to."""
+    outcome: str = "ok"
+    """What happens."""
+    count: int = 3
+    """How many."""
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise ValueError(f"--count must be at least 1. Received: {self.count}")
+
+
+RESULTS = {
+    "ok": {"samples": 3},
+    "rejects": {"samples": 3, "rejects": 1},
+    "no rejects": {"samples": 3, "rejects": 0},
+    "numbers": {
+        "metrics": {"all": {"mae": math.nan, "rmse": math.inf, "ok": 0.5}},
+        "list": [1, -math.inf, (math.nan, "x")],
+        7: None,
+    },
+}
+
+
+def main(config: TinyConfig) -> dict:
+    """Does what it is told."""
+    print("something on the way")
+    if config.outcome == "failed":
+        raise SourceError("There is no source. Pass --source.")
+    if config.outcome == "defect":
+        raise KeyError("a defect")
+    return {**RESULTS[config.outcome], "count": config.count}
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Runs the command: (exit code, what it printed on stdout, on stderr)."""
+
+    def run(*flags: str):
+        monkeypatch.setattr(sys, "argv", ["tiny.py", *flags])
+        code = run_command(main, "A tiny command.")
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def last_line(stdout: str) -> dict:
+    return json.loads(stdout.splitlines()[-1])
+
+
+def test_success(run):
+    code, stdout, _ = run("--out", "o", "--count", "5")
+    assert code == 0
+    assert stdout.splitlines()[0] == "something on the way"
+    assert last_line(stdout) == {"status": "ok", "samples": 3, "count": 5}
+    assert len(stdout.splitlines()) == 2 and stdout.endswith("\n")
+
+
+@pytest.mark.parametrize(("outcome", "code", "status"), [("rejects", 3, "rejects"), ("no rejects", 0, "ok")])
+def test_rejects_have_an_exit_code_of_their_own(run, outcome, code, status):
+    found, stdout, _ = run("--out", "o", "--outcome", outcome)
+    assert found == code
+    assert last_line(stdout)["status"] == status
+    assert EXIT_REJECTS == 3
+
+
+def test_a_users_error_is_told_in_one_line(run):
+    code, stdout, stderr = run("--out", "o", "--outcome", "failed")
+    assert code == 1
+    assert last_line(stdout) == {"status": "failed", "error": "There is no source. Pass --source."}
+    assert stderr == "error: There is no source. Pass --source.\n"
+
+
+def test_a_defect_keeps_its_traceback(run):
+    with pytest.raises(KeyError, match="a defect"):
+        run("--out", "o", "--outcome", "defect")
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        ((), "--out"),
+        (("--out", "o", "--colour", "red"), "--colour"),
+        (("--out", "o", "--count", "many"), "--count"),
+        (("--out", "o", "--count", "0"), "--count must be at least 1. Received: 0"),
+    ],
+)
+def test_a_wrong_flag_is_2_and_named(run, flags, named):
+    code, stdout, stderr = run(*flags)
+    assert code == 2
+    assert last_line(stdout)["status"] == "failed"
+    assert named in " ".join(stderr.replace("│", " ").split())
+
+
+def test_help_is_0_and_says_it_all(run):
+    code, stdout, _ = run("--help")
+    assert code == 0
+    for text in ("A tiny command.", "--out", "Where to.", "--count", "How many."):
+        assert text in stdout
+
+
+def test_what_json_has_no_number_for_is_null(run):
+    code, stdout, _ = run("--out", "o", "--outcome", "numbers")
+    assert code == 0
+    assert last_line(stdout) == {
+        "status": "ok",
+        "metrics": {"all": {"mae": None, "rmse": None, "ok": 0.5}},
+        "list": [1, None, [None, "x"]],
+        "7": None,
+        "count": 3,
+    }
+
+
+# --- finding the line again ---
+
+
+@pytest.mark.parametrize(
+    ("output", "expected"),
+    [
+        ('noise\n{"a": 1}\n', {"a": 1}),
+        ('{"a": 1}\n{"a": 2}\n', {"a": 2}),
+        ('{"a": 1}\n(raylet) noise after\n[1, 2]\n3\nnull\n', {"a": 1}),
+        ("", None),
+        ("no json at all\n{broken\n", None),
+    ],
+)
+def test_last_json_line(output, expected):
+    assert last_json_line(output) == expected

@@ -1,0 +1,90 @@
+"""Progress: lines in a log file, one live line on a terminal; a real file and a real pseudo-terminal."""
+
+import os
+import pty
+import re
+import sys
+import time
+
+import pytest
+
+from depthflow.progress import ProgressLine
+
+LINE = re.compile(r"views: \d+/\d+, [\d.]+/s(, \d+ s left)?")
+
+
+@pytest.fixture
+def log(tmp_path, monkeypatch):
+    """stderr is a file, as in a job's log."""
+    with (tmp_path / "log").open("w+") as handle:
+        monkeypatch.setattr(sys, "stderr", handle)
+
+        def lines() -> list[str]:
+            handle.flush()
+            return (tmp_path / "log").read_text().splitlines()
+
+        yield lines
+
+
+def test_first_and_last_are_always_printed(log):
+    line = ProgressLine("views", every_s=1000.0)
+    for done in range(1, 101):
+        line(done, 100)
+    first, last = log()
+    assert first.startswith("views: 1/100, ") and first.endswith(" s left")
+    assert last.startswith("views: 100/100, ") and "left" not in last
+
+
+def test_every_call_is_printed_when_none_is_too_soon(log):
+    line = ProgressLine("views", every_s=0.0)
+    for done in range(1, 6):
+        line(done, 5)
+    assert [text.split(",")[0] for text in log()] == [f"views: {done}/5" for done in range(1, 6)]
+    assert all(LINE.fullmatch(text) for text in log())
+
+
+def test_a_line_every_few_seconds(log):
+    line = ProgressLine("views", every_s=0.1)
+    line(1, 100)
+    line(2, 100)
+    time.sleep(0.12)
+    line(3, 100)
+    line(4, 100)
+    assert [text.split(",")[0] for text in log()] == ["views: 1/100", "views: 3/100"]
+
+
+def test_rate_and_what_is_left(log):
+    line = ProgressLine("views", every_s=0.0)
+    time.sleep(0.2)
+    line(10, 40)
+    rate, left = re.fullmatch(r"views: 10/40, ([\d.]+)/s, (\d+) s left", log()[0]).groups()
+    assert 10 < float(rate) <= 50, "10 in 0.2 s, or in what a busy machine made of it"
+    assert abs(float(left) - 30 / float(rate)) <= 0.6
+
+
+@pytest.mark.parametrize(("done", "total"), [(0, 5), (0, 0), (5, 5)])
+def test_nothing_done_and_nothing_to_do(log, done, total):
+    ProgressLine("views")(done, total)
+    assert log() and log()[0].startswith(f"views: {done}/{total}, ")
+    assert "left" not in log()[0]
+
+
+def test_a_log_file_gets_no_control_characters(log):
+    line = ProgressLine("views", every_s=0.0)
+    line(1, 2)
+    line(2, 2)
+    assert not any("\r" in text or "\x1b" in text for text in log())
+
+
+def test_a_terminal_gets_one_live_line(monkeypatch):
+    master, slave = pty.openpty()
+    with os.fdopen(slave, "w") as terminal:
+        monkeypatch.setattr(sys, "stderr", terminal)
+        line = ProgressLine("views")
+        for done in (1, 2, 3):
+            line(done, 3)
+            time.sleep(0.25)
+        shown = os.read(master, 10_000).decode()
+    os.close(master)
+    assert shown.count("\n") == 1 and shown.endswith("\n"), "only the last one ends the line"
+    assert re.findall(r"\r\x1b\[Kviews: (\d)/3", shown) == ["1", "2", "3"]

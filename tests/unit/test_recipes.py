@@ -1,0 +1,43 @@
+"""Named configurations: every one builds, and says what it is for."""
+
+import pytest
+
+from depthflow.config import Recipe
+from depthflow.recipes import RECIPES
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_each_builds_under_its_own_name(name):
+    recipe = RECIPES[name]()
+    assert isinstance(recipe, Recipe)
+    assert recipe.name == name
+    assert RECIPES[name]() == recipe, "a recipe is the same whenever it is asked for"
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_each_says_what_it_is_for_and_how_to_run_it(name):
+    text = RECIPES[name].__doc__
+    assert len(text.splitlines()[0]) > 40
+    assert f"python pipelines/train.py {name} --samples " in text
+
+
+def test_the_documented_three():
+    assert list(RECIPES) == ["smoke", "tutorial", "diode"]
+
+
+def test_tutorial_has_the_tutorials_figures():
+    recipe = RECIPES["tutorial"]()
+    assert (recipe.height, recipe.width, recipe.global_batch_size, recipe.epochs) == (256, 256, 32, 60)
+    assert (recipe.optimizer, recipe.learning_rate, recipe.schedule, recipe.clip_norm) == (
+        "adam",
+        1e-3,
+        "constant",
+        None,
+    )
+    assert (recipe.encoder, recipe.encoder_weights, recipe.decoder_norm) == ("resnet50", "imagenet", "none")
+    assert recipe.decoder_filters == (1024, 512, 256, 128, 64)
+    assert (recipe.loss, recipe.clip_depth, recipe.horizontal_flip) == ("tutorial", "tutorial", False)
+
+
+def test_smoke_needs_no_download():
+    assert RECIPES["smoke"]().encoder_weights == "none"

@@ -39,6 +39,7 @@ class SynthesizeConfig:
     """Same arguments, same bytes."""
 
     def __post_init__(self) -> None:
+        _require(self.seed >= 0, f"--seed must not be negative. Received: {self.seed}")
         _require(self.scans >= 2, f"--scans must be at least 2, one for each split. Received: {self.scans}")
         _require(
             self.samples_per_scan >= 1, f"--samples-per-scan must be at least 1. Received: {self.samples_per_scan}"
@@ -75,6 +76,7 @@ class PreprocessConfig:
     """CPUs of the local Ray this command starts; ignored where RAY_ADDRESS names a cluster. Default: all."""
 
     def __post_init__(self) -> None:
+        _require(self.seed >= 0, f"--seed must not be negative. Received: {self.seed}")
         _require(len(self.source) > 0, "--source needs at least one folder. Received: none")
         _require(
             self.height >= 1 and self.width >= 1,
@@ -135,6 +137,7 @@ class Recipe:
     """Of the initial weights, the order of samples and every augmentation."""
 
     def __post_init__(self) -> None:
+        _require(self.seed >= 0, f"--seed must not be negative. Received: {self.seed}")
         for flag, size in (("--height", self.height), ("--width", self.width)):
             _require(
                 size > 0 and size % NETWORK_STRIDE_PX == 0,

@@ -1,9 +1,11 @@
 """Pinhole intrinsics of a tree's frames."""
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from depthflow.diode.layout import SPLITS
 from depthflow.errors import SourceError
 
 
@@ -22,6 +24,12 @@ class Camera:
     fy_px: float
     cx_px: float
     cy_px: float
+
+    def __post_init__(self) -> None:
+        for name in ("width", "height", "fx_px", "fy_px", "cx_px", "cy_px"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+                raise ValueError(f"{name} must be a positive number. Received: {value!r}")
 
     def resized(self, *, height: int, width: int) -> "Camera":
         """The same camera after its image was resized."""
@@ -51,9 +59,9 @@ def read_camera(source: str) -> Camera | None:
     Raises:
         SourceError: if the file is there but is not a camera.
     """
-    root = Path(source)
-    path = next((folder / CAMERA_FILE for folder in (root, root.parent) if (folder / CAMERA_FILE).is_file()), None)
-    if path is None:
+    root = Path(source).absolute()
+    path = (root.parent if root.name in SPLITS else root) / CAMERA_FILE
+    if not path.is_file():
         return None
     try:
         return Camera(**json.loads(path.read_text()))

@@ -4,7 +4,9 @@
     + .png, _depth.npy, _depth_mask.npy
 """
 
+import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,7 +52,7 @@ def find_triplets(source: str, splits: tuple[str, ...]) -> list[Triplet]:
     Raises:
         SourceError: if the folder is missing, or holds no sample of these splits.
     """
-    root = Path(source).resolve()
+    root = Path(source).absolute()
     if not root.is_dir():
         raise SourceError(f"There is no source at {source}. Pass --source a folder in DIODE's layout.")
     found: list[Triplet] = []
@@ -70,12 +72,28 @@ def find_triplets(source: str, splits: tuple[str, ...]) -> list[Triplet]:
 
 def _triplets_of_split(folder: Path, split: str) -> list[Triplet]:
     members: dict[tuple[str, str], dict[str, str]] = {}
-    for path in folder.rglob("*"):
+    for path in _files_under(folder):
         member = _member_of(path.name)
         if member is not None:
             stem = path.name.removesuffix(MEMBER_SUFFIXES[member])
             members.setdefault((str(path.parent.relative_to(folder)), stem), {})[member] = str(path)
     return [_triplet(split, parent, stem, paths) for (parent, stem), paths in sorted(members.items())]
+
+
+def _files_under(folder: Path) -> Iterator[Path]:
+    """Every file below a folder, linked folders included; a broken link counts as a file, to be reported."""
+
+    def refuse(error: OSError) -> None:
+        raise SourceError(f"The folder {error.filename} cannot be read: {error.strerror}. Check its permissions.")
+
+    seen: set[str] = set()
+    for parent, folders, files in os.walk(folder, followlinks=True, onerror=refuse):
+        real = os.path.realpath(parent)
+        if real in seen:  # A link back to a folder above.
+            folders.clear()
+            continue
+        seen.add(real)
+        yield from (Path(parent) / name for name in files)
 
 
 def _member_of(file_name: str) -> str | None:

@@ -1,11 +1,16 @@
 """From a triplet's bytes to arrays, or to a reason why not."""
 
 import io
+import tokenize
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
+
+
+_NPY_ERRORS = (ValueError, EOFError, OSError, SyntaxError, TypeError, MemoryError, RecursionError, tokenize.TokenError)
+"""What NumPy lets through for a damaged header, which it parses as Python."""
 
 
 class RejectError(Exception):
@@ -76,7 +81,10 @@ def decode_triplet(members: Mapping[str, bytes]) -> Frame:
 
 def decode_rgb(content: bytes) -> np.ndarray:
     """(H, W, 3) uint8 RGB of an encoded photograph; RejectError unreadable_image if it is not one."""
-    bgr = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+    try:
+        bgr = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error as error:  # It claims more pixels than OpenCV decodes.
+        raise RejectError("unreadable_image", f"OpenCV refuses it: {error}") from None
     if bgr is None:
         raise RejectError("unreadable_image", f"{len(content)} bytes that cannot be decoded as an image")
     return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
@@ -86,7 +94,7 @@ def decode_npy(content: bytes, member: str) -> np.ndarray:
     """The array of an .npy file, never unpickling; RejectError unreadable_array if there is none."""
     try:
         return np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+    except _NPY_ERRORS as error:
         raise RejectError("unreadable_array", f"the {member} is no plain .npy array: {error}") from None
 
 

@@ -61,6 +61,7 @@ class StoreFiles:
                 handle.flush()
                 os.fsync(handle.fileno())
             temporary.rename(target)
+            _sync_folder(target.parent)
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -73,3 +74,12 @@ class StoreFiles:
         """Removes what writers that were killed left behind. Only for the holder of the store's lock."""
         for path in Path(self.root).rglob(f"{TEMPORARY_PREFIX}*"):
             path.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes a rename in the folder outlast a power failure."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,5 +1,6 @@
-"""One writer at a time: a lock file made by exclusive create."""
+"""One writer at a time: an advisory lock that the kernel frees when its holder dies, however it dies."""
 
+import fcntl
 import json
 import os
 import socket
@@ -17,51 +18,30 @@ LOCK_NAME = ".lock"
 def writer_lock(root: str) -> Iterator[None]:
     """Holds the store's lock for the block.
 
-    A lock left by a process of this host that no longer runs is taken over; another host's cannot be judged.
-
     Raises:
         StoreError: if another writer holds it.
     """
     path = Path(root) / LOCK_NAME
     path.parent.mkdir(parents=True, exist_ok=True)
-    if not _try_create(path):
-        _remove_if_dead(path)
-        if not _try_create(path):
+    with path.open("a+") as handle:
+        if not _try_lock(handle.fileno(), path):
+            handle.seek(0)
             raise StoreError(
-                f"{root} is being written by another process ({path.read_text().strip()}). "
-                f"Wait for it, or, if it is surely dead, delete {path}."
+                f"{root} is being written by another process ({handle.read().strip()}). Wait for it to finish."
             )
-    try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)
+        handle.truncate(0)
+        json.dump({"host": socket.gethostname(), "pid": os.getpid(), "since": time.strftime("%FT%T%z")}, handle)
+        handle.flush()
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
-def _try_create(path: Path) -> bool:
-    holder = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+def _try_lock(descriptor: int, path: Path) -> bool:
+    """Takes the lock if it is free and if the file is still the one at the path: its last holder removes it."""
     try:
-        with path.open("x") as handle:
-            json.dump(holder, handle)
-    except FileExistsError:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.fstat(descriptor).st_ino == path.stat().st_ino
+    except (BlockingIOError, FileNotFoundError):
         return False
-    return True
-
-
-def _remove_if_dead(path: Path) -> None:
-    try:
-        holder = json.loads(path.read_text())
-        alive = holder["host"] != socket.gethostname() or _is_running(holder["pid"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return
-    if not alive:
-        path.unlink(missing_ok=True)
-
-
-def _is_running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True

@@ -102,13 +102,13 @@ def resplit(samples: Sequence[PlannedSample], *, val_fraction: float, seed: int)
         for member in members:
             groups[member.triplet.scene if by_scene else member.triplet.scan].append(member)
         val_groups = _choose_val_groups(
-            {name: len(group) for name, group in groups.items()}, val_fraction, key=f"{seed}/{scene_type}"
+            {name: sum(not m.reject_reason for m in group) for name, group in groups.items()}, val_fraction, key=f"{seed}/{scene_type}"
         )
         for name, group in groups.items():
             split = "val" if name in val_groups else "train"
             result.extend(replace(m, triplet=replace(m.triplet, split=split)) for m in group)
     for split in SPLITS:
-        if not any(sample.triplet.split == split for sample in result):
+        if not any(sample.triplet.split == split and not sample.reject_reason for sample in result):
             raise SourceError(
                 f"--resplit leaves {split} empty: the source has a single scan, and frames of one scan overlap. "
                 "Add scans, or take the source's own splits with --splits."
@@ -152,9 +152,9 @@ def deal_to_shards(
         if not members:
             continue
         count = shard_count(len(members), sample_bytes=sample_bytes, shard_bytes=shard_bytes)
-        scans: dict[tuple[str, str], list[PlannedSample]] = defaultdict(list)
-        for member in members:
-            scans[(member.triplet.scene, member.triplet.scan)].append(member)
+        scans: dict[tuple[bool, str, str], list[PlannedSample]] = defaultdict(list)
+        for member in members:  # What is refused unread is dealt by itself, lest it displace samples.
+            scans[(bool(member.reject_reason), member.triplet.scene, member.triplet.scan)].append(member)
         dealt = [
             scans[scan][i]
             for scan in sorted(scans)
@@ -171,7 +171,7 @@ def deal_to_shards(
 def shard_count(samples: int, *, sample_bytes: int, shard_bytes: int) -> int:
     """Shards of a split: enough to keep each at `shard_bytes`, and `SHARDS_WANTED` where there are samples for it."""
     by_size = -(-samples * sample_bytes // shard_bytes)
-    return max(1, by_size, min(SHARDS_WANTED, samples // SAMPLES_PER_SMALL_SHARD))
+    return max(1, min(by_size, samples), min(SHARDS_WANTED, samples // SAMPLES_PER_SMALL_SHARD))
 
 
 def _generator(key: str) -> np.random.Generator:

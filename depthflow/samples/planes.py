@@ -120,11 +120,11 @@ def depth_figures(planes: Planes) -> dict[str, float]:
     log_depth = planes.log_depth[planes.valid_mask]
     if log_depth.size == 0:
         raise ValueError("no stored pixel is valid")
-    low, median, high = np.exp([log_depth.min(), np.median(log_depth), log_depth.max()], dtype=np.float64)
+    depth_m = np.exp(log_depth, dtype=np.float64)
     return {
-        "depth_min_m": float(low),
-        "depth_median_m": float(median),
-        "depth_max_m": float(high),
+        "depth_min_m": float(depth_m.min()),
+        "depth_median_m": float(np.median(depth_m)),
+        "depth_max_m": float(depth_m.max()),
         "log_depth_mean": float(log_depth.mean(dtype=np.float64)),
         "valid_fraction": float(planes.valid_mask.mean()),
         "edge_fraction": float(planes.edge_mask.mean()),

@@ -3,7 +3,8 @@
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
@@ -14,7 +15,7 @@ import pyarrow.parquet as pq
 from depthflow.config import PreprocessConfig
 from depthflow.diode.camera import Camera, read_camera
 from depthflow.diode.layout import find_triplets
-from depthflow.errors import SourceError, StoreError
+from depthflow.errors import DepthflowError, SourceError, StoreError
 from depthflow.samples.files import StoreFiles
 from depthflow.samples.lock import writer_lock
 from depthflow.samples.plan import ShardPlan, deal_to_shards, plan_samples, resplit
@@ -115,12 +116,27 @@ def _make_shards(
     made = ray.data.from_items(shards, override_num_blocks=len(plans)).map(make)
     records: list[ShardRecord] = []
     done, total = 0, sum(len(plan.samples) for plan in plans)
-    for row in made.iter_rows():
-        record = ShardRecord.from_row(row)
-        records.append(record)
-        done += record.rows.num_rows + record.rejects.num_rows
-        progress(done, total)
+    with _users_errors():
+        for row in made.iter_rows():
+            record = ShardRecord.from_row(row)
+            records.append(record)
+            done += record.rows.num_rows + record.rejects.num_rows
+            progress(done, total)
     return sorted(records, key=lambda record: record.path)
+
+
+@contextmanager
+def _users_errors() -> Iterator[None]:
+    """Takes an error that a user can mend out of the wrapping that Ray gives to a task's errors."""
+    try:
+        yield
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, DepthflowError):
+                raise cause from None
+            cause = getattr(cause, "cause", None) or cause.__cause__
+        raise
 
 
 def _finish(config: PreprocessConfig, files: StoreFiles, records: list[ShardRecord]) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from depthflow.errors import StoreError
@@ -50,6 +51,7 @@ class SplitReader:
 
     def __init__(self, store: SampleStore, split: str) -> None:
         index = store.split_index(split)
+        self._root = store.files.root
         self.sample_ids: list[str] = index["sample_id"].to_pylist()
         self._scene_types: list[str] = index["scene_type"].to_pylist()
         shards = [shard for shard in store.manifest["shards"] if shard["path"].startswith(f"split={split}/")]
@@ -75,8 +77,8 @@ class SplitReader:
     @staticmethod
     def _open(store: SampleStore, path: str) -> pq.ParquetFile:
         try:
-            return pq.ParquetFile(store.files.open(path))
-        except OSError as error:
+            return pq.ParquetFile(store.files.open(path), page_checksum_verification=True)
+        except (OSError, pa.ArrowException) as error:
             raise StoreError(
                 f"The shard {path} of {store.files.root} cannot be read: {error}. Restore it, or write the store again."
             ) from None
@@ -107,7 +109,13 @@ class SplitReader:
             self._cache.move_to_end(group)
             return self._cache[group]
         file, number, _ = self._groups[group]
-        table = file.read_row_group(number, columns=list(PLANE_DTYPES))
+        try:
+            table = file.read_row_group(number, columns=list(PLANE_DTYPES))
+        except (OSError, pa.ArrowException) as error:
+            raise StoreError(
+                f"Row group {number} of a shard of {self._root} is damaged: {error}. Delete manifest.json and the shard, "
+                "and run the same preprocess.py command again."
+            ) from None
         planes = {name: plane_batch(table[name], table.schema.field(name)) for name in PLANE_DTYPES}
         self._cache[group] = planes
         self._cached_bytes += table.nbytes

@@ -33,7 +33,7 @@ FIGURE_FIELDS = (
 """Of the source, the camera at the stored size (null where unknown), and depth over the stored valid pixels."""
 
 CHECKSUM_FIELDS = tuple(pa.field(name, pa.string()) for name in ("rgb_xxh3", "depth_xxh3", "mask_xxh3", "content_xxh3"))
-"""xxh3-128 of the source's three files, and of the sample's planes as decoded."""
+"""xxh3-128 of the source's three files, and of the sample's planes and camera as decoded."""
 
 ROW_SCHEMA = pa.schema([*IDENTITY_FIELDS, *FIGURE_FIELDS, *CHECKSUM_FIELDS])
 """A sample without its planes."""
@@ -78,10 +78,15 @@ def plane_batch(column: pa.Array | pa.ChunkedArray, field: pa.Field) -> np.ndarr
     Returns:
         (n, *shape) of the stated dtype, read-only.
     """
-    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    if isinstance(column, pa.ChunkedArray):
+        # combine_chunks would copy a single chunk, too.
+        array = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+    else:
+        array = column
     dtype = np.dtype(field.metadata[b"dtype"].decode())
     shape = json.loads(field.metadata[b"shape"])
     values = np.frombuffer(array.buffers()[1], dtype=np.uint8)
     size_bytes = array.type.byte_width
     values = values[array.offset * size_bytes : (array.offset + len(array)) * size_bytes]
+    values.flags.writeable = False
     return values.view(dtype).reshape(len(array), *shape)

@@ -13,6 +13,7 @@ import xxhash
 
 from depthflow.diode.camera import Camera, camera_of_frame
 from depthflow.diode.triplet import RejectError, decode_triplet
+from depthflow.errors import SourceError
 from depthflow.samples.files import StoreFiles
 from depthflow.samples.plan import PlannedSample, ShardPlan
 from depthflow.samples.planes import Planes, depth_figures, make_planes
@@ -80,7 +81,14 @@ def make_shard(
     group_size = rows_per_group(schema)
     with (
         files.commit(plan.path) as handle,
-        pq.ParquetWriter(handle, schema, compression="lz4", use_dictionary=False, write_statistics=False) as writer,
+        pq.ParquetWriter(
+            handle,
+            schema,
+            compression="lz4",
+            use_dictionary=False,
+            write_statistics=False,
+            write_page_checksum=True,
+        ) as writer,
     ):
         for rows in _groups(_make_rows(plan, layout, cameras, rejects), group_size):
             writer.write_table(pa.Table.from_pylist(rows, schema=schema), row_group_size=group_size)
@@ -138,7 +146,7 @@ def _make_row(planned: PlannedSample, layout: SampleLayout, stated: Camera | Non
     if planned.reject_reason:
         raise RejectError(planned.reject_reason, planned.reject_message)
     triplet = planned.triplet
-    members = {name: Path(path).read_bytes() for name, path in triplet.paths.items()}
+    members = {name: _read_member(path) for name, path in triplet.paths.items()}
     frame = decode_triplet(members)
     planes = make_planes(
         rgb=frame.rgb,
@@ -161,16 +169,25 @@ def _make_row(planned: PlannedSample, layout: SampleLayout, stated: Camera | Non
         **{name: getattr(stored_camera, name, None) for name in ("fx_px", "fy_px", "cx_px", "cy_px")},
         **depth_figures(planes),
         **{f"{name}_xxh3": xxhash.xxh3_128_hexdigest(content) for name, content in members.items()},
-        **_plane_values(planes),
+        **_plane_values(planes, stored_camera),
     }
 
 
-def _plane_values(planes: Planes) -> dict[str, object]:
-    """A row's plane columns, and the checksum of their content."""
+def _read_member(path: str) -> bytes:
+    """A file's bytes. One that cannot be read stops the run: a disk that went away must not look like bad samples."""
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise SourceError(f"{path} cannot be read any more: {error.strerror}. Mend the source, then run again.") from None
+
+
+def _plane_values(planes: Planes, camera: Camera | None) -> dict[str, object]:
+    """A row's plane columns, and the checksum of their content and camera."""
     values = {name: np.ascontiguousarray(getattr(planes, name)).tobytes() for name in PLANE_DTYPES}
     content = xxhash.xxh3_128()
     for value in values.values():
         content.update(value)
+    content.update(repr(camera).encode())
     return {**values, "content_xxh3": content.hexdigest()}
 
 

@@ -50,7 +50,13 @@ class SampleStore:
     @cached_property
     def index(self) -> pa.Table:
         """`INDEX_SCHEMA`: every sample without its planes."""
-        return pq.read_table(pa.BufferReader(self.files.read(INDEX)))
+        try:
+            return pq.read_table(pa.BufferReader(self.files.read(INDEX)))
+        except (OSError, pa.ArrowException) as error:
+            raise StoreError(
+                f"{self.files.root}/{INDEX} cannot be read: {error}. Delete {MANIFEST} and run the same preprocess.py "
+                "command again."
+            ) from None
 
     def split_index(self, split: str) -> pa.Table:
         """The index rows of one split, by shard and row.
@@ -88,6 +94,8 @@ def open_store(root: str) -> SampleStore:
         )
     try:
         manifest = json.loads(files.read(MANIFEST).to_pybytes())
+        if not isinstance(manifest, dict):
+            raise ValueError(f"it holds {manifest!r}")
     except ValueError as error:
         raise StoreError(f"{root}/{MANIFEST} cannot be read: {error}. Write the store again.") from None
     if manifest.get("format") != FORMAT:

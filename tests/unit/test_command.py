@@ -89,8 +89,11 @@ def test_a_users_error_is_told_in_one_line(run):
 
 
 def test_a_defect_keeps_its_traceback(run):
-    with pytest.raises(KeyError, match="a defect"):
-        run("--out", "o", "--outcome", "defect")
+    code, stdout, stderr = run("--out", "o", "--outcome", "defect")
+    assert code == 1
+    assert last_line(stdout)["status"] == "failed"
+    assert "a defect" in last_line(stdout)["error"]
+    assert "Traceback" in stderr and 'raise KeyError("a defect")' in stderr
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Progress: lines in a log file, one live line on a terminal; a real file and a real pseudo-terminal."""
+"""Progress: lines in a log file, one live line on a terminal, here a pseudo-terminal."""
 
 import os
 import pty
@@ -14,16 +14,16 @@ LINE = re.compile(r"views: \d+/\d+, [\d.]+/s(, \d+ s left)?")
 
 
 @pytest.fixture
-def log(tmp_path, monkeypatch):
-    """stderr is a file, as in a job's log."""
-    with (tmp_path / "log").open("w+") as handle:
-        monkeypatch.setattr(sys, "stderr", handle)
+def log(capfd):
+    """stderr is a file, as in a job's log; called, it gives the lines written so far."""
+    assert not sys.stderr.isatty()
+    written: list[str] = []
 
-        def lines() -> list[str]:
-            handle.flush()
-            return (tmp_path / "log").read_text().splitlines()
+    def lines() -> list[str]:
+        written.extend(capfd.readouterr().err.splitlines())
+        return written
 
-        yield lines
+    return lines
 
 
 def test_first_and_last_are_always_printed(log):

@@ -145,5 +145,5 @@ def test_lambda_layers_are_not_run(tmp_path):
     rgb = keras.Input((4, 4, 3), dtype="uint8")
     network = keras.Model(rgb, keras.layers.Lambda(lambda x: x[..., :1] * 1.0)(rgb))
     network.save(tmp_path / "network.keras")
-    with pytest.raises(ValueError, match="unsafe|safe_mode|lambda"):
+    with pytest.raises(ValueError, match=r"unsafe|safe_mode|lambda"):
         NetworkPredictor.load(str(tmp_path / "network.keras"))

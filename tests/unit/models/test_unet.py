@@ -243,9 +243,10 @@ def refusal(request, tmp_path_factory):
     path = tmp_path_factory.mktemp("weights") / "other.weights.h5"
     request.param(path)
     recipe = replace(tutorial(), height=SIDE, width=SIDE, encoder_weights=str(path))
-    with warnings.catch_warnings(), pytest.raises(TrainingError) as caught:
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Keras warns of every layer it does not find.
-        build_unet(recipe)
+        with pytest.raises(TrainingError) as caught:
+            build_unet(recipe)
     return path, str(caught.value)
 
 

@@ -108,10 +108,10 @@ def test_one_depth_everywhere_can_be_drawn(tmp_path):
 
 
 def colours_of(path, **panel) -> set[tuple[int, ...]]:
-    """Colours that fill more than a thousandth of a panel."""
+    """Colours that fill more than a fiftieth of a panel: those of flat maps and of the page."""
     draw_panel(path, **panel)
     colours, counts = np.unique(drawn(path).reshape(-1, 3), axis=0, return_counts=True)
-    return {tuple(colour) for colour in colours[counts > counts.sum() / 1000].tolist()}
+    return {tuple(colour) for colour in colours[counts > counts.sum() / 50].tolist()}
 
 
 def test_both_maps_share_one_scale(tmp_path):

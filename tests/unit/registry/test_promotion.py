@@ -2,6 +2,7 @@
 
 import json
 from itertools import pairwise
+from pathlib import Path
 
 import mlflow
 import pytest
@@ -165,7 +166,7 @@ def test_refusal_moves_nothing_but_is_recorded_with_its_evidence(client, model):
     runs = client.search_runs([experiment.experiment_id], filter_string=f"tags.`depthflow.model` = '{model}'")
     assert sorted(run.data.tags["depthflow.decision"] for run in runs) == ["promoted", "refused"]
     for run in runs:
-        record = json.loads(open(client.download_artifacts(run.info.run_id, "decision.json")).read())
+        record = json.loads(Path(client.download_artifacts(run.info.run_id, "decision.json")).read_text())
         assert record["decision"] == run.data.tags["depthflow.decision"]
         assert (record["model_name"], record["champion"], record["reasons"]) == (model, "1", ["because"])
         assert record["evaluations"] == {"version 2": {"samples": 3}}
@@ -209,17 +210,23 @@ def test_rollback_after_a_promotion_that_was_killed(client, model):
     assert previous_champion(model, experiment=EXPERIMENT) == "2"
 
 
-@pytest.mark.parametrize(
-    ("error", "status"), [(None, "FINISHED"), (ValueError("broken"), "FAILED"), (KeyboardInterrupt(), "KILLED")]
-)
-def test_run_ends_as_the_block_does(client, error, status):
-    try:
+@pytest.mark.parametrize(("error", "status"), [(ValueError, "FAILED"), (KeyboardInterrupt, "KILLED")])
+def test_run_that_an_error_leaves_says_so(client, error, status):
+    run_ids = []
+
+    def block():
         with mlflow_run(experiment=EXPERIMENT, name="block", tags={"kind": "test"}) as run_log:
+            run_ids.append(run_log.run_id)
             assert client.get_run(run_log.run_id).info.status == "RUNNING"
-            if error is not None:
-                raise error
-    except (ValueError, KeyboardInterrupt) as raised:
-        assert raised is error
-    run = client.get_run(run_log.run_id)
-    assert run.info.status == status
-    assert run.data.tags["kind"] == "test"
+            raise error("broken")
+
+    with pytest.raises(error, match="broken"):
+        block()
+    run = client.get_run(run_ids[0])
+    assert (run.info.status, run.data.tags["kind"]) == (status, "test")
+
+
+def test_run_that_ends_well_is_finished(client):
+    with mlflow_run(experiment=EXPERIMENT, name="block", tags={}) as run_log:
+        pass
+    assert client.get_run(run_log.run_id).info.status == "FINISHED"

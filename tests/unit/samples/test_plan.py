@@ -106,7 +106,6 @@ def test_a_split_without_samples_has_no_shard():
     assert {plan.path.split("/")[0] for plan in deal(samples_of({(1, 1): 3}, split="val"))} == {"split=val"}
 
 
-@pytest.mark.xfail(strict=True, reason="refused inputs are dealt among the good ones, so good ones may pile up")
 def test_refused_inputs_do_not_spoil_the_draw():
     samples = [
         replace(s, reject_reason="missing_member" if i % 2 else "") for i, s in enumerate(samples_of({(1, 1): 512}))
@@ -140,7 +139,6 @@ def test_shard_count_by_hand(samples, sample_bytes, shard_bytes, wanted):
     assert shard_count(samples, sample_bytes=sample_bytes, shard_bytes=shard_bytes) == wanted
 
 
-@pytest.mark.xfail(strict=True, reason="a sample larger than --shard-mib makes shards without any sample")
 def test_no_more_shards_than_samples():
     assert shard_count(3, sample_bytes=768 * 1024 * 9, shard_bytes=2**20) == 3
 
@@ -301,7 +299,6 @@ def test_a_single_scan_cannot_be_divided():
         resplit(samples_of({(1, 1): 50}), val_fraction=0.5, seed=0)
 
 
-@pytest.mark.xfail(strict=True, reason="refused inputs count as samples: a split may hold nothing else")
 def test_a_split_of_refused_inputs_alone_is_empty():
     samples = samples_of({(1, 1): 9}) + samples_of({(2, 1): 1}, reject_reason="missing_member")
     try:

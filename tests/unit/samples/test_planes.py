@@ -290,8 +290,5 @@ def test_without_a_valid_pixel_there_are_no_figures():
         depth_figures(planes_of([[1, 1]], [[0, 0]], [[0, 0]]))
 
 
-@pytest.mark.xfail(
-    strict=True, reason="of an even number of pixels the median is taken in logs: geometric, not in metres"
-)
 def test_the_median_of_two_pixels_in_metres():
     assert depth_figures(planes_of([[1, 4]], [[1, 1]], [[0, 0]]))["depth_median_m"] == pytest.approx(2.5)

@@ -143,7 +143,6 @@ def test_a_manifest_that_has_lost_a_shard(copy):
         SplitReader(open_store(str(copy)), "train")
 
 
-@pytest.mark.xfail(strict=True, reason="pyarrow raises ArrowInvalid, a ValueError, where the footer is cut off")
 @pytest.mark.parametrize("length", [0, 100, -10])
 def test_a_truncated_shard(copy, length):
     shard = copy / "split=train/part-00001.parquet"

@@ -126,12 +126,10 @@ def test_through_a_parquet_file(tmp_path):
         np.testing.assert_array_equal(plane_batch(read[name], read.schema.field(name)), wanted)
 
 
-@pytest.mark.xfail(strict=True, reason="ChunkedArray.combine_chunks copies, also a single chunk")
 def test_a_column_of_one_chunk_is_not_copied():
     array = column("rgb", planes("rgb", 4))
     assert lies_in(plane_batch(pa.chunked_array([array]), SCHEMA.field("rgb")), array.buffers()[1])
 
 
-@pytest.mark.xfail(strict=True, reason="np.frombuffer of a mutable Arrow buffer can be written to")
 def test_a_batch_is_read_only():
     assert not plane_batch(column("rgb", planes("rgb", 4)), SCHEMA.field("rgb")).flags.writeable

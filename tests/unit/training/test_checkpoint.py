@@ -136,7 +136,7 @@ def test_manifest_is_written_last(tmp_path):
     """A model that cannot be saved leaves no manifest, so the folder does not count."""
     model, optimizer = new_run()
     (tmp_path / "optimizer.npz").mkdir()
-    with pytest.raises(OSError, match="optimizer.npz"):
+    with pytest.raises(OSError, match=r"optimizer\.npz"):
         save_checkpoint(tmp_path, model=model, optimizer=optimizer, progress=PROGRESS)
     assert not (tmp_path / MANIFEST_FILE).exists()
 

@@ -152,11 +152,10 @@ def test_false_and_none_are_items():
 
 @pytest.mark.parametrize("fails_at", [0, 1, 5])
 def test_an_error_comes_after_the_items_before_it(fails_at):
-    seen = []
+    items = read_ahead(Source(10, fails_at=fails_at))
+    assert [next(items) for _ in range(fails_at)] == list(range(fails_at))
     with pytest.raises(OSError, match=f"item {fails_at} is broken"):
-        for item in read_ahead(Source(10, fails_at=fails_at)):
-            seen.append(item)
-    assert seen == list(range(fails_at))
+        next(items)
 
 
 def test_reads_ahead_but_not_further_than_it_should():

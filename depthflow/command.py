@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import tyro
 
 from depthflow.errors import DepthflowError
@@ -19,8 +20,8 @@ def run_command(main: Callable[..., dict[str, Any]], description: str | None) ->
     """Parses the command line into `main`'s dataclasses, runs it, and prints its result as the last line on stdout.
 
     Args:
-        main: takes dataclasses, returns the command's result. A DepthflowError is told in one line, any other error with
-            its traceback.
+        main: takes dataclasses, returns the command's result. A DepthflowError is told in one line, any other error
+            with its traceback.
         description: for --help.
 
     Returns:
@@ -73,6 +74,8 @@ def _plain(value: Any) -> Any:
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

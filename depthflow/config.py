@@ -21,6 +21,13 @@ def _require(condition: bool, message: str) -> None:
         raise ValueError(message)
 
 
+def _require_positive(**flags: int | None) -> None:
+    """Each flag, if given, is at least 1."""
+    for name, value in flags.items():
+        flag = f"--{name.replace('_', '-')}"
+        _require(value is None or value >= 1, f"{flag} must be at least 1. Received: {value}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class SynthesizeConfig:
     """A mini-DIODE: ray-cast rooms and streets with exact depth, in DIODE's layout."""
@@ -41,9 +48,7 @@ class SynthesizeConfig:
     def __post_init__(self) -> None:
         _require(self.seed >= 0, f"--seed must not be negative. Received: {self.seed}")
         _require(self.scans >= 2, f"--scans must be at least 2, one for each split. Received: {self.scans}")
-        _require(
-            self.samples_per_scan >= 1, f"--samples-per-scan must be at least 1. Received: {self.samples_per_scan}"
-        )
+        _require_positive(samples_per_scan=self.samples_per_scan, height=self.height, width=self.width)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,13 +83,9 @@ class PreprocessConfig:
     def __post_init__(self) -> None:
         _require(self.seed >= 0, f"--seed must not be negative. Received: {self.seed}")
         _require(len(self.source) > 0, "--source needs at least one folder. Received: none")
-        _require(
-            self.height >= 1 and self.width >= 1,
-            f"--height and --width must be at least 1. Received: {self.height} x {self.width}",
-        )
+        _require_positive(height=self.height, width=self.width, shard_mib=self.shard_mib, num_cpus=self.num_cpus)
         _require(len(self.splits) > 0, "--splits needs at least one of: train, val. Received: none")
         _require(0 < self.val_fraction < 1, f"--val-fraction must be in (0, 1). Received: {self.val_fraction}")
-        _require(self.shard_mib >= 1, f"--shard-mib must be at least 1. Received: {self.shard_mib}")
         _require(
             self.edge_relative_jump > 0, f"--edge-relative-jump must be positive. Received: {self.edge_relative_jump}"
         )
@@ -98,7 +99,7 @@ class Recipe:
     name: str
     """The recipe this began as."""
     encoder: EncoderName
-    """resnet50 is the tutorial's; tiny has 0.1 M parameters, for tests and the demo."""
+    """resnet50 is the tutorial's; tiny has 0.05 M parameters, for tests and the demo."""
     encoder_weights: str
     """imagenet (through keras.applications), none, or the path of a .weights.h5 file."""
     decoder_filters: tuple[int, int, int, int, int] = (1024, 512, 256, 128, 64)
@@ -146,10 +147,7 @@ class Recipe:
         _require(
             min(self.decoder_filters) >= 1, f"--decoder-filters must be at least 1. Received: {self.decoder_filters}"
         )
-        _require(self.epochs >= 1, f"--epochs must be at least 1. Received: {self.epochs}")
-        _require(
-            self.global_batch_size >= 1, f"--global-batch-size must be at least 1. Received: {self.global_batch_size}"
-        )
+        _require_positive(epochs=self.epochs, global_batch_size=self.global_batch_size)
         _require(self.learning_rate > 0, f"--learning-rate must be positive. Received: {self.learning_rate}")
         _require(self.weight_decay >= 0, f"--weight-decay must not be negative. Received: {self.weight_decay}")
         _require(
@@ -184,13 +182,7 @@ class TrainJob:
     """CPUs of the local Ray this command starts; ignored where RAY_ADDRESS names a cluster. Default: all."""
 
     def __post_init__(self) -> None:
-        _require(
-            self.num_workers is None or self.num_workers >= 1,
-            f"--num-workers must be at least 1. Received: {self.num_workers}",
-        )
-        _require(
-            self.keep_checkpoints >= 1, f"--keep-checkpoints must be at least 1. Received: {self.keep_checkpoints}"
-        )
+        _require_positive(num_workers=self.num_workers, keep_checkpoints=self.keep_checkpoints, num_cpus=self.num_cpus)
         _require(self.max_failures >= 0, f"--max-failures must not be negative. Received: {self.max_failures}")
 
 
@@ -216,10 +208,7 @@ class EvaluateConfig:
     """CPUs of the local Ray this command starts; ignored where RAY_ADDRESS names a cluster. Default: all."""
 
     def __post_init__(self) -> None:
-        _require(
-            self.num_workers is None or self.num_workers >= 1,
-            f"--num-workers must be at least 1. Received: {self.num_workers}",
-        )
+        _require_positive(num_workers=self.num_workers, num_cpus=self.num_cpus)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,6 +243,7 @@ class PromoteConfig:
     """CPUs of the local Ray this command starts; ignored where RAY_ADDRESS names a cluster. Default: all."""
 
     def __post_init__(self) -> None:
+        _require_positive(num_workers=self.num_workers, num_cpus=self.num_cpus)
         _require(
             not self.force or bool(self.reason), "--force needs --reason TEXT: the record says why. Received: none"
         )
@@ -279,6 +269,7 @@ class PredictConfig:
     """CPUs of the local Ray this command starts; ignored where RAY_ADDRESS names a cluster. Default: all."""
 
     def __post_init__(self) -> None:
+        _require_positive(num_workers=self.num_workers, num_cpus=self.num_cpus)
         _require(len(self.images) > 0, "--images needs at least one photograph or folder. Received: none")
 
 
@@ -296,3 +287,6 @@ class DemoConfig:
     """Passes over the training split. Default: chosen so that the demo takes about as long on any source."""
     num_cpus: int | None = None
     """CPUs of the local Ray this command starts; ignored where RAY_ADDRESS names a cluster. Default: all."""
+
+    def __post_init__(self) -> None:
+        _require_positive(num_workers=self.num_workers, epochs=self.epochs, num_cpus=self.num_cpus)

@@ -60,8 +60,9 @@ def read_camera(source: str) -> Camera | None:
         SourceError: if the file is there but is not a camera.
     """
     root = Path(source).absolute()
-    path = (root.parent if root.name in SPLITS else root) / CAMERA_FILE
-    if not path.is_file():
+    folders = (root, root.parent) if root.name in SPLITS else (root,)
+    path = next((folder / CAMERA_FILE for folder in folders if (folder / CAMERA_FILE).is_file()), None)
+    if path is None:
         return None
     try:
         return Camera(**json.loads(path.read_text()))

@@ -86,6 +86,8 @@ def _files_under(folder: Path) -> Iterator[Path]:
     def refuse(error: OSError) -> None:
         raise SourceError(f"The folder {error.filename} cannot be read: {error.strerror}. Check its permissions.")
 
+    if not folder.is_dir():
+        return
     seen: set[str] = set()
     for parent, folders, files in os.walk(folder, followlinks=True, onerror=refuse):
         real = os.path.realpath(parent)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-
 _NPY_ERRORS = (ValueError, EOFError, OSError, SyntaxError, TypeError, MemoryError, RecursionError, tokenize.TokenError)
 """What NumPy lets through for a damaged header, which it parses as Python."""
 
@@ -80,7 +79,9 @@ def decode_triplet(members: Mapping[str, bytes]) -> Frame:
 
 
 def decode_rgb(content: bytes) -> np.ndarray:
-    """(H, W, 3) uint8 RGB of an encoded photograph; RejectError unreadable_image if it is not one."""
+    """(H, W, 3) uint8 RGB of an encoded photograph; RejectError empty_file or unreadable_image if it is not one."""
+    if not content:
+        raise RejectError("empty_file", "the image file has no bytes")
     try:
         bgr = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error as error:  # It claims more pixels than OpenCV decodes.

@@ -57,7 +57,7 @@ class Evaluation:
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """Why no one should use these predictions, whatever the figures: not finite, not positive, or constant."""
+        """Why no one should use these predictions, whatever the figures: not finite, not positive, or flat."""
         low = np.array([image["pred_min_m"] for image in self.images])
         high = np.array([image["pred_max_m"] for image in self.images])
         found = []
@@ -66,7 +66,7 @@ class Evaluation:
         if not (low > 0).all():
             found.append("some predictions are not positive")
         if (high <= low).all():
-            found.append("every prediction is one constant depth")
+            found.append("every predicted map is flat")
         return tuple(found)
 
 

@@ -1,6 +1,9 @@
 """Pictures of an evaluation: its best, median and worst images."""
 
+import math
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +19,7 @@ def chosen_images(evaluation: Evaluation, *, each: int) -> dict[str, list[int]]:
     Args:
         each: how many of each kind.
     """
-    ranked = [image["row"] for image in sorted(evaluation.images, key=lambda image: image["abs_rel"])]
+    ranked = [image["row"] for image in sorted(evaluation.images, key=_badness)]
     middle = max(0, (len(ranked) - each) // 2)
     chosen = {"best": ranked[:each], "median": ranked[middle : middle + each], "worst": ranked[-each:]}
     seen: set[int] = set()
@@ -24,6 +27,11 @@ def chosen_images(evaluation: Evaluation, *, each: int) -> dict[str, list[int]]:
         chosen[kind] = [row for row in rows if row not in seen]
         seen.update(rows)
     return chosen
+
+
+def _badness(image: Mapping[str, Any]) -> float:
+    """By what images are ranked; a NaN, which has no order, is worst."""
+    return float("inf") if math.isnan(image["abs_rel"]) else image["abs_rel"]
 
 
 def draw_panels(

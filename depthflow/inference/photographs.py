@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from depthflow.diode.triplet import decode_rgb
+from depthflow.diode.triplet import RejectError, decode_rgb
 from depthflow.errors import SourceError
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
@@ -20,7 +20,7 @@ def find_photographs(images: tuple[str, ...]) -> list[str]:
     for image in images:
         path = Path(image).absolute()
         if path.is_dir():
-            inside = sorted(str(p) for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
+            inside = sorted(str(p) for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and not p.is_dir())
             if not inside:
                 raise SourceError(f"The folder {image} holds no photograph ({' '.join(sorted(SUFFIXES))}).")
             found.extend(inside)
@@ -35,6 +35,10 @@ def read_photograph(path: str) -> np.ndarray:
     """(H, W, 3) uint8 RGB, turned as its EXIF orientation says.
 
     Raises:
-        RejectError: empty_file or unreadable_image.
+        RejectError: unreadable_file, empty_file or unreadable_image.
     """
-    return decode_rgb(Path(path).read_bytes())
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise RejectError("unreadable_file", f"the file cannot be read: {error.strerror}") from None
+    return decode_rgb(content)

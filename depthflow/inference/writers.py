@@ -24,7 +24,7 @@ def write_png16(path: Path, depth_m: np.ndarray) -> None:
         path: the .png file.
         depth_m: (H, W) float32, metres, finite and not negative.
     """
-    scale_m = max(float(depth_m.max()), np.finfo(np.float32).tiny) / PNG_MAX
+    scale_m = max(float(depth_m.max()), float(np.finfo(np.float32).tiny)) / PNG_MAX
     values = np.round(depth_m.astype(np.float64) / scale_m).clip(0, PNG_MAX).astype(np.uint16)
     text = PngImagePlugin.PngInfo()
     text.add_text(SCALE_KEY, repr(scale_m))

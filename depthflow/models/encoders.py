@@ -53,7 +53,7 @@ def build_resnet50(rgb: keras.KerasTensor, weights: str) -> Features:
 
 
 def build_tiny(rgb: keras.KerasTensor, weights: str) -> Features:
-    """Five strided 3x3 convolutions with group normalisation: 0.1 M parameters, for tests and the demo.
+    """Five strided 3x3 convolutions with group normalisation: 0.05 M parameters, for tests and the demo.
 
     Args:
         rgb: (B, H, W, 3) uint8.
@@ -104,5 +104,8 @@ def _load_weights(backbone: keras.Model, weights: str, application: Callable[...
         try:
             loaded.load_weights(weights)
         except (ValueError, OSError, KeyError) as error:
-            raise TrainingError(f"{weights} does not hold this encoder's weights: {error}.") from error
+            raise TrainingError(
+                f"{weights} does not hold this encoder's weights. Pass --encoder-weights the .weights.h5 file of the "
+                f"encoder without its top. {error}"
+            ) from error
     backbone.set_weights(loaded.get_weights())

@@ -3,6 +3,8 @@
 # Keras and TensorFlow type their operations loosely.
 # pyright: reportOptionalOperand=false, reportOperatorIssue=false, reportArgumentType=false, reportReturnType=false
 
+import math
+
 import keras
 from keras import layers
 
@@ -56,7 +58,7 @@ def _decoder_stage(
         if norm == "batch":
             x = layers.BatchNormalization(momentum=BATCH_NORM_MOMENTUM, name=f"{name}_norm{k}")(x)
         elif norm == "group":
-            x = layers.GroupNormalization(min(8, filters), name=f"{name}_norm{k}")(x)
+            x = layers.GroupNormalization(math.gcd(8, filters), name=f"{name}_norm{k}")(x)
         x = layers.ReLU(name=f"{name}_relu{k}")(x)
     return x
 

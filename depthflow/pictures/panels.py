@@ -1,7 +1,7 @@
 """A photograph beside its depth maps, all on one colour scale with a bar in metres; invalid pixels are grey.
 
-The colour map is cividis, made for colour-blind readers and monotonic in print (Nunez et al. 2018,
-doi:10.1371/journal.pone.0199239), on a logarithmic scale: near differences matter as far ones do.
+The colour map is viridis: perceptually uniform, fit for colour-blind readers, and monotonic in black and white print;
+and it holds no grey. The scale is logarithmic: near differences matter as far ones do.
 """
 
 from collections.abc import Sequence
@@ -13,13 +13,14 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator, PercentFormatter
 
-DEPTH_COLOURS = "cividis_r"
+DEPTH_COLOURS = "viridis_r"
 ERROR_COLOURS = "RdBu_r"
 INVALID_GREY = "0.6"
 SCALE_PERCENTILES = (1.0, 99.0)
 ERROR_LIMIT = 0.5
+SCALE_TICKS = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,11 +65,7 @@ def draw_panel(path: Path, *, rgb: np.ndarray, maps: Sequence[DepthMap], title: 
     norm = _depth_norm(maps)
     for axis, depth_map in zip(axes[1:], maps, strict=False):
         _draw_map(axis, depth_map, norm)
-    bar = figure.colorbar(axes[1].images[0], ax=list(axes[1 : 1 + len(maps)]), fraction=0.05, pad=0.02)
-    bar.set_label("depth, m", fontsize=9)
-    bar.ax.yaxis.set_major_locator(MaxNLocator(6, min_n_ticks=4))
-    bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _position: f"{value:g}"))
-    bar.ax.yaxis.set_minor_formatter(FuncFormatter(lambda _value, _position: ""))
+    _draw_scale_bar(figure, axes[1 : 1 + len(maps)], norm)
     if has_error:
         _draw_error(figure, axes[-1], truth=maps[0], prediction=maps[1])
     for axis in axes:
@@ -84,9 +81,23 @@ def _depth_norm(maps: Sequence[DepthMap]) -> Normalize:
     values = maps[0].masked.compressed()
     values = values[np.isfinite(values) & (values > 0)]
     if values.size == 0:
-        return LogNorm(0.1, 10.0, clip=True)
+        return LogNorm(0.1, 10.0)
     low, high = np.percentile(values, SCALE_PERCENTILES)
-    return LogNorm(float(low), float(max(high, low * 1.05)), clip=True)
+    if high < 1.05 * low:  # A flat map: a scale that does not suggest a range.
+        low, high = low / 1.5, high * 1.5
+    return LogNorm(float(low), float(high))
+
+
+def _draw_scale_bar(figure: Figure, axes: Sequence[Axes], norm: Normalize) -> None:
+    """The bar in metres, its two ends always labelled; pointed, since depths beyond the ends are drawn as the ends."""
+    bar = figure.colorbar(axes[0].images[0], ax=list(axes), fraction=0.05, pad=0.02, shrink=0.9, extend="both")
+    bar.set_label("depth, m (grey: invalid)", fontsize=9)
+    ticks = np.geomspace(norm.vmin or 0.1, norm.vmax or 10.0, SCALE_TICKS)
+    bar.ax.yaxis.set_major_locator(FixedLocator(list(ticks)))
+    bar.ax.yaxis.set_major_formatter(
+        FuncFormatter(lambda value, _position: f"{value:.2g}" if value < 10 else f"{value:.0f}")
+    )
+    bar.ax.yaxis.set_minor_locator(NullLocator())
 
 
 def _draw_map(axis: Axes, depth_map: DepthMap, norm: Normalize) -> None:
@@ -98,12 +109,14 @@ def _draw_error(figure: Figure, axis: Axes, *, truth: DepthMap, prediction: Dept
     """Signed relative error: red where the prediction is too far, blue where it is too near."""
     with np.errstate(divide="ignore", invalid="ignore"):
         error = (prediction.depth_m - truth.depth_m) / truth.depth_m
-    invalid = ~np.isfinite(error) if truth.valid_mask is None else ~truth.valid_mask | ~np.isfinite(error)
+    invalid = np.ma.getmaskarray(truth.masked) | np.ma.getmaskarray(prediction.masked) | ~np.isfinite(error)
     drawn = axis.imshow(
         np.ma.array(error, mask=invalid),
         cmap=colormaps[ERROR_COLOURS].with_extremes(bad=INVALID_GREY),
-        norm=Normalize(-ERROR_LIMIT, ERROR_LIMIT, clip=True),
+        norm=Normalize(-ERROR_LIMIT, ERROR_LIMIT),
     )
     axis.set_title("relative error", fontsize=10)
-    bar = figure.colorbar(drawn, ax=axis, fraction=0.05, pad=0.02)
-    bar.set_label("too near  -  too far", fontsize=9)
+    bar = figure.colorbar(
+        drawn, ax=axis, fraction=0.05, pad=0.02, shrink=0.9, extend="both", format=PercentFormatter(1.0)
+    )
+    bar.set_label("\u2190 too near   too far \u2192", fontsize=9)

@@ -73,7 +73,7 @@ def decide(*, challenger: Candidate, champion: Candidate, policy: Policy) -> Dec
     against = [f"{challenger.label}: {problem}" for problem in challenger.problems]
     new, old = (candidate.figures["all"][PRIMARY_METRIC] for candidate in (challenger, champion))
     comparison = f"{PRIMARY_METRIC} {new:.4f} of {challenger.label} against {old:.4f} of {champion.label}"
-    if not new <= old * (1 - policy.margin):
+    if not (new < old and new <= old * (1 - policy.margin)):
         against.append(f"{comparison}: not lower by the margin of {policy.margin:.1%}")
     for scene_type in sorted(challenger.figures.keys() - {"all"}):
         ours, theirs = (c.figures[scene_type][PRIMARY_METRIC] for c in (challenger, champion))

@@ -5,6 +5,7 @@ that a promotion killed half-way leaves a record that says what was under way.
 """
 
 import getpass
+import os
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -52,7 +53,7 @@ def champions(moves: Iterable[Move]) -> list[str]:
     stack: list[str] = []
     for move in moves:
         if move.decision == "rolled_back":
-            stack.pop()
+            del stack[-1:]
         elif not stack or stack[-1] != move.champion:
             stack.append(move.champion)
     return stack
@@ -65,6 +66,9 @@ def previous_champion(model_name: str, *, experiment: str) -> str:
         RegistryError: if no champion came before the present one.
     """
     before = champions(_recorded_moves(model_name, experiment))
+    present = version_with_alias(model_name, CHAMPION)
+    if before and present is not None and present.version != before[-1]:
+        return before[-1]  # The last move was killed after it moved the alias and before its record was finished.
     if len(before) < 2:
         raise RegistryError(
             f"{model_name} has no champion before the present one, so there is nothing to roll back to."
@@ -121,11 +125,19 @@ def _write_record(
         "champion": champion,
         "previous": previous,
         "reasons": list(reasons),
-        "who": getpass.getuser(),
+        "who": _user(),
         "when": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         **evidence,
     }
     run_log.document(record, "decision.json")
+
+
+def _user() -> str:
+    """Who runs this; in a container a user id may have no name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
 
 
 def _recorded_moves(model_name: str, experiment: str) -> list[Move]:

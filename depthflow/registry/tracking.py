@@ -14,15 +14,13 @@ SQLITE_PREFIX = "sqlite:///"
 
 
 def tracking_uri() -> str:
-    """MLFLOW_TRACKING_URI, or SQLite in the working directory; a relative file is made absolute.
+    """MLFLOW_TRACKING_URI, or SQLite in the working directory; a relative SQLite file is made absolute.
 
     Workers run in other directories, so they are handed this URI and never look at the environment.
     """
     uri = os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
-    if uri.startswith(SQLITE_PREFIX) and not uri.startswith(SQLITE_PREFIX + "/"):
+    if uri.startswith(SQLITE_PREFIX):
         return SQLITE_PREFIX + str(Path(uri.removeprefix(SQLITE_PREFIX)).absolute())
-    if "://" not in uri and not uri.startswith("file:"):
-        return Path(uri).absolute().as_uri()
     return uri
 
 
@@ -34,8 +32,8 @@ def use_tracking_uri(uri: str) -> MlflowClient:
     """
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
-    client = MlflowClient(uri, uri)
     try:
+        client = MlflowClient(uri, uri)
         client.search_experiments(max_results=1)
     except MlflowException as error:
         raise RegistryError(f"MLflow at {uri} does not answer: {error}. Check MLFLOW_TRACKING_URI.") from error

@@ -131,13 +131,15 @@ def resolve_model(uri: str) -> ResolvedModel:
         RegistryError: if there is no such model.
     """
     tracking = tracking_uri()
-    client = use_tracking_uri(tracking)
     match = re.fullmatch(r"models:/(?P<name>[^/@]+)(@(?P<alias>[^/]+)|/(?P<version>\d+))", uri)
     if match is None:
         if uri.startswith("models:/"):
             raise RegistryError(f"{uri} is not a model URI. Pass models:/NAME@ALIAS or models:/NAME/VERSION.")
-        local = uri if "://" in uri or uri.startswith("runs:/") else str(Path(uri).absolute())
+        local = uri if ":/" in uri else str(Path(uri).absolute())
+        if local != uri and not Path(local).is_dir():
+            raise RegistryError(f"There is no folder {uri}. Pass models:/NAME@ALIAS, models:/NAME/VERSION or a folder.")
         return ResolvedModel(uri=local, tracking_uri=tracking, version=None, tags={})
+    client = use_tracking_uri(tracking)
     try:
         if match["alias"]:
             found = client.get_model_version_by_alias(match["name"], match["alias"])

@@ -102,7 +102,9 @@ def resplit(samples: Sequence[PlannedSample], *, val_fraction: float, seed: int)
         for member in members:
             groups[member.triplet.scene if by_scene else member.triplet.scan].append(member)
         val_groups = _choose_val_groups(
-            {name: sum(not m.reject_reason for m in group) for name, group in groups.items()}, val_fraction, key=f"{seed}/{scene_type}"
+            {name: sum(not m.reject_reason for m in group) for name, group in groups.items()},
+            val_fraction,
+            key=f"{seed}/{scene_type}",
         )
         for name, group in groups.items():
             split = "val" if name in val_groups else "train"

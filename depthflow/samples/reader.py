@@ -113,8 +113,8 @@ class SplitReader:
             table = file.read_row_group(number, columns=list(PLANE_DTYPES))
         except (OSError, pa.ArrowException) as error:
             raise StoreError(
-                f"Row group {number} of a shard of {self._root} is damaged: {error}. Delete manifest.json and the shard, "
-                "and run the same preprocess.py command again."
+                f"Row group {number} of a shard of {self._root} is damaged: {error}. Delete manifest.json and the "
+                "shard, and run the same preprocess.py command again."
             ) from None
         planes = {name: plane_batch(table[name], table.schema.field(name)) for name in PLANE_DTYPES}
         self._cache[group] = planes

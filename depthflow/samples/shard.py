@@ -178,7 +178,9 @@ def _read_member(path: str) -> bytes:
     try:
         return Path(path).read_bytes()
     except OSError as error:
-        raise SourceError(f"{path} cannot be read any more: {error.strerror}. Mend the source, then run again.") from None
+        raise SourceError(
+            f"{path} cannot be read any more: {error.strerror}. Mend the source, then run again."
+        ) from None
 
 
 def _plane_values(planes: Planes, camera: Camera | None) -> dict[str, object]:

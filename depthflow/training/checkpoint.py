@@ -1,6 +1,7 @@
 """A checkpoint: everything that a run needs to go on as if it had not stopped. Plain arrays and JSON, no pickle."""
 
 import json
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,10 +50,16 @@ def load_checkpoint(
     manifest = folder / MANIFEST_FILE
     if not manifest.is_file():
         raise TrainingError(f"{folder} is not a finished checkpoint: it has no {MANIFEST_FILE}.")
-    _load_arrays(folder / MODEL_FILE, model.weights)
-    if optimizer is not None:
-        _load_arrays(folder / OPTIMIZER_FILE, optimizer.variables)
-    return Progress(**json.loads(manifest.read_text()))
+    try:
+        progress = Progress(**json.loads(manifest.read_text()))
+        _load_arrays(folder / MODEL_FILE, model.weights)
+        if optimizer is not None:
+            _load_arrays(folder / OPTIMIZER_FILE, optimizer.variables)
+    except (OSError, ValueError, TypeError, zipfile.BadZipFile) as error:
+        raise TrainingError(
+            f"The checkpoint {folder} is damaged: {error}. Remove it to go on from the one before."
+        ) from None
+    return progress
 
 
 def _save_arrays(path: Path, variables: list[keras.Variable]) -> None:

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import ray
 from ray.train import (
     Checkpoint,
@@ -72,8 +73,10 @@ def plan_training(*, num_workers: int | None, gpus: int, cpus: int) -> TrainingP
         wanted = num_workers or gpus
         if wanted > gpus:
             raise TrainingError(f"{wanted} workers need {wanted} GPUs, one each; Ray has {gpus}. Lower --num-workers.")
-        return TrainingPlan(num_workers=wanted, use_gpu=True, cpus_per_worker=max(1, min(8, cpus // wanted)))
-    wanted = num_workers or min(2, cpus)
+        if wanted > cpus:
+            raise TrainingError(f"{wanted} workers need {wanted} CPUs, one each; Ray has {cpus}. Lower --num-workers.")
+        return TrainingPlan(num_workers=wanted, use_gpu=True, cpus_per_worker=min(8, cpus // wanted))
+    wanted = num_workers or max(1, min(2, cpus))
     if wanted > cpus:
         raise TrainingError(f"{wanted} workers need {wanted} CPUs, one each; Ray has {cpus}. Lower --num-workers.")
     return TrainingPlan(num_workers=wanted, use_gpu=False, cpus_per_worker=cpus // wanted)
@@ -154,7 +157,12 @@ def train(recipe: Recipe, job: TrainJob, *, store: SampleStore, run_log: RunLog)
     status: Any = result.return_value
     if status["status"] != "ok":
         raise TrainingError(status["error"])
-    best, metrics = min(result.best_checkpoints or [], key=lambda kept: kept[1][BEST_METRIC])
+    kept = [(c, figures) for c, figures in result.best_checkpoints or [] if np.isfinite(figures[BEST_METRIC])]
+    if not kept:
+        raise TrainingError(
+            f"No epoch ended with a finite {BEST_METRIC}: the predictions overflow. Lower --learning-rate."
+        )
+    best, metrics = min(kept, key=lambda checkpoint_and_figures: checkpoint_and_figures[1][BEST_METRIC])
     return TrainingOutcome(network=restore_network(recipe, best), metrics=metrics, checkpoint=best.path)
 
 

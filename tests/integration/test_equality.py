@@ -51,17 +51,25 @@ def losses_and_weights(store, tmp_path, monkeypatch):
     return trained
 
 
-def largest_difference(one: list[np.ndarray], other: list[np.ndarray]) -> float:
-    """Of any weight, relative to its tensor's largest."""
-    return max(float(np.abs(a - b).max() / max(np.abs(a).max(), 1e-12)) for a, b in zip(one, other, strict=True))
+def assert_weights_agree(one: list[np.ndarray], other: list[np.ndarray], tolerance: float) -> None:
+    """Every weight, relative to itself where it is over 1, else absolutely."""
+    for a, b in zip(one, other, strict=True):
+        np.testing.assert_allclose(b, a, rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("decoder_norm", ["group", "batch"])
-def test_tiny_encoder_float32(losses_and_weights, decoder_norm):
-    """SGD with momentum, decay and clipping; with batch, synchronized batch normalisation."""
+@pytest.mark.parametrize(
+    ("decoder_norm", "dtype", "tolerance"), [("group", "float32", 1e-5), ("batch", "float64", 1e-12)]
+)
+def test_tiny_encoder(losses_and_weights, decoder_norm, dtype, tolerance):
+    """SGD with momentum, decay and clipping; batch is synchronized batch normalisation.
+
+    Keras's synchronized variance is E[x^2] - E[x]^2, whose float32 rounding ten such layers amplify to 1e-4 in the
+    losses, with masks as unequal as these; in float64 the difference is rounding alone.
+    """
     recipe = replace(
         smoke(),
         decoder_norm=decoder_norm,
+        dtype=dtype,
         loss="tutorial",  # Smooth: l1's gradient is a sign, which rounding flips where the error is near zero.
         optimizer="sgd",
         learning_rate=1e-2,
@@ -74,8 +82,8 @@ def test_tiny_encoder_float32(losses_and_weights, decoder_norm):
     two_losses, two_weights = losses_and_weights(recipe, 2)
     assert len(one_losses) == STEPS
     assert np.ptp(one_losses) > 0.01  # It does learn, so equality says something.
-    np.testing.assert_allclose(two_losses, one_losses, rtol=1e-5)
-    assert largest_difference(one_weights, two_weights) < 1e-5
+    np.testing.assert_allclose(two_losses, one_losses, rtol=tolerance)
+    assert_weights_agree(one_weights, two_weights, tolerance)
 
 
 def test_resnet50_float64(losses_and_weights):
@@ -97,4 +105,4 @@ def test_resnet50_float64(losses_and_weights):
     two_losses, two_weights = losses_and_weights(recipe, 2)
     assert len(one_losses) == STEPS
     np.testing.assert_allclose(two_losses, one_losses, rtol=1e-9)
-    assert largest_difference(one_weights, two_weights) < 1e-9
+    assert_weights_agree(one_weights, two_weights, 1e-9)

@@ -56,7 +56,7 @@ def test_a_nan_prediction_is_not_averaged_away():
 
 NOT_FINITE = "some predictions are not finite"
 NOT_POSITIVE = "some predictions are not positive"
-CONSTANT = "every prediction is one constant depth"
+CONSTANT = "every predicted map is flat"
 
 
 def test_sane_predictions_have_no_problem():

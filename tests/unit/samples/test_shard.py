@@ -11,6 +11,7 @@ import xxhash
 
 from depthflow.diode.camera import Camera
 from depthflow.diode.layout import find_triplets
+from depthflow.errors import SourceError
 from depthflow.samples.files import StoreFiles
 from depthflow.samples.plan import ShardPlan, plan_samples
 from depthflow.samples.planes import make_planes
@@ -106,7 +107,7 @@ def test_figures_and_checksums_are_the_samples_own(tmp_path, write, source):
         stem = source / f"train/indoors/scene_00001/scan_00001/{row['sample_id']}"
         for name, suffix in (("rgb", ".png"), ("depth", "_depth.npy"), ("mask", "_depth_mask.npy")):
             assert row[f"{name}_xxh3"] == xxhash.xxh3_128_hexdigest(Path(f"{stem}{suffix}").read_bytes())
-        content = b"".join(np.ascontiguousarray(row[name]).tobytes() for name in PLANES)
+        content = b"".join(np.ascontiguousarray(row[name]).tobytes() for name in PLANES) + b"None"  # No camera.
         assert row["content_xxh3"] == xxhash.xxh3_128_hexdigest(content)
 
 
@@ -203,7 +204,7 @@ def test_a_shard_that_fails_half_way_leaves_nothing(tmp_path, write, source):
     plan = plan_of(source)
     gone = plan.samples[-1].triplet.paths["depth"]
     Path(gone).unlink()
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(SourceError, match=gone):
         make(source, tmp_path / "out", size=(4, 4), plan=plan)
     assert [path for path in (tmp_path / "out").rglob("*") if path.is_file()] == []
 

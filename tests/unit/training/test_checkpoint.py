@@ -160,7 +160,6 @@ def test_another_optimizer_is_refused(checkpoint):
         load_checkpoint(checkpoint[0], model=model, optimizer=optimizer)
 
 
-@pytest.mark.xfail(strict=True, reason="checkpoint.py: a truncated file escapes as ValueError or BadZipFile")
 @pytest.mark.parametrize("name", [MANIFEST_FILE, MODEL_FILE])
 def test_truncated_file_is_refused(checkpoint, tmp_path, name):
     for path in checkpoint[0].iterdir():

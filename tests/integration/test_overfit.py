@@ -1,0 +1,53 @@
+"""The tutorial's network learns: it overfits eight mini-DIODE images."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from depthflow.diode.layout import find_triplets
+from depthflow.diode.synthetic import synthesize
+from depthflow.diode.triplet import decode_triplet
+from depthflow.models.losses import LOSSES
+from depthflow.models.unet import batch_norm_layers, build_unet
+from depthflow.recipes import tutorial
+from depthflow.samples.planes import Planes, make_planes
+from depthflow.training.collective import WorkerGroup
+from depthflow.training.optimizer import build_optimizer
+from depthflow.training.step import build_step
+
+STEPS = 60
+
+
+@pytest.fixture
+def eight_images(tmp_path) -> list[Planes]:
+    synthesize(out=tmp_path / "tree", scans=4, samples_per_scan=2, height=64, width=64, seed=0)
+    images = []
+    for triplet in find_triplets(str(tmp_path / "tree"), ("train", "val")):
+        members = {name: Path(path).read_bytes() for name, path in triplet.paths.items()}
+        frame = decode_triplet(members)
+        images.append(make_planes(**vars(frame), height=64, width=64, edge_relative_jump=0.1, edge_radius_px=1))
+    return images
+
+
+@pytest.mark.slow
+def test_tutorials_unet_overfits_eight_images(eight_images):
+    """The loss falls below 5% of its first value within sixty steps, in the step that every worker runs."""
+    keras.utils.set_random_seed(0)
+    recipe = replace(tutorial(), encoder_weights="none", height=64, width=64, learning_rate=3e-4)
+    model = build_unet(recipe)
+    for layer in batch_norm_layers(model):
+        layer.synchronized = True
+    optimizer = build_optimizer(recipe, total_steps=STEPS)
+    optimizer.build(model.trainable_variables)
+    group = WorkerGroup(rank=0, size=1)
+    step = build_step(model=model, optimizer=optimizer, pixel_loss=LOSSES[recipe.loss], group=group)
+    batch = [
+        tf.constant(np.stack([getattr(image, plane) for image in eight_images]))
+        for plane in ("rgb", "log_depth", "valid_mask")
+    ]
+    losses = [float(step(*batch)) for _ in range(STEPS)]
+    assert losses[-1] < 0.05 * losses[0], losses

@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+LOCK ?= requirements.lock
 SOURCE ?=
 OUT ?= demo-out
 
@@ -11,7 +12,7 @@ OUT ?= demo-out
 help: ## Say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
 
-venv: .venv/.installed ## Make .venv with the exact versions of requirements.lock
+venv: .venv/.installed ## Make .venv with exact versions; LOCK=requirements-gpu.lock adds CUDA
 
 demo: venv ## Run the whole chain on a mini-DIODE, or with SOURCE=DIR on your own tree
 	$(BIN)/python pipelines/demo.py --out "$(OUT)" $(if $(SOURCE),--source "$(SOURCE)")
@@ -30,18 +31,21 @@ format: venv ## Rewrite the code as ruff formats it
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-lock: venv ## Resolve pyproject.toml anew into requirements.lock
-	$(BIN)/uv pip compile pyproject.toml --extra dev --extra cluster --universal --python-version 3.11 \
-		--generate-hashes --no-emit-index-url --no-emit-find-links --no-header --upgrade --output-file requirements.lock
+RESOLVE := $(BIN)/uv pip compile pyproject.toml --extra dev --extra cluster --universal --python-version 3.11 \
+	--generate-hashes --no-emit-index-url --no-emit-find-links --no-header
+
+lock: venv ## Resolve pyproject.toml anew into both lock files
+	$(RESOLVE) --upgrade --output-file requirements.lock
+	$(RESOLVE) --extra gpu --constraints requirements.lock --output-file requirements-gpu.lock
 
 clean: ## Remove .venv and what the demo made
 	rm -rf .venv demo-out
 
-.venv/.installed: requirements.lock pyproject.toml | system-libraries
+.venv/.installed: $(LOCK) pyproject.toml | system-libraries
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "depthflow needs Python 3.11 or newer: pass PYTHON=python3.12, say."; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(LOCK)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 

@@ -7,6 +7,8 @@ its workers' directory.
 from dataclasses import dataclass
 from typing import Literal
 
+import tyro
+
 Split = Literal["train", "val"]
 SceneType = Literal["indoors", "outdoor"]
 EncoderName = Literal["resnet50", "tiny"]
@@ -96,8 +98,8 @@ class PreprocessConfig:
 class Recipe:
     """What is trained, and how: everything that moves the result, nothing about where it runs."""
 
-    name: str
-    """The recipe this began as."""
+    name: tyro.conf.Suppress[str]
+    """The recipe this began as; not a flag."""
     encoder: EncoderName
     """resnet50 is the tutorial's; tiny has 0.05 M parameters, for tests and the demo."""
     encoder_weights: str

@@ -4,7 +4,9 @@ from depthflow.config import Recipe
 
 
 def smoke() -> Recipe:
-    """Seconds: does the chain hold? A tiny encoder at 64 x 64, no downloads. The demo's recipe, with more epochs.
+    """A tiny encoder at 64 x 64, without downloads: does the chain hold?
+
+    Two epochs take seconds; the demo runs it for more.
 
     python pipelines/train.py smoke --samples STORE --storage DIR
     """
@@ -29,7 +31,9 @@ def smoke() -> Recipe:
 
 
 def tutorial() -> Recipe:
-    """The notebook tutorial's hyper-parameters (256 x 256, batch 32, 60 epochs, Adam 1e-3, MSE + 0.1 Huber), masked.
+    """The notebook tutorial's network and hyper-parameters, but masked.
+
+    ResNet50 U-Net, 256 x 256, batch 32, 60 epochs, Adam 1e-3, mean squared error + 0.1 Huber on log-depth.
 
     python pipelines/train.py tutorial --samples STORE --storage DIR
 
@@ -40,11 +44,11 @@ def tutorial() -> Recipe:
 
 
 def diode() -> Recipe:
-    """Full DIODE on several GPUs: the tutorial's network with L1 on log-depth, AdamW, cosine and flips.
+    """For full DIODE on several GPUs: ResNet50, L1 on log-depth, AdamW, cosine.
 
     python pipelines/train.py diode --samples s3://BUCKET/store --storage s3://BUCKET/runs --num-workers 8
 
-    Not yet run at full size: no figure is claimed.
+    The decoder has half of the tutorial's width, and batch normalisation. Not yet run at full size: no score is known.
     """
     return Recipe(
         name="diode",

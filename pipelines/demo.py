@@ -1,4 +1,4 @@
-"""The whole chain on a mini-DIODE or on your own tree: the other commands, one after the other, and a table."""
+"""The whole chain, command by command, on a mini-DIODE or on your own tree."""
 
 import os
 import shlex

@@ -1,4 +1,4 @@
-"""Evaluate a model under a named protocol, beside the mean-depth baseline, with pictures."""
+"""Evaluate a model under a named protocol, beside the mean-depth baseline."""
 
 import sys
 from pathlib import Path

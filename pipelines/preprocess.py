@@ -1,4 +1,4 @@
-"""Turn raw triplets (image, depth map, validity mask) into a Parquet sample store, in parallel on every node."""
+"""Turn raw triplets into a Parquet sample store, in parallel on every node."""
 
 import sys
 import time

@@ -1,4 +1,4 @@
-"""Promote the challenger to champion if it is better, and record the decision; or roll back."""
+"""Promote the challenger if it is better, and record why; or roll back."""
 
 import sys
 from typing import Any

@@ -1,4 +1,4 @@
-"""Write a mini-DIODE: ray-cast rooms and streets with exact depth, in DIODE's layout."""
+"""Write a mini-DIODE: ray-cast rooms and streets with exact depth."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Train a recipe on a sample store with Ray Train, log it to MLflow, and register the best checkpoint."""
+"""Train a recipe with Ray Train, log it to MLflow, register its best epoch."""
 
 import sys
 from dataclasses import asdict
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 else:
     RecipeChoice = tyro.extras.subcommand_type_from_defaults(
         {name: recipe() for name, recipe in RECIPES.items()},
-        descriptions={name: recipe.__doc__ for name, recipe in RECIPES.items()},
+        descriptions={name: (recipe.__doc__ or "").partition("\n")[0] for name, recipe in RECIPES.items()},
     )
 
 

@@ -63,8 +63,8 @@ def assert_weights_agree(one: list[np.ndarray], other: list[np.ndarray], toleran
 def test_tiny_encoder(losses_and_weights, decoder_norm, dtype, tolerance):
     """SGD with momentum, decay and clipping; batch is synchronized batch normalisation.
 
-    Keras's synchronized variance is E[x^2] - E[x]^2, whose float32 rounding ten such layers amplify to 1e-4 in the
-    losses, with masks as unequal as these; in float64 the difference is rounding alone.
+    Ten steps amplify rounding, the more the larger the learning rate, and most of all in Keras's synchronized variance,
+    E[x^2] - E[x]^2: 1e-4 in the losses in float32, with masks as unequal as these. In float64 nothing else is left.
     """
     recipe = replace(
         smoke(),
@@ -72,7 +72,7 @@ def test_tiny_encoder(losses_and_weights, decoder_norm, dtype, tolerance):
         dtype=dtype,
         loss="tutorial",  # Smooth: l1's gradient is a sign, which rounding flips where the error is near zero.
         optimizer="sgd",
-        learning_rate=1e-2,
+        learning_rate=2e-3,
         clip_norm=1.0,
         weight_decay=1e-3,
         epochs=1,

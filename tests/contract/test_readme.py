@@ -1,0 +1,61 @@
+"""Every command of the README, in its order, in one folder: each does what the README says it prints."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from depthflow.command import last_json_line
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"^```\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+def commands_and_results() -> list[tuple[str, str]]:
+    """Each command line with the JSON line shown under it, or an empty one."""
+    found = []
+    for block in BLOCKS:
+        lines = block.splitlines()
+        for line, after in zip(lines, [*lines[1:], ""], strict=True):
+            if line.startswith("python pipelines/"):
+                found.append((line, after if after.startswith("{") else ""))
+    return found
+
+
+@pytest.mark.slow
+def test_every_command_does_what_the_readme_says(tmp_path):
+    ran = commands_and_results()
+    assert len(ran) >= 7
+    for command, shown in ran:
+        words = shlex.split(command)
+        words[:2] = [sys.executable, str(ROOT / words[1])]
+        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=600, env=own_environment())
+        result = last_json_line(done.stdout)
+        assert done.returncode == 0, f"{command}\n{done.stdout[-500:]}\n{done.stderr[-3000:]}"
+        assert result is not None
+        for key, value in re.findall(r'"(\w+)": ("[^"/.]+"|\d+|null|\{\}|(?=[\[{"]))', shown):
+            assert key in str(result), f"{command} prints no {key}"
+            if value and key in result:
+                assert result[key] == json.loads(value), f"{command}: {key} is {result[key]}, the README says {value}"
+
+
+def own_environment() -> dict[str, str]:
+    """As on a new user's machine: no cluster, no MLflow server."""
+    return {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI")}
+
+
+def test_make_targets_of_the_readme_exist():
+    makefile = (ROOT / "Makefile").read_text()
+    for target in set(re.findall(r"(?:^|`)make ([a-z]+)", README, re.MULTILINE)):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_folders_of_the_readme_exist():
+    for folder in re.findall(r"^\| `([a-z/]+)`", README, re.MULTILINE):
+        assert (ROOT / folder).is_dir(), folder

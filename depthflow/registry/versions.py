@@ -27,7 +27,7 @@ CHALLENGER = "challenger"
 CHAMPION = "champion"
 NETWORK_ARTIFACT = "network"
 BASELINE_TAG = "baseline_depth_m"
-SERVING_PACKAGES = ("tensorflow", "keras", "numpy", "opencv-python", "mlflow", "xxhash")
+SERVING_PACKAGES = ("tensorflow", "keras", "numpy", "opencv-python", "mlflow")
 """What the packaged model imports: given to MLflow, which takes 20 s to infer them."""
 
 SIGNATURE = ModelSignature(

@@ -92,7 +92,7 @@ def test_pyfunc_predicts_where_depthflow_is_not_installed(demo, tmp_path):
     script = """
 import sys, numpy as np, mlflow
 sys.path = [p for p in sys.path if p and not p.endswith(sys.argv[1])]
-sys.meta_path = [f for f in sys.meta_path if "editable" not in type(f).__module__ + getattr(f, "__name__", "")]
+sys.meta_path = [f for f in sys.meta_path if "editable" not in getattr(f, "__module__", "")]
 try:
     import depthflow
 except ImportError:
@@ -146,7 +146,7 @@ class TestPromotion:
         from mlflow import MlflowClient
 
         uri = demo.env["MLFLOW_TRACKING_URI"]
-        return MlflowClient(uri, uri).get_model_version_by_alias("depthflow", "champion").version
+        return str(MlflowClient(uri, uri).get_model_version_by_alias("depthflow", "champion").version)
 
     def test_the_champion_is_no_challenger(self, run, demo):
         done = self.promote(run, demo, "--samples", demo.folder / "val-full-resolution")

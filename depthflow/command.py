@@ -2,9 +2,11 @@
 
 import json
 import math
+import signal
 import sys
 import traceback
 from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,8 @@ import tyro
 
 from depthflow.errors import DepthflowError
 
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
 EXIT_REJECTS = 3
 """The result is whole and usable, but some inputs were refused: see its rejects."""
 
@@ -26,18 +30,22 @@ def run_command(main: Callable[..., dict[str, Any]], description: str | None) ->
 
     Returns:
         The exit code: 0; 1 where the command failed; 2 for a wrong flag; 3 (`EXIT_REJECTS`) where the result has
-        rejects.
+        rejects; 130 where SIGINT or SIGTERM ended it.
     """
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         result = tyro.cli(
             main,
             description=description,
             config=(tyro.conf.CascadeSubcommandArgs, tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes),
         )
-    except SystemExit as error:
+    except SystemExit as error:  # tyro's, for --help and for wrong flags.
         if error.code:
             _print_json({"status": "failed", "error": "The command line was not understood: see the message above."})
-        return int(error.code or 0)
+        return EXIT_USAGE if error.code else 0
+    except KeyboardInterrupt:
+        _print_json({"status": "failed", "error": "Interrupted."})
+        return EXIT_INTERRUPTED
     except DepthflowError as error:
         print(f"error: {error}", file=sys.stderr)
         _print_json({"status": "failed", "error": str(error)})
@@ -49,6 +57,11 @@ def run_command(main: Callable[..., dict[str, Any]], description: str | None) ->
     code = EXIT_REJECTS if result.get("rejects") else 0
     _print_json({"status": "rejects" if code else "ok", **result})
     return code
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    """SIGTERM ends a command as Ctrl-C does: Ray is left, the MLflow run is closed."""
+    raise KeyboardInterrupt
 
 
 def last_json_line(output: str) -> dict[str, Any] | None:

@@ -1,7 +1,7 @@
 """The frozen dataclasses behind every command: a flag, its type, default, help and check are written here, once.
 
-A path is anything pyarrow's filesystems open; commands make it absolute before work starts, since Ray Train changes
-its workers' directory.
+Paths are of disks that every node sees; commands make them absolute before work starts, since Ray Train changes its
+workers' directory.
 """
 
 from dataclasses import dataclass
@@ -31,6 +31,29 @@ def _require_positive(**flags: int | None) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RayConfig:
+    """Of every command that runs on Ray."""
+
+    num_cpus: int | None = None
+    """CPUs of the local Ray this command starts; ignored where RAY_ADDRESS names a cluster. Default: all."""
+
+    def __post_init__(self) -> None:
+        _require_positive(num_cpus=self.num_cpus)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolConfig(RayConfig):
+    """Of every command that predicts."""
+
+    num_workers: int | None = None
+    """Processes that hold the model. Default: one a GPU; one where there is none."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_positive(num_workers=self.num_workers)
+
+
+@dataclass(frozen=True, kw_only=True)
 class SynthesizeConfig:
     """A mini-DIODE: ray-cast rooms and streets with exact depth, in DIODE's layout."""
 
@@ -50,11 +73,16 @@ class SynthesizeConfig:
     def __post_init__(self) -> None:
         _require(self.seed >= 0, f"--seed must not be negative. Received: {self.seed}")
         _require(self.scans >= 2, f"--scans must be at least 2, one for each split. Received: {self.scans}")
-        _require_positive(samples_per_scan=self.samples_per_scan, height=self.height, width=self.width)
+        _require(
+            1 <= self.samples_per_scan <= 10_000,
+            f"--samples-per-scan must be 1 to 10000, what file names can number. Received: {self.samples_per_scan}",
+        )
+        for flag, size in (("--height", self.height), ("--width", self.width)):
+            _require(size >= 16, f"{flag} must be at least 16. Received: {size}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class PreprocessConfig:
+class PreprocessConfig(RayConfig):
     """Raw triplets to a Parquet sample store."""
 
     source: tuple[str, ...]
@@ -79,14 +107,15 @@ class PreprocessConfig:
     """A depth edge is where neighbours' depths differ by more than this share of the nearer one."""
     edge_radius_px: int = 2
     """edge_mask reaches this many source pixels to each side of a depth edge."""
-    num_cpus: int | None = None
-    """CPUs of the local Ray this command starts; ignored where RAY_ADDRESS names a cluster. Default: all."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _require(self.seed >= 0, f"--seed must not be negative. Received: {self.seed}")
         _require(len(self.source) > 0, "--source needs at least one folder. Received: none")
-        _require_positive(height=self.height, width=self.width, shard_mib=self.shard_mib, num_cpus=self.num_cpus)
+        _require_positive(height=self.height, width=self.width, shard_mib=self.shard_mib)
         _require(len(self.splits) > 0, "--splits needs at least one of: train, val. Received: none")
+        for flag, values in (("--source", self.source), ("--splits", self.splits)):
+            _require(len(set(values)) == len(values), f"{flag} names one of them twice. Received: {' '.join(values)}")
         _require(0 < self.val_fraction < 1, f"--val-fraction must be in (0, 1). Received: {self.val_fraction}")
         _require(
             self.edge_relative_jump > 0, f"--edge-relative-jump must be positive. Received: {self.edge_relative_jump}"
@@ -107,9 +136,10 @@ class Recipe:
     decoder_filters: tuple[int, int, int, int, int] = (1024, 512, 256, 128, 64)
     """Filters of the five decoder stages, coarse to fine."""
     decoder_norm: NormName = "none"
-    """Normalisation after each decoder convolution; batch follows --batch-norm."""
+    """Normalisation after each decoder convolution; batch takes its statistics over all workers' images."""
     batch_norm: Literal["synchronized", "frozen"] = "synchronized"
-    """Batch normalisation layers: statistics over all workers' images, or a pre-trained encoder's own, unchanged."""
+    """The encoder's batch normalisation: statistics over all workers' images, or its pre-trained own, unchanged. The
+    decoder's is always synchronized."""
     height: int = 256
     """Network input height in pixels; the store must have been written with it."""
     width: int = 256
@@ -150,6 +180,10 @@ class Recipe:
             min(self.decoder_filters) >= 1, f"--decoder-filters must be at least 1. Received: {self.decoder_filters}"
         )
         _require_positive(epochs=self.epochs, global_batch_size=self.global_batch_size)
+        _require(
+            self.batch_norm != "frozen" or self.encoder_weights != "none",
+            "--batch-norm frozen keeps pre-trained statistics, so it needs --encoder-weights. Received: none",
+        )
         _require(self.learning_rate > 0, f"--learning-rate must be positive. Received: {self.learning_rate}")
         _require(self.weight_decay >= 0, f"--weight-decay must not be negative. Received: {self.weight_decay}")
         _require(
@@ -163,13 +197,13 @@ class Recipe:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainJob:
+class TrainJob(RayConfig):
     """Where a recipe is trained and what becomes of it."""
 
     samples: str
     """The sample store, with the splits train and val."""
     storage: str
-    """Folder for checkpoints, shared by all nodes."""
+    """Folder for checkpoints, on a disk that all nodes share."""
     num_workers: int | None = None
     """Data-parallel workers. Default: one a GPU; two CPU workers where there is none."""
     model_name: str = "depthflow"
@@ -180,16 +214,16 @@ class TrainJob:
     """Checkpoints kept: the best by val/abs_rel, and always the latest."""
     max_failures: int = 2
     """Times a lost worker or node is made good from the latest checkpoint before the run is given up."""
-    num_cpus: int | None = None
-    """CPUs of the local Ray this command starts; ignored where RAY_ADDRESS names a cluster. Default: all."""
 
     def __post_init__(self) -> None:
-        _require_positive(num_workers=self.num_workers, keep_checkpoints=self.keep_checkpoints, num_cpus=self.num_cpus)
+        super().__post_init__()
+        _require("://" not in self.storage, f"--storage must be a folder. Received: {self.storage}")
+        _require_positive(num_workers=self.num_workers, keep_checkpoints=self.keep_checkpoints)
         _require(self.max_failures >= 0, f"--max-failures must not be negative. Received: {self.max_failures}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateConfig:
+class EvaluateConfig(PoolConfig):
     """A model's figures under a named protocol, beside the mean-depth baseline's."""
 
     model: str
@@ -204,17 +238,10 @@ class EvaluateConfig:
     """Folder for the pictures. Default: they go to the MLflow run alone."""
     experiment: str = "depthflow"
     """MLflow experiment of the evaluation's run."""
-    num_workers: int | None = None
-    """Processes that hold the model. Default: one a GPU; one where there is none."""
-    num_cpus: int | None = None
-    """CPUs of the local Ray this command starts; ignored where RAY_ADDRESS names a cluster. Default: all."""
-
-    def __post_init__(self) -> None:
-        _require_positive(num_workers=self.num_workers, num_cpus=self.num_cpus)
 
 
 @dataclass(frozen=True, kw_only=True)
-class PromoteConfig:
+class PromoteConfig(PoolConfig):
     """Champion against challenger, and the alias only if the challenger is better."""
 
     model_name: str = "depthflow"
@@ -239,13 +266,9 @@ class PromoteConfig:
     """Why, for the record."""
     experiment: str = "depthflow-promotions"
     """MLflow experiment that holds the decisions, one run each."""
-    num_workers: int | None = None
-    """Processes that hold the models. Default: one a GPU; one where there is none."""
-    num_cpus: int | None = None
-    """CPUs of the local Ray this command starts; ignored where RAY_ADDRESS names a cluster. Default: all."""
 
     def __post_init__(self) -> None:
-        _require_positive(num_workers=self.num_workers, num_cpus=self.num_cpus)
+        super().__post_init__()
         _require(
             not self.force or bool(self.reason), "--force needs --reason TEXT: the record says why. Received: none"
         )
@@ -256,7 +279,7 @@ class PromoteConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictConfig:
+class PredictConfig(PoolConfig):
     """Depth for photographs of any size."""
 
     model: str
@@ -265,18 +288,14 @@ class PredictConfig:
     """Photographs, or folders of them (.jpg .jpeg .png .webp .bmp .tif .tiff)."""
     out: str
     """Folder for NAME.depth.npy (float32, metres), NAME.depth.png (16 bit, its scale inside) and NAME.panel.png."""
-    num_workers: int | None = None
-    """Processes that hold the model. Default: one a GPU; one where there is none."""
-    num_cpus: int | None = None
-    """CPUs of the local Ray this command starts; ignored where RAY_ADDRESS names a cluster. Default: all."""
 
     def __post_init__(self) -> None:
-        _require_positive(num_workers=self.num_workers, num_cpus=self.num_cpus)
+        super().__post_init__()
         _require(len(self.images) > 0, "--images needs at least one photograph or folder. Received: none")
 
 
 @dataclass(frozen=True, kw_only=True)
-class DemoConfig:
+class DemoConfig(RayConfig):
     """The whole chain on a mini-DIODE, or on your own tree."""
 
     source: str | None = None
@@ -287,8 +306,7 @@ class DemoConfig:
     """Training workers."""
     epochs: int | None = None
     """Passes over the training split. Default: chosen so that the demo takes about as long on any source."""
-    num_cpus: int | None = None
-    """CPUs of the local Ray this command starts; ignored where RAY_ADDRESS names a cluster. Default: all."""
 
     def __post_init__(self) -> None:
-        _require_positive(num_workers=self.num_workers, epochs=self.epochs, num_cpus=self.num_cpus)
+        super().__post_init__()
+        _require_positive(num_workers=self.num_workers, epochs=self.epochs)

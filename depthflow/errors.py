@@ -1,5 +1,8 @@
 """The errors a user can cause and mend. Everything else is a defect and keeps its traceback."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class DepthflowError(Exception):
     """A message for the user: what was wrong, what was received, what to do."""
@@ -21,5 +24,29 @@ class TrainingError(DepthflowError):
     """Training cannot start, or ended in a way that a retry would not mend."""
 
 
+class PlacementError(DepthflowError):
+    """Work that can never be placed on this machine or cluster."""
+
+
 class ProtocolError(DepthflowError):
     """An evaluation that its protocol does not allow."""
+
+
+@contextmanager
+def unwrapped() -> Iterator[None]:
+    """Takes a DepthflowError out of the wrapping that Ray gives to what its tasks, actors and workers raise."""
+    try:
+        yield
+    except Exception as error:
+        found = _inside(error)
+        if found is None:
+            raise
+        raise found from None
+
+
+def _inside(error: BaseException | None) -> DepthflowError | None:
+    if error is None or isinstance(error, DepthflowError):
+        return error
+    workers = getattr(error, "worker_failures", None) or {}  # Of Ray Train's errors, by rank.
+    causes = [getattr(error, "cause", None), error.__cause__, error.__context__, *workers.values()]
+    return next((found for cause in causes if isinstance(cause, BaseException) and (found := _inside(cause))), None)

@@ -46,7 +46,7 @@ def tutorial() -> Recipe:
 def diode() -> Recipe:
     """For full DIODE on several GPUs: ResNet50, L1 on log-depth, AdamW, cosine.
 
-    python pipelines/train.py diode --samples s3://BUCKET/store --storage s3://BUCKET/runs --num-workers 8
+    python pipelines/train.py diode --samples STORE --storage DIR --num-workers 8
 
     The decoder has half of the tutorial's width, and batch normalisation. Not yet run at full size: no score is known.
     """

@@ -24,6 +24,7 @@ MINI_DIODE = ["--scans", "48", "--samples-per-scan", "8", "--height", "192", "--
 IMAGES_TRAINED_ON = 20_000
 """Epochs are chosen so that about so many images pass through training: a minute and a half on two cores."""
 PHOTOGRAPHS = 3
+MARKER = ".depthflow-demo"
 
 
 def main(config: DemoConfig) -> dict[str, Any]:
@@ -32,8 +33,9 @@ def main(config: DemoConfig) -> dict[str, Any]:
     out = Path(config.out).resolve()
     if config.source is not None:
         find_triplets(config.source, ("train", "val"))
-    shutil.rmtree(out, ignore_errors=True)
-    out.mkdir(parents=True)
+        if Path(config.source).resolve().is_relative_to(out):
+            raise DepthflowError(f"The source {config.source} lies in the demo's own folder {out}. Pass another --out.")
+    make_room(out)
     os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{out}/mlflow.db"
     with ray_session(config.num_cpus):
         os.environ.setdefault("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
@@ -43,6 +45,17 @@ def main(config: DemoConfig) -> dict[str, Any]:
     if results["promote"]["decision"] != "promoted":
         raise DepthflowError(f"The chain ran, but no version was promoted: {'; '.join(results['promote']['reasons'])}.")
     return results
+
+
+def make_room(out: Path) -> None:
+    """An empty folder for the demo; what an earlier demo left there goes, anything else is refused."""
+    marker = out / MARKER
+    if out.exists() and any(out.iterdir()):
+        if not marker.is_file():
+            raise DepthflowError(f"{out} is not empty and not a demo's. Pass --out another folder.")
+        shutil.rmtree(out)
+    out.mkdir(parents=True, exist_ok=True)
+    marker.write_text("Made by pipelines/demo.py, which replaces this folder when it runs again.\n")
 
 
 def run_chain(config: DemoConfig, out: Path) -> dict[str, Any]:
@@ -58,7 +71,7 @@ def run_chain(config: DemoConfig, out: Path) -> dict[str, Any]:
         "preprocess", "--source", source, "--out", samples, *only, "--height", 64, "--width", 64
     )
     store = open_store(str(samples))
-    size = [store.index["source_height"][0].as_py(), store.index["source_width"][0].as_py()]
+    size = _source_size(store)
     results["preprocess_full"] = run(
         "preprocess",
         "--source",
@@ -132,6 +145,14 @@ def summary(results: dict[str, Any], out: Path) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _source_size(store: SampleStore) -> tuple[int, int]:
+    """Height and width of the source's frames, which the protocol wants to be one and the same."""
+    sizes = set(zip(store.index["source_height"].to_pylist(), store.index["source_width"].to_pylist(), strict=True))
+    if len(sizes) > 1:
+        raise DepthflowError(f"The demo wants frames of one size. Received: {sorted(sizes)} (height, width).")
+    return sizes.pop()
 
 
 def _only_split(source: Path) -> str:

@@ -5,15 +5,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from depthflow.cluster.session import default_num_workers, has_gpu, ray_session
+from depthflow.cluster.session import plan_pool, ray_session
 from depthflow.command import run_command
 from depthflow.config import EvaluateConfig
 from depthflow.evaluation.evaluate import LoadPredict, evaluate
 from depthflow.evaluation.protocols import check_store, find_protocol
 from depthflow.evaluation.report import draw_panels
-from depthflow.inference.predictor import ConstantPredictor, load_predictor
+from depthflow.inference.predictor import ConstantPredictor, find_network, load_predictor
 from depthflow.registry.runs import mlflow_run
-from depthflow.registry.versions import resolve_model
+from depthflow.registry.versions import resolve_model, tag_version
 from depthflow.samples.store import open_store
 
 
@@ -22,6 +22,7 @@ def main(config: EvaluateConfig) -> dict[str, Any]:
     protocol, store, model = find_protocol(config.protocol), open_store(config.samples), resolve_model(config.model)
     check_store(protocol, store, config.split)
     folder = model.download()
+    find_network(folder)
     models: dict[str, LoadPredict] = {"model": lambda: load_predictor(model.download())}
     baseline_depth_m = model.baseline_depth_m
     if baseline_depth_m is not None:
@@ -32,8 +33,7 @@ def main(config: EvaluateConfig) -> dict[str, Any]:
             store=store,
             split=config.split,
             protocol=protocol,
-            num_workers=config.num_workers or default_num_workers(without_gpu=1),
-            use_gpu=has_gpu(),
+            **vars(plan_pool(config.num_workers)),
         )
     result = evaluations["model"]
     facts = {"protocol": protocol.name, "fingerprint": store.fingerprint, "split": config.split, "model": model.uri}
@@ -48,8 +48,12 @@ def main(config: EvaluateConfig) -> dict[str, Any]:
             panels = draw_panels(result, predict=load_predictor(folder), store=store, folder=out)
             for panel in panels:
                 run_log.artifact(panel, "panels")
+    if model.version is not None:
+        figures = {**facts, "samples": result.samples, "metrics": result.figures}
+        tag_version(model.version, {f"figures.{protocol.name}": figures}, model.tracking_uri)
     return {
         **facts,
+        "protocol_means": protocol.description,
         "samples": result.samples,
         "metrics": result.figures,
         "baseline": evaluations["mean_depth"].figures if "mean_depth" in evaluations else None,

@@ -4,12 +4,12 @@ import sys
 from collections import Counter
 from typing import Any
 
-from depthflow.cluster.session import default_num_workers, has_gpu, ray_session
+from depthflow.cluster.session import plan_pool, ray_session
 from depthflow.command import run_command
 from depthflow.config import PredictConfig
 from depthflow.inference.photographs import find_photographs
 from depthflow.inference.predict import predict_photographs
-from depthflow.inference.predictor import load_predictor
+from depthflow.inference.predictor import find_network, load_predictor
 from depthflow.registry.versions import resolve_model
 
 
@@ -17,14 +17,13 @@ def main(config: PredictConfig) -> dict[str, Any]:
     """Writes a float32 .npy, a 16-bit PNG and a picture for each photograph; a broken one is reported."""
     paths = find_photographs(config.images)
     model = resolve_model(config.model)
-    model.download()
+    find_network(model.download())
     with ray_session(config.num_cpus):
         rows = predict_photographs(
             paths,
             load=lambda: load_predictor(model.download()),
             out=config.out,
-            num_workers=config.num_workers or default_num_workers(without_gpu=1),
-            use_gpu=has_gpu(),
+            **vars(plan_pool(config.num_workers)),
         )
     refused = [row for row in rows if row["reason"]]
     for row in refused:

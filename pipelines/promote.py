@@ -3,7 +3,7 @@
 import sys
 from typing import Any
 
-from depthflow.cluster.session import default_num_workers, has_gpu, ray_session
+from depthflow.cluster.session import plan_pool, ray_session
 from depthflow.command import run_command
 from depthflow.config import PromoteConfig
 from depthflow.errors import RegistryError
@@ -71,8 +71,7 @@ def _evaluate(
             store=store,
             split=config.split,
             protocol=protocol,
-            num_workers=config.num_workers or default_num_workers(without_gpu=1),
-            use_gpu=has_gpu(),
+            **vars(plan_pool(config.num_workers)),
         )
 
 

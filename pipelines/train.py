@@ -1,7 +1,7 @@
 """Train a recipe with Ray Train, log it to MLflow, register its best epoch."""
 
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from depthflow.registry.runs import git_commit, mlflow_run
 from depthflow.registry.versions import BASELINE_TAG, register_network
 from depthflow.samples.reader import SplitReader
 from depthflow.samples.store import open_store
-from depthflow.training.trainer import train
+from depthflow.training.trainer import absolute_weights, check_store, train
 
 if TYPE_CHECKING:
     RecipeChoice = Recipe
@@ -30,6 +30,8 @@ else:
 def main(recipe: RecipeChoice, job: TrainJob) -> dict[str, Any]:
     """Trains; the result names the run and the version that it became, alias challenger."""
     store = open_store(job.samples)
+    check_store(store, recipe)
+    recipe = replace(recipe, encoder_weights=absolute_weights(recipe.encoder_weights))
     tags = {"depthflow.kind": "train", "depthflow.fingerprint": store.fingerprint}
     with mlflow_run(experiment=job.experiment, name=recipe.name, tags=tags) as run_log:
         run_log.params({**asdict(recipe), **asdict(job)})
@@ -44,7 +46,7 @@ def main(recipe: RecipeChoice, job: TrainJob) -> dict[str, Any]:
             description={
                 "recipe": asdict(recipe),
                 "metrics": outcome.metrics,
-                "protocol": "stored resolution, valid pixels, no cap, no alignment, mean over images",
+                "protocol": "stored",
                 "fingerprint": store.fingerprint,
                 "git_commit": git_commit(),
                 BASELINE_TAG: repr(float(np.exp(store.mean_log_depth("train")))),

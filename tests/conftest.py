@@ -22,14 +22,6 @@ def shared() -> Path:
 
 
 @pytest.fixture(scope="session")
-def resnet50_weights(shared: Path) -> str:
-    path = shared / "weights" / "resnet50_imagenet_notop.weights.h5"
-    if not path.is_file():
-        pytest.skip(f"there are no ImageNet weights at {path} (DEPTHFLOW_SHARED)")
-    return str(path)
-
-
-@pytest.fixture(scope="session")
 def write_triplet() -> Callable[..., Path]:
     """Writes one whole triplet of a smooth random scene; returns the path of its image."""
 

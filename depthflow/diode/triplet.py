@@ -37,7 +37,8 @@ class Frame:
     Attributes:
         rgb: (H, W, 3) uint8.
         depth_m: (H, W) float32, metres; anything where invalid.
-        valid_mask: (H, W) bool, `mask > 0 and finite(depth) and depth > 0`.
+        valid_mask: (H, W) bool, `mask > 0 and finite(depth) and depth > 0`; a frame with an infinite or NaN depth
+            that its mask calls valid is refused whole.
     """
 
     rgb: np.ndarray
@@ -68,11 +69,10 @@ def decode_triplet(members: Mapping[str, bytes]) -> Frame:
         raise RejectError("wrong_dtype", f"depth must be floating point metres, received {depth_m.dtype}")
     depth_m = depth_m.astype(np.float32, copy=False)
     valid_mask = mask > 0
-    finite = np.isfinite(depth_m)
-    broken = int(np.count_nonzero(valid_mask & ~finite))
+    broken = int(np.count_nonzero(valid_mask & ~np.isfinite(depth_m)))
     if broken:
         raise RejectError("non_finite_depth", f"{broken} pixels that the mask calls valid are NaN or infinite")
-    valid_mask &= finite & (depth_m > 0)
+    valid_mask &= depth_m > 0
     if not valid_mask.any():
         raise RejectError("no_valid_pixel", "no pixel has mask > 0 and depth > 0")
     return Frame(rgb=rgb, depth_m=depth_m, valid_mask=valid_mask)

@@ -9,6 +9,7 @@ import ray
 from ray.util import ActorPool
 
 from depthflow.diode.layout import SCENE_TYPES
+from depthflow.errors import unwrapped
 from depthflow.evaluation.protocols import Protocol, check_store
 from depthflow.metrics import image_metrics, mean_over_images
 from depthflow.progress import ProgressLine
@@ -33,7 +34,7 @@ class Evaluation:
         protocol: its name.
         fingerprint: the store's.
         split: the split evaluated.
-        images: a row an image, sorted by id: row, sample_id, scene_type, scene, the metrics, and pred_min_m,
+        images: a row an image, sorted by id: row, sample_id, scene_type, the metrics, and pred_min_m,
             pred_max_m over all pixels.
     """
 
@@ -93,18 +94,20 @@ def evaluate(
     check_store(protocol, store, split)
     total = store.split_index(split).num_rows
     batches = [list(range(start, min(start + BATCH_SIZE, total))) for start in range(0, total, BATCH_SIZE)]
-    worker_class = ray.remote(num_cpus=1, num_gpus=1 if use_gpu else 0)(_EvaluationWorker)
+    as_actor = ray.remote(num_cpus=1, num_gpus=1 if use_gpu else 0, max_restarts=2, max_task_retries=2)
+    worker_class = as_actor(_EvaluationWorker)
     count = min(num_workers, len(batches))
     pool = ActorPool([worker_class.remote(dict(models), store.files.root, split) for _ in range(count)])
     line = ProgressLine("samples evaluated")
     images: dict[str, list[dict[str, Any]]] = {name: [] for name in models}
     done = 0
     results: Any = pool.map_unordered(lambda worker, rows: worker.evaluate.remote(rows), batches)
-    for result in results:
-        for name, rows in result.items():
-            images[name].extend(rows)
-        done += len(next(iter(result.values())))
-        line(done, total)
+    with unwrapped():
+        for result in results:
+            for name, rows in result.items():
+                images[name].extend(rows)
+            done += len(next(iter(result.values())))
+            line(done, total)
     return {
         name: Evaluation(
             protocol=protocol.name,
@@ -120,9 +123,7 @@ class _EvaluationWorker:
     """One process: holds the models and reads its batches itself."""
 
     def __init__(self, models: Mapping[str, LoadPredict], store_root: str, split: str) -> None:
-        store = open_store(store_root)
-        self._reader = SplitReader(store, split)
-        self._scenes = store.split_index(split)["scene"].to_pylist()
+        self._reader = SplitReader(open_store(store_root), split)
         self._predicts = {name: load() for name, load in models.items()}
 
     def evaluate(self, rows: list[int]) -> dict[str, list[dict[str, Any]]]:
@@ -141,7 +142,6 @@ class _EvaluationWorker:
                 "row": row,
                 "sample_id": batch.sample_ids[k],
                 "scene_type": batch.scene_types[k],
-                "scene": self._scenes[row],
                 "pred_min_m": float(depth_pred[k].min()),
                 "pred_max_m": float(depth_pred[k].max()),
                 **metrics,

@@ -32,6 +32,14 @@ PROTOCOLS = {
             ),
             at_source_resolution=True,
         ),
+        Protocol(
+            name="stored",
+            description=(
+                "As devkit, but at the store's own resolution: what training computes after each epoch. Figures at "
+                "different resolutions cannot be compared."
+            ),
+            at_source_resolution=False,
+        ),
     )
 }
 

@@ -3,12 +3,14 @@
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import ray
 
 from depthflow.diode.triplet import RejectError
+from depthflow.errors import unwrapped
 from depthflow.inference.photographs import read_photograph
 from depthflow.inference.predictor import Predictor
 from depthflow.inference.writers import write_npy, write_png16
@@ -37,12 +39,20 @@ class PhotographPredictor:
                 raise RejectError("insane_depth", "the model predicts depths that are not finite and positive")
         except RejectError as error:
             return {"path": row["path"], "outputs": [], "reason": error.reason, "message": error.message}
-        outputs = [self._out / f"{row['name']}.{kind}" for kind in ("depth.npy", "depth.png", "panel.png")]
-        outputs[0].parent.mkdir(parents=True, exist_ok=True)
-        write_npy(outputs[0], depth_m)
-        write_png16(outputs[1], depth_m)
-        draw_panel(outputs[2], rgb=rgb, maps=[DepthMap(title="predicted depth", depth_m=depth_m)])
-        return {"path": row["path"], "outputs": [str(path) for path in outputs], "reason": "", "message": ""}
+        outputs = self._write(row["name"], rgb, depth_m)
+        return {"path": row["path"], "outputs": outputs, "reason": "", "message": ""}
+
+    def _write(self, name: str, rgb: np.ndarray, depth_m: np.ndarray) -> list[str]:
+        """Writes a photograph's files beside their place, then renames them: none is ever seen half-written."""
+        self._out.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=".tmp-", dir=self._out) as scratch:
+            folder = Path(scratch)
+            write_npy(folder / f"{name}.depth.npy", depth_m)
+            write_png16(folder / f"{name}.depth.png", depth_m)
+            draw_panel(folder / f"{name}.panel.png", rgb=rgb, maps=[DepthMap(title="predicted depth", depth_m=depth_m)])
+            for path in folder.iterdir():
+                path.rename(self._out / path.name)
+        return [str(self._out / f"{name}.{kind}") for kind in ("depth.npy", "depth.png", "panel.png")]
 
 
 def predict_photographs(
@@ -69,9 +79,10 @@ def predict_photographs(
     )
     line = ProgressLine("photographs")
     done: list[dict[str, Any]] = []
-    for row in results.iter_rows():
-        done.append(row)
-        line(len(done), len(rows))
+    with unwrapped():
+        for row in results.iter_rows():
+            done.append(row)
+            line(len(done), len(rows))
     return sorted(done, key=lambda row: row["path"])
 
 

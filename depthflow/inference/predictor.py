@@ -86,7 +86,16 @@ def load_predictor(model_folder: str) -> Predictor:
     Raises:
         RegistryError: if the folder holds no depthflow model.
     """
+    return NetworkPredictor.load(find_network(model_folder))
+
+
+def find_network(model_folder: str) -> str:
+    """The path of the network inside a packaged model.
+
+    Raises:
+        RegistryError: if the folder holds no depthflow model.
+    """
     networks = sorted(Path(model_folder).rglob("*.keras"))
     if not (Path(model_folder) / "MLmodel").is_file() or len(networks) != 1:
         raise RegistryError(f"{model_folder} is not a depthflow model: it needs an MLmodel file and one .keras file.")
-    return NetworkPredictor.load(str(networks[0]))
+    return str(networks[0])

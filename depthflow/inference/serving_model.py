@@ -6,6 +6,7 @@ import mlflow
 import numpy as np
 
 from depthflow.inference.predictor import NetworkPredictor
+from depthflow.registry.versions import NETWORK_ARTIFACT
 
 
 class DepthModel(mlflow.pyfunc.PythonModel):
@@ -13,7 +14,7 @@ class DepthModel(mlflow.pyfunc.PythonModel):
 
     def load_context(self, context: Any) -> None:
         """Loads the network once."""
-        self._predictor = NetworkPredictor.load(context.artifacts["network"])
+        self._predictor = NetworkPredictor.load(context.artifacts[NETWORK_ARTIFACT])
 
     def predict(self, context: Any, model_input, params: dict[str, Any] | None = None) -> Any:
         """Depth in metres. `model_input` has no type hint: MLflow would take it for a schema."""

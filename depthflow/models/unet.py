@@ -12,6 +12,7 @@ from depthflow.config import Recipe
 from depthflow.models.encoders import ENCODERS
 
 BATCH_NORM_MOMENTUM = 0.99
+DECODER_PREFIX = "decoder"
 
 
 def build_unet(recipe: Recipe) -> keras.Model:
@@ -39,7 +40,7 @@ def build_unet(recipe: Recipe) -> keras.Model:
         x = features.bottom
         stage_skips = (*reversed(features.skips), None)
         for stage, (filters, skip) in enumerate(zip(recipe.decoder_filters, stage_skips, strict=True), start=1):
-            x = _decoder_stage(x, skip, filters=filters, norm=recipe.decoder_norm, name=f"decoder{stage}")
+            x = _decoder_stage(x, skip, filters=filters, norm=recipe.decoder_norm, name=f"{DECODER_PREFIX}{stage}")
         log_depth = layers.Conv2D(1, 1, name="log_depth")(x)
         return keras.Model(rgb, log_depth, name=f"{recipe.encoder}_unet")
     finally:
@@ -63,6 +64,16 @@ def _decoder_stage(
     return x
 
 
-def batch_norm_layers(model: keras.Model) -> list[layers.BatchNormalization]:
-    """Every batch normalisation layer of a built model."""
-    return [layer for layer in model._flatten_layers() if isinstance(layer, layers.BatchNormalization)]
+def set_batch_norm(model: keras.Model, mode: str) -> None:
+    """Prepares a built model's batch normalisation for data-parallel training.
+
+    Args:
+        model: of `build_unet`.
+        mode: synchronized, all layers take their statistics over all workers' images; or frozen, the encoder's keep
+            their own, unchanged.
+    """
+    for layer in model.layers:
+        if isinstance(layer, layers.BatchNormalization):
+            frozen = mode == "frozen" and not layer.name.startswith(DECODER_PREFIX)
+            layer.trainable = not frozen
+            layer.synchronized = not frozen

@@ -65,10 +65,8 @@ def previous_champion(model_name: str, *, experiment: str) -> str:
     Raises:
         RegistryError: if no champion came before the present one.
     """
-    before = champions(_recorded_moves(model_name, experiment))
     present = version_with_alias(model_name, CHAMPION)
-    if before and present is not None and present.version != before[-1]:
-        return before[-1]  # The last move was killed after it moved the alias and before its record was finished.
+    before = champions(_recorded_moves(model_name, experiment, present=present.version if present else None))
     if len(before) < 2:
         raise RegistryError(
             f"{model_name} has no champion before the present one, so there is nothing to roll back to."
@@ -140,17 +138,28 @@ def _user() -> str:
         return str(os.getuid())
 
 
-def _recorded_moves(model_name: str, experiment: str) -> list[Move]:
-    """The moves of a model's alias, in the order they were made."""
+def _recorded_moves(model_name: str, experiment: str, *, present: str | None) -> list[Move]:
+    """The moves of a model's alias, in the order they were made.
+
+    Args:
+        present: the version that the alias names. A move that was killed before its record was finished counts if it
+            is the last one and the alias is where it was to go.
+    """
     client = use_tracking_uri(tracking_uri())
     found = client.get_experiment_by_name(experiment)
     if found is None:
         return []
     runs = client.search_runs(
         [found.experiment_id],
-        filter_string=f"tags.`depthflow.model` = '{model_name}' and attributes.status = 'FINISHED'",
+        filter_string=f"tags.`depthflow.model` = '{model_name}'",
         order_by=["attributes.start_time ASC"],
         max_results=50_000,
     )
-    moves = [(run.data.tags["depthflow.decision"], run.data.tags["depthflow.champion"]) for run in runs]
-    return [Move(decision=decision, champion=champion) for decision, champion in moves if decision in MOVES]
+    moves = []
+    for run in runs:
+        move = Move(decision=run.data.tags["depthflow.decision"], champion=run.data.tags["depthflow.champion"])
+        finished = run.info.status == "FINISHED"
+        half_way = run is runs[-1] and run.info.status == "RUNNING" and move.champion == present
+        if move.decision in MOVES and (finished or half_way):
+            moves.append(move)
+    return moves

@@ -89,12 +89,18 @@ def register_network(
             pip_requirements=[f"{package}=={version(package)}" for package in SERVING_PACKAGES],
         )
     created = mlflow.register_model(logged.model_uri, model_name)
-    for key, value in description.items():
-        client.set_model_version_tag(
-            model_name, created.version, key, value if isinstance(value, str) else json.dumps(value)
-        )
-    client.set_registered_model_alias(model_name, CHALLENGER, created.version)
-    return ModelVersion(name=model_name, version=str(created.version))
+    registered = ModelVersion(name=model_name, version=str(created.version))
+    tag_version(registered, description, run_log.tracking_uri)
+    client.set_registered_model_alias(model_name, CHALLENGER, registered.version)
+    return registered
+
+
+def tag_version(version: ModelVersion, tags: Mapping[str, Any], tracking: str) -> None:
+    """Adds to what the registry says of a version; anything but text as JSON."""
+    client = use_tracking_uri(tracking)
+    for key, value in tags.items():
+        text = value if isinstance(value, str) else json.dumps(value)
+        client.set_model_version_tag(version.name, version.version, key, text)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,8 +3,7 @@
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
@@ -15,7 +14,7 @@ import pyarrow.parquet as pq
 from depthflow.config import PreprocessConfig
 from depthflow.diode.camera import Camera, read_camera
 from depthflow.diode.layout import find_triplets
-from depthflow.errors import DepthflowError, SourceError, StoreError
+from depthflow.errors import SourceError, StoreError, unwrapped
 from depthflow.samples.files import StoreFiles
 from depthflow.samples.lock import writer_lock
 from depthflow.samples.plan import ShardPlan, deal_to_shards, plan_samples, resplit
@@ -47,7 +46,10 @@ def preprocess(config: PreprocessConfig, progress: Progress) -> SampleStore:
 
 def content_config(config: PreprocessConfig) -> dict[str, Any]:
     """The part of the configuration that the store's content depends on."""
-    return {k: v for k, v in asdict(config).items() if k not in ("source", "out", "num_cpus")}
+    only_where = {"val_fraction"} if config.resplit is None else set()
+    ignored = {"source", "out", "num_cpus"} | only_where
+    settings = {name: value for name, value in asdict(config).items() if name not in ignored}
+    return settings | {"splits": sorted(config.splits)}
 
 
 def plan_store(config: PreprocessConfig) -> list[ShardPlan]:
@@ -116,7 +118,7 @@ def _make_shards(
     made = ray.data.from_items(shards, override_num_blocks=len(plans)).map(make)
     records: list[ShardRecord] = []
     done, total = 0, sum(len(plan.samples) for plan in plans)
-    with _users_errors():
+    with unwrapped():
         for row in made.iter_rows():
             record = ShardRecord.from_row(row)
             records.append(record)
@@ -125,22 +127,14 @@ def _make_shards(
     return sorted(records, key=lambda record: record.path)
 
 
-@contextmanager
-def _users_errors() -> Iterator[None]:
-    """Takes an error that a user can mend out of the wrapping that Ray gives to a task's errors."""
-    try:
-        yield
-    except Exception as error:
-        cause: BaseException | None = error
-        while cause is not None:
-            if isinstance(cause, DepthflowError):
-                raise cause from None
-            cause = getattr(cause, "cause", None) or cause.__cause__
-        raise
-
-
 def _finish(config: PreprocessConfig, files: StoreFiles, records: list[ShardRecord]) -> None:
     """Writes the index, the rejects and, last, the manifest."""
+    unseen = [record.path for record in records if not files.exists(record.path)]
+    if unseen:
+        raise StoreError(
+            f"{len(unseen)} shards, {unseen[0]} for one, were written on other nodes and cannot be seen from here. "
+            f"--out must be storage that every node shares. Received: {files.root}"
+        )
     index = pa.concat_tables([_index_rows(record) for record in records])
     rejects = pa.concat_tables([record.rejects for record in records], promote_options="none")
     if index.num_rows == 0:

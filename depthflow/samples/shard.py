@@ -13,7 +13,7 @@ import xxhash
 
 from depthflow.diode.camera import Camera, camera_of_frame
 from depthflow.diode.triplet import RejectError, decode_triplet
-from depthflow.errors import SourceError
+from depthflow.errors import SourceError, StoreError
 from depthflow.samples.files import StoreFiles
 from depthflow.samples.plan import PlannedSample, ShardPlan
 from depthflow.samples.planes import Planes, depth_figures, make_planes
@@ -74,6 +74,8 @@ def make_shard(
         cameras: source to the camera its tree states.
     """
     if files.exists(plan.path):
+        if committed_plan_digest(files, plan.path) != plan.digest:
+            raise StoreError(f"{plan.path} of {files.root} was just written by another run. Choose another --out.")
         return read_shard_record(files, plan.path)
     rejects: list[dict[str, str]] = []
     metadata = {"depthflow.plan": plan.digest}
@@ -119,8 +121,14 @@ def read_shard_record(files: StoreFiles, path: str) -> ShardRecord:
 
 def committed_plan_digest(files: StoreFiles, path: str) -> str:
     """The digest of the plan that a committed shard was made from."""
-    with pq.ParquetFile(files.open(path)) as shard:
-        return (shard.schema_arrow.metadata or {}).get(b"depthflow.plan", b"").decode()
+    try:
+        with pq.ParquetFile(files.open(path)) as shard:
+            return (shard.schema_arrow.metadata or {}).get(b"depthflow.plan", b"").decode()
+    except (OSError, pa.ArrowException) as error:
+        raise StoreError(
+            f"The shard {path} of {files.root} is damaged: {error}. Delete it, and {files.root}/manifest.json, and run "
+            "the same command again."
+        ) from None
 
 
 def _make_rows(

@@ -1,7 +1,8 @@
 """The driver's side of training: start Ray Train's workers, wait, and say what came of it."""
 
 import uuid
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from ray.train import (
 )
 
 from depthflow.config import Recipe, TrainJob
-from depthflow.errors import StoreError, TrainingError
+from depthflow.errors import PlacementError, StoreError, TrainingError, unwrapped
 from depthflow.registry.runs import RunLog
 from depthflow.samples.epoch import batch_sizes
 from depthflow.samples.store import SampleStore
@@ -27,6 +28,18 @@ from depthflow.training.task import BEST_METRIC, WorkerTask
 
 if TYPE_CHECKING:
     import keras
+
+
+MAX_CPUS_A_GPU = 8
+"""CPUs beyond which a GPU worker's feed gains nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Node:
+    """What a node of the cluster has."""
+
+    cpus: int
+    gpus: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,48 +72,78 @@ class TrainingOutcome:
     checkpoint: str
 
 
-def plan_training(*, num_workers: int | None, gpus: int, cpus: int) -> TrainingPlan:
-    """One worker a GPU where there are GPUs; else two CPU workers, or one on a machine with one CPU.
+def plan_training(*, num_workers: int | None, nodes: Sequence[Node]) -> TrainingPlan:
+    """One worker a GPU where there are GPUs; else two CPU workers, or one where there is one CPU.
 
     Args:
         num_workers: as asked for, or None.
-        gpus, cpus: what Ray has.
+        nodes: what each of Ray's nodes has; a worker's CPUs and its GPU are on one node.
 
     Raises:
-        TrainingError: if the workers asked for can never be placed.
+        PlacementError: if the workers asked for can never be placed.
     """
-    if gpus:
-        wanted = num_workers or gpus
-        if wanted > gpus:
-            raise TrainingError(f"{wanted} workers need {wanted} GPUs, one each; Ray has {gpus}. Lower --num-workers.")
-        if wanted > cpus:
-            raise TrainingError(f"{wanted} workers need {wanted} CPUs, one each; Ray has {cpus}. Lower --num-workers.")
-        return TrainingPlan(num_workers=wanted, use_gpu=True, cpus_per_worker=min(8, cpus // wanted))
-    wanted = num_workers or max(1, min(2, cpus))
-    if wanted > cpus:
-        raise TrainingError(f"{wanted} workers need {wanted} CPUs, one each; Ray has {cpus}. Lower --num-workers.")
-    return TrainingPlan(num_workers=wanted, use_gpu=False, cpus_per_worker=cpus // wanted)
+    gpus = sum(node.gpus for node in nodes)
+    cpus = sum(node.cpus for node in nodes)
+    wanted = num_workers or gpus or max(1, min(2, cpus))
+
+    def places(cpus_each: int) -> int:
+        return sum(min(node.cpus // cpus_each, node.gpus if gpus else node.cpus) for node in nodes)
+
+    if places(1) < wanted:
+        needs = "one CPU and one GPU each" if gpus else "one CPU each"
+        raise PlacementError(
+            f"{wanted} workers need {needs}; Ray has {cpus} CPUs and {gpus} GPUs on {len(nodes)} nodes, which is room "
+            f"for {places(1)}. Lower --num-workers."
+        )
+    most = max(node.cpus for node in nodes)
+    limit = min(most, MAX_CPUS_A_GPU) if gpus else most
+    cpus_each = max(each for each in range(1, limit + 1) if places(each) >= wanted)
+    return TrainingPlan(num_workers=wanted, use_gpu=gpus > 0, cpus_per_worker=cpus_each)
 
 
-def check_store(store: SampleStore, recipe: Recipe, plan: TrainingPlan) -> None:
-    """Refuses a store that the recipe cannot be trained on, before any worker starts.
+def check_store(store: SampleStore, recipe: Recipe) -> None:
+    """Refuses a store that the recipe cannot be trained on, before anything starts.
 
     Raises:
         StoreError: if a split is missing, or the samples have another size than the network.
-        TrainingError: if a batch would leave a worker without an image.
     """
-    train, _ = store.split_index("train"), store.split_index("val")
+    for split in ("train", "val"):
+        store.split_index(split)
     if (store.height, store.width) != (recipe.height, recipe.width):
         raise StoreError(
             f"The store {store.files.root} holds samples of {store.height} x {store.width}, the recipe {recipe.name} "
             f"trains at {recipe.height} x {recipe.width}. Preprocess with --height {recipe.height} --width "
             f"{recipe.width}, or train with --height {store.height} --width {store.width}."
         )
-    smallest = min(batch_sizes(train.num_rows, global_batch_size=recipe.global_batch_size))
-    if smallest < plan.num_workers:
+
+
+def absolute_weights(encoder_weights: str) -> str:
+    """The argument with a path made absolute, since Ray Train changes its workers' directory.
+
+    Raises:
+        TrainingError: if it is neither imagenet nor none nor a file.
+    """
+    if encoder_weights in ("imagenet", "none"):
+        return encoder_weights
+    path = Path(encoder_weights).absolute()
+    if not path.is_file():
         raise TrainingError(
-            f"{train.num_rows} training samples in batches of {recipe.global_batch_size} leave a batch of {smallest} "
-            f"for {plan.num_workers} workers. Raise --global-batch-size or lower --num-workers."
+            f"There is no weights file {path}. Pass --encoder-weights imagenet, none or the path of a .weights.h5 file."
+        )
+    return str(path)
+
+
+def check_batches(samples: int, recipe: Recipe, *, num_workers: int) -> None:
+    """Refuses a plan in which a batch would leave a worker without an image.
+
+    Raises:
+        TrainingError: naming the flags to turn.
+    """
+    smallest = min(batch_sizes(samples, global_batch_size=recipe.global_batch_size))
+    if smallest < num_workers:
+        raise TrainingError(
+            f"{samples} training samples in batches of {recipe.global_batch_size} leave a batch of {smallest} "
+            f"for {num_workers} workers. Raise --global-batch-size or lower --num-workers."
         )
 
 
@@ -115,24 +158,17 @@ def train(recipe: Recipe, job: TrainJob, *, store: SampleStore, run_log: RunLog)
 
     Raises:
         TrainingError: if the run failed.
+        PlacementError: if its workers can never be placed.
     """
     from ray.train.tensorflow import TensorflowTrainer  # Imports TensorFlow, which takes seconds.
 
-    resources = ray.cluster_resources()
-    plan = plan_training(
-        num_workers=job.num_workers, gpus=int(resources.get("GPU", 0)), cpus=int(resources.get("CPU", 0))
-    )
-    check_store(store, recipe, plan)
+    plan = plan_training(num_workers=job.num_workers, nodes=alive_nodes())
+    check_batches(store.split_index("train").num_rows, recipe, num_workers=plan.num_workers)
     task = WorkerTask(recipe=recipe, samples=store.files.root, run_log=run_log, cpus=plan.cpus_per_worker)
-
-    def run_worker(_config: dict[str, Any]) -> dict[str, str]:
-        from depthflow.training.worker import train_worker  # Imports TensorFlow, in the worker alone.
-
-        return train_worker(task)
 
     trainer = TensorflowTrainer(
         run_worker,
-        train_loop_config=asdict(recipe),
+        train_loop_config={"task": task},
         scaling_config=ScalingConfig(
             num_workers=plan.num_workers,
             use_gpu=plan.use_gpu,
@@ -151,7 +187,8 @@ def train(recipe: Recipe, job: TrainJob, *, store: SampleStore, run_log: RunLog)
         ),
     )
     try:
-        result = trainer.fit()
+        with unwrapped():
+            result = trainer.fit()
     except TrainingFailedError as error:
         raise TrainingError(f"Training failed after {job.max_failures} retries: {error}") from error
     status: Any = result.return_value
@@ -166,12 +203,25 @@ def train(recipe: Recipe, job: TrainJob, *, store: SampleStore, run_log: RunLog)
     return TrainingOutcome(network=restore_network(recipe, best), metrics=metrics, checkpoint=best.path)
 
 
+def run_worker(config: dict[str, Any]) -> dict[str, str]:
+    """What Ray Train runs in each worker."""
+    from depthflow.training.worker import train_worker  # Imports TensorFlow, in the worker alone.
+
+    return train_worker(config["task"])
+
+
+def alive_nodes() -> list[Node]:
+    """What each node of the running Ray has."""
+    resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [Node(cpus=int(r.get("CPU", 0)), gpus=int(r.get("GPU", 0))) for r in resources]
+
+
 def restore_network(recipe: Recipe, checkpoint: Checkpoint) -> "keras.Model":
     """The recipe's network with a checkpoint's weights."""
     from depthflow.models.unet import build_unet  # Imports TensorFlow, which takes seconds.
     from depthflow.training.checkpoint import load_checkpoint
 
-    network = build_unet(replace(recipe, encoder_weights="none"))
+    network = build_unet(replace(recipe, encoder_weights="none", batch_norm="synchronized"))
     with checkpoint.as_directory() as folder:
         load_checkpoint(Path(folder), model=network)
     return network

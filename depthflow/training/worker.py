@@ -1,9 +1,11 @@
 """What every training worker runs."""
 
 import logging
+import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import keras
@@ -15,7 +17,7 @@ from ray.train.collective import broadcast_from_rank_zero
 
 from depthflow.errors import DepthflowError, TrainingError
 from depthflow.models.losses import LOSSES
-from depthflow.models.unet import batch_norm_layers, build_unet
+from depthflow.models.unet import build_unet, set_batch_norm
 from depthflow.progress import ProgressLine
 from depthflow.samples.epoch import batch_sizes
 from depthflow.samples.reader import SplitReader
@@ -47,8 +49,13 @@ def train_worker(task: WorkerTask) -> dict[str, str]:
         run, error = _Run(task, group), ""
     except DepthflowError as caught:
         run, error = None, str(caught)
+        print(f"error on worker {group.rank}: {error}", file=sys.stderr, flush=True)
     if group.sum([float(run is None)])[0] > 0 or run is None:
-        return {"status": "failed", "error": error or "another worker could not start: see its message"}
+        return {
+            "status": "failed",
+            "error": error or "Another worker could not start: its message is in the log above.",
+        }
+    group.share_first_workers(run.model)
     try:
         run.train()
     except TrainingError as caught:  # Raised on all workers alike, since the loss that they see is the reduced one.
@@ -57,7 +64,7 @@ def train_worker(task: WorkerTask) -> dict[str, str]:
 
 
 class _Run:
-    """A worker's state: model, optimizer, readers and position."""
+    """A worker's state: model, optimizer, readers and position. Made without a word to other workers."""
 
     def __init__(self, task: WorkerTask, group: WorkerGroup) -> None:
         recipe = task.recipe
@@ -65,14 +72,13 @@ class _Run:
         self.task, self.recipe, self.group = task, recipe, group
         self.train_reader = SplitReader(store, "train")
         self.steps_per_epoch = len(batch_sizes(len(self.train_reader), global_batch_size=recipe.global_batch_size))
-        self.model = build_unet(recipe)
-        for layer in batch_norm_layers(self.model):
-            layer.synchronized = recipe.batch_norm == "synchronized"
-            layer.trainable = recipe.batch_norm == "synchronized"
+        # Worker 0 alone loads pre-trained weights: all workers then take over what it has.
+        loads = group.rank == 0 and ray.train.get_checkpoint() is None
+        self.model = build_unet(recipe if loads else replace(recipe, encoder_weights="none", batch_norm="synchronized"))
+        set_batch_norm(self.model, recipe.batch_norm)
         self.optimizer = build_optimizer(recipe, total_steps=recipe.epochs * self.steps_per_epoch)
         self.optimizer.build(self.model.trainable_variables)
         self.progress = self._restore() or Progress(epochs_done=0, steps_done=0, seed=recipe.seed)
-        group.share_first_workers(self.model)
         self.step = build_step(model=self.model, optimizer=self.optimizer, pixel_loss=LOSSES[recipe.loss], group=group)
         self.validator = Validator(
             self.model,
@@ -87,28 +93,31 @@ class _Run:
         if checkpoint is None:
             return None
         with checkpoint.as_directory() as folder:
-            return load_checkpoint(Path(folder), model=self.model, optimizer=self.optimizer)
+            progress = load_checkpoint(Path(folder), model=self.model, optimizer=self.optimizer)
+        if progress.seed != self.recipe.seed:
+            raise TrainingError(f"The checkpoint is of seed {progress.seed}, the recipe of seed {self.recipe.seed}.")
+        return progress
 
     def train(self) -> None:
         """All epochs that are left, each followed by validation, a log entry and a checkpoint."""
         first = self.progress.epochs_done
         line = ProgressLine("epochs")
         for epoch in range(first, self.recipe.epochs):
-            metrics = self._train_epoch(epoch)
-            metrics |= self.validator.figures()
+            step_losses, speed = self._train_epoch(epoch)
+            metrics = {"train/loss": float(np.mean(step_losses)), **speed, **self.validator.figures()}
             self._compare_weights()
+            steps_before = self.progress.steps_done
             self.progress = Progress(
-                epochs_done=epoch + 1,
-                steps_done=self.progress.steps_done + self.steps_per_epoch,
-                seed=self.recipe.seed,
+                epochs_done=epoch + 1, steps_done=steps_before + self.steps_per_epoch, seed=self.recipe.seed
             )
-            if self.group.rank == 0:
-                self.task.run_log.metrics(metrics, step=epoch + 1)
-                line(epoch + 1, self.recipe.epochs)
             self._report(metrics)
+            if self.group.rank == 0:  # After the checkpoint: an epoch that is done again is logged once.
+                self.task.run_log.metrics(metrics, step=epoch + 1)
+                self.task.run_log.series("train/step_loss", step_losses, first_step=steps_before + 1)
+                line(epoch + 1, self.recipe.epochs)
 
-    def _train_epoch(self, epoch: int) -> dict[str, float]:
-        """One pass over the training split; its mean loss and speed."""
+    def _train_epoch(self, epoch: int) -> tuple[list[float], dict[str, float]]:
+        """One pass over the training split; each step's loss, and the speed."""
         batches = training_batches(
             self.train_reader, self.recipe, epoch=epoch, rank=self.group.rank, num_workers=self.group.size
         )
@@ -127,10 +136,7 @@ class _Run:
             losses.append(loss)
             waiting_since = time.monotonic()
         seconds = time.monotonic() - started
-        if self.group.rank == 0:
-            self.task.run_log.series("train/step_loss", losses, first_step=self.progress.steps_done + 1)
-        return {
-            "train/loss": float(np.mean(losses)),
+        return losses, {
             "perf/epoch_s": seconds,
             "perf/images_per_s": len(self.train_reader) / seconds,
             "perf/data_wait_fraction": waited_s / seconds,

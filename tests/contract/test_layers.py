@@ -14,7 +14,7 @@ def test_imports_go_downwards():
 
 
 def test_importing_the_library_starts_nothing(tmp_path):
-    """Every module that needs no TensorFlow: no file, no process, no thread of Ray or MLflow."""
+    """Every module that needs no TensorFlow: no file, no thread, no Ray, no TensorFlow."""
     script = """
 import pathlib, sys, threading
 modules = sorted(pathlib.Path(sys.argv[1]).rglob("*.py"))
@@ -25,6 +25,7 @@ for name in names:
         __import__(name.removesuffix(".__init__"))
 import ray
 assert not ray.is_initialized()
+assert threading.active_count() == 1, threading.enumerate()
 assert "tensorflow" not in sys.modules, "TensorFlow takes seconds: import it where it is used"
 """
     done = subprocess.run(

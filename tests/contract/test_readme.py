@@ -40,9 +40,19 @@ def test_every_command_does_what_the_readme_says(tmp_path):
         assert done.returncode == 0, f"{command}\n{done.stdout[-500:]}\n{done.stderr[-3000:]}"
         assert result is not None
         for key, value in re.findall(r'"(\w+)": ("[^"/.]+"|\d+|null|\{\}|(?=[\[{"]))', shown):
-            assert key in str(result), f"{command} prints no {key}"
+            assert key in all_keys(result), f"{command} prints no {key}"
             if value and key in result:
                 assert result[key] == json.loads(value), f"{command}: {key} is {result[key]}, the README says {value}"
+
+
+def all_keys(result: dict) -> set[str]:
+    """Keys at any depth."""
+    inner = [all_keys(value) for value in result.values() if isinstance(value, dict)]
+    return set(result).union(*inner)
+
+
+def test_no_placeholder_is_left():
+    assert not re.search(r"@[A-Z]+@", README)
 
 
 def own_environment() -> dict[str, str]:

@@ -104,5 +104,6 @@ def test_resnet50_float64(losses_and_weights):
     one_losses, one_weights = losses_and_weights(recipe, 1)
     two_losses, two_weights = losses_and_weights(recipe, 2)
     assert len(one_losses) == STEPS
+    assert np.ptp(one_losses) > 0.01
     np.testing.assert_allclose(two_losses, one_losses, rtol=1e-9)
     assert_weights_agree(one_weights, two_weights, 1e-9)

@@ -12,7 +12,7 @@ from depthflow.diode.layout import find_triplets
 from depthflow.diode.synthetic import synthesize
 from depthflow.diode.triplet import decode_triplet
 from depthflow.models.losses import LOSSES
-from depthflow.models.unet import batch_norm_layers, build_unet
+from depthflow.models.unet import build_unet, set_batch_norm
 from depthflow.recipes import tutorial
 from depthflow.samples.planes import Planes, make_planes
 from depthflow.training.collective import WorkerGroup
@@ -39,8 +39,7 @@ def test_tutorials_unet_overfits_eight_images(eight_images):
     keras.utils.set_random_seed(0)
     recipe = replace(tutorial(), encoder_weights="none", height=64, width=64, learning_rate=3e-4)
     model = build_unet(recipe)
-    for layer in batch_norm_layers(model):
-        layer.synchronized = True
+    set_batch_norm(model, recipe.batch_norm)
     optimizer = build_optimizer(recipe, total_steps=STEPS)
     optimizer.build(model.trainable_variables)
     group = WorkerGroup(rank=0, size=1)

@@ -149,7 +149,9 @@ for name in ("rgb", "log_depth", "valid_mask", "edge_mask"):
     out[name] = list(value.reshape(json.loads(meta[b"shape"])).shape)
     if name == "log_depth":
         out["depth_max_m"] = float(np.exp(value).max())
-import pandas as pd
+import pandas as pd, pyarrow.dataset as ds
+files = [str(path) for path in root.glob("split=*/*.parquet")]
+out["hive_rows"] = ds.dataset(files, partitioning="hive").count_rows(filter=ds.field("split") == "val")
 out["pandas_rows"] = len(pd.read_parquet(root / "split=train"))
 print(json.dumps(out))
 """
@@ -163,6 +165,7 @@ print(json.dumps(out))
     out = json.loads(done.stdout)
     assert out["rows"] == 40
     assert out["pandas_rows"] == 32
+    assert out["hive_rows"] == 8
     assert out["split"] == "train"
     assert out["rgb"] == [32, 32, 3]
     assert out["log_depth"] == out["valid_mask"] == out["edge_mask"] == [32, 32]

@@ -81,7 +81,7 @@ ACCEPTED = [
     (PromoteConfig, {"force": True, "reason": "r", "margin": 0.0, "tolerance": 0.0}),
 ]
 
-# What passes unchecked today and breaks later; each is to move to REFUSED.
+# Counts and sizes: the message names the flag.
 COUNTS = [
     (SynthesizeConfig, {"height": 0}),
     (SynthesizeConfig, {"width": -4}),
@@ -116,7 +116,8 @@ def test_every_command_checks_its_counts(config, changes):
 
 def test_every_configuration_is_in_this_file():
     found = {item for item in vars(depthflow.config).values() if isinstance(item, type) and is_dataclass(item)}
-    assert found == set(SOUND)
+    bases = {base for item in found for base in item.__bases__}
+    assert found - bases == set(SOUND)
 
 
 @pytest.mark.parametrize("config", SOUND)

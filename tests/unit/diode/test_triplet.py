@@ -280,7 +280,7 @@ def test_a_reject_travels_between_processes():
     assert str(error) == "bad_name: what was found"
 
 
-# --- what escapes as another error, and then ends a whole preprocessing run instead of becoming one reject ---
+# --- what the libraries raise for damaged bytes, each in its own way: one reject, never the end of a run ---
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from depthflow.errors import TrainingError
-from depthflow.models.unet import batch_norm_layers, build_unet
+from depthflow.models.unet import build_unet, set_batch_norm
 from depthflow.recipes import smoke, tutorial
 
 SHARED = Path(os.environ.get("DEPTHFLOW_SHARED") or Path(__file__).parents[4] / "shared")
@@ -165,10 +165,21 @@ def test_every_operation_is_built_in(network, narrow_network):
 # --- norms, dtypes ---
 
 
-def test_batch_norm_layers_finds_the_encoders_and_the_decoders(network, narrow_network):
-    assert len(batch_norm_layers(network)) == 53
-    assert len(batch_norm_layers(narrow_network)) == 53 + 10
-    assert batch_norm_layers(build_unet(smoke())) == []
+def batch_norms(model: keras.Model, *, decoder: bool) -> list[keras.layers.BatchNormalization]:
+    found = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    return [layer for layer in found if layer.name.startswith("decoder") == decoder]
+
+
+def test_frozen_batch_norm_is_the_encoders_alone(narrow_network):
+    encoder, decoder = (batch_norms(narrow_network, decoder=decoder) for decoder in (False, True))
+    assert (len(encoder), len(decoder)) == (53, 10)
+    set_batch_norm(narrow_network, "frozen")
+    assert not any(layer.trainable or layer.synchronized for layer in encoder)
+    assert all(layer.trainable and layer.synchronized for layer in decoder)
+    set_batch_norm(narrow_network, "synchronized")
+    assert all(layer.trainable and layer.synchronized for layer in [*encoder, *decoder])
+    for layer in [*encoder, *decoder]:
+        layer.synchronized = False
 
 
 def test_decoder_with_norm_has_no_bias_before_it(narrow_network):

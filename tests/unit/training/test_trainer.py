@@ -7,62 +7,65 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from depthflow.errors import StoreError, TrainingError
+from depthflow.errors import PlacementError, StoreError, TrainingError
 from depthflow.recipes import smoke
 from depthflow.samples.schema import INDEX_SCHEMA
 from depthflow.samples.store import FORMAT, open_store
-from depthflow.training.trainer import TrainingPlan, check_store, plan_training, unique_name
-
-TWO_WORKERS = TrainingPlan(num_workers=2, use_gpu=False, cpus_per_worker=1)
-
+from depthflow.training.trainer import (
+    Node,
+    TrainingPlan,
+    absolute_weights,
+    check_batches,
+    check_store,
+    plan_training,
+    unique_name,
+)
 
 # --- resources ---
 
 
+LAPTOP = [Node(cpus=2, gpus=0)]
+CPU_CLUSTER = [Node(cpus=1, gpus=0), *[Node(cpus=4, gpus=0)] * 4]
+GPU_CLUSTER = [Node(cpus=4, gpus=0), *[Node(cpus=16, gpus=0)] * 3, *[Node(cpus=8, gpus=1)] * 2]
+
+
 @pytest.mark.parametrize(
-    ("asked", "gpus", "cpus", "workers", "use_gpu", "cpus_per_worker"),
+    ("asked", "nodes", "workers", "use_gpu", "cpus_per_worker"),
     [
-        (None, 0, 1, 1, False, 1),
-        (None, 0, 2, 2, False, 1),
-        (None, 0, 7, 2, False, 3),
-        (None, 0, 64, 2, False, 32),
-        (1, 0, 8, 1, False, 8),
-        (3, 0, 8, 3, False, 2),
-        (8, 0, 8, 8, False, 1),
-        (None, 1, 16, 1, True, 8),
-        (None, 4, 16, 4, True, 4),
-        (2, 4, 16, 2, True, 8),
-        (4, 4, 4, 4, True, 1),
-        (None, 8, 256, 8, True, 8),
+        (None, [Node(cpus=1, gpus=0)], 1, False, 1),
+        (None, LAPTOP, 2, False, 1),
+        (1, LAPTOP, 1, False, 2),
+        (None, [Node(cpus=7, gpus=0)], 2, False, 3),
+        (None, CPU_CLUSTER, 2, False, 4),
+        (5, CPU_CLUSTER, 5, False, 2),
+        (17, CPU_CLUSTER, 17, False, 1),
+        (None, GPU_CLUSTER, 2, True, 8),
+        (1, GPU_CLUSTER, 1, True, 8),
+        (None, [Node(cpus=4, gpus=1), Node(cpus=64, gpus=0)], 1, True, 4),
+        (None, [Node(cpus=16, gpus=4)], 4, True, 4),
+        (2, [Node(cpus=64, gpus=4)], 2, True, 8),
+        (None, [Node(cpus=256, gpus=8)], 8, True, 8),
     ],
 )
-def test_plan(asked, gpus, cpus, workers, use_gpu, cpus_per_worker):
-    plan = plan_training(num_workers=asked, gpus=gpus, cpus=cpus)
+def test_plan_fits_the_nodes(asked, nodes, workers, use_gpu, cpus_per_worker):
+    plan = plan_training(num_workers=asked, nodes=nodes)
     assert plan == TrainingPlan(num_workers=workers, use_gpu=use_gpu, cpus_per_worker=cpus_per_worker)
-    assert plan.num_workers * plan.cpus_per_worker <= cpus
-    assert not use_gpu or plan.num_workers <= gpus
 
 
 @pytest.mark.parametrize(
-    ("asked", "gpus", "cpus", "message"),
+    ("asked", "nodes"),
     [
-        (3, 2, 16, "3 workers need 3 GPUs, one each; Ray has 2. Lower --num-workers."),
-        (3, 0, 2, "3 workers need 3 CPUs, one each; Ray has 2. Lower --num-workers."),
+        (3, LAPTOP),
+        (3, GPU_CLUSTER),
+        (None, [Node(cpus=0, gpus=0)]),
+        (None, [Node(cpus=2, gpus=4)]),
+        (None, [Node(cpus=0, gpus=1), Node(cpus=64, gpus=0)]),
+        (18, CPU_CLUSTER),
     ],
 )
-def test_more_workers_than_can_be_placed_are_refused(asked, gpus, cpus, message):
-    with pytest.raises(TrainingError, match=message):
-        plan_training(num_workers=asked, gpus=gpus, cpus=cpus)
-
-
-def test_no_cpu_is_refused():
-    with pytest.raises(TrainingError):
-        plan_training(num_workers=None, gpus=0, cpus=0)
-
-
-def test_more_gpu_workers_than_cpus_are_refused():
-    with pytest.raises(TrainingError):
-        plan_training(num_workers=None, gpus=4, cpus=2)
+def test_more_workers_than_can_be_placed_are_refused(asked, nodes):
+    with pytest.raises(PlacementError, match=r"room for .*Lower --num-workers"):
+        plan_training(num_workers=asked, nodes=nodes)
 
 
 # --- the store ---
@@ -82,13 +85,13 @@ def write_store(root, counts: dict[str, int], *, size: int = 64):
 
 
 def test_a_fitting_store_passes(tmp_path):
-    check_store(write_store(tmp_path, {"train": 20, "val": 1}), smoke(), TWO_WORKERS)
+    check_store(write_store(tmp_path, {"train": 20, "val": 1}), smoke())
 
 
 @pytest.mark.parametrize(("counts", "missing"), [({"train": 20}, "val"), ({"val": 20}, "train")])
 def test_both_splits_are_needed(tmp_path, counts, missing):
     with pytest.raises(StoreError, match=f"has no {missing} split"):
-        check_store(write_store(tmp_path, counts), smoke(), TWO_WORKERS)
+        check_store(write_store(tmp_path, counts), smoke())
 
 
 def test_another_size_is_refused_with_both_ways_out(tmp_path):
@@ -97,23 +100,35 @@ def test_another_size_is_refused_with_both_ways_out(tmp_path):
         StoreError,
         match=r"128 x 128.*smoke trains at 64 x 64.*--height 64 --width 64.*--height 128 --width 128",
     ):
-        check_store(store, smoke(), TWO_WORKERS)
+        check_store(store, smoke())
 
 
 @pytest.mark.parametrize(
     ("samples", "batch", "workers", "smallest"),
     [(20, 1, 2, 1), (3, 16, 4, 3), (17, 16, 9, 8), (32, 16, 16, None), (17, 16, 8, None)],
 )
-def test_a_worker_without_an_image_is_refused(tmp_path, samples, batch, workers, smallest):
+def test_a_worker_without_an_image_is_refused(samples, batch, workers, smallest):
     """17 samples in batches of 16 are shared 9 and 8."""
-    store = write_store(tmp_path, {"train": samples, "val": 1})
-    recipe, plan = replace(smoke(), global_batch_size=batch), replace(TWO_WORKERS, num_workers=workers)
+    recipe = replace(smoke(), global_batch_size=batch)
     if smallest is None:
-        check_store(store, recipe, plan)
+        check_batches(samples, recipe, num_workers=workers)
         return
     message = rf"{samples} training samples in batches of {batch} leave a batch of {smallest} for {workers} workers"
     with pytest.raises(TrainingError, match=message):
-        check_store(store, recipe, plan)
+        check_batches(samples, recipe, num_workers=workers)
+
+
+# --- paths ---
+
+
+def test_weights_path_is_made_absolute(tmp_path, monkeypatch):
+    """Ray Train changes its workers' directory."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "w.weights.h5").touch()
+    assert absolute_weights("w.weights.h5") == str(tmp_path / "w.weights.h5")
+    assert [absolute_weights(name) for name in ("imagenet", "none")] == ["imagenet", "none"]
+    with pytest.raises(TrainingError, match=r"no weights file .*absent\.h5.*--encoder-weights"):
+        absolute_weights("absent.h5")
 
 
 # --- names ---

@@ -2,6 +2,8 @@
 
 import logging
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,12 +25,15 @@ def ray_session(num_cpus: int | None = None) -> Iterator[None]:
     """
     os.environ.update(WORKER_ENVIRONMENT)
     address = os.environ.get("RAY_ADDRESS")
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     ray.init(
         address=address or "local",
         num_cpus=None if address else num_cpus,
         logging_level=logging.WARNING,
         runtime_env={"env_vars": WORKER_ENVIRONMENT} if address else None,
     )
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own handler dumps a stack and ends the process at once.
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.WARNING)

@@ -1,6 +1,7 @@
 """Bad input, each a clear message and a non-zero exit, and nothing half-written taken for whole."""
 
 import pytest
+from ray.util import get_node_ip_address
 
 
 @pytest.fixture
@@ -102,3 +103,42 @@ def test_unknown_protocol(run, store):
 
 def test_promote_without_a_challenger(run, store):
     refused(run("promote", "--samples", store, cwd=store.parent), "models:/depthflow@challenger")
+
+
+def test_weights_that_cannot_be_downloaded_name_the_path(run, tmp_path, write_triplet):
+    """Only worker 0 loads them, so only it fails to start: the other ends too, and the message comes through."""
+    for split, scene in (("train", 0), ("val", 1)):
+        for view in range(4):
+            write_triplet(tmp_path / "tree", split=split, scene=scene, view=view)
+    size = ("--height", 64, "--width", 64)
+    assert run("preprocess", "--source", "tree", "--out", "store", *size, cwd=tmp_path).code == 0
+    # TensorFlow's collectives heed the proxy too, so this machine's address is excepted.
+    nowhere = {"https_proxy": "http://127.0.0.1:9", "no_proxy": f"127.0.0.1,localhost,{get_node_ip_address()}"}
+    own_ray = {"RAY_ADDRESS": "", "KERAS_HOME": str(tmp_path / "keras")}
+    flags = ("--decoder-filters", 8, 8, 8, 8, 8, "--num-cpus", 2, *size)
+    done = run(
+        *("train", "tutorial", "--samples", "store", "--storage", "runs", *flags), cwd=tmp_path, env=nowhere | own_ray
+    )
+    refused(done, "cannot be downloaded from here", "--encoder-weights PATH")
+
+
+def test_missing_weights_file(run, store):
+    flags = ("--encoder-weights", "absent.weights.h5", "--height", 32, "--width", 32)
+    done = run("train", "tutorial", "--samples", store, "--storage", "runs", *flags, cwd=store.parent)
+    refused(done, "no weights file", "absent.weights.h5", "--encoder-weights")
+
+
+def test_a_folder_that_is_no_model(run, store):
+    photograph = next(store.parent.glob("tree/val/**/*.png"))
+    done = run("predict", "--model", store, "--images", photograph, "--out", "out", cwd=store.parent)
+    refused(done, "is not a depthflow model", "MLmodel")
+
+
+@pytest.mark.parametrize(
+    "flags", [("--out", "tree"), ("--source", "tree", "--out", "tree"), ("--source", "tree", "--out", ".")]
+)
+def test_the_demo_replaces_no_folder_of_yours(run, store, flags):
+    images = sorted(store.parent.glob("tree/**/*.png"))
+    done = run("demo", *flags, cwd=store.parent)
+    assert done.code == 1
+    assert sorted(store.parent.glob("tree/**/*.png")) == images

@@ -43,7 +43,8 @@ def train_worker(task: WorkerTask) -> dict[str, str]:
     tf.config.threading.set_intra_op_parallelism_threads(task.cpus)
     tf.config.threading.set_inter_op_parallelism_threads(1)
     keras.utils.set_random_seed(task.recipe.seed)
-    tf.config.experimental.enable_op_determinism()
+    if not tf.config.list_physical_devices("GPU"):  # There it costs speed, and some operations have no such kernel.
+        tf.config.experimental.enable_op_determinism()
     group = WorkerGroup(rank=context.get_world_rank(), size=context.get_world_size())
     try:
         run, error = _Run(task, group), ""

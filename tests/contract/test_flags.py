@@ -19,7 +19,8 @@ COMMANDS["train"] = ["train", "tutorial"]  # Every recipe has the same flags.
 
 def help_of(words: list[str]) -> str:
     done = subprocess.run(
-        [sys.executable, str(ROOT / "pipelines" / f"{words[0]}.py"), *words[1:], "--help"],
+        [sys.executable, f"pipelines/{words[0]}.py", *words[1:], "--help"],
+        cwd=ROOT,
         capture_output=True,
         text=True,
         check=True,

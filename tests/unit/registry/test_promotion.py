@@ -209,6 +209,19 @@ def test_rollback_after_a_promotion_that_was_killed(client, model):
     assert previous_champion(model, experiment=EXPERIMENT) == "2"
 
 
+def test_rollback_after_a_rollback_that_was_killed(client, model):
+    """1, 2, 3, back to 2, and that record never finished: back again means 1, never 3."""
+    for version, previous in (("1", None), ("2", "1"), ("3", "2")):
+        decide_upon(model, "promoted", version, previous)
+    killed = client.create_run(
+        client.get_experiment_by_name(EXPERIMENT).experiment_id,
+        tags={"depthflow.model": model, "depthflow.decision": "rolled_back", "depthflow.champion": "2"},
+    )
+    client.set_registered_model_alias(model, CHAMPION, "2")
+    assert client.get_run(killed.info.run_id).info.status == "RUNNING"
+    assert previous_champion(model, experiment=EXPERIMENT) == "1"
+
+
 @pytest.mark.parametrize(("error", "status"), [(ValueError, "FAILED"), (KeyboardInterrupt, "KILLED")])
 def test_run_that_an_error_leaves_says_so(client, error, status):
     run_ids = []

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 MAX_CPUS_A_GPU = 8
-"""CPUs beyond which a GPU worker's feed gains nothing."""
+"""So that a GPU node keeps CPUs for other tasks; a choice, not a measurement."""
 
 
 @dataclass(frozen=True, kw_only=True)

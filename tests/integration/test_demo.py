@@ -84,7 +84,7 @@ def test_only_an_image_that_is_not_one(run, demo, tmp_path):
     )
     assert done.code != 0
     assert done.result["images"] == 0
-    assert not list((tmp_path / "out").glob("*")) if (tmp_path / "out").exists() else True
+    assert list((tmp_path / "out").glob("*")) == []
 
 
 def test_pyfunc_predicts_where_depthflow_is_not_installed(demo, tmp_path):

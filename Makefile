@@ -31,7 +31,7 @@ format: venv ## Rewrite the code as ruff formats it
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-RESOLVE := $(BIN)/uv pip compile pyproject.toml --extra dev --extra cluster --universal --python-version 3.11 \
+RESOLVE := $(BIN)/uv pip compile pyproject.toml --extra dev --extra cluster --extra s3 --extra gcs --extra bench --universal --python-version 3.11 \
 	--generate-hashes --no-emit-index-url --no-emit-find-links --no-header
 
 lock: venv ## Resolve pyproject.toml anew into both lock files

@@ -4,6 +4,8 @@ Paths are of disks that every node sees; commands make them absolute before work
 workers' directory.
 """
 
+import math
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -82,13 +84,42 @@ class SynthesizeConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DownloadConfig:
+    """An official archive of DIODE, fetched and verified."""
+
+    split: Split
+    """val.tar.gz has 2.6 GB, train.tar.gz 81 GB."""
+    out: str
+    """Folder for the archive. The same command again resumes there what was cut, and finds nothing to do once whole."""
+    connections: int = 8
+    """Parts fetched at a time."""
+    base_url: str = "http://diode-dataset.s3.amazonaws.com"
+    """Where SPLIT.tar.gz lies: the official place, or a mirror."""
+    md5: str | None = None
+    """What the archive's MD5 must be. Default: the official one."""
+
+    def __post_init__(self) -> None:
+        _require_positive(connections=self.connections)
+        _require(
+            re.match(r"https?://[^/]", self.base_url) is not None,
+            f"--base-url must begin with http:// or https://. Received: {self.base_url}",
+        )
+        _require(
+            self.md5 is None or re.fullmatch(r"[0-9a-fA-F]{32}", self.md5) is not None,
+            f"--md5 must be 32 hexadecimal digits. Received: {self.md5}",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class PreprocessConfig(RayConfig):
     """Raw triplets to a Parquet sample store."""
 
     source: tuple[str, ...]
-    """Trees in DIODE's layout: a folder that holds train/ and val/, or one of these two."""
+    """Trees in DIODE's layout, a folder that holds train/ and val/ or one of these two, or their .tar.gz; each on a
+    disk, s3:// or gs://."""
     out: str
-    """Folder of the store. A second run with the same configuration resumes it; another configuration is refused."""
+    """Folder, s3:// or gs:// URI of the store. A second run with the same configuration resumes it; another
+    configuration is refused."""
     height: int = 256
     """Stored height in pixels: the image is area-averaged, depth and masks are point-sampled."""
     width: int = 256
@@ -107,11 +138,24 @@ class PreprocessConfig(RayConfig):
     """A depth edge is where neighbours' depths differ by more than this share of the nearer one."""
     edge_radius_px: int = 2
     """edge_mask reaches this many source pixels to each side of a depth edge."""
+    require_complete: bool = False
+    """Refuse to start where the sources lack samples of DIODE's catalogue."""
+    max_rejects: int | None = None
+    """End the run when more inputs than this are refused. Default: any number may be; each is listed with its reason."""
+    sample_timeout_s: float = 300.0
+    """End the run, naming the sample, when one takes longer than this: a disk that hangs is no silent stall."""
+    report: bool = False
+    """Write OUT/report.html: counts against the catalogue, depth histograms, rejects, panels, the oddest samples."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _require(self.seed >= 0, f"--seed must not be negative. Received: {self.seed}")
-        _require(len(self.source) > 0, "--source needs at least one folder. Received: none")
+        _require(len(self.source) > 0, "--source needs at least one folder or archive. Received: none")
+        _require(
+            self.max_rejects is None or self.max_rejects >= 0,
+            f"--max-rejects must not be negative. Received: {self.max_rejects}",
+        )
+        _require(self.sample_timeout_s > 0, f"--sample-timeout-s must be positive. Received: {self.sample_timeout_s}")
         _require_positive(height=self.height, width=self.width, shard_mib=self.shard_mib)
         _require(len(self.splits) > 0, "--splits needs at least one of: train, val. Received: none")
         for flag, values in (("--source", self.source), ("--splits", self.splits)):
@@ -214,12 +258,22 @@ class TrainJob(RayConfig):
     """Checkpoints kept: the best by val/abs_rel, and always the latest."""
     max_failures: int = 2
     """Times a lost worker or node is made good from the latest checkpoint before the run is given up."""
+    cache_gib: float = 2.0
+    """GiB of memory a worker for decoded training samples, which are read and decoded once as far as it goes."""
+    cache_dir: str | None = None
+    """Folder on each node's own disk that the shards are copied to first, and found by later runs: for stores on s3://
+    or gs:// and slow shared disks. Default: shards are read where they are."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _require("://" not in self.storage, f"--storage must be a folder. Received: {self.storage}")
         _require_positive(num_workers=self.num_workers, keep_checkpoints=self.keep_checkpoints)
         _require(self.max_failures >= 0, f"--max-failures must not be negative. Received: {self.max_failures}")
+        _require(0 <= self.cache_gib < math.inf, f"--cache-gib must not be negative. Received: {self.cache_gib}")
+        _require(
+            self.cache_dir is None or "://" not in self.cache_dir,
+            f"--cache-dir must be a folder. Received: {self.cache_dir}",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

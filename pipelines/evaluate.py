@@ -39,6 +39,7 @@ def main(config: EvaluateConfig) -> dict[str, Any]:
     facts = {"protocol": protocol.name, "fingerprint": store.fingerprint, "split": config.split, "model": model.uri}
     tags = {"depthflow.kind": "evaluate", **{f"depthflow.{name}": value for name, value in facts.items()}}
     with mlflow_run(experiment=config.experiment, name=f"evaluate-{protocol.name}", tags=tags) as run_log:
+        run_log.samples(store)
         for group, metrics in result.figures.items():
             prefix = config.split if group == "all" else f"{config.split}/{group}"
             run_log.metrics({f"{prefix}/{name}": value for name, value in metrics.items() if value == value})

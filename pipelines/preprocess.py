@@ -9,13 +9,14 @@ from depthflow.command import run_command
 from depthflow.config import PreprocessConfig
 from depthflow.progress import ProgressLine
 from depthflow.samples.preprocess import preprocess
+from depthflow.samples.report import write_report
 
 
 def main(config: PreprocessConfig) -> dict[str, Any]:
     """Writes the store; every input ends as a sample or as a reject with its reason."""
     started = time.monotonic()
     with ray_session(config.num_cpus):
-        store = preprocess(config, ProgressLine("inputs"))
+        store = preprocess(config, ProgressLine)
     manifest = store.manifest
     if manifest["rejects"]:
         print(
@@ -23,14 +24,19 @@ def main(config: PreprocessConfig) -> dict[str, Any]:
             f"see {store.files.root}/rejects.parquet",
             file=sys.stderr,
         )
+    report = write_report(store, ProgressLine("samples surveyed")) if config.report else None
+    if report:
+        print(f"The data report: {report}", file=sys.stderr)
     return {
         "out": store.files.root,
         "samples": manifest["samples"],
         "rejects": manifest["rejects"],
         "rejects_by_reason": manifest["rejects_by_reason"],
         "counts": manifest["counts"],
+        "accounting": manifest["accounting"],
         "shards": len(manifest["shards"]),
         "fingerprint": manifest["fingerprint"],
+        "report": report,
         "seconds": round(time.monotonic() - started, 2),
     }
 

@@ -35,6 +35,7 @@ def main(recipe: RecipeChoice, job: TrainJob) -> dict[str, Any]:
     tags = {"depthflow.kind": "train", "depthflow.fingerprint": store.fingerprint}
     with mlflow_run(experiment=job.experiment, name=recipe.name, tags=tags) as run_log:
         run_log.params({**asdict(recipe), **asdict(job)})
+        run_log.samples(store)
         with ray_session(job.num_cpus):
             outcome = train(recipe, job, store=store, run_log=run_log)
         version = register_network(

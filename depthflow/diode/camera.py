@@ -7,6 +7,7 @@ from pathlib import Path
 
 from depthflow.diode.layout import SPLITS
 from depthflow.errors import SourceError
+from depthflow.storage import is_uri, object_store, reported
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,22 +55,43 @@ def read_camera(source: str) -> Camera | None:
     """The camera that a tree states in its camera.json, if it has one.
 
     Args:
-        source: the tree's folder, or one of its splits. The file is one JSON object with the fields of `Camera`.
+        source: the tree's folder or URI, or one of its splits.
 
     Raises:
         SourceError: if the file is there but is not a camera.
     """
-    root = Path(source).absolute()
-    folders = (root, root.parent) if root.name in SPLITS else (root,)
-    path = next((folder / CAMERA_FILE for folder in folders if (folder / CAMERA_FILE).is_file()), None)
-    if path is None:
-        return None
+    root = source.rstrip("/") if is_uri(source) else str(Path(source).absolute())
+    parent, _, name = root.rpartition("/")
+    for folder in (root, parent) if name in SPLITS else (root,):
+        content = _read_if_there(f"{folder}/{CAMERA_FILE}")
+        if content is not None:
+            return parse_camera(content, where=f"{folder}/{CAMERA_FILE}")
+    return None
+
+
+def parse_camera(content: bytes, *, where: str) -> Camera:
+    """The camera that a camera.json states: one JSON object with the fields of `Camera`.
+
+    Args:
+        where: the file, for the message.
+
+    Raises:
+        SourceError: if it is not a camera.
+    """
     try:
-        return Camera(**json.loads(path.read_text()))
+        return Camera(**json.loads(content))
     except (TypeError, ValueError) as error:
         raise SourceError(
-            f"{path} is not a camera: {error}. It needs width, height, fx_px, fy_px, cx_px and cy_px."
+            f"{where} is not a camera: {error}. It needs width, height, fx_px, fy_px, cx_px and cy_px."
         ) from None
+
+
+def _read_if_there(path: str) -> bytes | None:
+    if not is_uri(path):
+        return Path(path).read_bytes() if Path(path).is_file() else None
+    filesystem, key = object_store(path, SourceError)
+    with reported(f"{path} cannot be read", SourceError):
+        return filesystem.cat_file(key) if filesystem.exists(key) else None
 
 
 def camera_of_frame(stated: Camera | None, *, height: int, width: int) -> Camera | None:

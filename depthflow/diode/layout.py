@@ -6,11 +6,13 @@
 
 import os
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from depthflow.errors import SourceError
+from depthflow.storage import is_uri, object_store, reported
 
 SPLITS = ("train", "val")
 SCENE_TYPES = ("indoors", "outdoor")
@@ -26,8 +28,10 @@ class Triplet:
     Attributes:
         sample_id: the files' common stem, such as 00022_00193_indoors_010_000.
         split, scene_type, scene, scan: as the folders say; scene is scene_SSSSS, scan is scan_NNNNN.
-        paths: rgb, depth, mask to the file's path, those that exist.
-        problem: why the name cannot belong to a sample, or empty.
+        paths: rgb, depth, mask to the file's path, those that exist; in an archive, to the member's name.
+        spans: in an archive, rgb, depth, mask to (offset, size) in bytes of the decompressed tar; else empty.
+        problem: why these files cannot be a sample, or empty.
+        reason: the problem's code, bad_name or unsafe_member.
     """
 
     sample_id: str
@@ -36,6 +40,26 @@ class Triplet:
     scene: str
     scan: str
     paths: dict[str, str]
+    spans: dict[str, tuple[int, int]] = field(default_factory=dict)
+    problem: str = ""
+    reason: str = ""
+
+
+class SourceFile(NamedTuple):
+    """A file that a source holds.
+
+    Attributes:
+        parent: its folder, from the split's folder on, such as indoors/scene_00022/scan_00193.
+        name: its name in the folder.
+        path: where it is read, or its member's name in an archive.
+        span: in an archive, (offset, size) in bytes of the decompressed tar.
+        problem: why it must not be read, or empty.
+    """
+
+    parent: str
+    name: str
+    path: str
+    span: tuple[int, int] | None = None
     problem: str = ""
 
 
@@ -46,56 +70,87 @@ def find_triplets(source: str, splits: tuple[str, ...]) -> list[Triplet]:
     `problem`, so that nothing is dropped in silence.
 
     Args:
-        source: a folder that holds train/ and val/, or one of the two itself.
+        source: a folder that holds train/ and val/, or one of the two itself; on a disk, s3:// or gs://.
         splits: the splits to take.
 
     Raises:
         SourceError: if the folder is missing, or holds no sample of these splits.
     """
-    root = Path(source).absolute()
-    if not root.is_dir():
-        raise SourceError(f"There is no source at {source}. Pass --source a folder in DIODE's layout.")
-    found: list[Triplet] = []
-    for split in splits:
-        folder = root / split
-        if not folder.is_dir() and root.name == split:
-            folder = root
-        found.extend(_triplets_of_split(folder, split))
+    files_of_split = _object_files if is_uri(source) else _disk_files
+    found = [t for split in splits for t in group_triplets(split, files_of_split(source, split))]
+    require_samples(found, source, splits)
+    return found
+
+
+def require_samples(found: list[Triplet], source: str, splits: tuple[str, ...]) -> None:
+    """Refuses a source in which nothing was found: SourceError."""
     if not found:
         raise SourceError(
             f"The source {source} holds no sample of {' or '.join(splits)} in DIODE's layout, "
             "{train,val}/{indoors,outdoor}/scene_SSSSS/scan_NNNNN/*.png. "
-            "Pass the folder that holds train/ and val/, and see --splits."
+            "Pass the folder that holds train/ and val/, or its .tar.gz, and see --splits."
         )
-    return found
 
 
-def _triplets_of_split(folder: Path, split: str) -> list[Triplet]:
-    members: dict[tuple[str, str], dict[str, str]] = {}
-    for path in _files_under(folder):
-        member = _member_of(path.name)
-        if member is not None:
-            stem = path.name.removesuffix(MEMBER_SUFFIXES[member])
-            members.setdefault((str(path.parent.relative_to(folder)), stem), {})[member] = str(path)
-    return [_triplet(split, parent, stem, paths) for (parent, stem), paths in sorted(members.items())]
+def group_triplets(split: str, files: Iterable[SourceFile]) -> list[Triplet]:
+    """A split's files as triplets, sorted by folder and id; a file that is there twice begins another triplet."""
+    groups: dict[tuple[str, str, int], dict[str, SourceFile]] = {}
+    for file in files:
+        member = _member_of(file.name)
+        if member is None:
+            continue
+        stem = printable(file.name.removesuffix(MEMBER_SUFFIXES[member]))
+        copy = 0
+        while member in groups.get((file.parent, stem, copy), {}):
+            copy += 1
+        groups.setdefault((file.parent, stem, copy), {})[member] = file
+    return [_triplet(split, parent, stem, members) for (parent, stem, _), members in sorted(groups.items(), key=_key)]
 
 
-def _files_under(folder: Path) -> Iterator[Path]:
-    """Every file below a folder, linked folders included; a broken link counts as a file, to be reported."""
+def _key(group: tuple[tuple[str, str, int], object]) -> tuple[str, str, int]:
+    return group[0]
+
+
+def printable(name: str) -> str:
+    """A name that is no valid UTF-8, with the bytes that are not as escapes: Arrow's strings are UTF-8."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def _disk_files(source: str, split: str) -> Iterator[SourceFile]:
+    """Every file below a split's folder, linked folders included; a broken link counts as a file, to be reported."""
+    root = Path(source).absolute()
+    if not root.is_dir():
+        raise SourceError(f"There is no source at {source}. Pass --source a folder in DIODE's layout, or its .tar.gz.")
+    top = root if root.name == split and not (root / split).is_dir() else root / split
 
     def refuse(error: OSError) -> None:
         raise SourceError(f"The folder {error.filename} cannot be read: {error.strerror}. Check its permissions.")
 
-    if not folder.is_dir():
+    if not top.is_dir():
         return
     seen: set[str] = set()
-    for parent, folders, files in os.walk(folder, followlinks=True, onerror=refuse):
+    for parent, folders, files in os.walk(top, followlinks=True, onerror=refuse):
         real = os.path.realpath(parent)
         if real in seen:  # A link back to a folder above.
             folders.clear()
             continue
         seen.add(real)
-        yield from (Path(parent) / name for name in files)
+        yield from (SourceFile(os.path.relpath(parent, top), name, str(Path(parent) / name)) for name in files)
+
+
+def _object_files(source: str, split: str) -> Iterator[SourceFile]:
+    """Every object below a split's prefix."""
+    root = source.rstrip("/")
+    filesystem, path = object_store(root, SourceError)
+    scheme = root.split("://", 1)[0]
+    with reported(f"The source {source} cannot be listed", SourceError):
+        top = f"{path}/{split}"
+        if path.endswith(f"/{split}") and not filesystem.exists(top):
+            top = path
+        objects = filesystem.find(top)
+    for key in objects:
+        parent, _, name = key.removeprefix(f"{top}/").rpartition("/")
+        yield SourceFile(parent or ".", name, f"{scheme}://{key}")
 
 
 def _member_of(file_name: str) -> str | None:
@@ -106,20 +161,23 @@ def _member_of(file_name: str) -> str | None:
     return None
 
 
-def _triplet(split: str, parent: str, stem: str, paths: dict[str, str]) -> Triplet:
+def _triplet(split: str, parent: str, stem: str, members: dict[str, SourceFile]) -> Triplet:
+    scene_type, scene, scan = "", "", ""
+    problem = f"the name {stem} is not SSSSS_NNNNN_{{indoors,outdoor}}_AAA_BBB"
     match = _SAMPLE_ID.fullmatch(stem)
-    if match is None:
-        problem = f"the name {stem} is not SSSSS_NNNNN_{{indoors,outdoor}}_AAA_BBB"
-        return Triplet(sample_id=stem, split=split, scene_type="", scene="", scan="", paths=paths, problem=problem)
-    scene, scan = f"scene_{match['scene']}", f"scan_{match['scan']}"
-    expected = f"{match['scene_type']}/{scene}/{scan}"
-    problem = "" if parent == expected else f"it lies in {parent} instead of {expected}"
+    if match is not None:
+        scene_type, scene, scan = match["scene_type"], f"scene_{match['scene']}", f"scan_{match['scan']}"
+        expected = f"{scene_type}/{scene}/{scan}"
+        problem = "" if parent == expected else f"it lies in {printable(parent)} instead of {expected}"
+    unsafe = next((file.problem for file in members.values() if file.problem), "")
     return Triplet(
         sample_id=stem,
         split=split,
-        scene_type=match["scene_type"],
+        scene_type=scene_type,
         scene=scene,
         scan=scan,
-        paths=paths,
-        problem=problem,
+        paths={member: file.path for member, file in members.items()},
+        spans={member: file.span for member, file in members.items() if file.span is not None},
+        problem=unsafe or problem,
+        reason="unsafe_member" if unsafe else "bad_name" if problem else "",
     )

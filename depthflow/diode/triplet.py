@@ -1,13 +1,22 @@
 """From a triplet's bytes to arrays, or to a reason why not."""
 
 import io
+import math
+import struct
 import tokenize
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import cv2
+import kornia_rs
 import numpy as np
 
+_PNG_START = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
+_PNG_END = b"IEND\xaeB`\x82"
+_PNG_HEADER = struct.Struct(">16sIIBB")
+"""Signature and the first chunk's head, width, height, bits a channel, colour type (2 = RGB)."""
+_MAX_PIXELS = 2**27
+_NPY_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 _NPY_ERRORS = (ValueError, EOFError, OSError, SyntaxError, TypeError, MemoryError, RecursionError, tokenize.TokenError)
 """What NumPy lets through for a damaged header, which it parses as Python."""
 
@@ -69,19 +78,31 @@ def decode_triplet(members: Mapping[str, bytes]) -> Frame:
         raise RejectError("wrong_dtype", f"depth must be floating point metres, received {depth_m.dtype}")
     depth_m = depth_m.astype(np.float32, copy=False)
     valid_mask = mask > 0
-    broken = int(np.count_nonzero(valid_mask & ~np.isfinite(depth_m)))
-    if broken:
-        raise RejectError("non_finite_depth", f"{broken} pixels that the mask calls valid are NaN or infinite")
+    _require_finite(depth_m, valid_mask)
     valid_mask &= depth_m > 0
     if not valid_mask.any():
         raise RejectError("no_valid_pixel", "no pixel has mask > 0 and depth > 0")
     return Frame(rgb=rgb, depth_m=depth_m, valid_mask=valid_mask)
 
 
+def _require_finite(depth_m: np.ndarray, valid_mask: np.ndarray) -> None:
+    """RejectError non_finite_depth if a pixel that the mask calls valid is NaN or infinite."""
+    # One sum tells: it is finite only if all of its terms are.
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(cv2.copyTo(depth_m, valid_mask.view(np.uint8)).sum()):
+            return
+    broken = int(np.count_nonzero(valid_mask & ~np.isfinite(depth_m)))
+    if broken:
+        raise RejectError("non_finite_depth", f"{broken} pixels that the mask calls valid are NaN or infinite")
+
+
 def decode_rgb(content: bytes) -> np.ndarray:
     """(H, W, 3) uint8 RGB of an encoded photograph; RejectError empty_file or unreadable_image if it is not one."""
     if not content:
         raise RejectError("empty_file", "the image file has no bytes")
+    rgb = _decode_plain_png(content)
+    if rgb is not None:
+        return rgb
     try:
         bgr = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error as error:  # It claims more pixels than OpenCV decodes.
@@ -91,10 +112,32 @@ def decode_rgb(content: bytes) -> np.ndarray:
     return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
 
 
-def decode_npy(content: bytes, member: str) -> np.ndarray:
-    """The array of an .npy file, never unpickling; RejectError unreadable_array if there is none."""
+def _decode_plain_png(content: bytes) -> np.ndarray | None:
+    """An 8-bit RGB PNG without flaw, as DIODE's are, in half of OpenCV's time; None for anything else."""
+    header = content[: _PNG_HEADER.size]
+    if len(header) < _PNG_HEADER.size or not content.endswith(_PNG_END) or b"eXIf" in content:
+        return None  # One with EXIF data may have to be turned, which OpenCV does.
+    start, width, height, depth, colour = _PNG_HEADER.unpack(header)
+    if (start, depth, colour) != (_PNG_START, 8, 2) or width * height > _MAX_PIXELS:
+        return None
     try:
-        return np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
+        return kornia_rs.io.decode_image_png_u8(content, (height, width), "rgb")
+    except Exception:  # It raises Exception itself. OpenCV has the last word, and the message.
+        return None
+
+
+def decode_npy(content: bytes, member: str) -> np.ndarray:
+    """The array of an .npy file, a view of its bytes, never unpickled; RejectError unreadable_array if there is none."""
+    try:
+        handle = io.BytesIO(content)
+        version = np.lib.format.read_magic(handle)
+        if version not in _NPY_HEADERS:
+            return np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
+        shape, fortran_order, dtype = _NPY_HEADERS[version](handle)
+        if dtype.hasobject:
+            raise ValueError("it holds pickled Python objects, which are not loaded")
+        values = np.frombuffer(content, dtype, count=math.prod(shape), offset=handle.tell())
+        return values.reshape(shape, order="F" if fortran_order else "C")
     except _NPY_ERRORS as error:
         raise RejectError("unreadable_array", f"the {member} is no plain .npy array: {error}") from None
 

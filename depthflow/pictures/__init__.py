@@ -1,1 +1,1 @@
-"""Pictures for people: one module draws all panels."""
+"""Pictures for people: panels, charts, and the page that holds them."""

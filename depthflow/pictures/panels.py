@@ -4,6 +4,7 @@ The colour map is viridis: perceptually uniform, fit for colour-blind readers, a
 and it holds no grey. The scale is logarithmic: near differences matter as far ones do.
 """
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,16 +12,19 @@ from pathlib import Path
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.colors import LogNorm, Normalize
+from matplotlib.colors import LogNorm, Normalize, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator, PercentFormatter
 
 DEPTH_COLOURS = "viridis_r"
 ERROR_COLOURS = "RdBu_r"
 INVALID_GREY = "0.6"
+EDGE_COLOUR = "#ff6a00"
 SCALE_PERCENTILES = (1.0, 99.0)
 ERROR_LIMIT = 0.5
 SCALE_TICKS = 5
+JPEG_OPTIONS = {"quality": 85, "subsampling": 0}
+"""Full resolution of colour too: a mask's border is one pixel sharp."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,24 +60,54 @@ def draw_panel(path: Path, *, rgb: np.ndarray, maps: Sequence[DepthMap], title: 
         title: of the whole panel.
     """
     has_error = len(maps) == 2
-    count = 1 + len(maps) + has_error
-    aspect = rgb.shape[0] / rgb.shape[1]
-    figure = Figure(figsize=(3.4 * count, 3.4 * aspect + 0.9), layout="constrained", dpi=110)
-    axes = figure.subplots(1, count, squeeze=False)[0]
-    axes[0].imshow(rgb)
-    axes[0].set_title("photograph", fontsize=10)
+    figure, axes = _row_of_pictures(rgb, 1 + len(maps) + has_error)
     norm = _depth_norm(maps)
     for axis, depth_map in zip(axes[1:], maps, strict=False):
         _draw_map(axis, depth_map, norm)
     _draw_scale_bar(figure, axes[1 : 1 + len(maps)], norm)
     if has_error:
         _draw_error(figure, axes[-1], truth=maps[0], prediction=maps[1])
-    for axis in axes:
-        axis.set_xticks([])
-        axis.set_yticks([])
     if title:
         figure.suptitle(title, fontsize=11)
     figure.savefig(path)
+
+
+def sample_panel(*, rgb: np.ndarray, depth: DepthMap, edge_mask: np.ndarray) -> bytes:
+    """Draws a stored sample: photograph, depth with its bar, the valid mask, and the depth edges on the photograph.
+
+    Args:
+        rgb: (H, W, 3) uint8.
+        depth: of the photograph's size.
+        edge_mask: (H, W) bool.
+
+    Returns:
+        A JPEG file.
+    """
+    figure, axes = _row_of_pictures(rgb, 4)
+    norm = _depth_norm([depth])
+    _draw_map(axes[1], depth, norm)
+    _draw_scale_bar(figure, axes[1:2], norm)
+    axes[2].imshow(~np.ma.getmaskarray(depth.masked), cmap="gray", vmin=0, vmax=1)
+    axes[2].set_title("valid (white)", fontsize=10)
+    grey = rgb.mean(axis=-1, keepdims=True) / 255
+    axes[3].imshow(np.where(edge_mask[..., None], to_rgb(EDGE_COLOUR), grey))
+    axes[3].set_title("depth edges (orange)", fontsize=10)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="jpeg", pil_kwargs=JPEG_OPTIONS)
+    return buffer.getvalue()
+
+
+def _row_of_pictures(rgb: np.ndarray, count: int) -> tuple[Figure, list[Axes]]:
+    """A figure of pictures side by side, the first of them the photograph."""
+    aspect = rgb.shape[0] / rgb.shape[1]
+    figure = Figure(figsize=(3.4 * count, 3.4 * aspect + 0.9), layout="constrained", dpi=110)
+    axes = list(figure.subplots(1, count, squeeze=False)[0])
+    for axis in axes:
+        axis.set_xticks([])
+        axis.set_yticks([])
+    axes[0].imshow(rgb)
+    axes[0].set_title("photograph", fontsize=10)
+    return figure, axes
 
 
 def _depth_norm(maps: Sequence[DepthMap]) -> Normalize:

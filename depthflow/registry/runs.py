@@ -12,9 +12,12 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 
 from depthflow.registry.tracking import experiment_id, tracking_uri, use_tracking_uri
+from depthflow.samples.report import REPORT, read_report
+from depthflow.samples.store import SampleStore
 
 METRICS_PER_CALL = 1000
 """MLflow's limit for one batch."""
+REPORT_ARTIFACT = f"data/{REPORT}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +64,14 @@ class RunLog:
     def document(self, content: Mapping[str, Any], path: str) -> None:
         """Uploads a JSON document."""
         self._client().log_dict(self.run_id, dict(content), path)
+
+    def samples(self, store: SampleStore) -> None:
+        """Says which sample store the run uses, and uploads the store's data report if it has one."""
+        self.tag({"samples.location": store.files.root})
+        report = read_report(store)
+        if report is not None:
+            self._client().log_text(self.run_id, report, REPORT_ARTIFACT)
+            self.tag({"samples.report": f"{store.files.root}/{REPORT}"})
 
     def _client(self) -> MlflowClient:
         return MlflowClient(self.tracking_uri, self.tracking_uri)

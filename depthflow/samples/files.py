@@ -1,79 +1,190 @@
-"""Files of a store: on a disk, committed by temporary name and rename; nothing is ever seen half-written."""
+"""Files of a store, on a disk or on an object store; nothing is ever seen half-written.
 
+On a disk a file is committed by temporary name and rename; on an object store by one PUT, which is all or nothing.
+"""
+
+import errno
 import os
+import shutil
+import tempfile
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import pyarrow as pa
 
 from depthflow.errors import StoreError
+from depthflow.samples.lock import LOCK_NAME, disk_lock, object_lock
+from depthflow.storage import is_uri, object_store, reported
 
 TEMPORARY_PREFIX = ".tmp-"
+UPLOAD_IN_MEMORY_BYTES = 32 * 2**20
+"""A file for an object store is gathered in memory up to this size, and on the local disk beyond it."""
+
+_DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-class StoreFiles:
+class StoreFiles(ABC):
     """The files of one store, by their path in it.
 
-    Args:
-        root: the store's folder.
-
-    Raises:
-        StoreError: if the root is a URI of a kind that is not supported.
+    Attributes:
+        root: the store's folder or URI.
     """
 
-    def __init__(self, root: str) -> None:
-        if "://" in root:
-            raise StoreError(f"A store is a folder that every node sees under one path. Received: {root}")
-        self.root = str(Path(root).resolve())
+    root: str
 
-    def __reduce__(self) -> tuple[type, tuple[str]]:
-        return type(self), (self.root,)
-
+    @abstractmethod
     def exists(self, path: str) -> bool:
         """Whether the file is committed."""
-        return (Path(self.root) / path).is_file()
 
+    @abstractmethod
     def names(self, pattern: str) -> list[str]:
         """Paths of committed files that match a glob, sorted."""
-        found = (p.relative_to(self.root) for p in Path(self.root).glob(pattern) if p.is_file())
-        return sorted(str(p) for p in found if not p.name.startswith(TEMPORARY_PREFIX))
 
-    def open(self, path: str) -> pa.NativeFile:
-        """The file for reading, memory-mapped."""
-        return pa.memory_map(str(Path(self.root) / path))
+    @abstractmethod
+    def open(self, path: str) -> Any:
+        """The file for reading, seekable: memory-mapped from a disk, by ranged requests from an object store."""
+
+    @abstractmethod
+    def commit(self, path: str) -> AbstractContextManager[IO[bytes]]:
+        """A handle to write to; the file appears under its path, whole, when the block ends without an error.
+
+        Raises:
+            StoreError: if the disk is full, or the object store refuses.
+        """
+
+    @abstractmethod
+    def remove(self, folder: str) -> None:
+        """Removes a folder of the store with all that it holds, if it is there."""
+
+    @abstractmethod
+    def remove_temporaries(self) -> None:
+        """Removes what writers that were killed left behind. Only for the holder of the store's lock."""
+
+    @abstractmethod
+    def writer_lock(self) -> AbstractContextManager[None]:
+        """Holds the store's lock for the block: one writer at a time.
+
+        Raises:
+            StoreError: if another writer holds it.
+        """
 
     def read(self, path: str) -> pa.Buffer:
-        """The file's bytes, memory-mapped."""
-        return self.open(path).read_buffer()
-
-    @contextmanager
-    def commit(self, path: str) -> Iterator[IO[bytes]]:
-        """A handle to write to; the file appears under its path, whole, when the block ends without an error."""
-        target = Path(self.root) / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f"{TEMPORARY_PREFIX}{target.name}-{uuid.uuid4().hex[:8]}")
-        try:
-            with temporary.open("xb") as handle:
-                yield handle
-                handle.flush()
-                os.fsync(handle.fileno())
-            temporary.rename(target)
-            _sync_folder(target.parent)
-        finally:
-            temporary.unlink(missing_ok=True)
+        """The file's bytes."""
+        with self.open(path) as handle:
+            return handle.read_buffer() if isinstance(handle, pa.NativeFile) else pa.py_buffer(handle.read())
 
     def write(self, path: str, content: bytes) -> None:
         """Commits a small file."""
         with self.commit(path) as handle:
             handle.write(content)
 
+
+def open_files(root: str) -> StoreFiles:
+    """The files of the store at a folder, s3:// or gs:// URI.
+
+    Raises:
+        StoreError: if the URI is of another kind.
+    """
+    return ObjectFiles(root) if is_uri(root) else DiskFiles(root)
+
+
+class DiskFiles(StoreFiles):
+    """A store in a folder, on a disk that every node sees under one path."""
+
+    def __init__(self, root: str) -> None:
+        self.root = str(Path(root).resolve())
+
+    def __reduce__(self) -> tuple[type, tuple[str]]:
+        return type(self), (self.root,)
+
+    def exists(self, path: str) -> bool:
+        return (Path(self.root) / path).is_file()
+
+    def names(self, pattern: str) -> list[str]:
+        found = (p.relative_to(self.root) for p in Path(self.root).glob(pattern) if p.is_file())
+        return sorted(str(p) for p in found if not p.name.startswith(TEMPORARY_PREFIX))
+
+    def open(self, path: str) -> pa.NativeFile:
+        return pa.memory_map(str(Path(self.root) / path))
+
+    @contextmanager
+    def commit(self, path: str) -> Iterator[IO[bytes]]:
+        target = Path(self.root) / path
+        temporary = target.with_name(f"{TEMPORARY_PREFIX}{target.name}-{uuid.uuid4().hex[:8]}")
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("xb") as handle:
+                yield handle
+                handle.flush()
+                os.fsync(handle.fileno())
+            temporary.rename(target)
+            _sync_folder(target.parent)
+        except OSError as error:
+            if error.errno not in _DISK_IS_FULL:
+                raise
+            raise StoreError(
+                f"{target} cannot be written: {os.strerror(error.errno)}. Free space, or raise the quota, and run the "
+                "same command again: it goes on from the shards that are done."
+            ) from error
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def remove(self, folder: str) -> None:
+        shutil.rmtree(Path(self.root) / folder, ignore_errors=True)
+
     def remove_temporaries(self) -> None:
-        """Removes what writers that were killed left behind. Only for the holder of the store's lock."""
         for path in Path(self.root).rglob(f"{TEMPORARY_PREFIX}*"):
             path.unlink(missing_ok=True)
+
+    def writer_lock(self) -> AbstractContextManager[None]:
+        return disk_lock(Path(self.root) / LOCK_NAME)
+
+
+class ObjectFiles(StoreFiles):
+    """A store under a prefix of a bucket."""
+
+    def __init__(self, root: str) -> None:
+        self.root = root.rstrip("/")
+        self._filesystem, self._path = object_store(self.root, StoreError)
+
+    def __reduce__(self) -> tuple[type, tuple[str]]:
+        return type(self), (self.root,)
+
+    def exists(self, path: str) -> bool:
+        with reported(f"{self.root} cannot be read", StoreError):
+            return self._filesystem.exists(f"{self._path}/{path}")
+
+    def names(self, pattern: str) -> list[str]:
+        with reported(f"{self.root} cannot be listed", StoreError):
+            found = self._filesystem.glob(f"{self._path}/{pattern}")
+        return sorted(str(path).removeprefix(f"{self._path}/") for path in found)
+
+    def open(self, path: str) -> Any:
+        with reported(f"{self.root}/{path} cannot be read", StoreError):
+            return self._filesystem.open(f"{self._path}/{path}", "rb", cache_type="none")
+
+    @contextmanager
+    def commit(self, path: str) -> Iterator[IO[bytes]]:
+        with tempfile.SpooledTemporaryFile(max_size=UPLOAD_IN_MEMORY_BYTES) as handle:
+            yield handle  # type: ignore[misc]
+            handle.seek(0)
+            with reported(f"{self.root}/{path} cannot be written", StoreError):
+                self._filesystem.pipe_file(f"{self._path}/{path}", handle.read())
+
+    def remove(self, folder: str) -> None:
+        with reported(f"{self.root}/{folder} cannot be removed", StoreError):
+            if self._filesystem.exists(f"{self._path}/{folder}"):
+                self._filesystem.rm(f"{self._path}/{folder}", recursive=True)
+
+    def remove_temporaries(self) -> None:
+        """There are none: an upload that was cut short is no object."""
+
+    def writer_lock(self) -> AbstractContextManager[None]:
+        return object_lock(self._filesystem, self._path, self.root)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -1,36 +1,46 @@
-"""One writer at a time: an advisory lock that the kernel frees when its holder dies, however it dies."""
+"""One writer at a time.
+
+On a disk the lock is an advisory one, which the kernel frees when its holder dies, however it dies. An object store has
+no such thing: there the lock is an object made by exclusive create (If-None-Match), whose holder writes it anew every
+few seconds, and which another writer takes over once it has stood still for long enough.
+"""
 
 import fcntl
 import json
 import os
 import socket
+import threading
 import time
+import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from depthflow.errors import StoreError
+from depthflow.storage import reported
 
 LOCK_NAME = ".lock"
+HEARTBEAT_S = 5.0
+"""Seconds between two writings of a held lock object."""
+LEASE_S = 30.0
+"""Seconds without a heartbeat after which a lock object's holder counts as dead."""
 
 
 @contextmanager
-def writer_lock(root: str) -> Iterator[None]:
-    """Holds the store's lock for the block.
+def disk_lock(path: Path) -> Iterator[None]:
+    """Holds a lock file for the block.
 
     Raises:
         StoreError: if another writer holds it.
     """
-    path = Path(root) / LOCK_NAME
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as handle:
         if not _try_lock(handle.fileno(), path):
             handle.seek(0)
-            raise StoreError(
-                f"{root} is being written by another process ({handle.read().strip()}). Wait for it to finish."
-            )
+            raise _held_by_another(str(path.parent), handle.read())
         handle.truncate(0)
-        json.dump({"host": socket.gethostname(), "pid": os.getpid(), "since": time.strftime("%FT%T%z")}, handle)
+        handle.write(_holder())
         handle.flush()
         try:
             yield
@@ -45,3 +55,104 @@ def _try_lock(descriptor: int, path: Path) -> bool:
         return os.fstat(descriptor).st_ino == path.stat().st_ino
     except (BlockingIOError, FileNotFoundError):
         return False
+
+
+@contextmanager
+def object_lock(
+    filesystem: Any, folder: str, root: str, *, heartbeat_s: float = HEARTBEAT_S, lease_s: float = LEASE_S
+) -> Iterator[None]:
+    """Holds a lock object for the block, .lock-00000 or a higher number: the highest is the one that counts.
+
+    Whoever finds a lock watches it for as long as a lease by their own clock. If it is written anew meanwhile, they
+    give up; if not, they create the next number. Of two who try, one succeeds, and a holder that was only asleep is
+    not robbed unseen: what it still writes are the same shards, made of the same plan.
+
+    Args:
+        filesystem: fsspec's, whose `pipe_file(mode="create")` fails where the object exists.
+        folder: in the filesystem.
+        root: the store's URI, for messages.
+
+    Raises:
+        StoreError: if another writer holds it.
+    """
+    with reported(f"{root} cannot be locked", StoreError):
+        name = _take_object(filesystem, folder, root, lease_s)
+    stop = threading.Event()
+    beating = threading.Thread(target=_beat, args=(filesystem, name, heartbeat_s, stop), daemon=True)
+    beating.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        beating.join()
+        for number in range(int(name[-5:]) + 1):
+            _remove_if_there(filesystem, f"{folder}/{LOCK_NAME}-{number:05d}")
+
+
+def _take_object(filesystem: Any, folder: str, root: str, lease_s: float) -> str:
+    """The path of the lock object that is now ours."""
+    while True:
+        held = sorted(filesystem.glob(f"{folder}/{LOCK_NAME}-*"))
+        dead = _wait_for_lease(filesystem, held[-1], root, lease_s) if held else None
+        if held and dead is None:
+            continue  # It was released while we watched.
+        number = int(held[-1][-5:]) + 1 if held else 0
+        name = f"{folder}/{LOCK_NAME}-{number:05d}"
+        try:
+            filesystem.pipe_file(name, _holder().encode(), mode="create")
+        except FileExistsError:
+            continue  # Another was quicker, and beats: the next round finds it.
+        if not held or _read_if_there(filesystem, held[-1]) == dead:
+            return name
+        _remove_if_there(filesystem, name)  # Its holder woke up, or was done and another began, since our last look.
+
+
+def _wait_for_lease(filesystem: Any, name: str, root: str, lease_s: float) -> bytes | None:
+    """What a lock says that stood still for a lease, None if it is gone; raises when its holder shows a sign of life."""
+    first = _read_if_there(filesystem, name)
+    until = time.monotonic() + lease_s
+    while first is not None and time.monotonic() < until:
+        time.sleep(min(1.0, lease_s / 5))
+        now = _read_if_there(filesystem, name)
+        if now is None:
+            return None
+        if now != first:
+            raise _held_by_another(root, first.decode())
+    return first
+
+
+def _read_if_there(filesystem: Any, name: str) -> bytes | None:
+    try:
+        return filesystem.cat_file(name)
+    except FileNotFoundError:
+        return None
+
+
+def _beat(filesystem: Any, name: str, every_s: float, stop: threading.Event) -> None:
+    """Writes the lock anew until told to stop. One beat that fails is made good by the next."""
+    while not stop.wait(every_s):
+        try:
+            filesystem.pipe_file(name, _holder().encode())
+        except Exception as error:
+            print(f"The lock {name} could not be renewed: {error}", flush=True)
+
+
+def _remove_if_there(filesystem: Any, name: str) -> None:
+    with suppress(FileNotFoundError):
+        filesystem.rm_file(name)
+
+
+def _holder() -> str:
+    """Who holds a lock, different at every call."""
+    return json.dumps(
+        {
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "since": time.strftime("%FT%T%z"),
+            "beat": uuid.uuid4().hex[:8],
+        }
+    )
+
+
+def _held_by_another(root: str, holder: str) -> StoreError:
+    return StoreError(f"{root} is being written by another process ({holder.strip()}). Wait for it to finish.")

@@ -25,14 +25,16 @@ class PlannedSample:
 
     Attributes:
         triplet: what the source holds; its split is the one to be stored.
-        source: the tree it comes from.
+        source: the tree or archive it comes from.
         reject_reason, reject_message: why it is refused unread, or empty.
+        staged: for a sample of an archive, the piece that holds it made, and its position there.
     """
 
     triplet: Triplet
     source: str
     reject_reason: str = ""
     reject_message: str = ""
+    staged: tuple[str, int] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +71,7 @@ def plan_samples(found: Iterable[tuple[str, Triplet]]) -> list[PlannedSample]:
         reason, message = "", ""
         missing = sorted({"rgb", "depth", "mask"} - triplet.paths.keys())
         if triplet.problem:
-            reason, message = "bad_name", triplet.problem
+            reason, message = triplet.reason, triplet.problem
         elif missing:
             reason, message = "missing_member", f"there is no {' and no '.join(missing)} file"
         elif triplet.sample_id in seen:

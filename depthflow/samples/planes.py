@@ -4,6 +4,7 @@ The image is area-averaged; depth and masks are point-sampled, so no stored dept
 surface, or of a valid and an invalid pixel.
 """
 
+import math
 from dataclasses import dataclass
 
 import cv2
@@ -96,15 +97,21 @@ def depth_edges(*, depth_m: np.ndarray, valid_mask: np.ndarray, relative_jump: f
         (H, W) bool.
     """
     kernel = np.ones((3, 3), np.uint8)
-    farthest = cv2.dilate(np.where(valid_mask, depth_m, np.float32(0.0)), kernel)
-    nearest = cv2.erode(np.where(valid_mask, depth_m, np.float32(1e30)), kernel)
-    far_beside = farthest > depth_m * np.float32(1 + relative_jump)
-    near_beside = nearest * np.float32(1 + relative_jump) < depth_m
-    jump = valid_mask & (far_beside | near_beside)
+    valid = valid_mask.view(np.uint8)
+    ratio = np.float32(1 + relative_jump)
+    depth_or_0 = cv2.copyTo(depth_m, valid)
+    depth_or_far = np.full(depth_m.shape, np.float32(1e30))
+    cv2.copyTo(depth_m, valid, depth_or_far)
+    farthest = cv2.dilate(depth_or_0, kernel)
+    nearest = cv2.erode(depth_or_far, kernel)
+    # In place, since a fresh array of this size costs as much as the arithmetic.
+    far_beside = cv2.compare(farthest, np.multiply(depth_or_0, ratio, out=depth_or_far), cv2.CMP_GT)
+    near_beside = cv2.compare(np.multiply(nearest, ratio, out=nearest), depth_or_0, cv2.CMP_LT)
+    jump = cv2.bitwise_and(cv2.bitwise_or(far_beside, near_beside, dst=far_beside), valid)
     if radius_px == 0:
-        return jump
+        return jump.view(np.bool_)
     square = np.ones((2 * radius_px + 1, 2 * radius_px + 1), np.uint8)
-    return cv2.dilate(jump.view(np.uint8), square).view(np.bool_)
+    return cv2.dilate(jump, square).view(np.bool_)
 
 
 def depth_figures(planes: Planes) -> dict[str, float]:
@@ -120,11 +127,11 @@ def depth_figures(planes: Planes) -> dict[str, float]:
     log_depth = planes.log_depth[planes.valid_mask]
     if log_depth.size == 0:
         raise ValueError("no stored pixel is valid")
-    depth_m = np.exp(log_depth, dtype=np.float64)
+    middle = [(log_depth.size - 1) // 2, log_depth.size // 2]
     return {
-        "depth_min_m": float(depth_m.min()),
-        "depth_median_m": float(np.median(depth_m)),
-        "depth_max_m": float(depth_m.max()),
+        "depth_min_m": math.exp(log_depth.min()),
+        "depth_median_m": float(np.exp(np.partition(log_depth, middle)[middle], dtype=np.float64).mean()),
+        "depth_max_m": math.exp(log_depth.max()),
         "log_depth_mean": float(log_depth.mean(dtype=np.float64)),
         "valid_fraction": float(planes.valid_mask.mean()),
         "edge_fraction": float(planes.edge_mask.mean()),

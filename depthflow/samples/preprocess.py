@@ -1,9 +1,9 @@
-"""Raw triplets to a sample store: plan the shards, make them with Ray Data on every node, write the manifest last."""
+"""Raw triplets to a sample store: list the sources, plan the shards, make them on every node, write the manifest last."""
 
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
@@ -12,50 +12,95 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from depthflow.config import PreprocessConfig
-from depthflow.diode.camera import Camera, read_camera
-from depthflow.diode.layout import find_triplets
-from depthflow.errors import SourceError, StoreError, unwrapped
-from depthflow.samples.files import StoreFiles
-from depthflow.samples.lock import writer_lock
-from depthflow.samples.plan import ShardPlan, deal_to_shards, plan_samples, resplit
+from depthflow.diode.archive import archive_identity, is_archive
+from depthflow.diode.camera import Camera
+from depthflow.diode.catalogue import Accounting
+from depthflow.errors import SourceError, StoreError
+from depthflow.samples.files import StoreFiles, open_files
+from depthflow.samples.plan import PlannedSample, ShardPlan, deal_to_shards, plan_samples, resplit
+from depthflow.samples.sample import Sample, SampleLayout, make_sample
 from depthflow.samples.schema import INDEX_SCHEMA, PLANE_DTYPES, REJECT_SCHEMA, shard_schema
-from depthflow.samples.shard import SampleLayout, ShardRecord, committed_plan_digest, make_shard
-from depthflow.samples.store import FORMAT, INDEX, MANIFEST, REJECTS, SampleStore, fingerprint, open_store
+from depthflow.samples.shard import Make, ShardRecord, committed_plan_digest, make_shard, timed
+from depthflow.samples.sources import Source, account_for, list_source, read_members
+from depthflow.samples.staging import (
+    STAGING,
+    PieceReader,
+    Segment,
+    list_archive,
+    plan_segments,
+    stage_segment,
+    with_pieces,
+)
+from depthflow.samples.store import ACCOUNTING, FORMAT, INDEX, MANIFEST, REJECTS, SampleStore, fingerprint, open_store
+from depthflow.samples.work import Limits, Reporter, refuse_many_rejects, run_tasks
 
 Progress = Callable[[int, int], None]
-"""Called with (inputs done, inputs in all)."""
+"""Called with (done, in all)."""
 
 
-def preprocess(config: PreprocessConfig, progress: Progress) -> SampleStore:
+def preprocess(config: PreprocessConfig, progress: Callable[[str], Progress]) -> SampleStore:
     """Writes a store, or finishes one that was begun, or finds it finished. Needs a running Ray.
 
+    Args:
+        progress: gives what shows the progress of a stage of the work, by its label.
+
     Raises:
-        SourceError: if a source is missing or holds no usable sample.
-        StoreError: if the folder holds a store of another configuration or source, or is being written.
+        SourceError: if a source is missing, damaged or holds no usable sample, or lacks some that are required.
+        StoreError: if the folder holds a store of another configuration or source, is being written, or cannot be; if
+            a sample takes too long, or too many are refused.
     """
-    plans = plan_store(config)
-    files = StoreFiles(config.out)
-    with writer_lock(files.root):
-        _refuse_other_content(files, config, plans)
+    files = open_files(config.out)
+    identities = {source: archive_identity(source) for source in config.source if is_archive(source)}
+    trees = {
+        source: list_source(source, source_splits(config), files, {})
+        for source in config.source
+        if source not in identities
+    }
+    with files.writer_lock():
         files.remove_temporaries()
-        if not files.exists(MANIFEST):
-            records = _make_shards(config, plans, files, progress)
-            _finish(config, files, records)
+        _refuse_other_configuration(files, config)
+        if trees or not _holds_archives(files, identities):
+            _list_archives(config, identities, files)
+            archives = {source: list_source(source, source_splits(config), files, identities) for source in identities}
+            sources = [{**trees, **archives}[source] for source in config.source]
+            _write_store(config, sources, identities, files, progress)
+        files.remove(STAGING)
+        files.remove_temporaries()
     return open_store(files.root)
 
 
 def content_config(config: PreprocessConfig) -> dict[str, Any]:
     """The part of the configuration that the store's content depends on."""
     only_where = {"val_fraction"} if config.resplit is None else set()
-    ignored = {"source", "out", "num_cpus"} | only_where
-    settings = {name: value for name, value in asdict(config).items() if name not in ignored}
+    ignored = {"source", "out", "num_cpus", "require_complete", "max_rejects", "sample_timeout_s", "report"}
+    settings = {name: value for name, value in asdict(config).items() if name not in ignored | only_where}
     return settings | {"splits": sorted(config.splits)}
 
 
-def plan_store(config: PreprocessConfig) -> list[ShardPlan]:
-    """Finds the sources' triplets and deals them to shards."""
-    splits = (config.resplit,) if config.resplit else config.splits
-    samples = plan_samples((source, t) for source in config.source for t in find_triplets(source, splits))
+def source_splits(config: PreprocessConfig) -> tuple[str, ...]:
+    """The splits to take from the sources."""
+    return (config.resplit,) if config.resplit else config.splits
+
+
+def sample_layout(config: PreprocessConfig) -> SampleLayout:
+    """The part of the configuration that a sample's planes depend on."""
+    return SampleLayout(
+        height=config.height,
+        width=config.width,
+        edge_relative_jump=config.edge_relative_jump,
+        edge_radius_px=config.edge_radius_px,
+    )
+
+
+def plan_store(
+    config: PreprocessConfig, sources: Sequence[Source], identities: dict[str, str]
+) -> tuple[list[ShardPlan], list[Segment]]:
+    """Deals the sources' samples to shards, and those of archives to segments, too.
+
+    Raises:
+        SourceError: if no sample is whole.
+    """
+    samples = plan_samples((source.location, triplet) for source in sources for triplet in source.triplets)
     if all(sample.reject_reason for sample in samples):
         reasons = Counter(sample.reject_reason for sample in samples)
         raise SourceError(
@@ -65,70 +110,186 @@ def plan_store(config: PreprocessConfig) -> list[ShardPlan]:
     if config.resplit:
         divided = resplit(samples, val_fraction=config.val_fraction, seed=config.seed)
         samples = [sample for sample in divided if sample.triplet.split in config.splits]
+    settings = json.dumps(content_config(config), sort_keys=True)
+    segments = [
+        segment
+        for archive, identity in identities.items()
+        for segment in plan_segments(
+            [sample for sample in samples if sample.source == archive and not sample.reject_reason],
+            archive=archive,
+            identity=identity,
+            settings=settings,
+        )
+    ]
     schema = shard_schema(height=config.height, width=config.width, metadata={})
-    return deal_to_shards(
-        samples,
+    shards = deal_to_shards(
+        with_pieces(samples, segments),
         sample_bytes=sum(schema.field(plane).type.byte_width for plane in PLANE_DTYPES),
         shard_bytes=config.shard_mib * 2**20,
         seed=config.seed,
-        settings=json.dumps(content_config(config), sort_keys=True),
+        settings=settings,
     )
+    return shards, segments
 
 
-def _refuse_other_content(files: StoreFiles, config: PreprocessConfig, plans: list[ShardPlan]) -> None:
+def shard_maker(layout: SampleLayout, cameras: dict[str, Camera | None], files: StoreFiles) -> Make:
+    """Makes planned samples: a tree's from its files; an archive's were made already and lie in pieces."""
+    pieces = PieceReader(files)
+
+    def from_tree(planned: PlannedSample) -> Sample:
+        return make_sample(planned.triplet, read_members(planned), layout, cameras.get(planned.source))
+
+    timed_from_tree = timed(from_tree)
+    return lambda planned: pieces.take(*planned.staged) if planned.staged else timed_from_tree(planned)
+
+
+def _refuse_other_configuration(files: StoreFiles, config: PreprocessConfig) -> None:
+    """A finished store is left alone by another configuration."""
+    if not files.exists(MANIFEST):
+        return
+    written = open_store(files.root).manifest["config"]
+    asked = json.loads(json.dumps(content_config(config)))
+    differing = {k: (written.get(k), asked[k]) for k in asked if written.get(k) != asked[k]}
+    if differing:
+        changes = ", ".join(f"{k} {old} (now {new})" for k, (old, new) in differing.items())
+        raise StoreError(
+            f"{files.root} is a store of another configuration: {changes}. Choose another --out, or delete the folder."
+        )
+
+
+def _holds_archives(files: StoreFiles, identities: dict[str, str]) -> bool:
+    """Whether the store is finished and was made of these very archives, which need not be listed again then."""
+    if not files.exists(MANIFEST):
+        return False
+    return open_store(files.root).manifest.get("archives") == sorted(identities.values())
+
+
+def _refuse_other_shards(files: StoreFiles, plans: Sequence[ShardPlan]) -> None:
     """A folder is resumed only by the configuration and the source that began it."""
-    advice = "Choose another --out, or delete the folder."
-    if files.exists(MANIFEST):
-        written = open_store(files.root).manifest["config"]
-        asked = json.loads(json.dumps(content_config(config)))
-        differing = {k: (written.get(k), asked[k]) for k in asked if written.get(k) != asked[k]}
-        if differing:
-            changes = ", ".join(f"{k} {old} (now {new})" for k, (old, new) in differing.items())
-            raise StoreError(f"{files.root} is a store of another configuration: {changes}. {advice}")
     planned = {plan.path: plan.digest for plan in plans}
     for path in files.names("split=*/part-*.parquet"):
         if planned.get(path) != committed_plan_digest(files, path):
             raise StoreError(
                 f"{files.root} was begun with another configuration or with a source that held other samples: "
-                f"{path} does not belong to this plan. {advice}"
+                f"{path} does not belong to this plan. Choose another --out, or delete the folder."
             )
 
 
-def _make_shards(
-    config: PreprocessConfig, plans: list[ShardPlan], files: StoreFiles, progress: Progress
-) -> list[ShardRecord]:
-    """Ray Data maps over shard plans: a task makes one whole shard, and only its index rows come back."""
+def _write_store(
+    config: PreprocessConfig,
+    sources: Sequence[Source],
+    identities: dict[str, str],
+    files: StoreFiles,
+    progress: Callable[[str], Progress],
+) -> None:
+    """All that is left to do for a finished store."""
+    accounting = account_for(sources, source_splits(config))
+    if config.require_complete and not accounting.is_complete:
+        raise SourceError(f"--require-complete: {accounting.describe_gap()}")
+    shards, segments = plan_store(config, sources, identities)
+    _refuse_other_shards(files, shards)
+    if files.exists(MANIFEST):
+        return
+    unread = [sample for shard in shards for sample in shard.samples if sample.reject_reason]
+    refuse_many_rejects(
+        len(unread),
+        max_rejects=config.max_rejects,
+        example=f"{unread[0].triplet.sample_id} ({unread[0].reject_message})" if unread else "",
+    )
+    cameras = {source.location: source.camera for source in sources}
+    _stage(config, _needed(segments, shards, files), cameras, files, progress("samples staged"))
+    records = _make_shards(config, shards, cameras, files, progress("inputs"))
+    _finish(config, files, records, accounting, sorted(identities.values()))
+
+
+def _needed(segments: Sequence[Segment], shards: Sequence[ShardPlan], files: StoreFiles) -> list[Segment]:
+    """The segments that hold a sample of a shard that is not made yet."""
+    pieces = {
+        sample.staged[0]
+        for shard in shards
+        if not files.exists(shard.path)
+        for sample in shard.samples
+        if sample.staged
+    }
+    return [segment for segment in segments if segment.piece in pieces]
+
+
+def _limits(config: PreprocessConfig) -> Limits:
+    return Limits(sample_timeout_s=config.sample_timeout_s, max_rejects=config.max_rejects)
+
+
+def _list_archives(config: PreprocessConfig, identities: dict[str, str], files: StoreFiles) -> None:
+    """Lists each archive in one task with as many threads as a node has CPUs for it."""
     import ray
 
-    layout = SampleLayout(
-        height=config.height,
-        width=config.width,
-        edge_relative_jump=config.edge_relative_jump,
-        edge_radius_px=config.edge_radius_px,
-    )
-    cameras: dict[str, Camera | None] = {source: read_camera(source) for source in config.source}
+    if not identities:
+        return
+    cpus = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
+    threads = max(1, cpus // len(identities))
 
-    plans_ref = ray.put(plans)
+    def work(archive: str, reporter: Reporter) -> dict[str, Any]:
+        list_archive(archive, identities[archive], files, threads=threads, progress=reporter.begin)
+        return {"done": 0, "refused": 0}
 
-    def make(item: dict[str, Any]) -> dict[str, Any]:
-        plan = ray.get(plans_ref)[item["shard"]]
-        return make_shard(plan, files=files, layout=layout, cameras=cameras).to_row()
-
-    shards = [{"shard": number} for number in range(len(plans))]
-    made = ray.data.from_items(shards, override_num_blocks=len(plans)).map(make)
-    records: list[ShardRecord] = []
-    done, total = 0, sum(len(plan.samples) for plan in plans)
-    with unwrapped():
-        for row in made.iter_rows():
-            record = ShardRecord.from_row(row)
-            records.append(record)
-            done += record.rows.num_rows + record.rejects.num_rows
-            progress(done, total)
-    return sorted(records, key=lambda record: record.path)
+    run_tasks(list(identities), work, limits=_limits(config), progress=lambda done: None, num_cpus=threads)
 
 
-def _finish(config: PreprocessConfig, files: StoreFiles, records: list[ShardRecord]) -> None:
-    """Writes the index, the rejects and, last, the manifest."""
+def _stage(
+    config: PreprocessConfig,
+    segments: Sequence[Segment],
+    cameras: dict[str, Camera | None],
+    files: StoreFiles,
+    progress: Progress,
+) -> None:
+    """Makes the samples of archives, a task a segment."""
+    layout = sample_layout(config)
+    total = sum(len(segment.samples) for segment in segments)
+
+    def work(segment: Segment, reporter: Reporter) -> dict[str, Any]:
+        refused = stage_segment(
+            segment, files=files, layout=layout, camera=cameras[segment.archive], watch=reporter.watch
+        )
+        return {"done": len(segment.samples), "refused": refused}
+
+    run_tasks(segments, work, limits=_limits(config), progress=lambda done: progress(done, total))
+
+
+def _make_shards(
+    config: PreprocessConfig,
+    plans: Sequence[ShardPlan],
+    cameras: dict[str, Camera | None],
+    files: StoreFiles,
+    progress: Progress,
+) -> list[ShardRecord]:
+    """Makes the shards, a task a shard; only its index rows come back."""
+    total = sum(len(plan.samples) for plan in plans)
+    work = shard_work(sample_layout(config), cameras, files)
+    rows: list[dict[str, Any]] = []
+    run_tasks(plans, work, limits=_limits(config), progress=lambda done: progress(done, total), on_result=rows.append)
+    return sorted(map(ShardRecord.from_row, rows), key=lambda record: record.path)
+
+
+def shard_work(
+    layout: SampleLayout, cameras: dict[str, Camera | None], files: StoreFiles
+) -> Callable[[ShardPlan, Reporter], dict[str, Any]]:
+    """What a task does with its plan; its record comes back as plain values."""
+
+    def work(plan: ShardPlan, reporter: Reporter) -> dict[str, Any]:
+        make = shard_maker(layout, cameras, files)
+        record = make_shard(plan, files=files, layout=layout, make=make, watch=reporter.watch)
+        return {"done": len(plan.samples), "refused": record.rejects.num_rows, **record.to_row()}
+
+    return work
+
+
+def _finish(
+    config: PreprocessConfig,
+    files: StoreFiles,
+    records: Sequence[ShardRecord],
+    accounting: Accounting,
+    archives: Sequence[str],
+) -> None:
+    """Writes the index, the rejects, the account and, last, the manifest."""
     unseen = [record.path for record in records if not files.exists(record.path)]
     if unseen:
         raise StoreError(
@@ -144,19 +305,24 @@ def _finish(config: PreprocessConfig, files: StoreFiles, records: list[ShardReco
         )
     _write_table(files, INDEX, index)
     _write_table(files, REJECTS, rejects.cast(REJECT_SCHEMA))
+    _write_table(files, ACCOUNTING, pa.Table.from_pylist(accounting.rows()))
     settings = content_config(config)
+    packages = ("depthflow", "ray", "pyarrow", "numpy", "opencv-python", "kornia-rs", "rapidgzip")
     manifest = {
         "format": FORMAT,
         "fingerprint": fingerprint(settings, index, rejects),
         "config": settings,
+        "sources": list(config.source),
+        "archives": list(archives),
         "samples": index.num_rows,
         "rejects": rejects.num_rows,
         "counts": _counts(zip(index["split"].to_pylist(), index["scene_type"].to_pylist(), strict=True)),
         "rejects_by_reason": dict(sorted(Counter(rejects["reason"].to_pylist()).items())),
+        "accounting": accounting.summary(),
         "shards": [
             {"path": r.path, "rows": r.rows.num_rows, "bytes": r.file_bytes, "xxh3_128": r.file_xxh3} for r in records
         ],
-        "versions": {name: version(name) for name in ("depthflow", "ray", "pyarrow", "numpy", "opencv-python")},
+        "versions": {name: version(name) for name in packages},
         "written": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
     files.write(MANIFEST, json.dumps(manifest, indent=2).encode())

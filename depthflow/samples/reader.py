@@ -1,128 +1,160 @@
-"""Reading a split: rows of planes as arrays, and a worker's part of a pass."""
+"""Reading a split: rows of planes as arrays, and a worker's part of a pass in the store's order."""
 
-from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from depthflow.errors import StoreError
 from depthflow.samples.epoch import worker_part
-from depthflow.samples.schema import PLANE_DTYPES, plane_batch
+from depthflow.samples.row_groups import GroupPlanes, RowGroups
+from depthflow.samples.schema import PLANE_DTYPES, plane_shape
 from depthflow.samples.store import SampleStore
 
+DEPTH_PLANES = ("rgb", "log_depth", "valid_mask")
+"""What training and figures need."""
+
 CACHE_BYTES = 2 * 2**30
-"""Decoded row groups kept in memory; a store that fits is decoded once."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SampleBatch:
-    """Some samples of a split.
+    """Some samples of a split. An array may be a view of what the reader holds, and is read-only then.
 
     Attributes:
         sample_ids: n ids.
         scene_types: n of indoors, outdoor.
-        rgb: (n, H, W, 3) uint8.
-        log_depth: (n, H, W) float32, natural log of metres; 0 where invalid.
-        valid_mask: (n, H, W) bool.
-        edge_mask: (n, H, W) bool.
+        planes: the planes that the reader was asked for, by name; each is an attribute, too.
     """
 
     sample_ids: tuple[str, ...]
     scene_types: tuple[str, ...]
-    rgb: np.ndarray
-    log_depth: np.ndarray
-    valid_mask: np.ndarray
-    edge_mask: np.ndarray
+    planes: Mapping[str, np.ndarray]
+
+    @property
+    def rgb(self) -> np.ndarray:
+        """(n, H, W, 3) uint8."""
+        return self._plane("rgb")
+
+    @property
+    def log_depth(self) -> np.ndarray:
+        """(n, H, W) float32, natural log of metres; 0 where invalid."""
+        return self._plane("log_depth")
+
+    @property
+    def valid_mask(self) -> np.ndarray:
+        """(n, H, W) bool."""
+        return self._plane("valid_mask")
+
+    @property
+    def edge_mask(self) -> np.ndarray:
+        """(n, H, W) bool."""
+        return self._plane("edge_mask")
+
+    def _plane(self, name: str) -> np.ndarray:
+        if name not in self.planes:
+            raise AttributeError(f"{name} was not read: SplitReader(planes=...) asked for {' '.join(self.planes)}.")
+        return self.planes[name]
 
 
 class SplitReader:
-    """Random access to the samples of one split, by row group, with a cache of decoded row groups.
+    """Random access to the samples of one split, by row group.
+
+    Row groups stay in memory as long as there is room for them; what finds none stays until the next batch, since a
+    batch of a pass takes its rows from nearly the same groups as the one before it. Were the oldest given up for the
+    newest, a pass over a split larger than the cache would displace what the next pass needs.
 
     Args:
         store: a finished store.
         split: one that it has.
+        planes: what to read of it.
+        cache_bytes: memory for row groups that stay.
+        cache_dir: folder on this node's own disk that the shards are copied to first; None reads them where they are.
 
     Raises:
         StoreError: if the split is not there, or a shard has vanished.
     """
 
-    def __init__(self, store: SampleStore, split: str) -> None:
+    def __init__(
+        self,
+        store: SampleStore,
+        split: str,
+        *,
+        planes: Sequence[str] = DEPTH_PLANES,
+        cache_bytes: int = CACHE_BYTES,
+        cache_dir: str | None = None,
+    ) -> None:
         index = store.split_index(split)
-        self._root = store.files.root
         self.sample_ids: list[str] = index["sample_id"].to_pylist()
         self._scene_types: list[str] = index["scene_type"].to_pylist()
-        shards = [shard for shard in store.manifest["shards"] if shard["path"].startswith(f"split={split}/")]
-        self._files = [self._open(store, shard["path"]) for shard in sorted(shards, key=lambda s: s["path"])]
-        self._groups = [
-            (file, group, file.metadata.row_group(group).num_rows)
-            for file in self._files
-            for group in range(file.metadata.num_row_groups)
-        ]
-        self.group_sizes = [size for _, _, size in self._groups]
+        self._row_groups = RowGroups(store, split, planes=planes, cache_dir=cache_dir)
+        self.group_sizes = self._row_groups.sizes
         self._starts = np.concatenate([[0], np.cumsum(self.group_sizes)]).astype(np.int64)
         if self._starts[-1] != len(self.sample_ids):
             raise StoreError(
                 f"{store.files.root} disagrees with its index: {self._starts[-1]} rows in the shards of {split}, "
                 f"{len(self.sample_ids)} in index.parquet. Write the store again."
             )
-        self._cache: OrderedDict[int, dict[str, np.ndarray]] = OrderedDict()
-        self._cached_bytes = 0
+        self._no_rows = {
+            name: np.empty((0, *plane_shape(name, height=store.height, width=store.width)), PLANE_DTYPES[name])
+            for name in planes
+        }
+        self._room_bytes = cache_bytes
+        self._kept: dict[int, GroupPlanes] = {}
+        self._in_use: dict[int, GroupPlanes] = {}
 
     def __len__(self) -> int:
         return len(self.sample_ids)
 
-    @staticmethod
-    def _open(store: SampleStore, path: str) -> pq.ParquetFile:
-        try:
-            return pq.ParquetFile(store.files.open(path), page_checksum_verification=True)
-        except (OSError, pa.ArrowException) as error:
-            raise StoreError(
-                f"The shard {path} of {store.files.root} cannot be read: {error}. Restore it, or write the store again."
-            ) from None
-
     def read(self, rows: Sequence[int] | np.ndarray) -> SampleBatch:
         """The samples of some rows, in the order asked for.
+
+        Neighbouring rows of one row group are views of it, without a copy; others are gathered by one copy a sample.
 
         Args:
             rows: n row numbers, counted through the split's row groups.
         """
         rows = np.asarray(rows, dtype=np.int64)
-        groups = np.searchsorted(self._starts, rows, side="right") - 1
-        offsets = rows - self._starts[groups]
-        decoded = {group: self._decode(group) for group in sorted(set(groups.tolist()))}
+        runs = self._runs(rows)
+        groups = self._groups({group for group, _ in runs})
         planes = {
-            name: np.stack([decoded[group][name][offset] for group, offset in zip(groups, offsets, strict=True)])
-            for name in PLANE_DTYPES
+            name: _joined([groups[group][name][run] for group, run in runs]) if runs else no_rows
+            for name, no_rows in self._no_rows.items()
         }
         return SampleBatch(
             sample_ids=tuple(self.sample_ids[row] for row in rows),
             scene_types=tuple(self._scene_types[row] for row in rows),
-            **planes,
+            planes=planes,
         )
 
-    def _decode(self, group: int) -> dict[str, np.ndarray]:
-        """The planes of one row group, from the cache if it was read not long ago."""
-        if group in self._cache:
-            self._cache.move_to_end(group)
-            return self._cache[group]
-        file, number, _ = self._groups[group]
-        try:
-            table = file.read_row_group(number, columns=list(PLANE_DTYPES))
-        except (OSError, pa.ArrowException) as error:
-            raise StoreError(
-                f"Row group {number} of a shard of {self._root} is damaged: {error}. Delete manifest.json and the "
-                "shard, and run the same preprocess.py command again."
-            ) from None
-        planes = {name: plane_batch(table[name], table.schema.field(name)) for name in PLANE_DTYPES}
-        self._cache[group] = planes
-        self._cached_bytes += table.nbytes
-        while self._cached_bytes > CACHE_BYTES and len(self._cache) > 1:
-            _, evicted = self._cache.popitem(last=False)
-            self._cached_bytes -= sum(plane.nbytes for plane in evicted.values())
-        return planes
+    def _runs(self, rows: np.ndarray) -> list[tuple[int, slice]]:
+        """Rows as slices of row groups: (group, its rows)."""
+        if len(rows) == 0:
+            return []
+        groups = np.searchsorted(self._starts, rows, side="right") - 1
+        firsts = np.flatnonzero((np.diff(rows, prepend=-2) != 1) | (np.diff(groups, prepend=-1) != 0))
+        lengths = np.diff(firsts, append=len(rows))
+        offsets = (rows - self._starts[groups])[firsts]
+        return [
+            (group, slice(offset, offset + length))
+            for group, offset, length in zip(groups[firsts].tolist(), offsets.tolist(), lengths.tolist(), strict=True)
+        ]
+
+    def _groups(self, wanted: set[int]) -> dict[int, GroupPlanes]:
+        """The planes of some row groups, decoded only if they are neither kept nor of the last batch."""
+        self._in_use = {group: planes for group, planes in self._in_use.items() if group in wanted}
+        missing = sorted(wanted - self._kept.keys() - self._in_use.keys())
+        for group, planes in self._row_groups.decode(missing).items():
+            size_bytes = sum(plane.nbytes for plane in planes.values())
+            fits = size_bytes <= self._room_bytes
+            (self._kept if fits else self._in_use)[group] = planes
+            self._room_bytes -= size_bytes if fits else 0
+        return self._kept | self._in_use
+
+
+def _joined(parts: list[np.ndarray]) -> np.ndarray:
+    """The parts, one after the other; a single one as it is."""
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def worker_pass(reader: SplitReader, *, max_batch_size: int, rank: int, num_workers: int) -> Iterator[SampleBatch]:

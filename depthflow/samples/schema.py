@@ -38,7 +38,10 @@ CHECKSUM_FIELDS = tuple(pa.field(name, pa.string()) for name in ("rgb_xxh3", "de
 ROW_SCHEMA = pa.schema([*IDENTITY_FIELDS, *FIGURE_FIELDS, *CHECKSUM_FIELDS])
 """A sample without its planes."""
 
-INDEX_SCHEMA = pa.schema([*ROW_SCHEMA, pa.field("shard", pa.string()), pa.field("row", pa.int64())])
+SECONDS_FIELD = pa.field("seconds", pa.float32())
+"""How long a sample took to make; null where its shard was found made. No part of a shard, nor of the fingerprint."""
+
+INDEX_SCHEMA = pa.schema([*ROW_SCHEMA, SECONDS_FIELD, pa.field("shard", pa.string()), pa.field("row", pa.int64())])
 """index.parquet: where each sample is, and everything known of it but its planes."""
 
 REJECT_SCHEMA = pa.schema(

@@ -12,11 +12,12 @@ import pyarrow.parquet as pq
 import xxhash
 
 from depthflow.errors import StoreError
-from depthflow.samples.files import StoreFiles
+from depthflow.samples.files import StoreFiles, open_files
 
 MANIFEST = "manifest.json"
 INDEX = "index.parquet"
 REJECTS = "rejects.parquet"
+ACCOUNTING = "accounting.parquet"
 FORMAT = "depthflow-samples-1"
 
 
@@ -64,13 +65,29 @@ class SampleStore:
         Raises:
             StoreError: if the store has no sample of the split.
         """
-        rows = self.index.filter(pc.field("split") == split)
+        rows = self.select(split=split)
         if rows.num_rows == 0:
             held = sorted(set(self.index["split"].to_pylist()))
             raise StoreError(
                 f"The store {self.files.root} has no {split} split; it holds {' and '.join(held)}. Write one with "
                 f"preprocess.py --splits train val, or make both splits of one with --resplit {held[0]}."
             )
+        return rows
+
+    def select(
+        self,
+        *,
+        split: str | None = None,
+        scene_type: str | None = None,
+        scene: str | None = None,
+        scan: str | None = None,
+    ) -> pa.Table:
+        """The index rows that have each of the values given, by shard and row; none may be left."""
+        wanted = {"split": split, "scene_type": scene_type, "scene": scene, "scan": scan}
+        rows = self.index
+        for name, value in wanted.items():
+            if value is not None:
+                rows = rows.filter(pc.field(name) == value)
         return rows.sort_by([("shard", "ascending"), ("row", "ascending")])
 
     def mean_log_depth(self, split: str) -> float:
@@ -86,7 +103,7 @@ def open_store(root: str) -> SampleStore:
     Raises:
         StoreError: if the folder is missing, unfinished, or of another format.
     """
-    files = StoreFiles(root)
+    files = open_files(root)
     if not files.exists(MANIFEST):
         raise StoreError(
             f"{root} is not a sample store: it has no {MANIFEST}, which is written last. "

@@ -10,8 +10,8 @@ import numpy as np
 import xxhash
 
 from depthflow.config import Recipe
-from depthflow.samples.epoch import epoch_batches, shuffled_rows, worker_part
-from depthflow.samples.reader import SampleBatch, SplitReader
+from depthflow.samples.reader import SplitReader
+from depthflow.samples.share import EpochShare, Position, ShareBatch
 
 T = TypeVar("T")
 
@@ -29,36 +29,45 @@ class TrainingBatch:
         log_depth: (b, H, W) float32, natural log of metres.
         valid_mask: (b, H, W) bool.
         batch_rows: row numbers of the whole batch, on all workers.
+        then: where to go on after this batch: what to save once its step is done.
     """
 
     rgb: np.ndarray
     log_depth: np.ndarray
     valid_mask: np.ndarray
     batch_rows: np.ndarray
+    then: Position
 
 
 def training_batches(
-    reader: SplitReader, recipe: Recipe, *, epoch: int, rank: int, num_workers: int
+    reader: SplitReader, recipe: Recipe, *, position: Position, rank: int, num_workers: int
 ) -> Iterator[TrainingBatch]:
-    """One worker's part of every batch of an epoch, in order.
+    """One worker's part of every batch of an epoch from a position on, with the recipe's clipping and augmentation.
 
-    The batches hold every sample of the split exactly once. Their composition and all augmentation depend on the
-    recipe's seed, the epoch and the sample id, never on workers.
+    What is drawn depends on the position's seed and epoch and on the sample id, never on workers.
     """
-    rows = shuffled_rows(reader.group_sizes, seed=recipe.seed, epoch=epoch)
-    for batch in epoch_batches(rows, global_batch_size=recipe.global_batch_size):
-        samples = reader.read(batch[worker_part(len(batch), rank=rank, num_workers=num_workers)])
-        yield _prepare(samples, batch, recipe, epoch=epoch)
+    share = EpochShare(
+        reader,
+        position=position,
+        global_batch_size=recipe.global_batch_size,
+        rank=rank,
+        num_workers=num_workers,
+    )
+    for batch in share:
+        yield _prepare(batch, recipe, seed=position.seed, epoch=position.epoch)
 
 
-def _prepare(samples: SampleBatch, batch_rows: np.ndarray, recipe: Recipe, *, epoch: int) -> TrainingBatch:
+def _prepare(batch: ShareBatch, recipe: Recipe, *, seed: int, epoch: int) -> TrainingBatch:
+    samples = batch.samples
     rgb, log_depth, valid_mask = samples.rgb, samples.log_depth, samples.valid_mask
     if recipe.clip_depth == "tutorial":
         log_depth = clip_log_depth(log_depth, valid_mask)
     if recipe.horizontal_flip:
-        flip = np.array([is_flipped(recipe.seed, epoch, sample_id) for sample_id in samples.sample_ids])
+        flip = np.array([is_flipped(seed, epoch, sample_id) for sample_id in samples.sample_ids])
         rgb, log_depth, valid_mask = (mirror(plane, flip) for plane in (rgb, log_depth, valid_mask))
-    return TrainingBatch(rgb=rgb, log_depth=log_depth, valid_mask=valid_mask, batch_rows=batch_rows)
+    return TrainingBatch(
+        rgb=rgb, log_depth=log_depth, valid_mask=valid_mask, batch_rows=batch.batch_rows, then=batch.then
+    )
 
 
 def clip_log_depth(log_depth: np.ndarray, valid_mask: np.ndarray) -> np.ndarray:

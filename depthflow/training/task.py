@@ -17,9 +17,13 @@ class WorkerTask:
         samples: the store's folder, absolute.
         run_log: where worker 0 writes metrics.
         cpus: threads of one worker.
+        cache_bytes: memory for decoded training samples, a worker.
+        cache_dir: folder on each node's own disk that shards are copied to first, absolute; or None.
     """
 
     recipe: Recipe
     samples: str
     run_log: RunLog
     cpus: int
+    cache_bytes: int
+    cache_dir: str | None

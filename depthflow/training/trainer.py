@@ -164,7 +164,14 @@ def train(recipe: Recipe, job: TrainJob, *, store: SampleStore, run_log: RunLog)
 
     plan = plan_training(num_workers=job.num_workers, nodes=alive_nodes())
     check_batches(store.split_index("train").num_rows, recipe, num_workers=plan.num_workers)
-    task = WorkerTask(recipe=recipe, samples=store.files.root, run_log=run_log, cpus=plan.cpus_per_worker)
+    task = WorkerTask(
+        recipe=recipe,
+        samples=store.files.root,
+        run_log=run_log,
+        cpus=plan.cpus_per_worker,
+        cache_bytes=int(job.cache_gib * 2**30),
+        cache_dir=str(Path(job.cache_dir).absolute()) if job.cache_dir else None,
+    )
 
     trainer = TensorflowTrainer(
         run_worker,

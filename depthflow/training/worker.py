@@ -21,6 +21,7 @@ from depthflow.models.unet import build_unet, set_batch_norm
 from depthflow.progress import ProgressLine
 from depthflow.samples.epoch import batch_sizes
 from depthflow.samples.reader import SplitReader
+from depthflow.samples.share import Position
 from depthflow.samples.store import open_store
 from depthflow.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from depthflow.training.collective import WorkerGroup
@@ -71,7 +72,7 @@ class _Run:
         recipe = task.recipe
         store = open_store(task.samples)
         self.task, self.recipe, self.group = task, recipe, group
-        self.train_reader = SplitReader(store, "train")
+        self.train_reader = SplitReader(store, "train", cache_bytes=task.cache_bytes, cache_dir=task.cache_dir)
         self.steps_per_epoch = len(batch_sizes(len(self.train_reader), global_batch_size=recipe.global_batch_size))
         # Worker 0 alone loads pre-trained weights: all workers then take over what it has.
         loads = group.rank == 0 and ray.train.get_checkpoint() is None
@@ -83,7 +84,7 @@ class _Run:
         self.step = build_step(model=self.model, optimizer=self.optimizer, pixel_loss=LOSSES[recipe.loss], group=group)
         self.validator = Validator(
             self.model,
-            SplitReader(store, "val"),
+            SplitReader(store, "val", cache_bytes=0, cache_dir=task.cache_dir),  # All memory is for training.
             group,
             max_batch_size=max(1, recipe.global_batch_size // group.size),
         )
@@ -120,7 +121,11 @@ class _Run:
     def _train_epoch(self, epoch: int) -> tuple[list[float], dict[str, float]]:
         """One pass over the training split; each step's loss, and the speed."""
         batches = training_batches(
-            self.train_reader, self.recipe, epoch=epoch, rank=self.group.rank, num_workers=self.group.size
+            self.train_reader,
+            self.recipe,
+            position=Position(seed=self.recipe.seed, epoch=epoch),
+            rank=self.group.rank,
+            num_workers=self.group.size,
         )
         losses: list[float] = []
         started, waited_s = time.monotonic(), 0.0

@@ -8,6 +8,7 @@ import pytest
 import depthflow.config
 from depthflow.config import (
     DemoConfig,
+    DownloadConfig,
     EvaluateConfig,
     PredictConfig,
     PreprocessConfig,
@@ -19,6 +20,7 @@ from depthflow.config import (
 
 SOUND = {
     SynthesizeConfig: SynthesizeConfig(out="o"),
+    DownloadConfig: DownloadConfig(split="val", out="o"),
     PreprocessConfig: PreprocessConfig(source=("s",), out="o"),
     Recipe: Recipe(name="n", encoder="tiny", encoder_weights="none"),
     TrainJob: TrainJob(samples="s", storage="t"),
@@ -32,6 +34,10 @@ SOUND = {
 REFUSED = [
     (SynthesizeConfig, {"scans": 1}, "--scans", "1"),
     (SynthesizeConfig, {"samples_per_scan": 0}, "--samples-per-scan", "0"),
+    (DownloadConfig, {"connections": 0}, "--connections", "0"),
+    (DownloadConfig, {"base_url": "diode.org/x"}, "--base-url", "diode.org/x"),
+    (DownloadConfig, {"base_url": "ftp://h"}, "--base-url", "ftp://h"),
+    (DownloadConfig, {"md5": "12ab"}, "--md5", "12ab"),
     (PreprocessConfig, {"source": ()}, "--source", "none"),
     (PreprocessConfig, {"height": 0}, "--height", "0"),
     (PreprocessConfig, {"width": -1}, "--width", "-1"),
@@ -69,6 +75,7 @@ REFUSED = [
 
 ACCEPTED = [
     (SynthesizeConfig, {"scans": 2, "samples_per_scan": 1}),
+    (DownloadConfig, {"connections": 1, "base_url": "https://h", "md5": "0123456789abcdefABCDEF0123456789"}),
     (PreprocessConfig, {"height": 1, "width": 1, "shard_mib": 1, "edge_radius_px": 0, "val_fraction": 0.999}),
     (PreprocessConfig, {"splits": ("val",), "resplit": "val"}),
     (Recipe, {"height": 32, "width": 1024, "epochs": 1, "global_batch_size": 1, "clip_norm": 1e-6}),

@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+import depthflow.progress
 from depthflow.progress import ProgressLine
 
 LINE = re.compile(r"views: \d+/\d+, [\d.]+/s(, \d+ s left)?")
@@ -60,6 +61,35 @@ def test_rate_and_what_is_left(log):
     rate, left = re.fullmatch(r"views: 10/40, ([\d.]+)/s, (\d+) s left", log()[0]).groups()
     assert 10 < float(rate) <= 50, "10 in 0.2 s, or in what a busy machine made of it"
     assert abs(float(left) - 30 / float(rate)) <= 0.6
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Holds the time in seconds."""
+    now_s = [100.0]
+    monkeypatch.setattr(depthflow.progress.time, "monotonic", lambda: now_s[0])
+    return now_s
+
+
+@pytest.mark.parametrize(
+    ("first", "done", "total", "seconds", "shown"),
+    [
+        (0, 1.2e9, 2.6e9, 30.0, "1.2/2.6 GB, 40.0 MB/s, 35 s left"),
+        (1.0e9, 1.2e9, 2.6e9, 5.0, "1.2/2.6 GB, 40.0 MB/s, 35 s left"),
+        (0, 1.0e9, 81.0e9, 100.0, "1.0/81.0 GB, 10.0 MB/s, 2 h 13 min left"),
+        (0, 1.0e9, 2.0e9, 120.0, "1.0/2.0 GB, 8.3 MB/s, 2 min left"),
+        (0, 1.0e9, 2.0e9, 119.0, "1.0/2.0 GB, 8.4 MB/s, 119 s left"),
+        (0, 3.25e6, 3.25e6, 0.5, "3.2/3.2 MB, 6.5 MB/s"),
+        (1.0e9, 1.0e9, 2.6e9, 60.0, "1.0/2.6 GB, 0.0 MB/s"),
+    ],
+)
+def test_bytes_are_shown_with_the_rate_of_this_run(log, clock, first, done, total, seconds, shown):
+    line = ProgressLine("val.tar.gz", unit="bytes")
+    clock[0] += 1000.0  # Before the first byte: a server that made us wait.
+    line(int(first), int(total))
+    clock[0] += seconds
+    line(int(done), int(total))
+    assert log()[-1] == f"val.tar.gz: {shown}"
 
 
 @pytest.mark.parametrize(("done", "total"), [(0, 5), (0, 0), (5, 5)])

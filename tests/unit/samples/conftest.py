@@ -1,5 +1,7 @@
 """Small trees of real files, and stores made of them without Ray."""
 
+import contextlib
+import tarfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,10 +10,12 @@ import numpy as np
 import pytest
 
 from depthflow.config import PreprocessConfig
-from depthflow.diode.camera import read_camera
-from depthflow.samples.files import StoreFiles
-from depthflow.samples.preprocess import _finish, plan_store
-from depthflow.samples.shard import SampleLayout, make_shard
+from depthflow.diode.archive import archive_identity, is_archive
+from depthflow.samples.files import open_files
+from depthflow.samples.preprocess import _finish, plan_store, sample_layout, shard_maker, source_splits
+from depthflow.samples.shard import make_shard
+from depthflow.samples.sources import account_for, list_source
+from depthflow.samples.staging import list_archive, stage_segment
 from depthflow.samples.store import open_store
 
 HEIGHT, WIDTH = 6, 8
@@ -59,29 +63,59 @@ def write_tree(root, splits):
     return tree
 
 
-def write_store(out, source, **changes):
-    """What preprocess.py does, without its lock and without Ray."""
-    config = PreprocessConfig(
-        **{"source": (str(source),), "out": str(out), "height": HEIGHT, "width": WIDTH, **changes}
-    )
-    files = StoreFiles(config.out)
-    layout = SampleLayout(
-        height=config.height,
-        width=config.width,
-        edge_relative_jump=config.edge_relative_jump,
-        edge_radius_px=config.edge_radius_px,
-    )
-    cameras = {source: read_camera(source) for source in config.source}
-    records = [make_shard(plan, files=files, layout=layout, cameras=cameras) for plan in plan_store(config)]
-    _finish(config, files, sorted(records, key=lambda record: record.path))
+def write_store(out, *sources, **changes):
+    """What preprocess.py does, archives included, without its lock and without Ray."""
+    config = config_of(out, *sources, **changes)
+    files = open_files(config.out)
+    identities = {source: archive_identity(source) for source in config.source if is_archive(source)}
+    for archive, identity in identities.items():
+        list_archive(archive, identity, files, threads=2, progress=lambda name: None)
+    splits = source_splits(config)
+    listed = [list_source(source, splits, files, identities) for source in config.source]
+    cameras = {source.location: source.camera for source in listed}
+    layout = sample_layout(config)
+    shards, segments = plan_store(config, listed, identities)
+    for segment in segments:
+        stage_segment(segment, files=files, layout=layout, camera=cameras[segment.archive], watch=unwatched)
+    make = shard_maker(layout, cameras, files)
+    records = [make_shard(plan, files=files, layout=layout, make=make, watch=unwatched) for plan in shards]
+    records.sort(key=lambda record: record.path)
+    _finish(config, files, records, account_for(listed, splits), sorted(identities.values()))
     return open_store(config.out)
+
+
+def config_of(out, *sources, **changes):
+    """The configuration of a store at the source's size."""
+    defaults = {"source": tuple(map(str, sources)), "out": str(out), "height": HEIGHT, "width": WIDTH}
+    return PreprocessConfig(**{**defaults, **changes})
+
+
+def unwatched(planned):
+    """For what wants to report what it is at."""
+    return contextlib.nullcontext()
+
+
+def write_archive(path, tree):
+    """A .tar.gz of a tree's files, train/ and val/ at its top, in the order of their names."""
+    with tarfile.open(path, "w:gz") as tar:
+        for file in sorted(Path(tree).rglob("*")):
+            tar.add(file, arcname=str(file.relative_to(tree)), recursive=False)
+    return path
 
 
 @pytest.fixture(scope="session")
 def write():
     """The functions above."""
     return SimpleNamespace(
-        height=HEIGHT, width=WIDTH, frame=random_frame, triplet=write_triplet, tree=write_tree, store=write_store
+        height=HEIGHT,
+        width=WIDTH,
+        frame=random_frame,
+        triplet=write_triplet,
+        tree=write_tree,
+        archive=write_archive,
+        config=config_of,
+        store=write_store,
+        unwatched=unwatched,
     )
 
 

@@ -9,12 +9,12 @@ import sys
 import pytest
 
 from depthflow.errors import StoreError
-from depthflow.samples.files import StoreFiles
+from depthflow.samples.files import DiskFiles, ObjectFiles, open_files
 
 KILLED_WHILE_WRITING = """
 import sys, time
-from depthflow.samples.files import StoreFiles
-with StoreFiles(sys.argv[1]).commit("split=train/part-00000.parquet") as handle:
+from depthflow.samples.files import open_files
+with open_files(sys.argv[1]).commit("split=train/part-00000.parquet") as handle:
     handle.write(b"half")
     handle.flush()
     print("writing", flush=True)
@@ -34,7 +34,7 @@ def fail_while_writing(files, path, error):
 
 @pytest.fixture
 def files(tmp_path):
-    return StoreFiles(str(tmp_path))
+    return open_files(str(tmp_path))
 
 
 def test_a_committed_file_is_read_back(files):
@@ -106,15 +106,30 @@ def test_names_are_sorted_files_that_match(files, tmp_path):
     ]
 
 
-@pytest.mark.parametrize("root", ["s3://bucket/store", "gs://bucket/store", "hdfs://h/x", "file:///tmp/x"])
-def test_uris_are_refused(root):
-    with pytest.raises(StoreError, match=root):
-        StoreFiles(root)
+@pytest.mark.parametrize("root", ["hdfs://h/x", "file:///tmp/x", "S3://bucket/store", "http://h/store", "://x"])
+def test_a_uri_of_another_kind_is_refused(root):
+    with pytest.raises(StoreError, match=rf"s3://bucket/key or gs://bucket/key\. Received: {root}"):
+        open_files(root)
+
+
+@pytest.mark.parametrize("root", ["s3:/bucket/store", "s3", "a:b"])
+def test_what_has_no_scheme_is_a_folder(tmp_path, monkeypatch, root):
+    monkeypatch.chdir(tmp_path)
+    files = open_files(root)
+    assert isinstance(files, DiskFiles)
+    assert files.root == str(tmp_path / root)
+
+
+@pytest.mark.parametrize("root", ["s3://bucket/store", "s3://bucket/store/"])
+def test_a_store_on_s3_is_opened_without_a_request(root):
+    files = open_files(root)
+    assert isinstance(files, ObjectFiles)
+    assert files.root == "s3://bucket/store"
 
 
 def test_a_relative_root_stays_where_it_was(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    files = StoreFiles("store")
+    files = open_files("store")
     assert files.root == str(tmp_path / "store")
     files.write("a.bin", b"x")
     (tmp_path / "elsewhere").mkdir()

@@ -11,12 +11,13 @@ import sys
 import pytest
 
 from depthflow.errors import StoreError
-from depthflow.samples.lock import LOCK_NAME, writer_lock
+from depthflow.samples.lock import LOCK_NAME, disk_lock
 
 HOLDER = """
-import sys, time
-from depthflow.samples.lock import writer_lock
-with writer_lock(sys.argv[1]):
+import sys
+from pathlib import Path
+from depthflow.samples.lock import LOCK_NAME, disk_lock
+with disk_lock(Path(sys.argv[1], LOCK_NAME)):
     print("held", flush=True)
     sys.stdin.readline()
 """
@@ -35,42 +36,46 @@ def holder(root):
             process.kill()
 
 
+def lock(root):
+    return disk_lock(root / LOCK_NAME)
+
+
 def refused(root):
     return pytest.raises(StoreError, match=r"being written by another process.*Wait for it")
 
 
 def test_the_lock_is_held_for_the_block_alone(tmp_path):
     root = tmp_path / "new" / "store"
-    with writer_lock(str(root)):
+    with lock(root):
         record = json.loads((root / LOCK_NAME).read_text())
         assert (record["host"], record["pid"]) == (socket.gethostname(), os.getpid())
     assert list(root.iterdir()) == []
 
 
 def test_an_error_releases_it(tmp_path):
-    with pytest.raises(ValueError, match="stop"), writer_lock(str(tmp_path)):
+    with pytest.raises(ValueError, match="stop"), lock(tmp_path):
         raise ValueError("stop")
-    with writer_lock(str(tmp_path)):
+    with lock(tmp_path):
         pass
 
 
 def test_a_second_holder_is_refused_until_the_first_is_done(tmp_path):
     with holder(tmp_path) as first:
         for _ in range(2):
-            with refused(tmp_path) as info, writer_lock(str(tmp_path)):
+            with refused(tmp_path) as info, lock(tmp_path):
                 pass
             assert str(first.pid) in str(info.value)
             assert json.loads((tmp_path / LOCK_NAME).read_text())["pid"] == first.pid
         first.stdin.write("\n")
         first.stdin.flush()
         assert first.wait(timeout=30) == 0
-        with writer_lock(str(tmp_path)):
+        with lock(tmp_path):
             pass
 
 
 def test_the_same_process_is_refused_too(tmp_path):
-    with writer_lock(str(tmp_path)):
-        with refused(tmp_path), writer_lock(str(tmp_path)):
+    with lock(tmp_path):
+        with refused(tmp_path), lock(tmp_path):
             pass
         assert (tmp_path / LOCK_NAME).exists()
 
@@ -80,7 +85,7 @@ def test_the_lock_of_a_killed_process_is_taken_over(tmp_path):
         os.kill(first.pid, signal.SIGKILL)
         first.wait()
         assert json.loads((tmp_path / LOCK_NAME).read_text())["pid"] == first.pid
-        with writer_lock(str(tmp_path)):
+        with lock(tmp_path):
             assert json.loads((tmp_path / LOCK_NAME).read_text())["pid"] == os.getpid()
     assert not (tmp_path / LOCK_NAME).exists()
 
@@ -88,11 +93,11 @@ def test_the_lock_of_a_killed_process_is_taken_over(tmp_path):
 @pytest.mark.parametrize("content", ["", "{", '{"host": "elsewhere", "pid": 1}'])
 def test_a_file_that_nobody_holds_is_no_lock(tmp_path, content):
     (tmp_path / LOCK_NAME).write_text(content)
-    with writer_lock(str(tmp_path)):
+    with lock(tmp_path):
         assert json.loads((tmp_path / LOCK_NAME).read_text())["pid"] == os.getpid()
     assert not (tmp_path / LOCK_NAME).exists()
 
 
 def test_stores_do_not_share_a_lock(tmp_path):
-    with writer_lock(str(tmp_path / "a")), writer_lock(str(tmp_path / "b")):
+    with lock(tmp_path / "a"), lock(tmp_path / "b"):
         pass

@@ -22,7 +22,7 @@ from depthflow.samples.plan import (
 WHOLE = ("rgb", "depth", "mask")
 
 
-def triplet(scene=1, scan=1, number=0, *, split="train", scene_type="indoors", members=WHOLE, problem=""):
+def triplet(scene=1, scan=1, number=0, *, split="train", scene_type="indoors", members=WHOLE, reason="", problem=""):
     sample_id = f"{scene:05d}_{scan:05d}_{scene_type}_{number:03d}_000"
     return Triplet(
         sample_id=sample_id,
@@ -32,6 +32,7 @@ def triplet(scene=1, scan=1, number=0, *, split="train", scene_type="indoors", m
         scan=f"scan_{scan:05d}",
         paths={member: f"/data/{sample_id}.{member}" for member in members},
         problem=problem,
+        reason=reason,
     )
 
 
@@ -149,6 +150,8 @@ def test_no_more_shards_than_samples():
 def test_a_digest_is_of_what_the_shard_is_to_hold():
     plan = ShardPlan(path="split=train/part-00000.parquet", samples=(planned(1), planned(2)), settings="{}")
     same = replace(plan, samples=tuple(planned(scene, source="/elsewhere") for scene in (1, 2)))
+    staged = [replace(planned(scene), staged=("a piece", scene)) for scene in (1, 2)]
+    assert replace(plan, samples=tuple(staged)).digest == plan.digest  # A tree's shard is its archive's.
     others = [
         replace(plan, path="split=train/part-00001.parquet"),
         replace(plan, settings='{"height": 1}'),
@@ -185,9 +188,10 @@ def test_missing_members(members, message):
     assert (got.reject_reason, got.reject_message) == ("missing_member", message)
 
 
-def test_a_bad_name_goes_before_a_missing_member():
-    (got,) = plan_samples([("/a", triplet(members=("rgb",), problem="it lies in x instead of y"))])
-    assert (got.reject_reason, got.reject_message) == ("bad_name", "it lies in x instead of y")
+@pytest.mark.parametrize("reason", ["bad_name", "unsafe_member"])
+def test_a_problem_goes_before_a_missing_member(reason):
+    (got,) = plan_samples([("/a", triplet(members=("rgb",), reason=reason, problem="it lies in x instead of y"))])
+    assert (got.reject_reason, got.reject_message) == (reason, "it lies in x instead of y")
 
 
 def test_the_second_of_one_id_is_a_duplicate_in_whatever_source_or_split():
@@ -198,8 +202,13 @@ def test_the_second_of_one_id_is_a_duplicate_in_whatever_source_or_split():
 
 
 def test_a_whole_copy_makes_good_what_is_missing_or_misplaced():
-    found = [("/a", triplet(members=("rgb",))), ("/b", triplet(problem="misplaced")), ("/c", triplet())]
-    assert [p.reject_reason for p in plan_samples(found)] == ["missing_member", "bad_name", ""]
+    found = [
+        ("/a", triplet(members=("rgb",))),
+        ("/b", triplet(reason="bad_name", problem="misplaced")),
+        ("/c", triplet(reason="unsafe_member", problem="a link")),
+        ("/d", triplet()),
+    ]
+    assert [p.reject_reason for p in plan_samples(found)] == ["missing_member", "bad_name", "unsafe_member", ""]
 
 
 # --- resplit ---
@@ -236,14 +245,13 @@ def test_resplit_is_by_scene_for_each_type(indoors, outdoor, val_fraction, seed)
         assert 0 < in_val < len(members)
         assert abs(in_val - val_fraction * len(members)) <= max(sizes.values())
     assert got == resplit(samples, val_fraction=val_fraction, seed=seed)
-    assert {replace(s, triplet=replace(s.triplet, split="val")) for s in map(hashable, got)} == set(
-        map(hashable, samples)
-    )
+    # Nothing but the split is changed.
+    unchanged = [replace(s, triplet=replace(s.triplet, split="val")) for s in got]
+    assert sorted(unchanged, key=sample_id_of) == sorted(samples, key=sample_id_of)
 
 
-def hashable(sample):
-    """The sample with its paths as a tuple: that resplit changes nothing but the split."""
-    return replace(sample, triplet=replace(sample.triplet, paths=tuple(sorted(sample.triplet.paths.items()))))
+def sample_id_of(sample):
+    return sample.triplet.sample_id
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ def test_all_types_are_plain():
     for schema in (SCHEMA, INDEX_SCHEMA, REJECT_SCHEMA):
         for field in schema:
             assert pa.types.is_primitive(field.type) or pa.types.is_string(field.type) or field.name in PLANE_DTYPES
-    assert set(ROW_SCHEMA.names) | {"shard", "row"} == set(INDEX_SCHEMA.names)
+    assert set(ROW_SCHEMA.names) | {"seconds", "shard", "row"} == set(INDEX_SCHEMA.names)
 
 
 @pytest.mark.parametrize(

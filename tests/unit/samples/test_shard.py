@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +13,13 @@ import xxhash
 from depthflow.diode.camera import Camera
 from depthflow.diode.layout import find_triplets
 from depthflow.errors import SourceError
-from depthflow.samples.files import StoreFiles
+from depthflow.samples.files import open_files
 from depthflow.samples.plan import ShardPlan, plan_samples
 from depthflow.samples.planes import make_planes
-from depthflow.samples.schema import ROW_SCHEMA, shard_schema
+from depthflow.samples.preprocess import shard_maker
+from depthflow.samples.sample import SampleLayout
+from depthflow.samples.schema import ROW_SCHEMA, SECONDS_FIELD, shard_schema
 from depthflow.samples.shard import (
-    SampleLayout,
     ShardRecord,
     committed_plan_digest,
     make_shard,
@@ -39,9 +41,11 @@ def layout_of(height, width):
     return SampleLayout(height=height, width=width, edge_relative_jump=0.1, edge_radius_px=1)
 
 
-def make(source, out, *, size, camera=None, plan=None):
-    files = StoreFiles(str(out))
-    record = make_shard(plan or plan_of(source), files=files, layout=layout_of(*size), cameras={str(source): camera})
+def make(source, out, *, size, camera=None, plan=None, watch=lambda planned: nullcontext()):
+    files = open_files(str(out))
+    layout = layout_of(*size)
+    maker = shard_maker(layout, {str(source): camera}, files)
+    record = make_shard(plan or plan_of(source), files=files, layout=layout, make=maker, watch=watch)
     return files, record
 
 
@@ -182,10 +186,23 @@ def test_a_record_is_what_the_file_says(tmp_path, write, source):
     content = (tmp_path / "out" / PATH).read_bytes()
     assert (record.path, record.file_bytes) == (PATH, len(content))
     assert record.file_xxh3 == xxhash.xxh3_128_hexdigest(content)
-    assert record.rows.schema == ROW_SCHEMA
+    assert record.rows.schema == ROW_SCHEMA.append(SECONDS_FIELD)
     assert record.rows["sample_id"].to_pylist() == [r["sample_id"] for r in read_alone(tmp_path / "out" / PATH)]
-    assert read_shard_record(files, PATH) == record
+    assert untimed(read_shard_record(files, PATH)) == untimed(record)
     assert ShardRecord.from_row(record.to_row()) == record
+
+
+def test_a_new_shards_record_says_how_long_each_sample_took_and_a_found_ones_that_nobody_knows(tmp_path, source):
+    _, record = make(source, tmp_path / "out", size=(4, 4))
+    assert all(0 < seconds < 60 for seconds in record.rows["seconds"].to_pylist())
+    _, found = make(source, tmp_path / "out", size=(4, 4))
+    assert found.rows["seconds"].to_pylist() == [None] * 20
+    assert "seconds" not in pq.read_schema(tmp_path / "out" / PATH).names
+
+
+def untimed(record):
+    """The record less what no two runs share."""
+    return dataclasses.replace(record, rows=record.rows.drop_columns(SECONDS_FIELD.name))
 
 
 def test_a_committed_shard_is_left_untouched(tmp_path, write, source):
@@ -197,7 +214,7 @@ def test_a_committed_shard_is_left_untouched(tmp_path, write, source):
     _, second = make(source, tmp_path / "out", size=(4, 4), plan=plan)
     after = (tmp_path / "out" / PATH).stat()
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
-    assert second == first
+    assert untimed(second) == untimed(first)
 
 
 def test_a_shard_that_fails_half_way_leaves_nothing(tmp_path, write, source):
@@ -219,7 +236,7 @@ def test_a_shard_knows_its_plan(tmp_path, write, source):
 def test_the_same_plan_makes_the_same_bytes(tmp_path, write, source):
     _, first = make(source, tmp_path / "a", size=(4, 4))
     _, second = make(source, tmp_path / "b", size=(4, 4))
-    assert first == second
+    assert untimed(first) == untimed(second)
 
 
 def test_row_groups_are_what_a_reader_fetches(tmp_path, write, source):

@@ -1,0 +1,349 @@
+"""Preprocessing beside what a user would write instead, in one run; prints ratios and the README's capacity table.
+
+    python benchmarks/preprocess.py --source TREE --archive TAR_GZ --work DIR
+
+TREE and TAR_GZ hold frames of DIODE's size, 768 x 1024, in DIODE's layout; DIR is a scratch folder. Repeats alternate
+between the sides, figures are medians:
+
+- core: milliseconds a sample of the tutorial's function (decode, resize, clip, log; it writes nothing) and of ours
+  (decode, check, edges, resize, log, checksums; encoded and written to a shard), each in a process of its own;
+- ray: samples a second of the whole job, and of a plain multiprocessing pool with as many processes that runs the very
+  same function; both between the first finished shards and the last, so start-up is apart;
+- archive: seconds of the listing pass and of the read that follows beside rapidgzip's own read of the same archive, one
+  thread each; and samples a second of a whole job on the archive beside one on the same frames as a tree;
+- memory: the driver's and the largest worker's peak for trees of two sizes, and bytes spilled at a 2 GB object store.
+
+The last line on stdout is one JSON object.
+"""
+
+import json
+import multiprocessing
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+import rapidgzip
+import tyro
+from memory import measure_memory
+
+from depthflow.cluster.session import ray_session
+from depthflow.config import PreprocessConfig
+from depthflow.diode.archive import archive_triplets, open_archive, scan_archive
+from depthflow.diode.layout import find_triplets
+from depthflow.samples.files import DiskFiles
+from depthflow.samples.plan import ShardPlan, plan_samples
+from depthflow.samples.preprocess import plan_store, preprocess, sample_layout, shard_work
+from depthflow.samples.sources import list_source
+from depthflow.samples.staging import Segment, plan_segments, sweep
+from depthflow.samples.work import Limits, Reporter, keep_freed_memory, run_tasks
+
+DIODE_SAMPLES = 25_458 + 771
+DIODE_ARCHIVE_BYTES = 81e9 + 2.6e9
+Part = Literal["core", "ray", "archive", "memory"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Benchmark:
+    """Preprocessing beside what a user would write instead."""
+
+    source: str
+    """A tree in DIODE's layout, of 768 x 1024 frames."""
+    work: str
+    """Scratch folder."""
+    archive: str | None = None
+    """A .tar.gz of such frames; needed for the part archive."""
+    parts: tuple[Part, ...] = ("core", "ray", "archive", "memory")
+    """What to measure."""
+    processes: int = 2
+    """Of the pool, and CPUs of Ray."""
+    samples: int = 40
+    """Samples of each repeat of the part core."""
+    repeats: int = 5
+    """Of the parts core, ray and archive."""
+    memory_samples: tuple[int, int] = (200, 2000)
+    """Sizes of the part memory's trees, made of links to the source's files."""
+    node_cores: int = 16
+    """Of a node of the capacity table..."""
+    node_dollars_an_hour: float = 0.8064
+    """...and its price: m7i.4xlarge, 16 vCPUs, on demand in us-east-1."""
+
+
+def main(benchmark: Benchmark) -> dict[str, Any]:
+    """Measures the parts asked for."""
+    measures: dict[str, Callable[[Benchmark], dict[str, float]]] = {
+        "core": measure_core,
+        "ray": measure_ray,
+        "archive": measure_archive,
+        "memory": lambda b: measure_memory(b.source, sizes=b.memory_samples, work=b.work, num_cpus=b.processes),
+    }
+    figures: dict[str, float] = {}
+    for part in benchmark.parts:
+        found = measures[part](benchmark)
+        figures |= {f"{part}/{name}": value for name, value in found.items()}
+        print(f"\n{part}", *(f"  {name:<40} {value:12.3f}" for name, value in found.items()), sep="\n", flush=True)
+    print("\n" + capacity_table(figures, benchmark))
+    return figures
+
+
+# ----------------------------------------------------------------------------------------------------------- a core
+
+
+def tutorial_sample(image_path: str, depth_path: str, mask_path: str) -> tuple[np.ndarray, np.ndarray]:
+    """What the tutorial's data loader does for one sample: (256, 256, 3) float32 in [0, 1] and (256, 256) log-depth."""
+    image = cv2.cvtColor(cv2.imread(image_path), cv2.COLOR_BGR2RGB)
+    image = cv2.resize(image, (256, 256)).astype(np.float32) / 255.0
+    depth = np.load(depth_path).squeeze()
+    mask = np.load(mask_path) > 0
+    farthest = min(300.0, np.percentile(depth, 99))
+    depth = np.clip(depth, 0.1, farthest)
+    logarithm = np.ma.masked_where(~mask, np.log(depth, out=np.zeros_like(depth), where=mask))
+    return image, cv2.resize(np.ma.clip(logarithm, 0.1, np.log(farthest)).filled(0.0), (256, 256))
+
+
+def time_tutorial(source: str, samples: int, keep_memory: bool) -> float:
+    """Milliseconds a sample."""
+    cv2.setNumThreads(1)
+    if keep_memory:
+        keep_freed_memory()
+    paths = [[t.paths[m] for m in ("rgb", "depth", "mask")] for t in find_triplets(source, ("train",))[:samples]]
+    tutorial_sample(*paths[0])
+    started = time.perf_counter()
+    for triplet in paths:
+        tutorial_sample(*triplet)
+    return 1000 * (time.perf_counter() - started) / len(paths)
+
+
+def time_ours(source: str, samples: int, work: str) -> float:
+    """Milliseconds a sample, written to a shard and committed."""
+    with tempfile.TemporaryDirectory(dir=work) as folder:
+        job = Job(source, folder, shard_mib=1_000_000)
+        plan = job.plans[0]
+        first, timed = (ShardPlan(path=f"{n}.parquet", samples=plan.samples[:n], settings="") for n in (1, samples))
+        job.make(first)
+        started = time.perf_counter()
+        job.make(timed)
+        return 1000 * (time.perf_counter() - started) / len(timed.samples)
+
+
+def measure_core(benchmark: Benchmark) -> dict[str, float]:
+    """The tutorial's function beside ours, a fresh process for each repeat."""
+    spawn = multiprocessing.get_context("spawn")
+    sides: dict[str, tuple[Callable[..., float], tuple[Any, ...]]] = {
+        "tutorial_ms": (time_tutorial, (benchmark.source, benchmark.samples, False)),
+        "tutorial_same_malloc_ms": (time_tutorial, (benchmark.source, benchmark.samples, True)),
+        "ours_ms": (time_ours, (benchmark.source, benchmark.samples, benchmark.work)),
+    }
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(benchmark.repeats):
+        for name, (function, arguments) in sides.items():
+            with spawn.Pool(1) as pool:
+                times[name].append(pool.apply(function, arguments))
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    return {
+        **medians,
+        "ratio": medians["tutorial_ms"] / medians["ours_ms"],
+        "ratio_same_malloc": medians["tutorial_same_malloc_ms"] / medians["ours_ms"],
+    }
+
+
+# -------------------------------------------------------------------------------------------------- Ray and a pool
+
+
+class Job:
+    """The shards of a tree, ready to be made by anyone.
+
+    Args:
+        source: a tree.
+        out: the store's folder.
+        shard_mib: MiB a shard.
+    """
+
+    def __init__(self, source: str, out: str, *, shard_mib: int) -> None:
+        config = PreprocessConfig(source=(source,), out=out, splits=("train",), shard_mib=shard_mib)
+        listed = list_source(source, ("train",), DiskFiles(out), {})
+        self.plans, _ = plan_store(config, [listed], {})
+        self.work = shard_work(sample_layout(config), {source: listed.camera}, DiskFiles(out))
+
+    def make(self, plan: ShardPlan) -> int:
+        """Makes a shard as a task does; returns how many samples it has."""
+        keep_freed_memory()
+        cv2.setNumThreads(1)
+        return self.work(plan, Reporter(lambda report: None, 0))["done"]
+
+
+_job: Job  # Of a pool's process.
+
+
+def _set_job(source: str, out: str, shard_mib: int) -> None:
+    global _job
+    _job = Job(source, out, shard_mib=shard_mib)
+
+
+def _make(number: int) -> int:
+    return _job.make(_job.plans[number])
+
+
+def steady_rate(arrivals: Sequence[tuple[float, int]], *, skipped: int) -> float:
+    """Samples a second from the arrival of the first `skipped` shards to that of the last.
+
+    Args:
+        arrivals: (seconds, samples) of each shard, as it was finished.
+    """
+    return sum(samples for _, samples in arrivals[skipped:]) / (arrivals[-1][0] - arrivals[skipped - 1][0])
+
+
+def pool_rate(benchmark: Benchmark, shard_mib: int) -> float:
+    """Samples a second of a multiprocessing pool."""
+    with tempfile.TemporaryDirectory(dir=benchmark.work) as out:
+        shards = len(Job(benchmark.source, out, shard_mib=shard_mib).plans)
+        arguments = (benchmark.source, out, shard_mib)
+        with multiprocessing.get_context("spawn").Pool(benchmark.processes, _set_job, arguments) as pool:
+            arrivals = [(time.perf_counter(), done) for done in pool.imap_unordered(_make, range(shards))]
+    return steady_rate(arrivals, skipped=benchmark.processes)
+
+
+def ray_rate(benchmark: Benchmark, shard_mib: int) -> float:
+    """Samples a second of the Ray job."""
+    arrivals: list[tuple[float, int]] = []
+    with tempfile.TemporaryDirectory(dir=benchmark.work) as out:
+        job = Job(benchmark.source, out, shard_mib=shard_mib)
+        run_tasks(
+            job.plans,
+            job.work,
+            limits=Limits(sample_timeout_s=300.0, max_rejects=None),
+            progress=lambda done: None,
+            on_result=lambda row: arrivals.append((time.perf_counter(), row["done"])),
+        )
+    return steady_rate(arrivals, skipped=benchmark.processes)
+
+
+def measure_ray(benchmark: Benchmark) -> dict[str, float]:
+    """The Ray job beside a pool."""
+    shard_mib = 16  # 27 samples at 256 x 256: enough shards of a small tree for a steady state.
+    pool, job = [], []
+    with ray_session(benchmark.processes):
+        for _ in range(benchmark.repeats):
+            pool.append(pool_rate(benchmark, shard_mib))
+            job.append(ray_rate(benchmark, shard_mib))
+    rates = {"pool_samples_per_s": statistics.median(pool), "ray_samples_per_s": statistics.median(job)}
+    return {**rates, "ratio": rates["ray_samples_per_s"] / rates["pool_samples_per_s"]}
+
+
+# ---------------------------------------------------------------------------------------------------------- archive
+
+
+def measure_archive(benchmark: Benchmark) -> dict[str, float]:
+    """Listing and reading an archive beside rapidgzip's own read; a job on it beside one on its frames as a tree."""
+    if benchmark.archive is None:
+        raise SystemExit("The part archive needs --archive TAR_GZ.")
+    with tempfile.TemporaryDirectory(dir=benchmark.work) as folder:
+        index = f"{folder}/index.gzidx"
+        contents = scan_archive(benchmark.archive, index, threads=1, progress=lambda name: None)
+        triplets = archive_triplets(benchmark.archive, contents.members, ("train", "val"))
+        samples = plan_samples((benchmark.archive, triplet) for triplet in triplets)
+        segments = plan_segments(samples, archive=benchmark.archive, identity="", settings="")
+        sides: dict[str, Callable[[], object]] = {
+            "rapidgzip_s": lambda: read_whole(benchmark.archive or ""),
+            "listing_s": lambda: scan_archive(benchmark.archive or "", index, threads=1, progress=lambda name: None),
+            "second_read_s": lambda: read_segments(benchmark.archive or "", index, segments),
+        }
+        seconds = median_seconds(sides, benchmark.repeats)
+        jobs = whole_jobs(benchmark, folder, samples=len(samples))
+    return {
+        **seconds,
+        "ratio_listing": seconds["listing_s"] / seconds["rapidgzip_s"],
+        "ratio_second_read": seconds["second_read_s"] / seconds["rapidgzip_s"],
+        **jobs,
+    }
+
+
+def median_seconds(sides: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    """Median seconds of each side, the repeats alternating."""
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(repeats):
+        for name, function in sides.items():
+            started = time.perf_counter()
+            function()
+            times[name].append(time.perf_counter() - started)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def read_whole(archive: str) -> None:
+    """Inflates an archive from end to end, as rapidgzip does by itself."""
+    with rapidgzip.open(archive, parallelization=1) as stream:
+        while stream.read(2**22):
+            pass
+
+
+def read_segments(archive: str, index_path: str, segments: Sequence[Segment]) -> None:
+    """Reads all members of all triplets, as the tasks that make the samples do."""
+    for segment in segments:
+        with (
+            Path(index_path).open("rb") as index,
+            open_archive(archive, index, begin=segment.begin, end=segment.end) as reader,
+        ):
+            for _ in sweep(segment, reader):
+                pass
+
+
+def whole_jobs(benchmark: Benchmark, folder: str, *, samples: int) -> dict[str, float]:
+    """Samples a second of the whole job on the archive, and on the same frames unpacked, start-up of Ray apart."""
+    import tarfile
+
+    with tarfile.open(benchmark.archive or "") as tar:
+        tar.extractall(f"{folder}/tree", filter="data")
+    rates = {}
+    with ray_session(benchmark.processes):
+        for name, source in {
+            "warm_up": f"{folder}/tree",
+            "tree": f"{folder}/tree",
+            "archive": benchmark.archive,
+        }.items():
+            started = time.perf_counter()
+            preprocess(
+                PreprocessConfig(source=(str(source),), out=f"{folder}/{name}"), lambda label: lambda done, total: None
+            )
+            rates[f"{name}_job_samples_per_s"] = samples / (time.perf_counter() - started)
+    del rates["warm_up_job_samples_per_s"]
+    return {**rates, "ratio_archive_to_tree": rates["archive_job_samples_per_s"] / rates["tree_job_samples_per_s"]}
+
+
+# --------------------------------------------------------------------------------------------------- capacity table
+
+
+def capacity_table(figures: dict[str, float], benchmark: Benchmark) -> str:
+    """Hours and dollars for the whole of DIODE on 1, 4 and 16 nodes, from what was measured here.
+
+    hours = samples x (ms a sample / ratio of Ray to a pool + second read of the archive's bytes) / cores
+          + listing of the archives / cores of one node,
+    a core's decompression being bytes / (rapidgzip's bytes a second); dollars = hours x nodes x price.
+    """
+    needed = ("core/ours_ms", "ray/ratio", "archive/rapidgzip_s")
+    if any(name not in figures for name in needed):
+        return "The capacity table needs the parts core, ray and archive."
+    make_s = DIODE_SAMPLES * figures["core/ours_ms"] / 1000 / figures["ray/ratio"]
+    inflate_s = figures["archive/rapidgzip_s"] * DIODE_ARCHIVE_BYTES / Path(benchmark.archive or "").stat().st_size
+    listing_s = inflate_s * figures["archive/ratio_listing"]
+    second_read_s = inflate_s * figures["archive/ratio_second_read"]
+    lines = ["| nodes | from a tree | from the .tar.gz |", "|---|---|---|"]
+    for nodes in (1, 4, 16):
+        cores = nodes * benchmark.node_cores
+        tree_h = make_s / cores / 3600
+        archive_h = ((make_s + second_read_s) / cores + listing_s / benchmark.node_cores) / 3600
+        dollars = [hours * nodes * benchmark.node_dollars_an_hour for hours in (tree_h, archive_h)]
+        lines.append(
+            f"| {nodes} | {60 * tree_h:.1f} min, ${dollars[0]:.2f} | {60 * archive_h:.1f} min, ${dollars[1]:.2f} |"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(tyro.cli(Benchmark, description=__doc__))))
+    sys.exit(0)

@@ -7,7 +7,7 @@ members of one .tar.gz at once, and nothing is ever unpacked to disk.
 import io
 import tarfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple
 
@@ -148,10 +148,8 @@ class ArchiveReader:
 
     def read(self, span: tuple[int, int]) -> bytes:
         """The bytes of a span (offset, size) of the decompressed tar; SourceError if the archive gives fewer."""
-        try:
+        with _readable(self._archive):
             return _read(self._stream, *span)
-        except _INFLATE_ERRORS as error:
-            raise SourceError(f"{self._archive} cannot be read any more: {error}. Mend it, then run again.") from None
 
 
 @contextmanager
@@ -161,10 +159,23 @@ def open_archive(archive: str, index: IO[bytes], *, begin: int, end: int) -> Ite
     Args:
         index: what `scan_archive` wrote.
         begin, end: in bytes of the decompressed tar.
+
+    Raises:
+        SourceError: if the archive is not there any more, or is not the one that was listed.
     """
-    with _inflated(archive, 1) as stream:
-        stream.import_index(slice_index(index, begin=begin, end=end))
+    with ExitStack() as stack:
+        with _readable(archive):
+            stream = stack.enter_context(_inflated(archive, 1))
+            stream.import_index(slice_index(index, begin=begin, end=end))
         yield ArchiveReader(archive, stream)
+
+
+@contextmanager
+def _readable(archive: str) -> Iterator[None]:
+    try:
+        yield
+    except _INFLATE_ERRORS as error:
+        raise SourceError(f"{archive} cannot be read any more: {error}. Mend it, then run again.") from None
 
 
 @contextmanager
@@ -174,7 +185,9 @@ def _inflated(archive: str, threads: int) -> Iterator[Any]:
             yield stream
         return
     filesystem, path = object_store(archive, SourceError)
-    with filesystem.open(path, "rb") as handle, rapidgzip.open(handle, parallelization=threads) as stream:
+    with reported(f"The archive {archive} cannot be read", SourceError):
+        handle = filesystem.open(path, "rb")
+    with handle, rapidgzip.open(handle, parallelization=threads) as stream:
         yield stream
 
 

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Mapping
+from typing import Literal
 
 import numpy as np
 from matplotlib import rc_context
@@ -19,14 +20,19 @@ def shares(counts: np.ndarray) -> np.ndarray:
 
 
 def draw_histograms(
-    edges: np.ndarray, groups: Mapping[str, np.ndarray], *, x_label: str, y_label: str, logarithmic: bool = False
+    edges: np.ndarray,
+    groups: Mapping[str, np.ndarray],
+    *,
+    x_label: str,
+    y_label: str,
+    x_axis: Literal["linear", "logarithmic", "percent"] = "linear",
 ) -> bytes:
     """Draws each group's share of its own sum, so that large and small groups compare.
 
     Args:
         edges: (n + 1,) rising; all > 0 where the axis is logarithmic.
         groups: label to (n,) counts; at most four.
-        logarithmic: of the horizontal axis.
+        x_axis: how the horizontal axis is spaced and labelled; percent takes edges in 0 to 1.
 
     Returns:
         An SVG file.
@@ -40,7 +46,9 @@ def draw_histograms(
     for (label, counts), colour in zip(groups.items(), colours, strict=True):
         axis.stairs(shares(counts), edges, fill=True, color=colour, alpha=0.15)
         axis.stairs(shares(counts), edges, color=colour, linewidth=1.4, label=label)
-    if logarithmic:
+    if x_axis == "percent":
+        axis.xaxis.set_major_formatter(PercentFormatter(1.0))
+    if x_axis == "logarithmic":
         axis.set_xscale("log")
         axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _position: f"{value:g}"))

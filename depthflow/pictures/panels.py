@@ -23,7 +23,7 @@ EDGE_COLOUR = "#ff6a00"
 SCALE_PERCENTILES = (1.0, 99.0)
 ERROR_LIMIT = 0.5
 SCALE_TICKS = 5
-JPEG_OPTIONS = {"quality": 85, "subsampling": 0}
+JPEG_OPTIONS = {"quality": 80, "subsampling": 0}
 """Full resolution of colour too: a mask's border is one pixel sharp."""
 
 
@@ -93,7 +93,7 @@ def sample_panel(*, rgb: np.ndarray, depth: DepthMap, edge_mask: np.ndarray) -> 
     axes[3].imshow(np.where(edge_mask[..., None], to_rgb(EDGE_COLOUR), grey))
     axes[3].set_title("depth edges (orange)", fontsize=10)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="jpeg", pil_kwargs=JPEG_OPTIONS)
+    figure.savefig(buffer, format="jpeg", bbox_inches="tight", pad_inches=0.05, pil_kwargs=JPEG_OPTIONS)
     return buffer.getvalue()
 
 

@@ -108,7 +108,7 @@ def _take_object(filesystem: Any, folder: str, root: str, lease_s: float) -> str
 
 
 def _wait_for_lease(filesystem: Any, name: str, root: str, lease_s: float) -> bytes | None:
-    """What a lock says that stood still for a lease, None if it is gone; raises when its holder shows a sign of life."""
+    """What a lock says that stood still for a lease, None if it is gone; raises if its holder shows a sign of life."""
     first = _read_if_there(filesystem, name)
     until = time.monotonic() + lease_s
     while first is not None and time.monotonic() < until:

@@ -55,7 +55,7 @@ class ShardMirror:
                     self._make(copy, shard)
                 return pa.memory_map(str(copy))
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise StoreError(
                     f"The cache folder {self._folder} cannot be used: {error}. Choose another --cache-dir."
                 ) from None

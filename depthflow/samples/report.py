@@ -8,10 +8,11 @@ import pyarrow.parquet as pq
 
 from depthflow.diode.catalogue import Accounting, Count, Place
 from depthflow.errors import StoreError
-from depthflow.pictures.page import Gallery, Page, Picture, Section
+from depthflow.pictures.page import Page, Picture
 from depthflow.pictures.panels import DepthMap, sample_panel
 from depthflow.samples import report_sections as sections
 from depthflow.samples.reader import SplitReader
+from depthflow.samples.schema import PLANE_DTYPES
 from depthflow.samples.store import ACCOUNTING, MANIFEST, REJECTS, SampleStore
 from depthflow.samples.survey import Row, depth_histogram, drawn_samples, oddities, sample_rows
 
@@ -47,7 +48,7 @@ def write_report(store: SampleStore, progress: Callable[[int, int], None] = lamb
             sections.depths(rows, histogram),
             sections.fractions(rows),
             sections.refused(rejects),
-            Section(heading="Samples", parts=[Gallery(pictures=_panels(store, drawn))]),
+            sections.shown(_panels(store, drawn)),
             sections.slowest(rows),
             sections.oddest(odd, _panels(store, [oddity.row for oddity in odd[:ODDEST_DRAWN]])),
         ],
@@ -85,7 +86,10 @@ def _read(store: SampleStore, path: str) -> pa.Table:
 
 def _panels(store: SampleStore, rows: Sequence[Row]) -> list[Picture]:
     """A panel a sample, with its id and figures as caption."""
-    readers = {split: SplitReader(store, split) for split in {row["split"] for row in rows}}
+    readers = {
+        split: SplitReader(store, split, planes=tuple(PLANE_DTYPES), cache_bytes=0)
+        for split in {row["split"] for row in rows}
+    }
     pictures = []
     for row in rows:
         batch = readers[row["split"]].read([row["position"]])

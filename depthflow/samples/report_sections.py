@@ -133,7 +133,7 @@ def _scan_counts(accounting: Accounting) -> list[Part]:
 def depths(rows: Sequence[Row], histogram: DepthHistogram) -> Section:
     """Which depths occur, by scene type."""
     chart = draw_histograms(
-        histogram.edges_m, histogram.counts, x_label="depth, m", y_label="share of valid pixels", logarithmic=True
+        histogram.edges_m, histogram.counts, x_label="depth, m", y_label="share of valid pixels", x_axis="logarithmic"
     )
     read = f"all {histogram.samples:,}" if histogram.samples == len(rows) else f"{histogram.samples:,} evenly spaced"
     pixels = ", ".join(f"{scene_type} {counts.sum():,}" for scene_type, counts in histogram.counts.items())
@@ -160,7 +160,8 @@ def fractions(rows: Sequence[Row]) -> Section:
         edges = np.linspace(0.0, greatest, FRACTION_BINS + 1)
         counts = {scene_type: np.histogram(of_type, bins=edges)[0] for scene_type, of_type in values.items()}
         name = FIGURE_NAMES[column]
-        chart = draw_histograms(edges, counts, x_label=f"{name} of a sample", y_label="share of samples")
+        labels = {"x_label": f"{name} of a sample", "y_label": "share of samples"}
+        chart = draw_histograms(edges, counts, x_axis="percent", **labels)
         pictures.append(Picture(image=chart, alt=f"Histogram of the {name} by scene type"))
     return Section(
         heading="Valid and edge pixels",
@@ -205,6 +206,19 @@ def refused(rejects: Sequence[Mapping[str, Any]]) -> Section:
     if len(rejects) > len(listed):
         parts.insert(0, f"The first {len(listed):,} of {len(rejects):,}; rejects.parquet has all.")
     return Section(heading="Rejects", parts=[reasons, Details(summary="The refused inputs one by one", parts=parts)])
+
+
+def shown(panels: Sequence[Picture]) -> Section:
+    """What samples look like.
+
+    Args:
+        panels: of `survey.drawn_samples`.
+    """
+    text = (
+        f"{len(panels)} samples, alike many of each split and scene type, evenly spaced by id, at the stored size. The "
+        "colours of the depth reach from its 1st to its 99th percentile."
+    )
+    return Section(heading="Samples", parts=[text, Gallery(pictures=panels)])
 
 
 def slowest(rows: Sequence[Row]) -> Section:

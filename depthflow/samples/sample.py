@@ -80,7 +80,7 @@ def make_sample(
 def _content_checksum(planes: Planes, camera: Camera | None) -> str:
     content = xxhash.xxh3_128()
     for name in PLANE_DTYPES:
-        content.update(np.ascontiguousarray(getattr(planes, name)))
+        content.update(np.ascontiguousarray(getattr(planes, name)).data)
     content.update(repr(camera).encode())
     return content.hexdigest()
 

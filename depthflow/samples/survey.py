@@ -114,7 +114,7 @@ def depth_histogram(
     read = [rows[k] for k in evenly_spaced(len(rows), limit)]
     done = 0
     for (split,), of_split in grouped(read, "split").items():
-        reader = SplitReader(store, split)
+        reader = SplitReader(store, split, planes=("log_depth", "valid_mask"), cache_bytes=0)
         for start in range(0, len(of_split), BATCH_SIZE):
             batch = reader.read([row["position"] for row in of_split[start : start + BATCH_SIZE]])
             for k, scene_type in enumerate(batch.scene_types):

@@ -165,7 +165,8 @@ def run_tasks(
     """
     if not items:
         return
-    board = ray.remote(num_cpus=0, max_restarts=-1)(Board).remote()
+    board_actor: Any = ray.remote(num_cpus=0, max_restarts=-1)(Board)
+    board = board_actor.remote()
     items_ref = ray.put(list(items))
 
     def call(row: dict[str, Any]) -> dict[str, Any]:

@@ -164,14 +164,7 @@ def train(recipe: Recipe, job: TrainJob, *, store: SampleStore, run_log: RunLog)
 
     plan = plan_training(num_workers=job.num_workers, nodes=alive_nodes())
     check_batches(store.split_index("train").num_rows, recipe, num_workers=plan.num_workers)
-    task = WorkerTask(
-        recipe=recipe,
-        samples=store.files.root,
-        run_log=run_log,
-        cpus=plan.cpus_per_worker,
-        cache_bytes=int(job.cache_gib * 2**30),
-        cache_dir=str(Path(job.cache_dir).absolute()) if job.cache_dir else None,
-    )
+    task = worker_task(recipe, job, samples=store.files.root, run_log=run_log, plan=plan)
 
     trainer = TensorflowTrainer(
         run_worker,
@@ -208,6 +201,18 @@ def train(recipe: Recipe, job: TrainJob, *, store: SampleStore, run_log: RunLog)
         )
     best, metrics = min(kept, key=lambda checkpoint_and_figures: checkpoint_and_figures[1][BEST_METRIC])
     return TrainingOutcome(network=restore_network(recipe, best), metrics=metrics, checkpoint=best.path)
+
+
+def worker_task(recipe: Recipe, job: TrainJob, *, samples: str, run_log: RunLog, plan: TrainingPlan) -> WorkerTask:
+    """What every worker is told, its paths absolute."""
+    return WorkerTask(
+        recipe=recipe,
+        samples=samples,
+        run_log=run_log,
+        cpus=plan.cpus_per_worker,
+        cache_bytes=int(job.cache_gib * 2**30),
+        cache_dir=str(Path(job.cache_dir).absolute()) if job.cache_dir else None,
+    )
 
 
 def run_worker(config: dict[str, Any]) -> dict[str, str]:

@@ -88,7 +88,15 @@ def start(archive, out):
     """The command with a Ray of its own, which dies with it."""
     flags = ["--resplit", "train", "--height", "32", "--width", "32", "--num-cpus", "2"]
     return subprocess.Popen(
-        [sys.executable, str(ROOT / "pipelines" / "preprocess.py"), "--source", str(archive), "--out", str(out), *flags],
+        [
+            sys.executable,
+            str(ROOT / "pipelines" / "preprocess.py"),
+            "--source",
+            str(archive),
+            "--out",
+            str(out),
+            *flags,
+        ],
         env={name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"},
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

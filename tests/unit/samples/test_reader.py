@@ -2,17 +2,21 @@
 
 import json
 import shutil
+from collections import Counter
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from depthflow.errors import StoreError
-from depthflow.samples import reader as reader_module
 from depthflow.samples.epoch import epoch_batches, shuffled_rows
 from depthflow.samples.reader import SplitReader, worker_pass
+from depthflow.samples.schema import PLANE_DTYPES
 from depthflow.samples.store import open_store
+
+ALL_PLANES = tuple(PLANE_DTYPES)
 
 
 @pytest.fixture
@@ -24,7 +28,7 @@ def copy(small, tmp_path):
 
 @pytest.fixture(scope="module")
 def train(small):
-    return SplitReader(small.store, "train")
+    return SplitReader(small.store, "train", planes=ALL_PLANES)
 
 
 def check(batch, ids, frames):
@@ -45,7 +49,7 @@ def check(batch, ids, frames):
 
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_the_whole_split_is_as_it_was_written(small, split):
-    reader = SplitReader(small.store, split)
+    reader = SplitReader(small.store, split, planes=ALL_PLANES)
     assert len(reader) == len(small.tree[split]) == sum(reader.group_sizes)
     assert sorted(reader.sample_ids) == sorted(small.tree[split])
     check(reader.read(range(len(reader))), reader.sample_ids, small.tree[split])
@@ -64,33 +68,133 @@ def test_rows_come_in_the_order_asked_for(small, train, rows):
     check(train.read(rows), [train.sample_ids[row] for row in rows], small.tree["train"])
 
 
+# --- planes ---
+
+
+def test_planes_that_were_not_asked_for_are_not_there(small):
+    batch = SplitReader(small.store, "val", planes=("valid_mask",)).read([0, 2])
+    assert set(batch.planes) == {"valid_mask"}
+    assert batch.valid_mask.shape == (2, 6, 8)
+    with pytest.raises(AttributeError, match=r"edge_mask was not read.*valid_mask"):
+        _ = batch.edge_mask
+
+
+def test_by_default_what_training_needs_is_read(small):
+    assert set(SplitReader(small.store, "val").read([0]).planes) == {"rgb", "log_depth", "valid_mask"}
+
+
+def test_no_rows_are_an_empty_batch(train):
+    batch = train.read([])
+    assert (batch.rgb.shape, batch.log_depth.shape, batch.edge_mask.shape) == ((0, 6, 8, 3), (0, 6, 8), (0, 6, 8))
+    assert (batch.rgb.dtype, batch.log_depth.dtype, batch.edge_mask.dtype) == (np.uint8, np.float32, np.bool_)
+    assert batch.sample_ids == batch.scene_types == ()
+
+
+# --- copies ---
+
+
+def test_neighbours_in_a_row_group_are_views(train):
+    """A view of the column's buffer is read-only, and two views of one group share its memory."""
+    first, second = train.read(range(2, 9)), train.read([8, 9])
+    for name in ALL_PLANES:
+        assert np.shares_memory(first.planes[name], second.planes[name])
+        assert not first.planes[name].flags.owndata
+        assert not first.planes[name].flags.writeable
+    with pytest.raises(ValueError, match="read-only"):
+        first.rgb[:] = 0
+
+
+@pytest.mark.parametrize("rows", [[5, 4], [3, 3], [0, 2], [15, 16], [40, 1, 2, 3]])
+def test_other_rows_are_copies_that_may_be_written_to(small, train, rows):
+    batch = train.read(rows)
+    for plane in batch.planes.values():
+        plane[:] = 1
+    check(train.read(rows), [train.sample_ids[row] for row in rows], small.tree["train"])
+
+
+# --- the cache ---
+
+
+@pytest.fixture
+def counting(small, monkeypatch):
+    """Makes a reader of train that counts how often it decodes each group."""
+
+    def make(cache_bytes):
+        reader = SplitReader(small.store, "train", planes=ALL_PLANES, cache_bytes=int(cache_bytes))
+        decodes = Counter()
+        decode = reader._row_groups.decode
+
+        def counted(groups):
+            decodes.update(groups)
+            return decode(groups)
+
+        monkeypatch.setattr(reader._row_groups, "decode", counted)
+        return reader, decodes
+
+    return make
+
+
+def held_bytes(reader):
+    groups = {**reader._kept, **reader._in_use}.values()
+    return sum(plane.nbytes for planes in groups for plane in planes.values())
+
+
+GROUP_BYTES = 16 * 6 * 8 * 9
+
+
+def read_epoch(reader, epoch, batch=8):
+    order = shuffled_rows(reader.group_sizes, seed=0, epoch=epoch)
+    for rows in epoch_batches(order, global_batch_size=batch):
+        yield rows, reader.read(rows)
+
+
+@pytest.mark.parametrize("groups_that_fit", [0, 1, 2.5, 100])
+def test_a_small_cache_changes_nothing(small, counting, groups_that_fit):
+    reader, _ = counting(GROUP_BYTES * groups_that_fit)
+    for epoch in range(3):
+        for rows, batch in read_epoch(reader, epoch):
+            check(batch, [reader.sample_ids[row] for row in rows], small.tree["train"])
+
+
 @pytest.mark.parametrize("groups_that_fit", [0, 1, 2.5])
-def test_a_small_cache_changes_nothing(small, monkeypatch, write, groups_that_fit):
-    group_bytes = 16 * write.height * write.width * 9
-    monkeypatch.setattr(reader_module, "CACHE_BYTES", int(group_bytes * groups_that_fit))
-    reader = SplitReader(small.store, "train")
-    for epoch in range(2):
-        order = shuffled_rows(reader.group_sizes, seed=0, epoch=epoch)
-        for rows in epoch_batches(order, global_batch_size=16):
-            check(reader.read(rows), [reader.sample_ids[row] for row in rows], small.tree["train"])
-    held = sum(plane.nbytes for planes in reader._cache.values() for plane in planes.values())
-    assert held == reader._cached_bytes  # Else the cache would grow, or stay empty, over the epochs.
-    assert len(reader._cache) == 1 or held <= group_bytes * groups_that_fit
+def test_memory_is_the_cache_and_the_groups_of_a_batch(counting, groups_that_fit):
+    reader, _ = counting(GROUP_BYTES * groups_that_fit)
+    starts = np.cumsum([0, *reader.group_sizes])
+    for epoch in range(3):
+        for rows, _batch in read_epoch(reader, epoch, batch=3):
+            groups = len(set(np.searchsorted(starts, rows, side="right")))
+            assert held_bytes(reader) <= GROUP_BYTES * (groups_that_fit + groups)
+    assert sum(p.nbytes for planes in reader._kept.values() for p in planes.values()) <= GROUP_BYTES * groups_that_fit
 
 
-def test_a_store_that_fits_is_decoded_once(small):
-    reader = SplitReader(small.store, "train")
-    reader.read(range(70))
-    reader._files = reader._groups = None  # No file is left to decode from.
-    check(reader.read([3, 68]), [reader.sample_ids[3], reader.sample_ids[68]], small.tree["train"])
+def test_a_store_that_fits_is_decoded_once(counting):
+    reader, decodes = counting(GROUP_BYTES * 100)
+    for epoch in range(3):
+        list(read_epoch(reader, epoch))
+    assert set(decodes) == set(range(6))
+    assert set(decodes.values()) == {1}
 
 
-def test_a_batch_may_be_written_to(small):
-    reader = SplitReader(small.store, "val")
-    batch = reader.read([0, 1])
-    batch.rgb[:] = 0
-    batch.log_depth[:] = 7
-    check(reader.read([0, 1]), reader.sample_ids[:2], small.tree["val"])
+def test_without_a_cache_a_group_is_decoded_once_for_each_stream_that_reads_it(counting):
+    """Three streams cut the sequence of groups twice, so two groups at most are read by two streams."""
+    for epoch in range(4):
+        reader, decodes = counting(0)
+        list(read_epoch(reader, epoch, batch=3))
+        assert len(decodes) == 6
+        assert decodes.total() <= 6 + 2
+
+
+def test_what_fits_stays_through_every_pass(counting):
+    """Where the oldest is given up for the newest, a pass finds little of the pass before."""
+    reader, decodes = counting(GROUP_BYTES * 3.1)
+    list(read_epoch(reader, 0))
+    kept = set(reader._kept)
+    assert len(kept) >= 3
+    for epoch in range(1, 4):
+        decodes.clear()
+        list(read_epoch(reader, epoch))
+        assert kept == set(reader._kept)
+        assert not kept & decodes.keys()
 
 
 # --- a worker's pass ---
@@ -151,13 +255,40 @@ def test_a_truncated_shard(copy, length):
         SplitReader(open_store(str(copy)), "train")
 
 
+def flip_last_byte(shard, column):
+    """Damages the last page of a column in the shard's first row group, and nothing else."""
+    group = pq.read_metadata(shard).row_group(0)
+    chunk = next(c for c in map(group.column, range(group.num_columns)) if c.path_in_schema == column)
+    content = bytearray(shard.read_bytes())
+    content[chunk.data_page_offset + chunk.total_compressed_size - 1] ^= 1
+    shard.write_bytes(content)
+
+
+def test_a_damaged_page_is_never_read_as_data(copy):
+    flip_last_byte(copy / "split=train/part-00001.parquet", "rgb")
+    reader = SplitReader(open_store(str(copy)), "train")
+    start = reader.group_sizes.index(min(reader.group_sizes[:-1])) + 1  # The second shard's first group.
+    rows = np.arange(sum(reader.group_sizes[:start]), sum(reader.group_sizes[: start + 1]))
+    for _ in range(2):
+        with pytest.raises(StoreError, match=r"split=train/part-00001\.parquet.*cannot be read.*preprocess\.py"):
+            reader.read(rows)
+
+
+def test_a_plane_that_was_not_asked_for_is_not_read(copy):
+    flip_last_byte(copy / "split=val/part-00000.parquet", "edge_mask")
+    store = open_store(str(copy))
+    SplitReader(store, "val").read([0, 1])
+    with pytest.raises(StoreError, match="cannot be read"):
+        SplitReader(store, "val", planes=("edge_mask",)).read([0, 1])
+
+
 def test_a_split_with_a_shard_of_refused_inputs_alone(tmp_path, write):
     tree = write.tree(tmp_path / "tree", {"val": {"00001_00001_indoors": 4}})["val"]
     rgb, depth, mask = write.frame(0)
     for i in range(60):
         write.triplet(tmp_path / "tree", "val", f"00001_00001_indoors_{100 + i}_000", rgb, depth, mask * 0)
     store = write.store(tmp_path / "store", tmp_path / "tree")
-    reader = SplitReader(store, "val")
+    reader = SplitReader(store, "val", planes=ALL_PLANES)
     assert len(store.manifest["shards"]) == 2
     check(reader.read(range(len(reader))), reader.sample_ids, tree)
     assert len(reader) == 4

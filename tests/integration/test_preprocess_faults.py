@@ -1,0 +1,131 @@
+"""preprocess where something is wrong: it ends, says what, and goes on from there when it is run again."""
+
+import contextlib
+import os
+import subprocess
+import tarfile
+import time
+
+import pytest
+
+from depthflow.samples.lock import LOCK_NAME, disk_lock
+
+
+@pytest.fixture
+def tree(tmp_path, write_triplet):
+    """30 whole triplets of one scene, 3 scans."""
+    for scan in range(3):
+        for view in range(10):
+            write_triplet(tmp_path / "tree", scan=scan, view=view)
+    return tmp_path / "tree"
+
+
+def preprocess(run, tree, out, *flags):
+    return run("preprocess", "--source", tree, "--out", out, "--height", 32, "--width", 32, *flags, cwd=tree.parent)
+
+
+def committed(out):
+    return {path: path.stat().st_mtime_ns for path in out.rglob("part-*.parquet") if path.name.startswith("part-")}
+
+
+def first_depth(tree):
+    return min(tree.rglob("*_depth.npy"))
+
+
+def test_a_stall_ends_the_run_with_the_sample_s_name(run, tree, tmp_path):
+    """A pipe that nobody writes to is opened for ever, as a file of a disk that went away is."""
+    depth = first_depth(tree)
+    content = depth.read_bytes()
+    depth.unlink()
+    os.mkfifo(depth)
+    started = time.monotonic()
+    done = preprocess(run, tree, tmp_path / "store", "--sample-timeout-s", 3)
+    assert done.code == 1
+    assert depth.name.removesuffix("_depth.npy") in done.result["error"]
+    assert "--sample-timeout-s" in done.result["error"]
+    assert time.monotonic() - started < 60
+    assert not (tmp_path / "store" / "manifest.json").exists()
+    depth.unlink()
+    depth.write_bytes(content)
+    assert preprocess(run, tree, tmp_path / "store").result["samples"] == 30
+    assert not list((tmp_path / "store").rglob(".*"))
+
+
+def test_too_many_rejects_end_the_run(run, tree, tmp_path):
+    bad = sorted(tree.rglob("*_depth.npy"))[:4]
+    for depth in bad:
+        depth.write_bytes(b"no array")
+    done = preprocess(run, tree, tmp_path / "store", "--max-rejects", 3)
+    assert done.code == 1
+    assert "--max-rejects 3" in done.result["error"]
+    assert any(depth.name.removesuffix("_depth.npy") in done.result["error"] for depth in bad)
+    allowed = preprocess(run, tree, tmp_path / "store", "--max-rejects", 4)
+    assert (allowed.code, allowed.result["samples"], allowed.result["rejects"]) == (3, 26, 4)
+
+
+def test_a_gap_is_an_error_before_any_work(run, tree, tmp_path):
+    done = preprocess(run, tree, tmp_path / "store", "--require-complete")
+    assert done.code == 1
+    assert "--require-complete" in done.result["error"]
+    assert "30 of 8574" in done.result["error"]
+    assert not committed(tmp_path / "store")
+
+
+def test_of_two_runs_into_one_folder_one_refuses(run, tree, tmp_path):
+    with disk_lock(tmp_path / "store" / LOCK_NAME):
+        refused = preprocess(run, tree, tmp_path / "store")
+        assert refused.code == 1
+        assert "being written by another process" in refused.result["error"]
+        assert not committed(tmp_path / "store")
+    assert preprocess(run, tree, tmp_path / "store").code == 0
+
+
+@contextlib.contextmanager
+def small_disk(folder, size):
+    """A disk of its own, which fills up; where that is not permitted, the test is skipped."""
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], check=False)
+    if mounted.returncode:
+        pytest.skip("a disk that fills up needs the right to mount one")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_a_full_disk_is_a_clear_error_and_the_rerun_resumes(run, tree, tmp_path):
+    with small_disk(tmp_path / "disk", "200k"):
+        full = preprocess(run, tree, tmp_path / "disk" / "store", "--height", 128, "--width", 128)
+        assert full.code == 1
+        assert "No space left on device" in full.result["error"]
+        assert "run the same command again" in full.result["error"]
+        subprocess.run(["mount", "-o", "remount,size=20m", str(tmp_path / "disk")], check=True)
+        before = committed(tmp_path / "disk" / "store")
+        again = preprocess(run, tree, tmp_path / "disk" / "store", "--height", 128, "--width", 128)
+        assert (again.code, again.result["samples"]) == (0, 30)
+        after = committed(tmp_path / "disk" / "store")
+        assert {path: after[path] for path in before} == before
+        assert not list((tmp_path / "disk").rglob(".*"))
+
+
+def test_an_archive_gives_the_store_of_its_tree(run, tree, tmp_path):
+    with tarfile.open(tmp_path / "train.tar.gz", "w:gz") as tar:
+        tar.add(tree / "train", "train")
+    first_depth(tree).write_bytes(b"no array")  # Of the tree alone: the two runs have a reject between them.
+    from_tree = preprocess(run, tree, tmp_path / "from_tree")
+    from_archive = preprocess(run, tmp_path / "train.tar.gz", tmp_path / "store")
+    assert (from_tree.result["samples"], from_archive.result["samples"]) == (29, 30)
+    both = run(
+        "preprocess",
+        *("--source", tree, tmp_path / "train.tar.gz", "--out", tmp_path / "both", "--height", 32, "--width", 32),
+        cwd=tmp_path,
+    )
+    assert (both.code, both.result["samples"], both.result["rejects_by_reason"]) == (
+        3,
+        29,
+        {"duplicate": 30, "unreadable_array": 1},
+    )
+    began = time.monotonic()
+    again = preprocess(run, tmp_path / "train.tar.gz", tmp_path / "store")
+    assert again.result["fingerprint"] == from_archive.result["fingerprint"]
+    assert time.monotonic() - began < 60

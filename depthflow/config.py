@@ -269,7 +269,7 @@ class TrainJob(RayConfig):
         _require("://" not in self.storage, f"--storage must be a folder. Received: {self.storage}")
         _require_positive(num_workers=self.num_workers, keep_checkpoints=self.keep_checkpoints)
         _require(self.max_failures >= 0, f"--max-failures must not be negative. Received: {self.max_failures}")
-        _require(0 <= self.cache_gib < math.inf, f"--cache-gib must not be negative. Received: {self.cache_gib}")
+        _require(0 <= self.cache_gib < math.inf, f"--cache-gib must be finite, 0 or more. Received: {self.cache_gib}")
         _require(
             self.cache_dir is None or "://" not in self.cache_dir,
             f"--cache-dir must be a folder. Received: {self.cache_dir}",

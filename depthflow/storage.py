@@ -37,13 +37,20 @@ def object_store(uri: str, error: type[DepthflowError]) -> tuple[Any, str]:
 
 
 @contextmanager
-def reported(what: str, error: type[DepthflowError]) -> Iterator[None]:
-    """Tells what a disk or an object store refuses as a message to the user; `FileNotFoundError` passes as it is."""
+def reported(what: str, error: type[DepthflowError], *, absence_passes: bool = True) -> Iterator[None]:
+    """Tells what a disk or an object store refuses as a message to the user.
+
+    Args:
+        absence_passes: whether a `FileNotFoundError` passes as it is. Where something is written or listed, it is the
+            bucket that is missing.
+    """
     try:
         yield
-    except (DepthflowError, FileNotFoundError):
+    except DepthflowError:
         raise
     except Exception as caught:  # Each client has exceptions of its own, and not all of them are OSErrors.
+        if absence_passes and isinstance(caught, FileNotFoundError):
+            raise
         if not isinstance(caught, OSError) and type(caught).__module__.split(".")[0] not in _CLIENTS:
             raise
         raise error(f"{what}: {type(caught).__name__}: {caught}. Check the address, credentials and network.") from None

@@ -35,13 +35,14 @@ def slice_index(index: IO[bytes], *, begin: int, end: int) -> io.BytesIO:
         An index with the first point of all and those that the range needs.
 
     Raises:
-        ValueError: if it is no index of this format.
+        ValueError: if it is no index of this format, or was cut short.
     """
     index.seek(0)
-    magic, version, flags, *sizes, window_size, count = _HEADER.unpack(index.read(_HEADER.size))
+    header = index.read(_HEADER.size).ljust(_HEADER.size, b"\0")
+    magic, version, flags, *sizes, window_size, count = _HEADER.unpack(header)
     if (magic, version) != (_MAGIC, 1):
         raise ValueError(f"This is no gzip index of version 1. Received: {magic!r}, version {version}")
-    points = [_SeekPoint(*point) for point in _POINT.iter_unpack(index.read(_POINT.size * count))]
+    points = [_SeekPoint(*point) for point in _POINT.iter_unpack(_read(index, _POINT.size * count))]
     windows_start = index.tell()
     first = max((i for i, point in enumerate(points) if point.offset <= begin), default=0)
     last = min((i for i, point in enumerate(points) if point.offset >= end), default=count - 1)
@@ -49,6 +50,13 @@ def slice_index(index: IO[bytes], *, begin: int, end: int) -> io.BytesIO:
     kept = [*points[: min(first, 1)], *points[first : last + 1]]
     windows_before = [0, *itertools.accumulate(point.has_window for point in points)]
     index.seek(windows_start + window_size * windows_before[first])
-    windows = index.read(window_size * (windows_before[last + 1] - windows_before[first]))
+    windows = _read(index, window_size * (windows_before[last + 1] - windows_before[first]))
     header = _HEADER.pack(magic, version, flags, *sizes, window_size, len(kept))
     return io.BytesIO(header + b"".join(_POINT.pack(*point) for point in kept) + windows)
+
+
+def _read(index: IO[bytes], size: int) -> bytes:
+    content = index.read(size)
+    if len(content) != size:
+        raise ValueError(f"This gzip index was cut short: it has {len(content)} of {size} bytes")
+    return content

@@ -143,7 +143,7 @@ def _object_files(source: str, split: str) -> Iterator[SourceFile]:
     root = source.rstrip("/")
     filesystem, path = object_store(root, SourceError)
     scheme = root.split("://", 1)[0]
-    with reported(f"The source {source} cannot be listed", SourceError):
+    with reported(f"The source {source} cannot be listed", SourceError, absence_passes=False):
         top = f"{path}/{split}"
         if path.endswith(f"/{split}") and not filesystem.exists(top):
             top = path

@@ -159,20 +159,25 @@ class ObjectFiles(StoreFiles):
             return self._filesystem.exists(f"{self._path}/{path}")
 
     def names(self, pattern: str) -> list[str]:
-        with reported(f"{self.root} cannot be listed", StoreError):
-            found = self._filesystem.glob(f"{self._path}/{pattern}")
-        return sorted(str(path).removeprefix(f"{self._path}/") for path in found)
+        with reported(f"{self.root} cannot be listed", StoreError, absence_passes=False):
+            found = self._filesystem.glob(f"{self._path}/{pattern}", detail=True)
+        files = (path for path, about in found.items() if about["type"] == "file")
+        return sorted(path.removeprefix(f"{self._path}/") for path in files)
 
     def open(self, path: str) -> Any:
         with reported(f"{self.root}/{path} cannot be read", StoreError):
             return self._filesystem.open(f"{self._path}/{path}", "rb", cache_type="none")
+
+    def read(self, path: str) -> pa.Buffer:
+        with reported(f"{self.root}/{path} cannot be read", StoreError):
+            return super().read(path)
 
     @contextmanager
     def commit(self, path: str) -> Iterator[IO[bytes]]:
         with tempfile.SpooledTemporaryFile(max_size=UPLOAD_IN_MEMORY_BYTES) as handle:
             yield handle  # type: ignore[misc]
             handle.seek(0)
-            with reported(f"{self.root}/{path} cannot be written", StoreError):
+            with reported(f"{self.root}/{path} cannot be written", StoreError, absence_passes=False):
                 self._filesystem.pipe_file(f"{self._path}/{path}", handle.read())
 
     def remove(self, folder: str) -> None:

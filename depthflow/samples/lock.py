@@ -75,7 +75,7 @@ def object_lock(
     Raises:
         StoreError: if another writer holds it.
     """
-    with reported(f"{root} cannot be locked", StoreError):
+    with reported(f"{root} cannot be locked", StoreError, absence_passes=False):
         name = _take_object(filesystem, folder, root, lease_s)
     stop = threading.Event()
     beating = threading.Thread(target=_beat, args=(filesystem, name, heartbeat_s, stop), daemon=True)

@@ -99,7 +99,8 @@ def depth_edges(*, depth_m: np.ndarray, valid_mask: np.ndarray, relative_jump: f
     kernel = np.ones((3, 3), np.uint8)
     valid = valid_mask.view(np.uint8)
     ratio = np.float32(1 + relative_jump)
-    depth_or_0 = cv2.copyTo(depth_m, valid)
+    with np.errstate(invalid="ignore"):
+        depth_or_0 = cv2.patchNaNs(np.multiply(depth_m, valid_mask), 0.0)  # An invalid infinity times 0 is NaN.
     depth_or_far = np.full(depth_m.shape, np.float32(1e30))
     cv2.copyTo(depth_m, valid, depth_or_far)
     farthest = cv2.dilate(depth_or_0, kernel)

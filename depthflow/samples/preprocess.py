@@ -1,25 +1,20 @@
 """Raw triplets to a sample store: list the sources, plan the shards, make them on every node, write the manifest last."""
 
 import json
-import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from importlib.metadata import version
 from typing import Any
-
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from depthflow.config import PreprocessConfig
 from depthflow.diode.archive import archive_identity, is_archive
 from depthflow.diode.camera import Camera
-from depthflow.diode.catalogue import Accounting
 from depthflow.errors import SourceError, StoreError
 from depthflow.samples.files import StoreFiles, open_files
+from depthflow.samples.finish import finish_store
 from depthflow.samples.plan import PlannedSample, ShardPlan, deal_to_shards, plan_samples, resplit
 from depthflow.samples.sample import Sample, SampleLayout, make_sample
-from depthflow.samples.schema import INDEX_SCHEMA, PLANE_DTYPES, REJECT_SCHEMA, shard_schema
+from depthflow.samples.schema import PLANE_DTYPES, shard_schema
 from depthflow.samples.shard import Make, ShardRecord, committed_plan_digest, make_shard, timed
 from depthflow.samples.sources import Source, account_for, list_source, read_members
 from depthflow.samples.staging import (
@@ -31,7 +26,7 @@ from depthflow.samples.staging import (
     stage_segment,
     with_pieces,
 )
-from depthflow.samples.store import ACCOUNTING, FORMAT, INDEX, MANIFEST, REJECTS, SampleStore, fingerprint, open_store
+from depthflow.samples.store import MANIFEST, SampleStore, open_store
 from depthflow.samples.work import Limits, Reporter, refuse_many_rejects, run_tasks
 
 Progress = Callable[[int, int], None]
@@ -199,7 +194,13 @@ def _write_store(
     cameras = {source.location: source.camera for source in sources}
     _stage(config, _needed(segments, shards, files), cameras, files, progress("samples staged"))
     records = _make_shards(config, shards, cameras, files, progress("inputs"))
-    _finish(config, files, records, accounting, sorted(identities.values()))
+    finish_store(
+        files,
+        records,
+        accounting,
+        settings=content_config(config),
+        origin={"sources": list(config.source), "archives": sorted(identities.values())},
+    )
 
 
 def _needed(segments: Sequence[Segment], shards: Sequence[ShardPlan], files: StoreFiles) -> list[Segment]:
@@ -219,19 +220,18 @@ def _limits(config: PreprocessConfig) -> Limits:
 
 
 def _list_archives(config: PreprocessConfig, identities: dict[str, str], files: StoreFiles) -> None:
-    """Lists each archive in one task with as many threads as a node has CPUs for it."""
+    """Lists each archive in a task with a thread for each CPU of its node, which it borrows: it waits for none."""
     import ray
 
     if not identities:
         return
-    cpus = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
-    threads = max(1, cpus // len(identities))
+    threads = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
 
     def work(archive: str, reporter: Reporter) -> dict[str, Any]:
         list_archive(archive, identities[archive], files, threads=threads, progress=reporter.begin)
         return {"done": 0, "refused": 0}
 
-    run_tasks(list(identities), work, limits=_limits(config), progress=lambda done: None, num_cpus=threads)
+    run_tasks(list(identities), work, limits=_limits(config), progress=lambda done: None)
 
 
 def _stage(
@@ -280,68 +280,3 @@ def shard_work(
         return {"done": len(plan.samples), "refused": record.rejects.num_rows, **record.to_row()}
 
     return work
-
-
-def _finish(
-    config: PreprocessConfig,
-    files: StoreFiles,
-    records: Sequence[ShardRecord],
-    accounting: Accounting,
-    archives: Sequence[str],
-) -> None:
-    """Writes the index, the rejects, the account and, last, the manifest."""
-    unseen = [record.path for record in records if not files.exists(record.path)]
-    if unseen:
-        raise StoreError(
-            f"{len(unseen)} shards, {unseen[0]} for one, were written on other nodes and cannot be seen from here. "
-            f"--out must be storage that every node shares. Received: {files.root}"
-        )
-    index = pa.concat_tables([_index_rows(record) for record in records])
-    rejects = pa.concat_tables([record.rejects for record in records], promote_options="none")
-    if index.num_rows == 0:
-        raise SourceError(
-            f"Every one of the {rejects.num_rows} inputs was refused: "
-            f"{dict(Counter(rejects['reason'].to_pylist()))}. For example {rejects['message'][0].as_py()}."
-        )
-    _write_table(files, INDEX, index)
-    _write_table(files, REJECTS, rejects.cast(REJECT_SCHEMA))
-    _write_table(files, ACCOUNTING, pa.Table.from_pylist(accounting.rows()))
-    settings = content_config(config)
-    packages = ("depthflow", "ray", "pyarrow", "numpy", "opencv-python", "kornia-rs", "rapidgzip")
-    manifest = {
-        "format": FORMAT,
-        "fingerprint": fingerprint(settings, index, rejects),
-        "config": settings,
-        "sources": list(config.source),
-        "archives": list(archives),
-        "samples": index.num_rows,
-        "rejects": rejects.num_rows,
-        "counts": _counts(zip(index["split"].to_pylist(), index["scene_type"].to_pylist(), strict=True)),
-        "rejects_by_reason": dict(sorted(Counter(rejects["reason"].to_pylist()).items())),
-        "accounting": accounting.summary(),
-        "shards": [
-            {"path": r.path, "rows": r.rows.num_rows, "bytes": r.file_bytes, "xxh3_128": r.file_xxh3} for r in records
-        ],
-        "versions": {name: version(name) for name in packages},
-        "written": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-    }
-    files.write(MANIFEST, json.dumps(manifest, indent=2).encode())
-
-
-def _index_rows(record: ShardRecord) -> pa.Table:
-    count = record.rows.num_rows
-    rows = record.rows.append_column("shard", pa.array([record.path] * count, pa.string()))
-    return rows.append_column("row", pa.array(range(count), pa.int64())).cast(INDEX_SCHEMA)
-
-
-def _counts(samples: Iterable[tuple[str, str]]) -> dict[str, dict[str, int]]:
-    """Samples per split and scene type."""
-    counts: dict[str, dict[str, int]] = {}
-    for (split, scene_type), count in sorted(Counter(samples).items()):
-        counts.setdefault(split, {})[scene_type] = count
-    return counts
-
-
-def _write_table(files: StoreFiles, path: str, table: pa.Table) -> None:
-    with files.commit(path) as handle:
-        pq.write_table(table, handle, compression="zstd")

@@ -1,6 +1,7 @@
 """Reading a split: rows of planes as arrays, and a worker's part of a pass in the store's order."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,7 +62,8 @@ class SplitReader:
     """Random access to the samples of one split, by row group.
 
     Row groups stay in memory as long as there is room for them; what finds none stays until the next batch, since a
-    batch of a pass takes its rows from nearly the same groups as the one before it. Were the oldest given up for the
+    batch of a pass takes its rows from nearly the same groups as the one before it. The next batch's new groups are
+    decoded meanwhile. Were the oldest given up for the
     newest, a pass over a split larger than the cache would displace what the next pass needs.
 
     Args:
@@ -101,22 +103,23 @@ class SplitReader:
         }
         self._room_bytes = cache_bytes
         self._kept: dict[int, GroupPlanes] = {}
-        self._in_use: dict[int, GroupPlanes] = {}
+        self._in_use: dict[int, Future[GroupPlanes]] = {}
 
     def __len__(self) -> int:
         return len(self.sample_ids)
 
-    def read(self, rows: Sequence[int] | np.ndarray) -> SampleBatch:
+    def read(self, rows: Sequence[int] | np.ndarray, *, then: Sequence[int] | np.ndarray = ()) -> SampleBatch:
         """The samples of some rows, in the order asked for.
 
         Neighbouring rows of one row group are views of it, without a copy; others are gathered by one copy a sample.
 
         Args:
             rows: n row numbers, counted through the split's row groups.
+            then: those that will be asked for next, as far as they are known.
         """
         rows = np.asarray(rows, dtype=np.int64)
         runs = self._runs(rows)
-        groups = self._groups({group for group, _ in runs})
+        groups = self._groups({group for group, _ in runs}, coming=set(self._group_of(np.asarray(then)).tolist()))
         planes = {
             name: _joined([groups[group][name][run] for group, run in runs]) if runs else no_rows
             for name, no_rows in self._no_rows.items()
@@ -127,11 +130,14 @@ class SplitReader:
             planes=planes,
         )
 
+    def _group_of(self, rows: np.ndarray) -> np.ndarray:
+        return np.searchsorted(self._starts, rows, side="right") - 1
+
     def _runs(self, rows: np.ndarray) -> list[tuple[int, slice]]:
         """Rows as slices of row groups: (group, its rows)."""
         if len(rows) == 0:
             return []
-        groups = np.searchsorted(self._starts, rows, side="right") - 1
+        groups = self._group_of(rows)
         firsts = np.flatnonzero((np.diff(rows, prepend=-2) != 1) | (np.diff(groups, prepend=-1) != 0))
         lengths = np.diff(firsts, append=len(rows))
         offsets = (rows - self._starts[groups])[firsts]
@@ -140,16 +146,20 @@ class SplitReader:
             for group, offset, length in zip(groups[firsts].tolist(), offsets.tolist(), lengths.tolist(), strict=True)
         ]
 
-    def _groups(self, wanted: set[int]) -> dict[int, GroupPlanes]:
+    def _groups(self, wanted: set[int], *, coming: set[int]) -> dict[int, GroupPlanes]:
         """The planes of some row groups, decoded only if they are neither kept nor of the last batch."""
-        self._in_use = {group: planes for group, planes in self._in_use.items() if group in wanted}
-        missing = sorted(wanted - self._kept.keys() - self._in_use.keys())
-        for group, planes in self._row_groups.decode(missing).items():
-            size_bytes = sum(plane.nbytes for plane in planes.values())
-            fits = size_bytes <= self._room_bytes
-            (self._kept if fits else self._in_use)[group] = planes
-            self._room_bytes -= size_bytes if fits else 0
-        return self._kept | self._in_use
+        for group in (*sorted(wanted), *sorted(coming)):
+            if group not in self._kept and group not in self._in_use:
+                self._in_use[group] = self._row_groups.decode(group)
+        planes = {group: self._kept[group] if group in self._kept else self._in_use[group].result() for group in wanted}
+        for group in wanted - self._kept.keys():
+            size_bytes = sum(plane.nbytes for plane in planes[group].values())
+            if size_bytes <= self._room_bytes:
+                self._kept[group] = planes[group]
+                self._room_bytes -= size_bytes
+        needed = (wanted | coming) - self._kept.keys()
+        self._in_use = {group: decoding for group, decoding in self._in_use.items() if group in needed}
+        return planes
 
 
 def _joined(parts: list[np.ndarray]) -> np.ndarray:
@@ -161,4 +171,5 @@ def worker_pass(reader: SplitReader, *, max_batch_size: int, rank: int, num_work
     """One worker's part of a split in the store's order, to its last sample, in batches of at most `max_batch_size`."""
     part = np.arange(len(reader))[worker_part(len(reader), rank=rank, num_workers=num_workers)]
     for start in range(0, len(part), max_batch_size):
-        yield reader.read(part[start : start + max_batch_size])
+        rows, after = part[start:][:max_batch_size], part[start + max_batch_size :][:max_batch_size]
+        yield reader.read(rows, then=after)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from depthflow.diode.catalogue import Accounting, Place
+from depthflow.diode.catalogue import Accounting
 from depthflow.diode.layout import SCENE_TYPES
 from depthflow.pictures.charts import draw_histograms
 from depthflow.pictures.page import Details, Facts, Gallery, Part, Picture, Section, Table
@@ -30,7 +30,7 @@ ODD_Z = 3.5
 UNNAMED = "(name not DIODE's)"
 """The scene type of an input that has none."""
 FRACTION_BINS = 40
-PERCENTILES = {"least": 0, "1 %": 1, "5 %": 5, "median": 50, "95 %": 95, "99 %": 99, "greatest": 100}
+PERCENTILES = {"least": 0, "1%": 1, "5%": 5, "median": 50, "95%": 95, "99%": 99, "greatest": 100}
 FIGURE_NAMES = {
     "depth_min_m": "least depth",
     "depth_median_m": "median depth",
@@ -113,7 +113,7 @@ def _verdict(accounting: Accounting) -> str:
             "the catalogue expects says nothing about them."
         )
     if accounting.is_complete:
-        return f"DIODE's {splits}: complete."
+        return f"DIODE's {splits}, complete: no sample is missing."
     return f"A part of DIODE's {splits}, or data with the names of its scans: {found:,} of {expected:,} samples."
 
 
@@ -124,7 +124,7 @@ def _scan_counts(accounting: Accounting) -> list[Part]:
         return ["Every scan that is judged holds what is expected, and no id twice."]
     columns = dict.fromkeys(("expected", "found", "missing", "extra", "doubled"), ",d")
     table = Table(
-        columns={**dict.fromkeys(Place._fields, ""), **columns},
+        columns={**dict.fromkeys(("split", "scene type", "scene", "scan"), ""), **columns},
         rows=[(*scan.place, *scan.figures().values()) for scan in unlike],
     )
     return [Details(summary=f"{len(unlike):,} scans with samples missing, extra or doubled", parts=[table])]
@@ -289,5 +289,5 @@ def _scene_type(sample_id: str) -> str:
     return parts[2] if len(parts) == 5 and parts[2] in SCENE_TYPES else UNNAMED
 
 
-def _plain(value: Any) -> str:
-    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+def _plain(value: Any) -> Any:
+    return " ".join(map(str, value)) if isinstance(value, list) else value

@@ -1,7 +1,8 @@
 """The row groups of a split, decoded from where the shards are or from copies on this node's disk."""
 
+import threading
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -18,12 +19,13 @@ from depthflow.storage import is_uri, reported
 GroupPlanes = dict[str, np.ndarray]
 """Plane to (rows of the group, *shape), read-only views of the decoded column's buffer."""
 
+DECODING_THREADS = 4
 REQUESTS_AT_A_TIME = 16
-"""To an object store: what a batch waits for is their slowest, not their sum."""
+"""To an object store, where threads wait more than they work."""
 
 
 class RowGroups:
-    """Decodes row groups of one split, numbered through its shards.
+    """Decodes row groups of one split, numbered through its shards, in threads of its own.
 
     Args:
         store: a finished store.
@@ -45,30 +47,14 @@ class RowGroups:
             self._shards = list(pool.map(self._open, sorted(shards, key=lambda shard: shard["path"])))
         self._places = [(shard, number) for shard in self._shards for number in range(len(shard.group_sizes))]
         self.sizes = [size for shard in self._shards for size in shard.group_sizes]
+        any_remote = any(shard.is_remote for shard in self._shards)
+        self._pool = ThreadPoolExecutor(REQUESTS_AT_A_TIME if any_remote else DECODING_THREADS)
 
-    def decode(self, groups: Sequence[int]) -> dict[int, GroupPlanes]:
-        """The planes of some row groups.
+    def decode(self, group: int) -> Future[GroupPlanes]:
+        """Begins to decode a row group. Its result raises StoreError if the shard is damaged or cannot be read."""
+        return self._pool.submit(self._decode, *self._places[group])
 
-        Raises:
-            StoreError: if a shard is damaged, or cannot be read any more.
-        """
-        by_shard: dict[_Shard, list[int]] = {}
-        for group in groups:
-            by_shard.setdefault(self._places[group][0], []).append(group)
-        decoded: dict[int, GroupPlanes] = {}
-        if len(by_shard) > 1 and any(shard.is_remote for shard in by_shard):
-            with ThreadPoolExecutor(min(len(by_shard), REQUESTS_AT_A_TIME)) as pool:
-                for part in pool.map(self._decode_of_shard, by_shard.values()):
-                    decoded.update(part)
-        else:  # Arrow's own threads share the columns of a group.
-            for part in map(self._decode_of_shard, by_shard.values()):
-                decoded.update(part)
-        return decoded
-
-    def _decode_of_shard(self, groups: Sequence[int]) -> dict[int, GroupPlanes]:
-        return {group: self._decode_one(*self._places[group]) for group in groups}
-
-    def _decode_one(self, shard: "_Shard", number: int) -> GroupPlanes:
+    def _decode(self, shard: "_Shard", number: int) -> GroupPlanes:
         with self._explained(shard.path):
             table = shard.read(number, self._planes)
         return {name: plane_batch(table[name], table.schema.field(name)) for name in self._planes}
@@ -110,12 +96,13 @@ class _Shard:
         metadata = self._verifying.metadata
         self._plain = pq.ParquetFile(handle, metadata=metadata)
         self._verified: set[int] = set()
+        self._lock = threading.Lock()  # A ParquetFile is one thread's.
         self.group_sizes = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
 
     def read(self, number: int, columns: list[str]) -> pa.Table:
-        if number in self._verified:
-            return self._plain.read_row_group(number, columns=columns)
-        table = self._verifying.read_row_group(number, columns=columns)
-        if not self.is_remote:
-            self._verified.add(number)
-        return table
+        with self._lock:
+            file = self._plain if number in self._verified else self._verifying
+            table = file.read_row_group(number, columns=columns, use_threads=False)
+            if not self.is_remote:
+                self._verified.add(number)
+            return table

@@ -99,14 +99,9 @@ class EpochShare:
         seed, epoch = self._position.seed, self._position.epoch
         rows = shuffled_rows(self._reader.group_sizes, seed=seed, epoch=epoch)
         batches = epoch_batches(rows, global_batch_size=self._global_batch_size)
+        parts = [rows[worker_part(len(rows), rank=self._rank, num_workers=self._num_workers)] for rows in batches]
+        places = [Position(seed=seed, epoch=epoch, step=step) for step in range(self._steps)]
+        places.append(Position(seed=seed, epoch=epoch + 1))
         for step in range(self._position.step, self._steps):
-            batch_rows = batches[step]
-            mine = worker_part(len(batch_rows), rank=self._rank, num_workers=self._num_workers)
-            is_last = step + 1 == self._steps
-            yield ShareBatch(
-                samples=self._reader.read(batch_rows[mine]),
-                batch_rows=batch_rows,
-                then=Position(seed=seed, epoch=epoch + 1)
-                if is_last
-                else Position(seed=seed, epoch=epoch, step=step + 1),
-            )
+            samples = self._reader.read(parts[step], then=parts[step + 1] if step + 1 < self._steps else ())
+            yield ShareBatch(samples=samples, batch_rows=batches[step], then=places[step + 1])

@@ -82,7 +82,12 @@ class SampleStore:
         scene: str | None = None,
         scan: str | None = None,
     ) -> pa.Table:
-        """The index rows that have each of the values given, by shard and row; none may be left."""
+        """The index rows that have each of the values given, by shard and row; there may be none.
+
+        Args:
+            scene: as in scene_00022.
+            scan: as in scan_00193; of its scene alone, in some data sets.
+        """
         wanted = {"split": split, "scene_type": scene_type, "scene": scene, "scan": scan}
         rows = self.index
         for name, value in wanted.items():

@@ -149,7 +149,6 @@ def run_tasks(
     limits: Limits,
     progress: Callable[[int], None],
     on_result: Callable[[dict[str, Any]], None] = lambda result: None,
-    num_cpus: float = 1,
 ) -> None:
     """Does the work for each item in a Ray task of its own. To be called from the main thread.
 
@@ -158,7 +157,6 @@ def run_tasks(
         work: returns plain values; `done` and `refused` in it say how many samples the item held, and refused.
         progress: called with the number of samples done, from a thread.
         on_result: called with what each task returned, in any order.
-        num_cpus: of each task.
 
     Raises:
         StoreError: if a sample takes too long, or too many were refused; and what `work` raises.
@@ -182,7 +180,7 @@ def run_tasks(
     watcher.start()
     try:
         with unwrapped():
-            for result in tasks.map(call, num_cpus=num_cpus).iter_rows():
+            for result in tasks.map(call).iter_rows():
                 watcher.finished[result["task"]] = (result["done"], result["refused"])
                 on_result(result)
         watcher.look()
@@ -244,8 +242,9 @@ def refuse_stall(running: Sequence[Report], *, sample_timeout_s: float) -> None:
     """Ends a run in which a sample takes too long: StoreError."""
     for report in running:
         if report.running_s > sample_timeout_s:
+            what = f"{report.name} has been worked on" if report.name else "A task has been writing what it made"
             raise StoreError(
-                f"{report.name} has been worked on for {report.running_s:.0f} s, more than --sample-timeout-s "
+                f"{what} for {report.running_s:.0f} s, more than --sample-timeout-s "
                 f"{sample_timeout_s:g}: its disk hangs, or its process is frozen. Mend or remove it, and run the "
                 "same command again."
             )

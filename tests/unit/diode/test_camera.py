@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from depthflow.diode.camera import DIODE_CAMERA, Camera, camera_of_frame, read_camera
+from depthflow.diode.camera import DIODE_CAMERA, Camera, camera_of_frame, parse_camera, read_camera
 from depthflow.errors import SourceError
 
 CAMERA = Camera(width=400, height=300, fx_px=200.0, fy_px=210.0, cx_px=190.0, cy_px=160.0)
@@ -72,7 +72,10 @@ def test_a_field_too_many_is_refused(tmp_path):
         read_camera(str(tmp_path))
 
 
-@pytest.mark.parametrize("changes", [{"fx_px": "wide"}, {"width": 0}, {"fy_px": -1.0}, {"cx_px": None}])
+@pytest.mark.parametrize(
+    "changes",
+    [{"fx_px": "wide"}, {"width": 0}, {"fy_px": -1.0}, {"cx_px": None}, {"height": True}, {"cy_px": float("inf")}],
+)
 def test_values_that_no_camera_has_are_refused(tmp_path, changes):
     write(tmp_path, **changes)
     with pytest.raises(SourceError):
@@ -98,3 +101,17 @@ def test_a_frames_camera():
     assert camera_of_frame(None, height=768, width=1024) == DIODE_CAMERA
     assert camera_of_frame(None, height=1024, width=768) is None
     assert camera_of_frame(None, height=192, width=256) is None
+
+
+def test_a_cameras_bytes_from_anywhere():
+    content = json.dumps(dataclasses.asdict(CAMERA)).encode()
+    assert parse_camera(content, where="an archive") == CAMERA
+    with pytest.raises(SourceError, match=r"camera\.json of a\.tar\.gz is not a camera"):
+        parse_camera(content[:-1], where="camera.json of a.tar.gz")
+
+
+@pytest.mark.parametrize("source", [".", "train"])
+def test_a_folder_by_the_name_of_a_camera_is_none(tmp_path, source):
+    (tmp_path / "train/camera.json").mkdir(parents=True)
+    (tmp_path / "camera.json").mkdir()
+    assert read_camera(str(tmp_path / source)) is None

@@ -1,5 +1,6 @@
 """DIODE's names: what comes out of a tree is what lies in it, and what is misnamed comes back with its problem."""
 
+import os
 import tempfile
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from depthflow.diode.layout import MEMBER_SUFFIXES, find_triplets
+from depthflow.diode.layout import MEMBER_SUFFIXES, SourceFile, find_triplets, group_triplets
 from depthflow.errors import SourceError
 
 STEM = "00022_00193_indoors_010_000"
@@ -42,7 +43,7 @@ def test_every_name_of_the_layout_comes_back_as_its_folders_say(wanted):
             got.add((t.split, t.scene_type, t.scene.removeprefix("scene_"), t.scan.removeprefix("scan_"), a, b))
             folder = Path(root, t.split, t.scene_type, t.scene, t.scan)
             assert t.paths == {m: str(folder / f"{t.sample_id}{suffix}") for m, suffix in MEMBER_SUFFIXES.items()}
-            assert t.problem == ""
+            assert (t.problem, t.reason, t.spans) == ("", "", {})
         assert got == wanted
         assert len(found) == len(wanted)
 
@@ -84,6 +85,15 @@ def test_a_sample_in_the_wrong_folder_comes_back_with_a_problem(tmp_path, folder
     assert len(triplet.paths) == 3
     assert folder in triplet.problem
     assert FOLDER in triplet.problem
+    assert triplet.reason == "bad_name"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads every folder")
+def test_a_folder_that_cannot_be_read_is_refused(tmp_path):
+    put(tmp_path / "train" / FOLDER, STEM)
+    (tmp_path / "train/outdoor").mkdir(mode=0)
+    with pytest.raises(SourceError, match=r"train/outdoor cannot be read: .*permissions"):
+        find_triplets(str(tmp_path), BOTH)
 
 
 @pytest.mark.parametrize(
@@ -105,6 +115,7 @@ def test_a_bad_name_comes_back_with_a_problem(tmp_path, stem):
     (triplet,) = find_triplets(str(tmp_path), BOTH)
     assert triplet.sample_id == stem
     assert stem in triplet.problem
+    assert triplet.reason == "bad_name"
     assert len(triplet.paths) == 3
 
 
@@ -197,3 +208,72 @@ def test_a_split_folder_that_is_a_link(tmp_path):
     put(tmp_path / "disk2/diode_val" / FOLDER, STEM)
     (tmp_path / "val").symlink_to(tmp_path / "disk2/diode_val")
     assert len(find_triplets(str(tmp_path / "val"), BOTH)) == 1
+
+
+def test_a_link_back_to_a_folder_above_comes_to_an_end(tmp_path):
+    put(tmp_path / "train" / FOLDER, STEM)
+    (tmp_path / "train/indoors/again").symlink_to(tmp_path / "train")
+    (tmp_path / "train/indoors/scene_00022/self").symlink_to(tmp_path / "train/indoors/scene_00022")
+    assert [t.sample_id for t in find_triplets(str(tmp_path), BOTH)] == [STEM]
+
+
+def test_a_broken_link_counts_as_a_file_lest_its_sample_vanish(tmp_path):
+    put(tmp_path / "train" / FOLDER, STEM, "depth", "mask")
+    (tmp_path / "train" / FOLDER / f"{STEM}.png").symlink_to(tmp_path / "gone")
+    (triplet,) = find_triplets(str(tmp_path), BOTH)
+    assert set(triplet.paths) == {"rgb", "depth", "mask"}
+
+
+def test_names_that_are_no_text_can_be_told_and_their_files_read(tmp_path):
+    put(tmp_path / "train" / FOLDER, "photo-\udcff")
+    put(tmp_path / "train/folder-\udcfe", STEM)
+    found = find_triplets(str(tmp_path), BOTH)
+    assert [t.sample_id for t in found] == [STEM, "photo-\\xff"]
+    assert [t.reason for t in found] == ["bad_name", "bad_name"]
+    for triplet in found:
+        triplet.problem.encode()
+        assert all(Path(path).read_bytes() == b"x" for path in triplet.paths.values())
+
+
+# --- files to triplets, wherever they are ---
+
+STEMS = (STEM, "00022_00193_indoors_020_000", "photo", "00001_00001_outdoor_000_000")
+FOLDERS = (FOLDER, "outdoor/scene_00001/scan_00001", ".")
+source_files = st.builds(
+    lambda folder, stem, end, problem, n: SourceFile(folder, stem + end, f"path {n}", (n, 7), problem),
+    st.sampled_from(FOLDERS),
+    st.sampled_from(STEMS),
+    st.sampled_from([*MEMBER_SUFFIXES.values(), ".txt", ".npy", "_depth.png.bak"]),
+    st.sampled_from(["", "", "", "it is a link"]),
+    st.integers(0, 10**6),
+)
+
+
+@given(files=st.lists(source_files, max_size=40, unique_by=lambda file: file.path), data=st.data())
+def test_every_member_is_in_one_triplet_whatever_the_order(files, data):
+    found = group_triplets("train", files)
+    members = [file for file in files if file.name.endswith(tuple(MEMBER_SUFFIXES.values()))]
+    assert sorted(path for t in found for path in t.paths.values()) == sorted(file.path for file in members)
+    by_path = {file.path: file for file in members}
+    for triplet in found:
+        own = {member: by_path[path] for member, path in triplet.paths.items()}
+        assert triplet.spans == {member: file.span for member, file in own.items()}
+        assert {file.name for file in own.values()} == {triplet.sample_id + MEMBER_SUFFIXES[m] for m in own}
+        assert len({file.parent for file in own.values()}) == 1
+        assert bool(triplet.problem) == bool(triplet.reason)
+        assert (triplet.reason == "unsafe_member") == any(file.problem for file in own.values())
+    keys = sorted((t.sample_id, sorted(t.paths), t.reason == "bad_name") for t in found)
+    again = group_triplets("train", data.draw(st.permutations(files)))
+    if not any(file.problem for file in files):  # Which of two copies a bad one meets depends on their order.
+        assert sorted((t.sample_id, sorted(t.paths), t.reason == "bad_name") for t in again) == keys
+
+
+def test_a_file_that_is_there_twice_begins_another_triplet():
+    files = [SourceFile(FOLDER, STEM + end, f"{i}{end}") for i in range(3) for end in (".png", "_depth.npy")]
+    found = group_triplets("val", files)
+    assert [t.paths for t in found] == [{"rgb": f"{i}.png", "depth": f"{i}_depth.npy"} for i in range(3)]
+
+
+def test_an_unsafe_member_goes_before_a_bad_name():
+    (triplet,) = group_triplets("val", [SourceFile(".", "photo.png", "x", problem="it is a link")])
+    assert (triplet.reason, triplet.problem) == ("unsafe_member", "it is a link")

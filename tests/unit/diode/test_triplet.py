@@ -302,3 +302,76 @@ def test_a_png_that_claims_to_be_huge():
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0))
     content = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"0")) + chunk(b"IEND", b"")
     assert reason({**members(), "rgb": content}) == "unreadable_image"
+
+
+# --- the fast ways to decode are the libraries' own ---
+
+
+@settings(max_examples=60)
+@given(height=st.integers(1, 40), width=st.integers(1, 40), seed=st.integers(0, 999), level=st.integers(0, 9))
+def test_a_png_is_what_opencv_makes_of_it(height, width, seed, level):
+    generator = np.random.default_rng(seed)
+    rgb = generator.integers(0, generator.integers(2, 257), (height, width, 3), dtype=np.uint8)
+    content = cv2.imencode(".png", rgb[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, level])[1].tobytes()
+    np.testing.assert_array_equal(decode_rgb(content), rgb)
+    np.testing.assert_array_equal(decode_rgb(content + b"behind its end"), rgb)
+
+
+def test_a_png_with_any_bit_flipped_is_refused_or_what_it_was():
+    whole = png(np.random.default_rng(2).integers(0, 256, (9, 7, 3), dtype=np.uint8))
+    image, refused = decode_rgb(whole), 0
+    for place in range(len(whole)):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << place % 8
+        try:
+            np.testing.assert_array_equal(decode_rgb(bytes(damaged)), image)
+        except RejectError:
+            refused += 1
+    assert refused > len(whole) - 20  # What follows the pixels may be anything.
+
+
+def test_a_png_turned_by_its_exif_data_is_turned():
+    rgb = RGB.copy()
+    exif = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0"  # Orientation 6.
+    chunk = struct.pack(">I", len(exif)) + b"eXIf" + exif + struct.pack(">I", zlib.crc32(b"eXIf" + exif))
+    whole = png(rgb)
+    turned = whole[:33] + chunk + whole[33:]
+    wanted = cv2.imdecode(np.frombuffer(turned, np.uint8), cv2.IMREAD_COLOR)
+    np.testing.assert_array_equal(decode_rgb(turned), wanted[..., ::-1])
+
+
+npy_arrays = st.builds(
+    lambda shape, dtype, order, seed: np.asarray(
+        np.random.default_rng(seed).integers(0, 99, shape).astype(dtype), order=order
+    ),
+    st.lists(st.integers(0, 4), max_size=4).map(tuple),
+    st.sampled_from(["<f4", ">f4", "<f8", "<f2", "|u1", "<i8", "|b1", "<c8"]),
+    st.sampled_from("CF"),
+    st.integers(0, 99),
+)
+
+
+@given(array=npy_arrays, version=st.sampled_from([(1, 0), (2, 0), (3, 0)]), behind=st.sampled_from([b"", b"xyz"]))
+def test_an_npy_is_what_numpy_makes_of_it(array, version, behind):
+    stream = io.BytesIO()
+    np.lib.format.write_array(stream, array, version=version)
+    got = decode_npy(stream.getvalue() + behind, "depth")
+    assert (got.dtype, got.shape) == (array.dtype, array.shape)
+    np.testing.assert_array_equal(got, array)
+
+
+@settings(max_examples=300)
+@given(
+    place=st.integers(0, 175), value=st.one_of(st.integers(0, 255), st.sampled_from(b"()[]{}\\',:<>fiuOS0123456789 "))
+)
+def test_a_damaged_npy_is_what_numpy_makes_of_it_or_refused(place, value):
+    content = bytearray(npy(DEPTH[:3, :4]))
+    content[place] = value
+    try:
+        wanted = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
+    except Exception:  # NumPy raises many, and no list of them is promised.
+        with pytest.raises(RejectError, match="unreadable_array"):
+            decode_npy(bytes(content), "depth")
+        return
+    got = decode_npy(bytes(content), "depth")
+    assert (got.dtype, got.shape, got.tobytes()) == (wanted.dtype, wanted.shape, wanted.tobytes())

@@ -1,5 +1,6 @@
 """Panels: files that open, with grey where invalid, one scale for all maps, and the error's sign."""
 
+import io
 import warnings
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from matplotlib.colors import to_rgb
 from PIL import Image
 
-from depthflow.pictures.panels import INVALID_GREY, DepthMap, draw_panel
+from depthflow.pictures.panels import EDGE_COLOUR, INVALID_GREY, DepthMap, draw_panel, sample_panel
 
 GREY = np.round(np.array(to_rgb(INVALID_GREY)) * 255).astype(int)
 NEAR_M, FAR_M = 1.0, 20.0
@@ -144,3 +145,42 @@ def test_masked_says_what_is_invalid():
     depth_m, valid = np.array([[1.0, 2.0]]), np.array([[True, False]])
     np.testing.assert_array_equal(DepthMap(title="", depth_m=depth_m, valid_mask=valid).masked.mask, [[False, True]])
     np.testing.assert_array_equal(DepthMap(title="", depth_m=depth_m).masked.mask, [[False, False]])
+
+
+def sample_pixels(valid, edges, depth_m=None):
+    """A stored sample's panel, of a black photograph."""
+    depth = DepthMap(title="depth", depth_m=ramp(*valid.shape) if depth_m is None else depth_m, valid_mask=valid)
+    jpeg = sample_panel(rgb=np.zeros((*valid.shape, 3), np.uint8), depth=depth, edge_mask=edges)
+    with Image.open(io.BytesIO(jpeg)) as image:
+        assert image.format == "JPEG"
+        return np.asarray(image.convert("RGB")).astype(int)
+
+
+def near(pixels, colour) -> float:
+    """The share of pixels within what JPEG changes."""
+    return float((np.abs(pixels - np.round(np.array(to_rgb(colour)) * 255)).max(axis=-1) <= 12).mean())
+
+
+@pytest.mark.parametrize(
+    ("colour", "mask_of", "more"),
+    [(INVALID_GREY, "valid", False), ("white", "valid", True), ("black", "valid", False), (EDGE_COLOUR, "edges", True)],
+)
+def test_a_sample_shows_its_masks(colour, mask_of, more):
+    """A whole mask makes its colour more or less by a picture's pixels, half a mask by half as many."""
+    whole, nothing = np.ones((48, 64), bool), np.zeros((48, 64), bool)
+    half = whole.copy()
+    half[:24] = False
+    shares = []
+    for mask in (nothing, half, whole):
+        masks = {"valid": whole, "edges": nothing} | {mask_of: mask}
+        shares.append(near(sample_pixels(**masks), colour))
+    assert (shares[2] - shares[0] if more else shares[0] - shares[2]) > 0.15
+    assert shares[1] == pytest.approx((shares[0] + shares[2]) / 2, rel=0.1)
+
+
+def test_a_sample_without_a_valid_pixel_or_under_garbage_can_be_drawn():
+    nothing = np.zeros((24, 32), bool)
+    assert sample_pixels(nothing, nothing, np.full((24, 32), np.nan)).std() > 10
+    half, garbage = nothing.copy(), ramp(24, 32)
+    half[:, 16:], garbage[:, :16] = True, 1e20
+    np.testing.assert_array_equal(sample_pixels(half, nothing), sample_pixels(half, nothing, garbage))

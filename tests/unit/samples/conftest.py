@@ -12,7 +12,8 @@ import pytest
 from depthflow.config import PreprocessConfig
 from depthflow.diode.archive import archive_identity, is_archive
 from depthflow.samples.files import open_files
-from depthflow.samples.preprocess import _finish, plan_store, sample_layout, shard_maker, source_splits
+from depthflow.samples.finish import finish_store
+from depthflow.samples.preprocess import content_config, plan_store, sample_layout, shard_maker, source_splits
 from depthflow.samples.shard import make_shard
 from depthflow.samples.sources import account_for, list_source
 from depthflow.samples.staging import list_archive, stage_segment
@@ -80,7 +81,13 @@ def write_store(out, *sources, **changes):
     make = shard_maker(layout, cameras, files)
     records = [make_shard(plan, files=files, layout=layout, make=make, watch=unwatched) for plan in shards]
     records.sort(key=lambda record: record.path)
-    _finish(config, files, records, account_for(listed, splits), sorted(identities.values()))
+    finish_store(
+        files,
+        records,
+        account_for(listed, splits),
+        settings=content_config(config),
+        origin={"sources": list(config.source), "archives": sorted(identities.values())},
+    )
     return open_store(config.out)
 
 

@@ -12,7 +12,7 @@ import xxhash
 
 from depthflow.diode.camera import Camera
 from depthflow.diode.layout import find_triplets
-from depthflow.errors import SourceError
+from depthflow.errors import SourceError, StoreError
 from depthflow.samples.files import open_files
 from depthflow.samples.plan import ShardPlan, plan_samples
 from depthflow.samples.planes import make_planes
@@ -231,6 +231,55 @@ def test_a_shard_knows_its_plan(tmp_path, write, source):
     files, _ = make(source, tmp_path / "out", size=(4, 4), plan=plan)
     assert committed_plan_digest(files, PATH) == plan.digest
     assert committed_plan_digest(files, PATH) != plan_of(source).digest
+
+
+def test_a_committed_shard_of_another_plan_is_no_such_shard(tmp_path, source):
+    make(source, tmp_path / "out", size=(4, 4))
+    before = (tmp_path / "out" / PATH).read_bytes()
+    with pytest.raises(StoreError, match=r"part-00000\.parquet of .* was just written by another run"):
+        make(source, tmp_path / "out", size=(4, 4), plan=plan_of(source, settings='{"height": 4}'))
+    assert (tmp_path / "out" / PATH).read_bytes() == before
+
+
+@pytest.mark.parametrize("damage", ["cut short", "empty", "text", "gone"])
+def test_a_damaged_shard_is_told_with_what_to_delete(tmp_path, source, damage):
+    files, _ = make(source, tmp_path / "out", size=(4, 4))
+    path = tmp_path / "out" / PATH
+    match damage:
+        case "cut short":
+            path.write_bytes(path.read_bytes()[:-10])
+        case "empty":
+            path.write_bytes(b"")
+        case "text":
+            path.write_bytes(b"text" * 100)
+        case "gone":
+            path.unlink()
+    with pytest.raises(StoreError, match=r"part-00000\.parquet of .* is damaged.*Delete it, and .*manifest\.json"):
+        committed_plan_digest(files, PATH)
+
+
+def test_every_input_is_watched_and_what_is_refused_passes_the_watch(tmp_path, write, source):
+    rgb, depth, mask = write.frame(0)
+    empty, lone = f"{SCAN}_003_000", f"{SCAN}_007_000"
+    write.triplet(source, "train", empty, rgb, depth, mask * 0)
+    (source / f"train/indoors/scene_00001/scan_00001/{lone}.png").unlink()
+    log = []
+
+    class Watch:
+        def __init__(self, planned):
+            self.sample_id = planned.triplet.sample_id
+
+        def __enter__(self):
+            log.append(("begun", self.sample_id))
+
+        def __exit__(self, kind, *rest):
+            log.append((kind and kind.__name__, self.sample_id))
+
+    plan = plan_of(source)
+    make(source, tmp_path / "out", size=(4, 4), plan=plan, watch=Watch)
+    ids = [s.triplet.sample_id for s in plan.samples]
+    ends = {name: "RejectError" if name in (empty, lone) else None for name in ids}
+    assert log == [entry for name in ids for entry in (("begun", name), (ends[name], name))]
 
 
 def test_the_same_plan_makes_the_same_bytes(tmp_path, write, source):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from collections import Counter
 
 import numpy as np
@@ -112,9 +113,19 @@ def test_a_store_without_its_index_is_refused(copy, damage):
         open_store(str(copy)).split_index("val")
 
 
-def test_uris_are_refused():
-    with pytest.raises(StoreError, match="s3://bucket/store"):
-        open_store("s3://bucket/store")
+def test_a_uri_of_another_kind_is_refused():
+    with pytest.raises(StoreError, match=r"s3://bucket/key or gs://bucket/key\. Received: hdfs://host/store"):
+        open_store("hdfs://host/store")
+
+
+def test_the_index_says_how_long_each_sample_took(small):
+    seconds = small.store.index["seconds"].to_pylist()
+    assert all(0 < s < 60 for s in seconds)
+
+
+def test_a_store_of_trees_names_no_archive(small):
+    assert small.store.manifest["archives"] == []
+    assert small.store.manifest["sources"] == [str(small.source)]
 
 
 # --- splits ---
@@ -152,6 +163,55 @@ def test_a_source_whose_every_input_is_refused_makes_no_store(tmp_path, write):
         write.store(tmp_path / "store", tmp_path / "tree")
     with pytest.raises(StoreError):
         open_store(str(tmp_path / "store"))
+
+
+# --- selecting ---
+
+
+def test_samples_are_selected_by_what_they_are_of(small):
+    def ids(**values):
+        return sorted(small.store.select(**values)["sample_id"].to_pylist())
+
+    every = [*small.tree["train"], *small.tree["val"]]
+    assert ids() == sorted(every)
+    assert ids(split="val") == sorted(small.tree["val"])
+    assert ids(scene_type="outdoor") == ids(scene="scene_00002") == sorted(i for i in every if i.startswith("00002"))
+    assert len(ids(scan="scan_00001")) == 75
+    assert ids(split="train", scene_type="indoors", scan="scan_00001") == sorted(
+        i for i in every if i.startswith("00001")
+    )
+    assert ids(split="val", scene="scene_00001") == []
+
+
+def test_what_is_selected_is_by_shard_and_row(small):
+    rows = small.store.select(scene_type="indoors").select(["shard", "row"]).to_pylist()
+    places = [(row["shard"], row["row"]) for row in rows]
+    assert places == sorted(places)
+    assert len({shard for shard, _ in places}) == 3
+
+
+def test_an_index_of_diodes_size_is_opened_and_filtered_in_a_second(small, tmp_path):
+    """26,000 samples of 26 scenes, with a checksum and figures of its own for each."""
+    count = 26_000
+    like = {name: small.store.index[name][0].as_py() for name in INDEX_SCHEMA.names}
+    columns = {field.name: pa.array([like[field.name]] * count, field.type) for field in INDEX_SCHEMA}
+    scenes = [f"scene_{k % 26:05d}" for k in range(count)]
+    columns["scene"] = pa.array(scenes)
+    columns["split"] = pa.array(["val" if scene >= "scene_00020" else "train" for scene in scenes])
+    columns["sample_id"] = pa.array([f"{scene[6:]}_00001_indoors_{k:05d}_000" for k, scene in enumerate(scenes)])
+    columns["depth_median_m"] = pa.array(np.random.default_rng(0).random(count))
+    for name in ("rgb_xxh3", "depth_xxh3", "mask_xxh3", "content_xxh3"):
+        columns[name] = pa.array([xxhash.xxh3_128_hexdigest(f"{name}{k}".encode()) for k in range(count)])
+    columns["row"] = pa.array(range(count))
+    pq.write_table(pa.table(columns, schema=INDEX_SCHEMA), tmp_path / "index.parquet", compression="zstd")
+    shutil.copy(f"{small.store.files.root}/manifest.json", tmp_path)
+
+    started = time.perf_counter()
+    store = open_store(str(tmp_path))
+    train, scene = store.select(split="train"), store.select(split="train", scene="scene_00007")
+    seconds = time.perf_counter() - started
+    assert (train.num_rows, scene.num_rows) == (20_000, 1_000)
+    assert seconds < 1
 
 
 # --- the fingerprint ---

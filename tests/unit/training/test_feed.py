@@ -2,6 +2,7 @@
 
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from depthflow.training.feed import BATCHES_AHEAD, clip_log_depth, is_flipped, mirror, read_ahead
+from depthflow.recipes import smoke
+from depthflow.samples.reader import SampleBatch
+from depthflow.samples.share import Position
+from depthflow.training.feed import (
+    BATCHES_AHEAD,
+    clip_log_depth,
+    is_flipped,
+    mirror,
+    read_ahead,
+    training_batches,
+)
 
 
 def clipped_m(depth_m, valid=None) -> np.ndarray:
@@ -112,6 +123,80 @@ def test_coin_is_repeatable_and_depends_on_all_its_arguments():
 
 def test_coin_does_not_run_its_arguments_together():
     assert any(is_flipped(1, 11, str(k)) != is_flipped(11, 1, str(k)) for k in range(20))
+
+
+# --- a worker's batches ---
+
+
+class Split:
+    """Thirty samples of random planes, read-only as a reader's views are."""
+
+    def __init__(self):
+        generator = np.random.default_rng(0)
+        self.group_sizes = [8, 8, 8, 6]
+        self.sample_ids = [f"00022_00193_indoors_{row:03d}_000" for row in range(30)]
+        self.planes = {
+            "rgb": generator.integers(0, 256, (30, 4, 6, 3), dtype=np.uint8),
+            "log_depth": generator.normal(1.0, 2.0, (30, 4, 6)).astype(np.float32),
+            "valid_mask": generator.random((30, 4, 6)) > 0.3,
+        }
+
+    def __len__(self):
+        return 30
+
+    def read(self, rows, *, then):
+        planes = {name: plane[rows] for name, plane in self.planes.items()}
+        for plane in planes.values():
+            plane.setflags(write=False)
+        return SampleBatch(sample_ids=tuple(self.sample_ids[row] for row in rows), scene_types=(), planes=planes)
+
+
+def batches_of(recipe, *, rank=0, num_workers=1, **position):
+    place = Position(**{"seed": 3, "epoch": 2, **position})
+    return list(training_batches(Split(), recipe, position=place, rank=rank, num_workers=num_workers))
+
+
+@pytest.mark.parametrize("horizontal_flip", [False, True])
+@pytest.mark.parametrize("clip_depth", ["none", "tutorial"])
+def test_batches_are_the_samples_prepared(horizontal_flip, clip_depth):
+    split = Split()
+    recipe = replace(smoke(), global_batch_size=8, horizontal_flip=horizontal_flip, clip_depth=clip_depth)
+    seen = []
+    for batch in batches_of(recipe):
+        for k, row in enumerate(batch.batch_rows):
+            rgb, log_depth, valid_mask = (split.planes[name][row] for name in ("rgb", "log_depth", "valid_mask"))
+            if clip_depth == "tutorial":
+                log_depth = clip_log_depth(log_depth[None], valid_mask[None])[0]
+            step = -1 if horizontal_flip and is_flipped(3, 2, split.sample_ids[row]) else 1
+            np.testing.assert_array_equal(batch.rgb[k], rgb[:, ::step])
+            np.testing.assert_array_equal(batch.log_depth[k], log_depth[:, ::step])
+            np.testing.assert_array_equal(batch.valid_mask[k], valid_mask[:, ::step])
+        seen.extend(batch.batch_rows.tolist())
+    assert sorted(seen) == list(range(30))
+
+
+def test_batches_from_a_position_are_the_tail_for_any_number_of_workers():
+    recipe = replace(smoke(), global_batch_size=8)
+    whole = batches_of(recipe)
+    assert [batch.then.step for batch in whole] == [1, 2, 3, 0]
+    assert whole[-1].then == Position(seed=3, epoch=3)
+    parts = [batches_of(recipe, step=2, rank=rank, num_workers=3) for rank in range(3)]
+    for wanted, *thirds in zip(whole[2:], *parts, strict=True):
+        for name in ("rgb", "log_depth", "valid_mask"):
+            joined = np.concatenate([getattr(third, name) for third in thirds])
+            np.testing.assert_array_equal(joined, getattr(wanted, name))
+        assert all(third.then == wanted.then for third in thirds)
+        assert all(third.batch_rows.tolist() == wanted.batch_rows.tolist() for third in thirds)
+
+
+def test_order_and_coins_are_of_the_position():
+    recipe = replace(smoke(), global_batch_size=8, seed=99)
+    rows = [
+        [batch.batch_rows.tolist() for batch in batches_of(recipe, **change)]
+        for change in ({}, {"epoch": 3}, {"seed": 4})
+    ]
+    assert rows[0] != rows[1] != rows[2] != rows[0]
+    assert rows[0] == [batch.batch_rows.tolist() for batch in batches_of(replace(recipe, seed=0))]
 
 
 # --- reading ahead ---

@@ -2,13 +2,16 @@
 
 import json
 from dataclasses import replace
+from typing import cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from depthflow.config import TrainJob
 from depthflow.errors import PlacementError, StoreError, TrainingError
 from depthflow.recipes import smoke
+from depthflow.registry.runs import RunLog
 from depthflow.samples.schema import INDEX_SCHEMA
 from depthflow.samples.store import FORMAT, open_store
 from depthflow.training.trainer import (
@@ -19,6 +22,7 @@ from depthflow.training.trainer import (
     check_store,
     plan_training,
     unique_name,
+    worker_task,
 )
 
 # --- resources ---
@@ -129,6 +133,26 @@ def test_weights_path_is_made_absolute(tmp_path, monkeypatch):
     assert [absolute_weights(name) for name in ("imagenet", "none")] == ["imagenet", "none"]
     with pytest.raises(TrainingError, match=r"no weights file .*absent\.h5.*--encoder-weights"):
         absolute_weights("absent.h5")
+
+
+# --- what workers are told ---
+
+
+@pytest.mark.parametrize(("cache_gib", "cache_bytes"), [(2.0, 2**31), (0.25, 2**28), (0.0, 0)])
+def test_workers_are_told_the_cache(tmp_path, monkeypatch, cache_gib, cache_bytes):
+    """Its folder as an absolute path, since Ray Train changes its workers' directory."""
+    monkeypatch.chdir(tmp_path)
+    plan = TrainingPlan(num_workers=2, use_gpu=False, cpus_per_worker=3)
+    job = TrainJob(samples="s", storage="t", cache_gib=cache_gib, cache_dir="cache")
+    task = worker_task(smoke(), job, samples="/s", run_log=cast(RunLog, None), plan=plan)
+    assert (task.cache_bytes, task.cache_dir) == (cache_bytes, str(tmp_path / "cache"))
+    assert (task.recipe, task.samples, task.cpus) == (smoke(), "/s", 3)
+
+
+def test_without_a_cache_folder_workers_read_the_store():
+    plan = TrainingPlan(num_workers=1, use_gpu=False, cpus_per_worker=1)
+    job = TrainJob(samples="s", storage="t")
+    assert worker_task(smoke(), job, samples="/s", run_log=cast(RunLog, None), plan=plan).cache_dir is None
 
 
 # --- names ---

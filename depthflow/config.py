@@ -141,7 +141,7 @@ class PreprocessConfig(RayConfig):
     require_complete: bool = False
     """Refuse to start where the sources lack samples of DIODE's catalogue."""
     max_rejects: int | None = None
-    """End the run when more inputs than this are refused. Default: any number may be; each is listed with its reason."""
+    """End the run when more inputs than this are refused. Default: any number may be; each is listed."""
     sample_timeout_s: float = 300.0
     """End the run, naming the sample, when one takes longer than this: a disk that hangs is no silent stall."""
     report: bool = False

@@ -125,7 +125,7 @@ def _decode_plain_png(content: bytes) -> np.ndarray | None:
 
 
 def decode_npy(content: bytes, member: str) -> np.ndarray:
-    """The array of an .npy file, a view of its bytes, never unpickled; RejectError unreadable_array if there is none."""
+    """The array of an .npy file, a view of its bytes, never unpickled; RejectError unreadable_array if it is none."""
     try:
         handle = io.BytesIO(content)
         version = np.lib.format.read_magic(handle)

@@ -15,14 +15,13 @@ from pathlib import Path
 from typing import IO, Any
 
 import pyarrow as pa
+from typing_extensions import override
 
 from depthflow.errors import StoreError
 from depthflow.samples.lock import LOCK_NAME, disk_lock, object_lock
 from depthflow.storage import is_uri, object_store, reported
 
 TEMPORARY_PREFIX = ".tmp-"
-UPLOAD_IN_MEMORY_BYTES = 32 * 2**20
-"""A file for an object store is gathered in memory up to this size, and on the local disk beyond it."""
 
 _DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -101,45 +100,46 @@ class DiskFiles(StoreFiles):
     def __reduce__(self) -> tuple[type, tuple[str]]:
         return type(self), (self.root,)
 
+    @override
     def exists(self, path: str) -> bool:
         return (Path(self.root) / path).is_file()
 
+    @override
     def names(self, pattern: str) -> list[str]:
         found = (p.relative_to(self.root) for p in Path(self.root).glob(pattern) if p.is_file())
         return sorted(str(p) for p in found if not p.name.startswith(TEMPORARY_PREFIX))
 
+    @override
     def open(self, path: str) -> pa.NativeFile:
         return pa.memory_map(str(Path(self.root) / path))
 
+    @override
     @contextmanager
     def commit(self, path: str) -> Iterator[IO[bytes]]:
         target = Path(self.root) / path
         temporary = target.with_name(f"{TEMPORARY_PREFIX}{target.name}-{uuid.uuid4().hex[:8]}")
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("xb") as handle:
-                yield handle
-                handle.flush()
-                os.fsync(handle.fileno())
-            temporary.rename(target)
-            _sync_folder(target.parent)
-        except OSError as error:
-            if error.errno not in _DISK_IS_FULL:
-                raise
-            raise StoreError(
-                f"{target} cannot be written: {os.strerror(error.errno)}. Free space, or raise the quota, and run the "
-                "same command again: it goes on from the shards that are done."
-            ) from error
+            with _told_if_full(f"{target} cannot be written"):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with temporary.open("xb") as handle:
+                    yield handle
+                    handle.flush()
+                    os.fsync(handle.fileno())
+                temporary.rename(target)
+                _sync_folder(target.parent)
         finally:
             temporary.unlink(missing_ok=True)
 
+    @override
     def remove(self, folder: str) -> None:
         shutil.rmtree(Path(self.root) / folder, ignore_errors=True)
 
+    @override
     def remove_temporaries(self) -> None:
         for path in Path(self.root).rglob(f"{TEMPORARY_PREFIX}*"):
             path.unlink(missing_ok=True)
 
+    @override
     def writer_lock(self) -> AbstractContextManager[None]:
         return disk_lock(Path(self.root) / LOCK_NAME)
 
@@ -154,42 +154,65 @@ class ObjectFiles(StoreFiles):
     def __reduce__(self) -> tuple[type, tuple[str]]:
         return type(self), (self.root,)
 
+    @override
     def exists(self, path: str) -> bool:
         with reported(f"{self.root} cannot be read", StoreError):
             return self._filesystem.exists(f"{self._path}/{path}")
 
+    @override
     def names(self, pattern: str) -> list[str]:
         with reported(f"{self.root} cannot be listed", StoreError, absence_passes=False):
             found = self._filesystem.glob(f"{self._path}/{pattern}", detail=True)
         files = (path for path, about in found.items() if about["type"] == "file")
         return sorted(path.removeprefix(f"{self._path}/") for path in files)
 
+    @override
     def open(self, path: str) -> Any:
         with reported(f"{self.root}/{path} cannot be read", StoreError):
             return self._filesystem.open(f"{self._path}/{path}", "rb", cache_type="none")
 
+    @override
     def read(self, path: str) -> pa.Buffer:
         with reported(f"{self.root}/{path} cannot be read", StoreError):
             return super().read(path)
 
+    @override
     @contextmanager
     def commit(self, path: str) -> Iterator[IO[bytes]]:
-        with tempfile.SpooledTemporaryFile(max_size=UPLOAD_IN_MEMORY_BYTES) as handle:
-            yield handle  # type: ignore[misc]
-            handle.seek(0)
+        folder = tempfile.gettempdir()
+        with _told_if_full(f"{path} cannot be gathered in {folder}"), tempfile.NamedTemporaryFile(dir=folder) as handle:
+            yield handle
+            handle.flush()
             with reported(f"{self.root}/{path} cannot be written", StoreError, absence_passes=False):
-                self._filesystem.pipe_file(f"{self._path}/{path}", handle.read())
+                self._filesystem.put_file(handle.name, f"{self._path}/{path}")
 
+    @override
     def remove(self, folder: str) -> None:
         with reported(f"{self.root}/{folder} cannot be removed", StoreError):
             if self._filesystem.exists(f"{self._path}/{folder}"):
                 self._filesystem.rm(f"{self._path}/{folder}", recursive=True)
 
+    @override
     def remove_temporaries(self) -> None:
         """There are none: an upload that was cut short is no object."""
 
+    @override
     def writer_lock(self) -> AbstractContextManager[None]:
         return object_lock(self._filesystem, self._path, self.root)
+
+
+@contextmanager
+def _told_if_full(what: str) -> Iterator[None]:
+    """Tells that a disk is full as a message to the user; any other error passes as it is."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _DISK_IS_FULL:
+            raise
+        raise StoreError(
+            f"{what}: {os.strerror(error.errno)}. Free space, or raise the quota, and run the same command again: it "
+            "goes on from the shards that are done."
+        ) from error
 
 
 def _sync_folder(folder: Path) -> None:

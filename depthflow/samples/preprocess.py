@@ -1,4 +1,4 @@
-"""Raw triplets to a sample store: list the sources, plan the shards, make them on every node, write the manifest last."""
+"""Raw triplets to a sample store: list the sources, plan the shards, make them on every node, finish the store."""
 
 import json
 from collections import Counter

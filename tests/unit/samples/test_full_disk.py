@@ -5,6 +5,7 @@ import resource
 import subprocess
 import sys
 import tarfile
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,16 @@ def test_a_disk_without_space(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "large.bin cannot be written: No space left on device. Free space" in done.stdout
     assert "['small.bin']" in done.stdout
+
+
+def test_a_disk_on_which_an_objects_content_does_not_fit(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with (
+        files_at_most(999),
+        pytest.raises(StoreError, match=rf"a\.bin cannot be gathered in {tmp_path}: File too large"),
+    ):
+        open_files("s3://bucket/store").write("a.bin", bytes(1000))
+    assert not files_in(tmp_path)
 
 
 def test_another_error_is_told_as_it_is(tmp_path):

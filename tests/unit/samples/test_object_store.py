@@ -25,7 +25,6 @@ from depthflow.diode.archive import archive_identity, open_archive, scan_archive
 from depthflow.diode.camera import Camera, read_camera
 from depthflow.diode.layout import find_triplets
 from depthflow.errors import SourceError, StoreError
-from depthflow.samples import files as files_module
 from depthflow.samples.files import open_files
 from depthflow.samples.lock import object_lock
 from depthflow.samples.sources import read_member
@@ -123,8 +122,7 @@ def test_an_error_leaves_what_was_there(files, s3, root, error, before):
     assert not before or files.read("a.bin").to_pybytes() == before
 
 
-def test_a_file_beyond_what_is_gathered_in_memory(files, monkeypatch):
-    monkeypatch.setattr(files_module, "UPLOAD_IN_MEMORY_BYTES", 1000)
+def test_a_larger_file(files):
     content = random.Random(0).randbytes(100_000)
     files.write("large.bin", content)
     assert files.read("large.bin").to_pybytes() == content

@@ -180,6 +180,8 @@ def test_pictures_of_charts_samples_and_oddities(report):
     assert len(panels) == 12 + 6
     assert len(set(panels[:12])) == 12
     assert sum("indoors" in name for name in panels[:12]) == 6
+    sources = [source for alt, source in zip(alts, report.attributes("img", "src"), strict=True) if alt[:5] == "Photo"]
+    assert len(set(sources)) == len(set(zip(panels, sources, strict=True))) == len(set(panels)), "each its own picture"
     oddest = [row[0] for row in report.table(*ODDEST)]
     assert panels[12:] == oddest[:6]
     assert all(f"{name} (train): " in report.text for name in panels)

@@ -11,17 +11,17 @@ The split's samples are written to DIR once more, in a random order, as TFRecord
 the store has. Then each side hands out batches of rgb (B, H, W, 3) uint8 and log-depth (B, H, W) float32 as NumPy,
 shuffled anew every epoch, to a consumer that does nothing:
 
-- no_cache: what a worker does in training, with nothing kept between epochs; Parquet's row groups, compressed as the
-  store is, are read and decoded each time;
-- cached: the same, the split decoded in memory;
+- no_cache: what a worker does in training, with nothing kept between epochs; Parquet's row groups are decoded each
+  time, or mapped where the store holds them uncompressed;
+- cached: the same, what was decoded kept in memory;
 - tfrecord: tf.data over uncompressed tf.train.Example with raw bytes: interleaved files, a shuffle buffer, a batch,
   parse_example and decode_raw on whole batches, prefetch; AUTOTUNE throughout, and free to change the order for speed;
 - webdataset: uncompressed tar with raw members, shuffled shards, a shuffle buffer, np.frombuffer, batched; in one
   process (its worker processes need PyTorch) and without a thread that reads ahead, which makes it slower.
 
 The buffers hold as many samples as ours draws from: a batch's places times a row group. All files are in the page
-cache. Repeats alternate between the sides, each after a warm-up; figures are medians. CPU is of the process with all its
-threads: on a machine that has other work, it is the steadier figure. The last line on stdout is one JSON object.
+cache. Repeats alternate between the sides, each after a warm-up; figures are medians. CPU is of the process with all
+its threads: on a machine that has other work, it is the steadier figure. The last line on stdout is one JSON object.
 """
 
 import io

@@ -259,7 +259,8 @@ class TrainJob(RayConfig):
     max_failures: int = 2
     """Times a lost worker or node is made good from the latest checkpoint before the run is given up."""
     cache_gib: float = 2.0
-    """GiB of memory a worker for decoded training samples, which are read and decoded once as far as it goes."""
+    """GiB of memory a worker for decoded training samples. Those that lie uncompressed on a disk are mapped: they need
+    none."""
     cache_dir: str | None = None
     """Folder on each node's own disk that the shards are copied to first, and found by later runs: for stores on s3://
     or gs:// and slow shared disks. Default: shards are read where they are."""

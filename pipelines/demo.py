@@ -14,10 +14,12 @@ import ray
 from depthflow.cluster.session import ray_session
 from depthflow.command import EXIT_REJECTS, last_json_line, run_command
 from depthflow.config import DemoConfig
+from depthflow.diode.archive import is_archive
 from depthflow.diode.layout import find_triplets
 from depthflow.errors import DepthflowError
 from depthflow.metrics import HIGHER_IS_BETTER
 from depthflow.samples.store import SampleStore, open_store
+from depthflow.storage import is_uri
 
 PIPELINES = Path(__file__).resolve().parent
 MINI_DIODE = ["--scans", "48", "--samples-per-scan", "8", "--height", "192", "--width", "256"]
@@ -32,6 +34,11 @@ def main(config: DemoConfig) -> dict[str, Any]:
     started = time.monotonic()
     out = Path(config.out).resolve()
     if config.source is not None:
+        if is_archive(config.source) or is_uri(config.source):
+            raise DepthflowError(
+                f"The demo shows photographs of its source, so it wants a folder on a disk. Received: {config.source}. "
+                "preprocess.py reads archives and object stores as they are."
+            )
         find_triplets(config.source, ("train", "val"))
         if Path(config.source).resolve().is_relative_to(out):
             raise DepthflowError(f"The source {config.source} lies in the demo's own folder {out}. Pass another --out.")

@@ -8,8 +8,9 @@ import numpy as np
 
 from depthflow.errors import StoreError
 from depthflow.samples.epoch import worker_part
-from depthflow.samples.row_groups import GroupPlanes, RowGroups
+from depthflow.samples.row_groups import RowGroups
 from depthflow.samples.schema import PLANE_DTYPES, plane_shape
+from depthflow.samples.shard_file import RowGroup
 from depthflow.samples.store import SampleStore
 
 DEPTH_PLANES = ("rgb", "log_depth", "valid_mask")
@@ -20,7 +21,7 @@ CACHE_BYTES = 2 * 2**30
 
 @dataclass(frozen=True, kw_only=True)
 class SampleBatch:
-    """Some samples of a split. An array may be a view of what the reader holds, and is read-only then.
+    """Some samples of a split. An array may be a view of what the reader holds: read-only, and not always aligned.
 
     Attributes:
         sample_ids: n ids.
@@ -61,16 +62,16 @@ class SampleBatch:
 class SplitReader:
     """Random access to the samples of one split, by row group.
 
-    Row groups stay in memory as long as there is room for them; what finds none stays until the next batch, since a
-    batch of a pass takes its rows from nearly the same groups as the one before it. The next batch's new groups are
-    decoded meanwhile. Were the oldest given up for the
-    newest, a pass over a split larger than the cache would displace what the next pass needs.
+    Decoded row groups stay in memory as long as there is room for them; one that finds none stays until the next batch,
+    since a batch of a pass takes its rows from nearly the same groups as the one before it. Were the oldest given up
+    for the newest, a pass over a split larger than the cache would displace what the next pass needs. What is mapped
+    from a disk is kept by the system.
 
     Args:
         store: a finished store.
         split: one that it has.
         planes: what to read of it.
-        cache_bytes: memory for row groups that stay.
+        cache_bytes: memory for decoded row groups that stay.
         cache_dir: folder on this node's own disk that the shards are copied to first; None reads them where they are.
 
     Raises:
@@ -102,8 +103,8 @@ class SplitReader:
             for name in planes
         }
         self._room_bytes = cache_bytes
-        self._kept: dict[int, GroupPlanes] = {}
-        self._in_use: dict[int, Future[GroupPlanes]] = {}
+        self._kept: dict[int, RowGroup] = {}
+        self._in_use: dict[int, Future[RowGroup]] = {}
 
     def __len__(self) -> int:
         return len(self.sample_ids)
@@ -121,7 +122,7 @@ class SplitReader:
         runs = self._runs(rows)
         groups = self._groups({group for group, _ in runs}, coming=set(self._group_of(np.asarray(then)).tolist()))
         planes = {
-            name: _joined([groups[group][name][run] for group, run in runs]) if runs else no_rows
+            name: _joined([groups[group].planes[name][run] for group, run in runs]) if runs else no_rows
             for name, no_rows in self._no_rows.items()
         }
         return SampleBatch(
@@ -146,20 +147,20 @@ class SplitReader:
             for group, offset, length in zip(groups[firsts].tolist(), offsets.tolist(), lengths.tolist(), strict=True)
         ]
 
-    def _groups(self, wanted: set[int], *, coming: set[int]) -> dict[int, GroupPlanes]:
-        """The planes of some row groups, decoded only if they are neither kept nor of the last batch."""
-        for group in (*sorted(wanted), *sorted(coming)):
-            if group not in self._kept and group not in self._in_use:
-                self._in_use[group] = self._row_groups.decode(group)
-        planes = {group: self._kept[group] if group in self._kept else self._in_use[group].result() for group in wanted}
-        for group in wanted - self._kept.keys():
-            size_bytes = sum(plane.nbytes for plane in planes[group].values())
-            if size_bytes <= self._room_bytes:
-                self._kept[group] = planes[group]
-                self._room_bytes -= size_bytes
+    def _groups(self, wanted: set[int], *, coming: set[int]) -> dict[int, RowGroup]:
+        """Some row groups, read only if they are neither kept nor of the last batch."""
+        for number in (*sorted(wanted), *sorted(coming)):
+            if number not in self._kept and number not in self._in_use:
+                self._in_use[number] = self._row_groups.begin(number)
+        groups = {number: self._kept.get(number) or self._in_use[number].result() for number in wanted}
+        for number in wanted - self._kept.keys():
+            group = groups[number]
+            if not group.is_mapped and group.nbytes <= self._room_bytes:
+                self._kept[number] = group
+                self._room_bytes -= group.nbytes
         needed = (wanted | coming) - self._kept.keys()
-        self._in_use = {group: decoding for group, decoding in self._in_use.items() if group in needed}
-        return planes
+        self._in_use = {number: reading for number, reading in self._in_use.items() if number in needed}
+        return groups
 
 
 def _joined(parts: list[np.ndarray]) -> np.ndarray:

@@ -120,9 +120,7 @@ def write():
         triplet=write_triplet,
         tree=write_tree,
         archive=write_archive,
-        config=config_of,
         store=write_store,
-        unwatched=unwatched,
     )
 
 

@@ -4,7 +4,6 @@ import contextlib
 import resource
 import subprocess
 import sys
-import tarfile
 import tempfile
 from pathlib import Path
 
@@ -113,9 +112,7 @@ def test_a_store_that_did_not_fit_is_finished_by_the_next_run(tmp_path, write):
 
 def test_an_archive_whose_pieces_did_not_fit_is_finished_by_the_next_run(tmp_path, write):
     write.tree(tmp_path / "tree", SPLITS)
-    archive = tmp_path / "diode.tar.gz"
-    with tarfile.open(archive, "w:gz") as tar:
-        tar.add(tmp_path / "tree", arcname=".")
+    archive = write.archive(tmp_path / "diode.tar.gz", tmp_path / "tree")
     wanted = write.store(tmp_path / "elsewhere", archive)
     pieces = files_in(tmp_path / "elsewhere", "*.arrow")
     largest = max(path.stat().st_size for path in pieces)

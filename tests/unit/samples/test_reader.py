@@ -123,21 +123,22 @@ def counting(small, monkeypatch):
     def make(cache_bytes):
         reader = SplitReader(small.store, "train", planes=ALL_PLANES, cache_bytes=int(cache_bytes))
         decodes = Counter()
-        decode = reader._row_groups.decode
+        begin = reader._row_groups.begin
 
         def counted(group):
             decodes[group] += 1
-            return decode(group)
+            return begin(group)
 
-        monkeypatch.setattr(reader._row_groups, "decode", counted)
+        monkeypatch.setattr(reader._row_groups, "begin", counted)
         return reader, decodes
 
     return make
 
 
 def held_bytes(reader):
-    groups = [*reader._kept.values(), *(decoding.result() for decoding in reader._in_use.values())]
-    return sum(plane.nbytes for planes in groups for plane in planes.values())
+    return sum(
+        group.nbytes for group in (*reader._kept.values(), *(reading.result() for reading in reader._in_use.values()))
+    )
 
 
 GROUP_BYTES = 16 * 6 * 8 * 9
@@ -168,7 +169,7 @@ def test_memory_is_the_cache_and_the_groups_of_two_batches(counting, groups_that
         for rows, _batch in read_epoch(reader, epoch, batch=3):
             groups = len(set(np.searchsorted(starts, rows, side="right")))
             assert held_bytes(reader) <= GROUP_BYTES * (groups_that_fit + groups)
-    assert sum(p.nbytes for planes in reader._kept.values() for p in planes.values()) <= GROUP_BYTES * groups_that_fit
+    assert sum(group.nbytes for group in reader._kept.values()) <= GROUP_BYTES * groups_that_fit
 
 
 def test_a_store_that_fits_is_decoded_once(counting):

@@ -218,10 +218,9 @@ def test_a_sweep_gives_each_sample_its_own_members(order, held_bytes):
         patch.setattr(staging, "HELD_BYTES", held_bytes)
         for segment in segments_of(samples):
             tape = Tape()
-            members = list(sweep(segment, tape))
-            assert members == [
-                {name: Tape.content(span) for name, span in sample.triplet.spans.items()} for sample in segment.samples
-            ]
+            for sample, members in zip(segment.samples, sweep(segment, tape), strict=True):
+                assert members == {name: Tape.content(span) for name, span in sample.triplet.spans.items()}
+                assert max(tape.read_spans) == max(spans_of(sample))  # It reads no further than it must.
             if held_bytes == 2**29:  # All are kept: each is read once, and forward.
                 assert tape.read_spans == sorted(span for sample in segment.samples for span in spans_of(sample))
 

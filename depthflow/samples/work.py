@@ -179,15 +179,16 @@ def run_tasks(
     watcher = _Watcher(board, limits, progress)
     watcher.start()
     try:
-        with unwrapped():
-            for result in tasks.map(call).iter_rows():
-                watcher.finished[result["task"]] = (result["done"], result["refused"])
-                on_result(result)
-        watcher.look()
-    except KeyboardInterrupt:
+        try:
+            with unwrapped():
+                for result in tasks.map(call).iter_rows():
+                    watcher.finished[result["task"]] = (result["done"], result["refused"])
+                    on_result(result)
+            watcher.look()
+        finally:
+            watcher.stop()
+    except KeyboardInterrupt:  # The watcher's, wherever it came, or the user's.
         raise watcher.error or KeyboardInterrupt from None
-    finally:
-        watcher.stop()
 
 
 class _Watcher(threading.Thread):
@@ -202,16 +203,19 @@ class _Watcher(threading.Thread):
         super().__init__(daemon=True)
         self._board, self._limits, self._progress = board, limits, progress
         self._stopped = threading.Event()
+        self._ending = threading.Lock()
         self.finished: dict[int, tuple[int, int]] = {}
-        self.error: StoreError | None = None
+        self.error: Exception | None = None
 
     def run(self) -> None:
         while not self._stopped.wait(REPORT_EVERY_S):
             try:
                 self.look()
-            except StoreError as error:
-                self.error = error
-                _thread.interrupt_main()
+            except Exception as error:
+                with self._ending:
+                    if not self._stopped.is_set():
+                        self.error = error
+                        _thread.interrupt_main()
                 return
 
     def look(self) -> None:
@@ -226,7 +230,8 @@ class _Watcher(threading.Thread):
 
     def stop(self) -> None:
         """Ends the thread."""
-        self._stopped.set()
+        with self._ending:
+            self._stopped.set()
         self.join()
 
 

@@ -29,6 +29,7 @@ def bucket(monkeypatch):
     server.stop()
 
 
+@pytest.mark.slow
 def test_training_from_a_bucket_equals_training_from_a_disk(run, bucket, tmp_path, write_triplet):
     for scene in range(4):
         for view in range(6):

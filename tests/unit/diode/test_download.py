@@ -240,7 +240,7 @@ def test_a_part_that_stays_bad_is_given_up_and_the_rest_is_kept(server, tmp_path
     assert "3 failures in a row" in str(caught.value) and "Run the same command again" in str(caught.value)
     assert names(tmp_path) == [f"{NAME}.part", f"{NAME}.part.json"]
     kept = finished(tmp_path)
-    assert set(range(5)) <= set(kept) < set(range(10)), "the four or more before it"
+    assert 5 not in kept and 0 < len(kept) < len(PARTS), "what had arrived by then"
 
     del server.asked[:]
     server.faults = lambda number, span: fault if span == bad and server.asked.count(bad) < 3 else {}
@@ -491,7 +491,7 @@ def test_the_command_is_killed_resumed_and_then_has_nothing_to_do(server, tmp_pa
     assert (code, result["status"], result["downloaded_bytes"]) == (0, "ok", PART_BYTES // 2)
     assert (result["path"], result["bytes"], result["md5"]) == (str(tmp_path / NAME), len(server.content), md5)
     assert (tmp_path / NAME).read_bytes() == server.content
-    assert re.search(r"^val\.tar\.gz: 33\.6/41\.9 MB", log) and re.search(r"41\.9/41\.9 MB, [\d.]+ MB/s$", log)
+    assert re.search(r"^val\.tar\.gz: 3[3-9]\.\d/41\.9 MB", log) and re.search(r"41\.9/41\.9 MB, [\d.]+ MB/s$", log)
 
     server.server_close()
     code, result, log = run(server, tmp_path, "--md5", md5)

@@ -9,6 +9,9 @@ from depthflow.errors import StoreError
 from depthflow.samples.epoch import batch_sizes, epoch_batches, shuffled_rows, worker_part
 from depthflow.samples.reader import SampleBatch, SplitReader
 
+BATCHES_AHEAD = 2
+"""Whose row groups are read meanwhile. Of two, a batch seldom waits; more gained nothing on two cores."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Position:
@@ -103,5 +106,6 @@ class EpochShare:
         places = [Position(seed=seed, epoch=epoch, step=step) for step in range(self._steps)]
         places.append(Position(seed=seed, epoch=epoch + 1))
         for step in range(self._position.step, self._steps):
-            samples = self._reader.read(parts[step], then=parts[step + 1] if step + 1 < self._steps else ())
+            coming = [row for part in parts[step + 1 : step + 1 + BATCHES_AHEAD] for row in part]
+            samples = self._reader.read(parts[step], then=coming)
             yield ShareBatch(samples=samples, batch_rows=batches[step], then=places[step + 1])

@@ -6,6 +6,7 @@ import shutil
 from collections import Counter
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -116,12 +117,25 @@ def test_other_rows_are_copies_that_may_be_written_to(small, train, rows):
 # --- the cache ---
 
 
+@pytest.fixture(scope="module")
+def packed_store(small, tmp_path_factory):
+    """The small store with every plane compressed, so that none can be mapped and all must be decoded."""
+    root = tmp_path_factory.mktemp("packed") / "store"
+    shutil.copytree(small.store.files.root, root)
+    for path in root.glob("split=*/*.parquet"):
+        shard = pq.ParquetFile(pa.BufferReader(path.read_bytes()))
+        with pq.ParquetWriter(path, shard.schema_arrow, compression="lz4", use_dictionary=False) as writer:
+            for number in range(shard.num_row_groups):
+                writer.write_table(shard.read_row_group(number))
+    return open_store(str(root))
+
+
 @pytest.fixture
-def counting(small, monkeypatch):
+def counting(packed_store, monkeypatch):
     """Makes a reader of train that counts how often it decodes each group."""
 
     def make(cache_bytes):
-        reader = SplitReader(small.store, "train", planes=ALL_PLANES, cache_bytes=int(cache_bytes))
+        reader = SplitReader(packed_store, "train", planes=ALL_PLANES, cache_bytes=int(cache_bytes))
         decodes = Counter()
         begin = reader._row_groups.begin
 

@@ -24,11 +24,13 @@ class Rows:
     def __init__(self, group_sizes):
         self.group_sizes = group_sizes
         self.asked = []
+        self.announced = []
 
     def __len__(self):
         return sum(self.group_sizes)
 
     def read(self, rows, *, then):
+        self.announced.extend(then)
         self.asked.extend(rows.tolist())
         return SampleBatch(sample_ids=tuple(rows.tolist()), scene_types=(), planes={})
 
@@ -86,6 +88,15 @@ def test_a_share_says_how_many_batches_are_left_and_can_be_read_again():
     first, second = ([batch.samples.sample_ids for batch in share] for _ in range(2))
     assert first == second
     assert len(share) == len(first) == 2
+
+
+def test_what_comes_next_is_announced_to_the_reader():
+    """Every row but the first batch's, and no row of another epoch or worker."""
+    reader = Rows([10] * 4)
+    share = EpochShare(reader, position=Position(seed=0, epoch=0), global_batch_size=4, rank=1, num_workers=2)
+    first, *others = (batch.samples.sample_ids for batch in share)
+    assert set(reader.announced) == {row for rows in others for row in rows}
+    assert not set(first) & set(reader.announced)
 
 
 def test_a_share_that_is_left_reads_nothing_more():

@@ -29,8 +29,8 @@ def measure_memory(source: str, *, sizes: Sequence[int], work: str, num_cpus: in
     figures: dict[str, float] = {}
     for size in sizes:
         with tempfile.TemporaryDirectory(dir=work) as folder:
-            _linked_tree(source, Path(folder) / "tree", size)
-            driver, worker, spilled = _peaks(f"{folder}/tree", f"{folder}/store", folder, num_cpus)
+            link_tree(source, Path(folder) / "tree", size)
+            driver, worker, spilled = _peaks(f"{folder}/tree", f"{folder}/store", num_cpus)
         figures |= {f"driver_mb_{size}": driver, f"worker_mb_{size}": worker, f"spilled_mb_{size}": spilled}
     small, large = sizes
     for process in ("driver", "worker"):
@@ -38,7 +38,7 @@ def measure_memory(source: str, *, sizes: Sequence[int], work: str, num_cpus: in
     return figures
 
 
-def _linked_tree(source: str, tree: Path, size: int) -> None:
+def link_tree(source: str, tree: Path, size: int) -> None:
     """A tree of `size` samples under new ids, each a hard link to one of the source's."""
     triplets = find_triplets(source, ("train", "val"))
     for number in range(size):
@@ -50,25 +50,35 @@ def _linked_tree(source: str, tree: Path, size: int) -> None:
             os.link(triplets[number % len(triplets)].paths[member], folder / f"{stem}{suffix}")
 
 
-def _peaks(tree: str, store: str, folder: str, num_cpus: int) -> tuple[float, float, float]:
+def _peaks(tree: str, store: str, num_cpus: int) -> tuple[float, float, float]:
     """Peak MB of the driver and of the largest worker, and MB spilled, of one run of the command."""
-    spill = Path(folder) / "spill"
     command = [sys.executable, str(PREPROCESS), "--source", tree, "--out", store, "--num-cpus", str(num_cpus)]
-    environment = {
-        **os.environ,
-        "RAY_DEFAULT_OBJECT_STORE_MEMORY_MAX_BYTES": str(OBJECT_STORE_BYTES),
-        "RAY_object_spilling_directory": str(spill),
-    }
+    with tempfile.TemporaryDirectory() as ray_folder:  # A short path: Ray's sockets lie there, too.
+        environment = {
+            **os.environ,
+            "RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES": str(OBJECT_STORE_BYTES),
+            "RAY_TMPDIR": ray_folder,
+        }
+        return _watch(command, environment, Path(ray_folder))
+
+
+def _watch(command: list[str], environment: dict[str, str], ray_folder: Path) -> tuple[float, float, float]:
     with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         driver, worker, spilled = 0.0, 0.0, 0.0
         while process.poll() is None:
             time.sleep(EVERY_S)
             driver = max(driver, _private_mb(process.pid))
             worker = max([worker, *(_private_mb(child.pid) for child in _workers(process.pid))])
-            spilled = max(spilled, sum(p.stat().st_size for p in spill.rglob("*") if p.is_file()) / 1e6)
+            spilled = max(spilled, _spilled_mb(ray_folder))
     if process.returncode not in (0, 3):
         raise RuntimeError(f"{' '.join(command)} ended with exit code {process.returncode}")
     return driver, worker, spilled
+
+
+def _spilled_mb(ray_folder: Path) -> float:
+    """What Ray moved from its object store to the disk."""
+    files = [path for path in ray_folder.rglob("ray_spilled_objects*/*") if path.is_file()]
+    return sum(path.stat().st_size for path in files) / 1e6
 
 
 def _workers(pid: int) -> list[psutil.Process]:

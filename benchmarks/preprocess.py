@@ -31,7 +31,7 @@ import cv2
 import numpy as np
 import rapidgzip
 import tyro
-from memory import measure_memory
+from memory import link_tree, measure_memory
 
 from depthflow.cluster.session import ray_session
 from depthflow.config import PreprocessConfig
@@ -46,6 +46,8 @@ from depthflow.samples.work import Limits, Reporter, keep_freed_memory, run_task
 
 DIODE_SAMPLES = 25_458 + 771
 DIODE_ARCHIVE_BYTES = 81e9 + 2.6e9
+DIODE_TREE_BYTES = DIODE_SAMPLES * (768 * 1024 * (4 + 4) + 0.8e6)
+"""Depth and mask of 4 bytes a pixel, and a PNG of some 0.8 MB."""
 Part = Literal["core", "ray", "archive", "memory"]
 
 
@@ -65,12 +67,18 @@ class Benchmark:
     """Of the pool, and CPUs of Ray."""
     samples: int = 40
     """Samples of each repeat of the part core."""
-    repeats: int = 5
+    repeats: int = 3
     """Of the parts core, ray and archive."""
+    ray_samples: int = 2400
+    """Samples of the part ray's tree, made of links to the source's files..."""
+    ray_shard_mib: int = 64
+    """...and MiB of its shards: 109 samples at 256 x 256, a fourth of the default, for more shards to count."""
     memory_samples: tuple[int, int] = (200, 2000)
     """Sizes of the part memory's trees, made of links to the source's files."""
     node_cores: int = 16
     """Of a node of the capacity table..."""
+    node_disk_bytes_per_s: float = 1.25e9
+    """...what its disk or its share of the storage gives, here 10 Gbit/s..."""
     node_dollars_an_hour: float = 0.8064
     """...and its price: m7i.4xlarge, 16 vCPUs, on demand in us-east-1."""
 
@@ -208,21 +216,21 @@ def steady_rate(arrivals: Sequence[tuple[float, int]], *, skipped: int) -> float
     return sum(samples for _, samples in arrivals[skipped:]) / (arrivals[-1][0] - arrivals[skipped - 1][0])
 
 
-def pool_rate(benchmark: Benchmark, shard_mib: int) -> float:
+def pool_rate(source: str, benchmark: Benchmark) -> float:
     """Samples a second of a multiprocessing pool."""
     with tempfile.TemporaryDirectory(dir=benchmark.work) as out:
-        shards = len(Job(benchmark.source, out, shard_mib=shard_mib).plans)
-        arguments = (benchmark.source, out, shard_mib)
+        arguments = (source, out, benchmark.ray_shard_mib)
+        shards = len(Job(source, out, shard_mib=benchmark.ray_shard_mib).plans)
         with multiprocessing.get_context("spawn").Pool(benchmark.processes, _set_job, arguments) as pool:
             arrivals = [(time.perf_counter(), done) for done in pool.imap_unordered(_make, range(shards))]
     return steady_rate(arrivals, skipped=benchmark.processes)
 
 
-def ray_rate(benchmark: Benchmark, shard_mib: int) -> float:
+def ray_rate(source: str, benchmark: Benchmark) -> float:
     """Samples a second of the Ray job."""
     arrivals: list[tuple[float, int]] = []
     with tempfile.TemporaryDirectory(dir=benchmark.work) as out:
-        job = Job(benchmark.source, out, shard_mib=shard_mib)
+        job = Job(source, out, shard_mib=benchmark.ray_shard_mib)
         run_tasks(
             job.plans,
             job.work,
@@ -234,13 +242,13 @@ def ray_rate(benchmark: Benchmark, shard_mib: int) -> float:
 
 
 def measure_ray(benchmark: Benchmark) -> dict[str, float]:
-    """The Ray job beside a pool."""
-    shard_mib = 16  # 27 samples at 256 x 256: enough shards of a small tree for a steady state.
+    """The Ray job beside a pool, on a tree that is long enough for a steady state."""
     pool, job = [], []
-    with ray_session(benchmark.processes):
+    with tempfile.TemporaryDirectory(dir=benchmark.work) as folder, ray_session(benchmark.processes):
+        link_tree(benchmark.source, Path(folder) / "tree", benchmark.ray_samples)
         for _ in range(benchmark.repeats):
-            pool.append(pool_rate(benchmark, shard_mib))
-            job.append(ray_rate(benchmark, shard_mib))
+            pool.append(pool_rate(f"{folder}/tree", benchmark))
+            job.append(ray_rate(f"{folder}/tree", benchmark))
     rates = {"pool_samples_per_s": statistics.median(pool), "ray_samples_per_s": statistics.median(job)}
     return {**rates, "ratio": rates["ray_samples_per_s"] / rates["pool_samples_per_s"]}
 
@@ -328,28 +336,29 @@ def whole_jobs(benchmark: Benchmark, folder: str, *, samples: int) -> dict[str, 
 
 
 def capacity_table(figures: dict[str, float], benchmark: Benchmark) -> str:
-    """Hours and dollars for the whole of DIODE on 1, 4 and 16 nodes, from what was measured here.
+    """Minutes and dollars for the whole of DIODE on 1, 4 and 16 nodes, from what was measured here.
 
-    hours = samples x (ms a sample / ratio of Ray to a pool + second read of the archive's bytes) / cores
-          + listing of the archives / cores of one node,
-    a core's decompression being bytes / (rapidgzip's bytes a second); dollars = hours x nodes x price.
+    Each phase takes the longer of its cores' time and its disks': making samples, samples x ms a sample / ratio of Ray
+    to a pool / cores, or the tree's bytes / (nodes x disk); from the archives first their listing by one node, seconds of
+    rapidgzip a byte / cores of the node, or their bytes / disk; then the second read and making, on all nodes.
     """
     needed = ("core/ours_ms", "ray/ratio", "archive/rapidgzip_s")
     if any(name not in figures for name in needed):
         return "The capacity table needs the parts core, ray and archive."
+    cores, disk = benchmark.node_cores, benchmark.node_disk_bytes_per_s
     make_s = DIODE_SAMPLES * figures["core/ours_ms"] / 1000 / figures["ray/ratio"]
     inflate_s = figures["archive/rapidgzip_s"] * DIODE_ARCHIVE_BYTES / Path(benchmark.archive or "").stat().st_size
-    listing_s = inflate_s * figures["archive/ratio_listing"]
-    second_read_s = inflate_s * figures["archive/ratio_second_read"]
-    lines = ["| nodes | from a tree | from the .tar.gz |", "|---|---|---|"]
+    listing_s = max(inflate_s * figures["archive/ratio_listing"] / cores, DIODE_ARCHIVE_BYTES / disk)
+    lines = ["| nodes | from an unpacked tree | from the .tar.gz |", "|---|---|---|"]
     for nodes in (1, 4, 16):
-        cores = nodes * benchmark.node_cores
-        tree_h = make_s / cores / 3600
-        archive_h = ((make_s + second_read_s) / cores + listing_s / benchmark.node_cores) / 3600
-        dollars = [hours * nodes * benchmark.node_dollars_an_hour for hours in (tree_h, archive_h)]
-        lines.append(
-            f"| {nodes} | {60 * tree_h:.1f} min, ${dollars[0]:.2f} | {60 * archive_h:.1f} min, ${dollars[1]:.2f} |"
-        )
+        tree_s = max(make_s / (cores * nodes), DIODE_TREE_BYTES / (disk * nodes))
+        reading_s = inflate_s * figures["archive/ratio_second_read"]
+        archive_s = listing_s + max((make_s + reading_s) / (cores * nodes), DIODE_ARCHIVE_BYTES / (disk * nodes))
+        cells = [
+            f"{seconds / 3600:.3f} h, ${seconds / 3600 * nodes * benchmark.node_dollars_an_hour:.2f}"
+            for seconds in (tree_s, archive_s)
+        ]
+        lines.append(f"| {nodes} | {cells[0]} | {cells[1]} |")
     return "\n".join(lines)
 
 

@@ -339,8 +339,8 @@ def capacity_table(figures: dict[str, float], benchmark: Benchmark) -> str:
     """Minutes and dollars for the whole of DIODE on 1, 4 and 16 nodes, from what was measured here.
 
     Each phase takes the longer of its cores' time and its disks': making samples, samples x ms a sample / ratio of Ray
-    to a pool / cores, or the tree's bytes / (nodes x disk); from the archives first their listing by one node, seconds of
-    rapidgzip a byte / cores of the node, or their bytes / disk; then the second read and making, on all nodes.
+    to a pool / cores, or the tree's bytes / (nodes x disk); from the archives first their listing by one node, seconds
+    of rapidgzip a byte / cores of the node, or their bytes / disk; then the second read and making, on all nodes.
     """
     needed = ("core/ours_ms", "ray/ratio", "archive/rapidgzip_s")
     if any(name not in figures for name in needed):

@@ -23,7 +23,8 @@ MAX_GROUP_BYTES = 16 * 2**20
 """A row group is what a reader fetches at once: 16 samples at 256 x 256, 2 at 768 x 1024."""
 
 PLANE_COMPRESSION = {"rgb": "none", "log_depth": "none"}
-"""Photographs and laser depths hold too much noise for lz4 to save more than 6%; as they are, they are read in place."""
+"""Photographs and laser depths hold too much noise for lz4 to save more than 6%; as they are, they are read in place.
+"""
 
 Make = Callable[[PlannedSample], tuple[Sample, float]]
 """Makes a planned sample and says how many seconds it took, or raises RejectError."""
@@ -88,7 +89,7 @@ class _ShardWriter:
         with pq.ParquetWriter(
             pa.PythonFile(hashed, mode="w"),
             self._schema.with_metadata({"depthflow.plan": plan.digest}),
-            compression={name: PLANE_COMPRESSION.get(name, "lz4") for name in self._schema.names},
+            compression={name: PLANE_COMPRESSION.get(name, "lz4") for name in self._schema.names},  # type: ignore[arg-type]
             use_dictionary=False,
             write_statistics=False,
             write_page_checksum=True,

@@ -28,7 +28,7 @@ def store(shared_ray, tmp_path_factory, write_triplet):
     for k in range(3):
         write_triplet(folder / "tree", split="val", scene=90, scan=900, view=k)
     config = PreprocessConfig(source=(str(folder / "tree"),), out=str(folder / "store"), height=64, width=64)
-    return preprocess(config, lambda _done, _total: None)
+    return preprocess(config, lambda _label: lambda _done, _total: None)
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ A task that hangs cannot say so itself, so the driver looks at the board while i
 of the sample that takes too long: a stall is loud, whatever its cause, a disk that is gone or a frozen process.
 """
 
-import _thread
 import ctypes
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -177,22 +177,42 @@ def run_tasks(
 
     tasks = ray.data.from_items([{"task": n} for n in range(len(items))], override_num_blocks=len(items))
     watcher = _Watcher(board, limits, progress)
+    with _ended_by(watcher), unwrapped():
+        for result in tasks.map(call).iter_rows():
+            watcher.finished[result["task"]] = (result["done"], result["refused"])
+            on_result(result)
+        watcher.look()
+
+
+class _RunEndedError(BaseException):
+    """Raised in the main thread, wherever it is, when the watcher ends the run. No `Exception`: nobody handles it."""
+
+
+@contextmanager
+def _ended_by(watcher: "_Watcher") -> Iterator[None]:
+    """Lets the watcher look while the block runs, and end it with its error.
+
+    By a signal of its own, since SIGINT is ignored where a shell started the command in the background.
+    """
+
+    def end(_signal: int, _frame: Any) -> None:
+        raise _RunEndedError
+
+    before = signal.signal(signal.SIGUSR1, end)
     watcher.start()
     try:
         try:
-            with unwrapped():
-                for result in tasks.map(call).iter_rows():
-                    watcher.finished[result["task"]] = (result["done"], result["refused"])
-                    on_result(result)
-            watcher.look()
+            yield
         finally:
             watcher.stop()
-    except KeyboardInterrupt:  # The watcher's, wherever it came, or the user's.
-        raise watcher.error or KeyboardInterrupt from None
+    except _RunEndedError:
+        raise watcher.error or StoreError("The run was ended by SIGUSR1.") from None
+    finally:
+        signal.signal(signal.SIGUSR1, before or signal.SIG_DFL)
 
 
 class _Watcher(threading.Thread):
-    """Looks at the board while the main thread waits for results; a run that must end, it interrupts as Ctrl-C does.
+    """Looks at the board while the main thread waits for results; where the run must end, it signals that thread.
 
     Attributes:
         finished: task to the samples it did and refused.
@@ -215,7 +235,7 @@ class _Watcher(threading.Thread):
                 with self._ending:
                     if not self._stopped.is_set():
                         self.error = error
-                        _thread.interrupt_main()
+                        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
                 return
 
     def look(self) -> None:

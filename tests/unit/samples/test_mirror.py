@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -140,9 +141,10 @@ def test_a_truncated_copy_is_made_anew(store, folder):
 # --- no room ---
 
 
-@pytest.fixture
-def disk_full(tmp_path):
-    """Files over 1000 bytes cannot be written, as on a disk that is full."""
+@contextmanager
+def full_disk():
+    """Files over 1000 bytes cannot be written, as on a disk that is full; for no longer than the block, since the
+    tests' own log may be such a file."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
     try:
@@ -151,8 +153,8 @@ def disk_full(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_disk_that_is_full_is_done_without(store, folder, disk_full):
-    with pytest.warns(UserWarning, match="No room in"):
+def test_a_disk_that_is_full_is_done_without(store, folder):
+    with full_disk(), pytest.warns(UserWarning, match="No room in"):
         assert ShardMirror(store, str(folder)).open(store.manifest["shards"][0]) is None
     assert parquet_files(folder) == []
 

@@ -18,7 +18,7 @@ from depthflow.diode.camera import CAMERA_FILE
 from depthflow.diode.gzip_index import slice_index
 from depthflow.diode.layout import SourceFile, Triplet, group_triplets, printable, require_samples
 from depthflow.errors import SourceError
-from depthflow.storage import is_uri, object_store, reported
+from depthflow.storage import absolute, is_uri, object_store, reported
 
 SUFFIXES = (".tar.gz", ".tgz")
 _INFLATE_ERRORS = (ValueError, RuntimeError, OSError, tarfile.TarError, EOFError)
@@ -64,28 +64,37 @@ def archive_identity(archive: str) -> str:
     Raises:
         SourceError: if it is not there.
     """
+    size, state = _state(archive)
+    return xxhash.xxh3_64_hexdigest(repr((absolute(archive), size, state)).encode())
+
+
+def archive_bytes(archive: str) -> int:
+    """Its size, compressed as it is; SourceError if it is not there."""
+    return _state(archive)[0]
+
+
+def _state(archive: str) -> tuple[int, str]:
+    """Size in bytes, and time or ETag."""
     try:
         if is_uri(archive):
             filesystem, path = object_store(archive, SourceError)
             with reported(f"The archive {archive} cannot be read", SourceError):
                 info = filesystem.info(path)
-            state = (archive, info["size"], str(info.get("ETag") or info.get("etag") or info.get("mtime")))
-        else:
-            status = Path(archive).stat()
-            state = (str(Path(archive).resolve()), status.st_size, str(status.st_mtime_ns))
+            return info["size"], str(info.get("ETag") or info.get("etag") or info.get("mtime"))
+        status = Path(archive).stat()
+        return status.st_size, str(status.st_mtime_ns)
     except FileNotFoundError:
         raise SourceError(f"There is no archive at {archive}. Fetch one with download.py.") from None
-    return xxhash.xxh3_64_hexdigest(repr(state).encode())
 
 
-def scan_archive(archive: str, index_path: str, *, threads: int, progress: Callable[[str], None]) -> Contents:
+def scan_archive(archive: str, index_path: str, *, threads: int, progress: Callable[[str, int], None]) -> Contents:
     """Reads an archive once from end to end, lists its members, and writes its gzip index.
 
     Args:
         archive: a .tar.gz on a disk, s3:// or gs://.
         index_path: local file to write the index to.
         threads: inflating in parallel.
-        progress: called with each member's name.
+        progress: called with each member's name and how many bytes of the archive are read.
 
     Raises:
         SourceError: if the archive is damaged, cut short, or no .tar.gz; if the index cannot be written.
@@ -97,7 +106,7 @@ def scan_archive(archive: str, index_path: str, *, threads: int, progress: Calla
             with tarfile.open(fileobj=stream, mode="r:") as tar:
                 for entry in tar:
                     name = printable(entry.name)
-                    progress(name)
+                    progress(name, stream.tell_compressed() // 8)  # It tells in bits.
                     if entry.isdir():
                         continue
                     members.append(Member(name, entry.offset_data, entry.size, printable(_problem(entry))))

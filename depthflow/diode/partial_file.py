@@ -1,6 +1,5 @@
 """A file that arrives in parts, in any order, and survives kill -9: NAME.part and NAME.part.json."""
 
-import fcntl
 import json
 import logging
 import os
@@ -10,6 +9,7 @@ from typing import Any, Self
 
 from depthflow.diode.remote_file import FileVersion
 from depthflow.errors import SourceError
+from depthflow.storage import try_lock
 
 _log = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ class PartialFile:
         self._target = target
         self._state_path = state_path(target)
         self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
-        if not _try_lock(self._descriptor, self.path):
+        if not try_lock(self._descriptor, self.path):
             os.close(self._descriptor)
             raise SourceError(f"{target} is being fetched by another process. Wait for it to finish.")
         self._part_bytes = 0
@@ -150,12 +150,3 @@ def replace_text(path: Path, text: str) -> None:
         handle.flush()
         os.fsync(handle.fileno())
     temporary.replace(path)
-
-
-def _try_lock(descriptor: int, path: Path) -> bool:
-    """Takes the lock if it is free and if the file is still the one at the path: its last holder renames it."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return os.fstat(descriptor).st_ino == path.stat().st_ino
-    except (BlockingIOError, FileNotFoundError):
-        return False

@@ -5,7 +5,6 @@ no such thing: there the lock is an object made by exclusive create (If-None-Mat
 few seconds, and which another writer takes over once it has stood still for long enough.
 """
 
-import fcntl
 import json
 import os
 import socket
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from depthflow.errors import StoreError
-from depthflow.storage import reported
+from depthflow.storage import reported, try_lock
 
 LOCK_NAME = ".lock"
 HEARTBEAT_S = 5.0
@@ -36,7 +35,7 @@ def disk_lock(path: Path) -> Iterator[None]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as handle:
-        if not _try_lock(handle.fileno(), path):
+        if not try_lock(handle.fileno(), path):
             handle.seek(0)
             raise _held_by_another(str(path.parent), handle.read())
         handle.truncate(0)
@@ -48,15 +47,6 @@ def disk_lock(path: Path) -> Iterator[None]:
             path.unlink(missing_ok=True)
 
 
-def _try_lock(descriptor: int, path: Path) -> bool:
-    """Takes the lock if it is free and if the file is still the one at the path: its last holder removes it."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return os.fstat(descriptor).st_ino == path.stat().st_ino
-    except (BlockingIOError, FileNotFoundError):
-        return False
-
-
 @contextmanager
 def object_lock(
     filesystem: Any, folder: str, root: str, *, heartbeat_s: float = HEARTBEAT_S, lease_s: float = LEASE_S
@@ -64,8 +54,8 @@ def object_lock(
     """Holds a lock object for the block, .lock-00000 or a higher number: the highest is the one that counts.
 
     Whoever finds a lock watches it for as long as a lease by their own clock. If it is written anew meanwhile, they
-    give up; if not, they create the next number. Of two who try, one succeeds, and a holder that was only asleep is
-    not robbed unseen: what it still writes are the same shards, made of the same plan.
+    give up; if not, they create the next number. Of two who try, one succeeds. A holder that only slept and was robbed
+    does no harm when it wakes: what it still writes are the same shards, made of the same plan.
 
     Args:
         filesystem: fsspec's, whose `pipe_file(mode="create")` fails where the object exists.

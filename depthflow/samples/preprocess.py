@@ -3,11 +3,11 @@
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from depthflow.config import PreprocessConfig
-from depthflow.diode.archive import archive_identity, is_archive
+from depthflow.diode.archive import archive_bytes, archive_identity, is_archive
 from depthflow.diode.camera import Camera
 from depthflow.errors import SourceError, StoreError
 from depthflow.samples.files import StoreFiles, open_files
@@ -28,6 +28,7 @@ from depthflow.samples.staging import (
 )
 from depthflow.samples.store import MANIFEST, SampleStore, open_store
 from depthflow.samples.work import Limits, Reporter, refuse_many_rejects, run_tasks
+from depthflow.storage import absolute
 
 Progress = Callable[[int, int], None]
 """Called with (done, in all)."""
@@ -44,6 +45,7 @@ def preprocess(config: PreprocessConfig, progress: Callable[[str], Progress]) ->
         StoreError: if the folder holds a store of another configuration or source, is being written, or cannot be; if
             a sample takes too long, or too many are refused.
     """
+    config = replace(config, source=tuple(map(absolute, config.source)))
     files = open_files(config.out)
     identities = {source: archive_identity(source) for source in config.source if is_archive(source)}
     trees = {
@@ -55,7 +57,7 @@ def preprocess(config: PreprocessConfig, progress: Callable[[str], Progress]) ->
         files.remove_temporaries()
         _refuse_other_configuration(files, config)
         if trees or not _holds_archives(files, identities):
-            _list_archives(config, identities, files)
+            _list_archives(config, identities, files, progress("archives listed, in MiB"))
             archives = {source: list_source(source, source_splits(config), files, identities) for source in identities}
             sources = [{**trees, **archives}[source] for source in config.source]
             _write_store(config, sources, identities, files, progress)
@@ -219,19 +221,24 @@ def _limits(config: PreprocessConfig) -> Limits:
     return Limits(sample_timeout_s=config.sample_timeout_s, max_rejects=config.max_rejects)
 
 
-def _list_archives(config: PreprocessConfig, identities: dict[str, str], files: StoreFiles) -> None:
+def _list_archives(config: PreprocessConfig, identities: dict[str, str], files: StoreFiles, progress: Progress) -> None:
     """Lists each archive in a task with a thread for each CPU of its node, which it borrows: it waits for none."""
     import ray
 
     if not identities:
         return
     threads = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
+    sizes_mib = {archive: archive_bytes(archive) // 2**20 for archive in identities}
 
     def work(archive: str, reporter: Reporter) -> dict[str, Any]:
-        list_archive(archive, identities[archive], files, threads=threads, progress=reporter.begin)
-        return {"done": 0, "refused": 0}
+        def at(member: str, position_bytes: int) -> None:
+            reporter.begin(member, done=position_bytes // 2**20)
 
-    run_tasks(list(identities), work, limits=_limits(config), progress=lambda done: None)
+        list_archive(archive, identities[archive], files, threads=threads, progress=at)
+        return {"done": sizes_mib[archive], "refused": 0}
+
+    total = sum(sizes_mib.values())
+    run_tasks(list(identities), work, limits=_limits(config), progress=lambda done: progress(done, total))
 
 
 def _stage(

@@ -91,7 +91,7 @@ def catalogue_counts(
         _verdict(accounting),
         Table(columns={"split": "", "scene type": "", **dict.fromkeys(numbers, ",d")}, rows=lines),
         "Expected is what DIODE's catalogue lists for train, scan by scan, and what the published archive holds of "
-        "val. Found are distinct ids whose name is DIODE's, whole or not; each one is stored or rejected.",
+        "val. Found are distinct ids with DIODE's names and all three files; what lacks one is rejected.",
     ]
     if drawn_from:
         parts.append(

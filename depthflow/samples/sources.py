@@ -7,7 +7,7 @@ from pathlib import Path
 from depthflow.diode.archive import archive_triplets, is_archive
 from depthflow.diode.camera import CAMERA_FILE, Camera, parse_camera, read_camera
 from depthflow.diode.catalogue import Accounting, account, expected_counts
-from depthflow.diode.layout import Triplet, find_triplets
+from depthflow.diode.layout import MEMBER_SUFFIXES, Triplet, find_triplets
 from depthflow.errors import SourceError
 from depthflow.samples.files import StoreFiles
 from depthflow.samples.plan import PlannedSample
@@ -46,12 +46,12 @@ def list_source(location: str, splits: tuple[str, ...], files: StoreFiles, ident
 
 
 def account_for(sources: Sequence[Source], splits: tuple[str, ...]) -> Accounting:
-    """What the sources hold against DIODE's catalogue; a triplet with a name that is not DIODE's is in neither."""
+    """What the sources hold against DIODE's catalogue: whole triplets with DIODE's names, for the rest is refused."""
     found = (
         (t.split, t.scene_type, t.scene, t.scan, t.sample_id)
         for source in sources
         for t in source.triplets
-        if not t.problem
+        if not t.problem and t.paths.keys() == MEMBER_SUFFIXES.keys()
     )
     return account(found, splits=splits, catalogue=expected_counts())
 

@@ -73,7 +73,7 @@ class Segment:
 
 
 def list_archive(
-    archive: str, identity: str, files: StoreFiles, *, threads: int, progress: Callable[[str], None]
+    archive: str, identity: str, files: StoreFiles, *, threads: int, progress: Callable[[str, int], None]
 ) -> None:
     """Lists an archive's members and writes its gzip index, once; the list is committed last."""
     folder = f"{STAGING}/{identity}"

@@ -34,7 +34,7 @@ class Report(NamedTuple):
         task: its number.
         name: of the sample being made, or empty between two.
         running_s: seconds since it was begun.
-        done: samples and rejects done.
+        done: samples and rejects done, or what else the task counts.
         rejects: inputs refused.
         last_reject: the last of them, for a message.
     """
@@ -72,9 +72,10 @@ class Reporter:
         self._name, self._since = "", time.monotonic()
         self._done, self._rejects, self._last_reject = 0, 0, ""
 
-    def begin(self, name: str) -> None:
-        """The task turns to a sample."""
+    def begin(self, name: str, *, done: int | None = None) -> None:
+        """The task turns to a sample; `done` says how far it is where it counts something other than samples."""
         self._name, self._since = name, time.monotonic()
+        self._done = self._done if done is None else done
 
     @contextmanager
     def watch(self, planned: PlannedSample) -> Iterator[None]:

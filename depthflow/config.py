@@ -6,7 +6,7 @@ workers' directory.
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import tyro
@@ -292,6 +292,10 @@ class Recipe:
             "--xla compiles no collectives, which synchronized batch normalisation needs: take --batch-norm frozen and "
             f"--decoder-norm group or none. Received: {self.batch_norm}, {self.decoder_norm}",
         )
+
+    def blank(self) -> "Recipe":
+        """The same network with no pre-trained weights to load, for who fills in weights of their own."""
+        return replace(self, encoder_weights="none", batch_norm="synchronized", xla=False)
         _require(
             self.batch_norm != "frozen" or self.encoder_weights != "none",
             "--batch-norm frozen keeps pre-trained statistics, so it needs --encoder-weights. Received: none",
@@ -322,10 +326,22 @@ class TrainJob(RayConfig):
     """Registered model whose new version, alias challenger, the best checkpoint becomes."""
     experiment: str = "depthflow"
     """MLflow experiment of the run."""
+    resume: bool = False
+    """Go on with the last unfinished job of this recipe and these samples in --storage, in its MLflow run."""
     keep_checkpoints: int = 2
-    """Checkpoints kept: the best by val/abs_rel, and always the latest."""
+    """Checkpoints kept: so many best by val/abs_rel, and the latest."""
+    checkpoint_every_steps: int | None = None
+    """A checkpoint after so many steps, besides the one after each epoch. Default: none in the middle of an epoch."""
     max_failures: int = 2
-    """Times a lost worker or node is made good from the latest checkpoint before the run is given up."""
+    """Times a lost worker is made good from the latest checkpoint before the run is given up; preempted nodes do not
+    count."""
+    step_timeout_s: float = 600.0
+    """A worker that takes longer for one step, the first with its compilation included, ends itself and is made good:
+    a hung collective is no silent stall."""
+    drain_poll_s: float = 5.0
+    """How often to look for a node that is being drained; while one is, each look writes a checkpoint."""
+    mlflow_wait_s: float = 60.0
+    """How long to wait, when training is done, for an MLflow server that does not answer."""
     cache_gib: float = 2.0
     """GiB of memory a worker for decoded training samples. Those that lie uncompressed on a disk are mapped: they need
     none."""
@@ -337,7 +353,11 @@ class TrainJob(RayConfig):
         super().__post_init__()
         _require("://" not in self.storage, f"--storage must be a folder. Received: {self.storage}")
         _require_positive(num_workers=self.num_workers, keep_checkpoints=self.keep_checkpoints)
+        _require_positive(checkpoint_every_steps=self.checkpoint_every_steps)
         _require(self.max_failures >= 0, f"--max-failures must not be negative. Received: {self.max_failures}")
+        _require(self.step_timeout_s > 0, f"--step-timeout-s must be positive. Received: {self.step_timeout_s}")
+        _require(self.drain_poll_s > 0, f"--drain-poll-s must be positive. Received: {self.drain_poll_s}")
+        _require(self.mlflow_wait_s >= 0, f"--mlflow-wait-s must not be negative. Received: {self.mlflow_wait_s}")
         _require(0 <= self.cache_gib < math.inf, f"--cache-gib must be finite, 0 or more. Received: {self.cache_gib}")
         _require(
             self.cache_dir is None or "://" not in self.cache_dir,

@@ -12,11 +12,13 @@ from depthflow.command import run_command
 from depthflow.config import Recipe, TrainJob
 from depthflow.inference import SERVING_CODE
 from depthflow.recipes import RECIPES
-from depthflow.registry.runs import git_commit, mlflow_run
-from depthflow.registry.versions import BASELINE_TAG, register_network
+from depthflow.registry.runs import RunLog, git_commit, mlflow_run
+from depthflow.registry.spool import replay
+from depthflow.registry.versions import BASELINE_TAG, ModelVersion, register_network
 from depthflow.samples.reader import SplitReader
-from depthflow.samples.store import open_store
-from depthflow.training.trainer import absolute_weights, check_store, train
+from depthflow.samples.store import SampleStore, open_store
+from depthflow.training.job import open_job
+from depthflow.training.trainer import TrainingOutcome, absolute_weights, check_store, train
 
 if TYPE_CHECKING:
     RecipeChoice = Recipe
@@ -33,33 +35,53 @@ def main(recipe: RecipeChoice, job: TrainJob) -> dict[str, Any]:
     check_store(store, recipe)
     recipe = replace(recipe, encoder_weights=absolute_weights(recipe.encoder_weights))
     tags = {"depthflow.kind": "train", "depthflow.fingerprint": store.fingerprint}
-    with mlflow_run(experiment=job.experiment, name=recipe.name, tags=tags) as run_log:
-        run_log.params({**asdict(recipe), **asdict(job)})
-        run_log.samples(store)
-        with ray_session(job.num_cpus):
-            outcome = train(recipe, job, store=store, run_log=run_log)
-        version = register_network(
-            outcome.network,
-            run_log=run_log,
-            model_name=job.model_name,
-            serving_code=SERVING_CODE,
-            input_example=SplitReader(store, "val").read([0]).rgb,
-            description={
-                "recipe": asdict(recipe),
+    with open_job(recipe, job, store) as folder:
+        print(f"job {folder.root}; if it is cut off, the same command with --resume goes on", file=sys.stderr)
+        run_id = folder.read()["run_id"]
+        with mlflow_run(experiment=job.experiment, name=folder.root.name, tags=tags, run_id=run_id) as run_log:
+            if run_id is None:
+                run_log.params({**asdict(recipe), **asdict(job)})
+                run_log.samples(store)
+                folder.note(run_id=run_log.run_id)
+            with ray_session(job.num_cpus):
+                outcome = train(recipe, job, folder, store=store, run_log=run_log)
+            result = {
+                "run_id": run_log.run_id,
                 "metrics": outcome.metrics,
-                "protocol": "stored",
-                "fingerprint": store.fingerprint,
-                "git_commit": git_commit(),
-                BASELINE_TAG: repr(float(np.exp(store.mean_log_depth("train")))),
-            },
-        )
-    return {
-        "run_id": run_log.run_id,
-        "model_uri": version.uri,
-        "version": version.version,
-        "metrics": outcome.metrics,
-        "checkpoint": outcome.checkpoint,
-    }
+                "checkpoint": outcome.checkpoint,
+                "unlogged": replay(folder.spool, run_log, timeout_s=job.mlflow_wait_s),
+            }
+            if result["unlogged"]:
+                print(
+                    f"MLflow at {run_log.tracking_uri} does not take the metrics: {result['unlogged']} records wait in "
+                    f"{folder.spool}. Training is done; the same command with --resume logs and registers it.",
+                    file=sys.stderr,
+                )
+                return {**result, "model_uri": None, "version": None}
+            version = register(outcome, recipe, job, store=store, run_log=run_log)
+        folder.note(finished=True)
+    return {**result, "model_uri": version.uri, "version": version.version}
+
+
+def register(
+    outcome: TrainingOutcome, recipe: Recipe, job: TrainJob, *, store: SampleStore, run_log: RunLog
+) -> ModelVersion:
+    """The best network as a new version, with all that says where it comes from."""
+    return register_network(
+        outcome.network,
+        run_log=run_log,
+        model_name=job.model_name,
+        serving_code=SERVING_CODE,
+        input_example=SplitReader(store, "val").read([0]).rgb,
+        description={
+            "recipe": asdict(recipe),
+            "metrics": outcome.metrics,
+            "protocol": "stored",
+            "fingerprint": store.fingerprint,
+            "git_commit": git_commit(),
+            BASELINE_TAG: repr(float(np.exp(store.mean_log_depth("train")))),
+        },
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,13 @@
-"""What all tests share: small trees in DIODE's layout, and where the shared data are."""
+"""What all tests share: commands in processes of their own, small trees in DIODE's layout, where other data are."""
 
+import json
 import os
-from collections.abc import Callable
+import selectors
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
@@ -13,6 +19,60 @@ settings.register_profile("shared machines are noisy", deadline=None)
 settings.load_profile("shared machines are noisy")
 
 ROOT = Path(__file__).resolve().parent.parent
+COMMAND_TIMEOUT_S = 600
+
+
+class CommandServer:
+    """Starts commands of pipelines/ by a fork of a process that has imported what takes seconds: command_server.py."""
+
+    def __init__(self) -> None:
+        self._start()
+
+    def _start(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, str(ROOT / "tests" / "command_server.py")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def run(self, name: str, *arguments: object, cwd: Path, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+        """As subprocess.run of the command with captured output; only one at a time."""
+        process = self._process
+        assert process.stdin is not None and process.stdout is not None
+        with tempfile.TemporaryDirectory() as folder:
+            outputs = {stream: Path(folder, stream) for stream in ("stdout", "stderr")}
+            request = {
+                "script": str(ROOT / "pipelines" / f"{name}.py"),
+                "arguments": [*map(str, arguments)],
+                "cwd": str(cwd),
+                "env": env,
+                **{stream: str(path) for stream, path in outputs.items()},
+            }
+            print(json.dumps(request), file=process.stdin, flush=True)
+            with selectors.DefaultSelector() as selector:
+                selector.register(process.stdout, selectors.EVENT_READ)
+                if not selector.select(COMMAND_TIMEOUT_S):
+                    self.stop()
+                    self._start()
+                    raise subprocess.TimeoutExpired([name, *request["arguments"]], COMMAND_TIMEOUT_S)
+            code = int(process.stdout.readline())
+            written = {stream: path.read_text() for stream, path in outputs.items()}
+        return subprocess.CompletedProcess([name, *request["arguments"]], code, **written)
+
+    def stop(self) -> None:
+        """Ends the process, and a command that it may still be running."""
+        os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.communicate()
+
+
+@pytest.fixture(scope="session")
+def command_server() -> Iterator[CommandServer]:
+    """One for all tests."""
+    server = CommandServer()
+    yield server
+    server.stop()
 
 
 @pytest.fixture(scope="session")

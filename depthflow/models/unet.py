@@ -1,33 +1,40 @@
-"""The U-Net: an encoder, five upsampling decoder stages with skips, a linear head. Log-depth out, unbounded."""
+"""The U-Net: an encoder, upsampling decoder stages with skips, linear heads. Log-depth out, unbounded."""
 
 # Keras and TensorFlow type their operations loosely.
 # pyright: reportOptionalOperand=false, reportOperatorIssue=false, reportArgumentType=false, reportReturnType=false
 
 import math
+from collections.abc import Iterator
 
 import keras
 from keras import layers
 
 from depthflow.config import Recipe
-from depthflow.models.encoders import ENCODERS
+from depthflow.models.encoders import DECODER_PREFIX, Features, build_encoder
 
 BATCH_NORM_MOMENTUM = 0.99
-DECODER_PREFIX = "decoder"
+HEAD_PREFIX = "log_depth"
+HEADS = ("log_depth", "log_depth_half", "log_depth_quarter", "log_depth_eighth", "log_depth_sixteenth")
+"""The 1x1 convolutions that predict, by the resolution of their output; where it is enlarged, by NAME_up."""
+ENCODER_HALVINGS = 5
 
 
 def build_unet(recipe: Recipe) -> keras.Model:
-    """The recipe's network, of built-in layers only, so that it is saved and loaded without custom code.
+    """The recipe's network, of layers that Keras ships, so that it is saved and loaded without custom code.
 
-    With encoder resnet50 and decoder_filters (1024, 512, 256, 128, 64), decoder_norm none, it is the tutorial's:
-    skips from conv1_relu, conv2_block3_out, conv3_block4_out and conv4_block6_out, five stages of upsampling and two
-    3x3 convolutions, of which the first four concatenate a skip, and a linear 1x1 head (U-Net: Ronneberger et al.
-    2015, arXiv:1505.04597).
+    With encoder resnet50, decoder_filters (1024, 512, 256, 128, 64) and every other field of the decoder at its
+    default it is the tutorial's: skips from conv1_relu, conv2_block3_out, conv3_block4_out and conv4_block6_out, five
+    stages of upsampling and two 3x3 convolutions, of which the first four concatenate a skip, and a linear 1x1 head
+    (U-Net: Ronneberger et al. 2015, arXiv:1505.04597; upsampling before a convolution: Odena et al. 2016,
+    doi:10.23915/distill.00003; outputs at several scales: Godard et al. 2017, arXiv:1609.03677).
 
     Args:
         recipe: encoder, its weights, decoder, size and dtype.
 
     Returns:
-        A functional model from rgb (B, H, W, 3) uint8 to log_depth (B, H, W, 1), natural log of metres.
+        A functional model from rgb (B, H, W, 3) uint8 to natural log of metres, float32 (float64 where that is the
+        dtype). One output (B, H, W, 1), or with supervised_scales n > 1 a list of n, finest first, output k of shape
+        (B, H / 2^k, W / 2^k, 1).
 
     Raises:
         TrainingError: if the encoder's weights cannot be loaded.
@@ -36,24 +43,36 @@ def build_unet(recipe: Recipe) -> keras.Model:
     keras.config.set_dtype_policy(recipe.dtype)
     try:
         rgb = keras.Input((recipe.height, recipe.width, 3), dtype="uint8", name="rgb")
-        features = ENCODERS[recipe.encoder](rgb, recipe.encoder_weights)
-        x = features.bottom
-        stage_skips = (*reversed(features.skips), None)
-        for stage, (filters, skip) in enumerate(zip(recipe.decoder_filters, stage_skips, strict=True), start=1):
-            x = _decoder_stage(x, skip, filters=filters, norm=recipe.decoder_norm, name=f"{DECODER_PREFIX}{stage}")
-        log_depth = layers.Conv2D(1, 1, name="log_depth")(x)
-        return keras.Model(rgb, log_depth, name=f"{recipe.encoder}_unet")
+        features = build_encoder(
+            rgb, name=recipe.encoder, weights=recipe.encoder_weights, input_scaling=recipe.input_scaling
+        )
+        stages = _decoder(features, recipe)
+        enlargement = 2 ** (ENCODER_HALVINGS - len(stages))
+        scales = zip(reversed(stages), HEADS[: recipe.supervised_scales], strict=False)
+        outputs = [_head(stage, enlargement=enlargement, name=name) for stage, name in scales]
+        return keras.Model(rgb, outputs if len(outputs) > 1 else outputs[0], name=f"{recipe.encoder}_unet")
     finally:
         keras.config.set_dtype_policy(previous)
 
 
-def _decoder_stage(
-    x: keras.KerasTensor, skip: keras.KerasTensor | None, *, filters: int, norm: str, name: str
-) -> keras.KerasTensor:
-    """Doubles the resolution, joins the skip of that resolution, and convolves twice."""
-    x = layers.UpSampling2D(2, name=f"{name}_up")(x)
-    if skip is not None:
-        x = layers.Concatenate(name=f"{name}_skip")([x, skip])
+def _decoder(features: Features, recipe: Recipe) -> list[keras.KerasTensor]:
+    """The outputs of the decoder's stages, coarse to fine, at 1/16, 1/8, 1/4, 1/2 and 1."""
+    x = features.bottom
+    if recipe.bottleneck_filters:
+        x = _convolve_twice(x, filters=recipe.bottleneck_filters, norm=recipe.decoder_norm, name=f"{DECODER_PREFIX}0")
+    stages = []
+    for stage, filters in enumerate(recipe.decoder_filters, start=1):
+        name = f"{DECODER_PREFIX}{stage}"
+        x = layers.UpSampling2D(2, interpolation=recipe.decoder_upsampling, name=f"{name}_up")(x)
+        if stage <= len(features.skips):
+            x = layers.Concatenate(name=f"{name}_skip")([x, features.skips[-stage]])
+        x = _convolve_twice(x, filters=filters, norm=recipe.decoder_norm, name=name)
+        stages.append(x)
+    return stages
+
+
+def _convolve_twice(x: keras.KerasTensor, *, filters: int, norm: str, name: str) -> keras.KerasTensor:
+    """Two 3x3 convolutions, each with its normalisation and ReLU."""
     for k in (1, 2):
         x = layers.Conv2D(filters, 3, padding="same", use_bias=norm == "none", name=f"{name}_conv{k}")(x)
         if norm == "batch":
@@ -64,6 +83,37 @@ def _decoder_stage(
     return x
 
 
+def _head(x: keras.KerasTensor, *, enlargement: int, name: str) -> keras.KerasTensor:
+    """A stage's log-depth, enlarged bilinearly; float32 under a mixed policy too."""
+    dtype = keras.config.dtype_policy().variable_dtype
+    log_depth = layers.Conv2D(1, 1, dtype=dtype, name=name)(x)
+    if enlargement == 1:
+        return log_depth
+    return layers.UpSampling2D(enlargement, interpolation="bilinear", dtype=dtype, name=f"{name}_up")(log_depth)
+
+
+def serving_network(model: keras.Model) -> keras.Model:
+    """The network with its finest output alone, sharing the layers: what is validated, registered and served.
+
+    Args:
+        model: of `build_unet`; returned as it is if it has one output.
+    """
+    if len(model.outputs) == 1:
+        return model
+    return keras.Model(model.inputs[0], model.outputs[0], name=model.name)
+
+
+def encoder_variables(model: keras.Model) -> list[keras.Variable]:
+    """Trainable variables of the encoder's own layers, in the order of model.trainable_variables.
+
+    Args:
+        model: of `build_unet`.
+    """
+    own = [layer for layer in model.layers if not layer.name.startswith((DECODER_PREFIX, HEAD_PREFIX))]
+    ids = {id(variable) for layer in own for variable in layer.trainable_variables}
+    return [variable for variable in model.trainable_variables if id(variable) in ids]
+
+
 def set_batch_norm(model: keras.Model, mode: str) -> None:
     """Prepares a built model's batch normalisation for data-parallel training.
 
@@ -72,8 +122,21 @@ def set_batch_norm(model: keras.Model, mode: str) -> None:
         mode: synchronized, all layers take their statistics over all workers' images; or frozen, the encoder's keep
             their own, unchanged.
     """
+    for layer in _batch_norms(model):
+        frozen = mode == "frozen" and not layer.name.startswith(DECODER_PREFIX)
+        layer.trainable = not frozen
+        layer.synchronized = not frozen
+
+
+def has_synchronized_layers(model: keras.Model) -> bool:
+    """Whether a forward pass in training mode communicates between workers, which XLA does not compile."""
+    return any(layer.synchronized for layer in _batch_norms(model))
+
+
+def _batch_norms(model: keras.Model) -> Iterator[layers.BatchNormalization]:
+    """Batch normalisation layers, also those of models within the model."""
     for layer in model.layers:
-        if isinstance(layer, layers.BatchNormalization):
-            frozen = mode == "frozen" and not layer.name.startswith(DECODER_PREFIX)
-            layer.trainable = not frozen
-            layer.synchronized = not frozen
+        if isinstance(layer, keras.Model):
+            yield from _batch_norms(layer)
+        elif isinstance(layer, layers.BatchNormalization):
+            yield layer

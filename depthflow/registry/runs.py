@@ -1,5 +1,6 @@
 """One job is one MLflow run: the driver begins and ends it, worker 0 writes to it."""
 
+import logging
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,14 +11,19 @@ from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
+from mlflow.exceptions import MlflowException
 
-from depthflow.registry.tracking import experiment_id, tracking_uri, use_tracking_uri
+from depthflow.errors import RegistryError
+from depthflow.registry.tracking import OneAttemptClient, experiment_id, is_away, tracking_uri, use_tracking_uri
 from depthflow.samples.report import REPORT, read_report
 from depthflow.samples.store import SampleStore
 
 METRICS_PER_CALL = 1000
 """MLflow's limit for one batch."""
 REPORT_ARTIFACT = f"data/{REPORT}"
+END_PAUSES_S = (0.0, 1.0, 3.0)
+"""Before each attempt to say that a run has ended."""
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,28 +84,69 @@ class RunLog:
 
 
 @contextmanager
-def mlflow_run(*, experiment: str, name: str, tags: Mapping[str, str]) -> Iterator[RunLog]:
+def mlflow_run(*, experiment: str, name: str, tags: Mapping[str, str], run_id: str | None = None) -> Iterator[RunLog]:
     """A run that is FINISHED when the block ends, and FAILED or KILLED when an error leaves it.
 
+    If MLflow is away by then, a warning says so and the run stays RUNNING there: what the block did counts.
+
+    Args:
+        experiment: of a new run; made if need be.
+        name: of a new run.
+        tags: set on a new run and on a continued one, with the commit of the code.
+        run_id: the run to continue, or None for a new one.
+
     Raises:
-        RegistryError: if MLflow cannot be reached.
+        RegistryError: at the start, if MLflow cannot be reached, or has no such run, or has deleted it.
     """
     uri = tracking_uri()
     client = use_tracking_uri(uri)
-    run = client.create_run(
-        experiment_id(client, uri, experiment),
-        run_name=name,
-        tags={**tags, "mlflow.source.git.commit": git_commit()},
-    )
+    tags = {**tags, "mlflow.source.git.commit": git_commit()}
     try:
-        yield RunLog(tracking_uri=uri, run_id=run.info.run_id)
+        if run_id is None:
+            run_id = client.create_run(experiment_id(client, uri, experiment), run_name=name, tags=tags).info.run_id
+        else:
+            _reopen(client, run_id, tags)
+    except MlflowException as error:
+        raise RegistryError(f"MLflow at {uri} cannot begin the run {run_id or name}: {error}") from error
+    run_log = RunLog(tracking_uri=uri, run_id=run_id)
+    try:
+        yield run_log
     except Exception:
-        client.set_terminated(run.info.run_id, "FAILED")
+        _end(run_log, "FAILED")
         raise
     except BaseException:
-        client.set_terminated(run.info.run_id, "KILLED")
+        _end(run_log, "KILLED")
         raise
-    client.set_terminated(run.info.run_id, "FINISHED")
+    _end(run_log, "FINISHED")
+
+
+def _reopen(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None:
+    client.update_run(run_id, status="RUNNING")
+    for key, value in tags.items():
+        client.set_tag(run_id, key, value)
+
+
+def _end(run_log: RunLog, status: str) -> None:
+    """Sets the status in a few seconds, or warns: it must neither fail a job nor hide the error that ended it."""
+    client = OneAttemptClient(run_log.tracking_uri)
+    error: Exception | None = None
+    for pause_s in END_PAUSES_S:
+        time.sleep(pause_s)
+        try:
+            client.end(run_log.run_id, status)
+            return
+        except Exception as caught:
+            error = caught
+            if not is_away(caught):
+                break
+    _log.warning(
+        "The run %s is %s, but MLflow at %s could not be told and still shows it as it was: %s. "
+        "Continue the run, or set its status once MLflow is back.",
+        run_log.run_id,
+        status,
+        run_log.tracking_uri,
+        error,
+    )
 
 
 def git_commit() -> str:

@@ -1,18 +1,32 @@
-"""A checkpoint: everything that a run needs to go on as if it had not stopped. Plain arrays and JSON, no pickle."""
+"""A checkpoint: everything that a run needs to go on as if it had not stopped. Plain arrays and JSON, no pickle.
+
+It is written under a temporary name, its manifest last, and counts once it has its own name. Several are kept in one
+folder, the best and the latest: after a failure the latest is taken up, whatever ended the run.
+"""
 
 import json
+import logging
+import os
+import shutil
 import zipfile
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import keras
 import numpy as np
 
 from depthflow.errors import TrainingError
+from depthflow.samples.share import Position
+from depthflow.training.task import BEST_METRIC
 
 MODEL_FILE = "model.npz"
 OPTIMIZER_FILE = "optimizer.npz"
+AVERAGED_FILE = "averaged.npz"
 MANIFEST_FILE = "checkpoint.json"
+TEMPORARY = ".tmp-"
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,54 +34,204 @@ class Progress:
     """Where a run stands.
 
     Attributes:
-        epochs_done: whole epochs.
+        position: the batch that comes next.
         steps_done: optimizer steps.
-        seed: the recipe's, which together with `epochs_done` says what comes next.
+        loss_sum: of the losses of this epoch's steps so far.
+        metrics: the figures of the epoch that has just ended; empty in the middle of one, and until it is validated.
     """
 
-    epochs_done: int
-    steps_done: int
-    seed: int
+    position: Position
+    steps_done: int = 0
+    loss_sum: float = 0.0
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Of the checkpoint; names sort in time."""
+        return f"step-{self.steps_done:08d}"
+
+    @property
+    def awaits_validation(self) -> bool:
+        """Whether it is the end of an epoch whose figures are not there yet."""
+        return self.position.step == 0 and self.steps_done > 0 and not self.metrics
+
+    @property
+    def score(self) -> float:
+        """What the best checkpoint has least of; infinite in the middle of an epoch or where it is not finite."""
+        value = self.metrics.get(BEST_METRIC, np.inf)
+        return value if np.isfinite(value) else np.inf
+
+    def to_json(self) -> str:
+        """As text."""
+        return json.dumps({**asdict(self), "position": self.position.to_json()})
+
+    @classmethod
+    def from_json(cls, text: str) -> "Progress":
+        """What `to_json` made.
+
+        Raises:
+            ValueError, TypeError or KeyError: if it is none.
+        """
+        saved = json.loads(text)
+        return cls(**{**saved, "position": Position.from_json(saved["position"])})
 
 
-def save_checkpoint(
-    folder: Path, *, model: keras.Model, optimizer: keras.optimizers.Optimizer, progress: Progress
-) -> None:
-    """Writes a checkpoint; its manifest comes last, and without it the folder does not count."""
-    _save_arrays(folder / MODEL_FILE, model.weights)
-    _save_arrays(folder / OPTIMIZER_FILE, optimizer.variables)
-    (folder / MANIFEST_FILE).write_text(json.dumps(vars(progress)))
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """The values of all variables at one moment, in memory.
+
+    Attributes:
+        model: of `model.weights`.
+        optimizer: of `optimizer.variables`.
+        averaged: of `model.weights` with the moving average in place; None where the recipe keeps none.
+    """
+
+    model: Sequence[np.ndarray]
+    optimizer: Sequence[np.ndarray]
+    averaged: Sequence[np.ndarray] | None = None
+
+
+def values_of(variables: Sequence[keras.Variable]) -> list[np.ndarray]:
+    """Copies that later steps do not touch."""
+    return [np.array(variable) for variable in variables]
+
+
+def write_checkpoint(root: Path, snapshot: Snapshot, progress: Progress) -> Path:
+    """Writes a checkpoint into `root` under its progress's name; an earlier one of that name is replaced.
+
+    Raises:
+        TrainingError: if it cannot be written; what was written is removed.
+    """
+    temporary, final = root / f"{TEMPORARY}{progress.name}", root / progress.name
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        for name, values in (
+            (MODEL_FILE, snapshot.model),
+            (OPTIMIZER_FILE, snapshot.optimizer),
+            (AVERAGED_FILE, snapshot.averaged),
+        ):
+            if values is not None:
+                _save_arrays(temporary / name, values)
+        _write_durably(temporary / MANIFEST_FILE, progress.to_json().encode())
+        shutil.rmtree(final, ignore_errors=True)
+        temporary.rename(final)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise TrainingError(
+            f"The checkpoint {final} cannot be written: {error}. Free space there and run the same command with "
+            "--resume: it goes on from the checkpoint before."
+        ) from error
+    return final
+
+
+def annotate_checkpoint(root: Path, progress: Progress) -> None:
+    """Gives a written checkpoint the figures of the epoch that it ends.
+
+    Raises:
+        TrainingError: if it cannot be written.
+    """
+    manifest = root / progress.name / MANIFEST_FILE
+    temporary = manifest.with_name(f"{TEMPORARY}{MANIFEST_FILE}")
+    try:
+        _write_durably(temporary, progress.to_json().encode())
+        temporary.replace(manifest)
+    except OSError as error:
+        raise TrainingError(f"The checkpoint {manifest.parent} cannot be written: {error}.") from error
+
+
+def read_progress(checkpoint: Path) -> Progress:
+    """A checkpoint's place in its run.
+
+    Raises:
+        TrainingError: if the checkpoint is unfinished or damaged.
+    """
+    manifest = checkpoint / MANIFEST_FILE
+    if not manifest.is_file():
+        raise TrainingError(f"{checkpoint} is not a finished checkpoint: it has no {MANIFEST_FILE}.")
+    try:
+        return Progress.from_json(manifest.read_text())
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise _damaged(checkpoint, error) from None
 
 
 def load_checkpoint(
-    folder: Path, *, model: keras.Model, optimizer: keras.optimizers.Optimizer | None = None
+    checkpoint: Path, *, model: keras.Model, optimizer: keras.optimizers.Optimizer | None = None
 ) -> Progress:
-    """Restores model and, if given, optimizer.
+    """Restores a run: model and optimizer; or, without an optimizer, the network that the run's figures are of.
 
     Raises:
-        TrainingError: if the checkpoint is unfinished or belongs to another network or optimizer.
+        TrainingError: if the checkpoint is unfinished, damaged, or of another network or optimizer.
     """
-    manifest = folder / MANIFEST_FILE
-    if not manifest.is_file():
-        raise TrainingError(f"{folder} is not a finished checkpoint: it has no {MANIFEST_FILE}.")
+    progress = read_progress(checkpoint)
+    averaged = checkpoint / AVERAGED_FILE
+    network = averaged if optimizer is None and averaged.is_file() else checkpoint / MODEL_FILE
     try:
-        progress = Progress(**json.loads(manifest.read_text()))
-        _load_arrays(folder / MODEL_FILE, model.weights)
+        _load_arrays(network, model.weights)
         if optimizer is not None:
-            _load_arrays(folder / OPTIMIZER_FILE, optimizer.variables)
+            _load_arrays(checkpoint / OPTIMIZER_FILE, optimizer.variables)
     except (OSError, ValueError, TypeError, zipfile.BadZipFile) as error:
-        raise TrainingError(
-            f"The checkpoint {folder} is damaged: {error}. Remove it to go on from the one before."
-        ) from None
+        raise _damaged(checkpoint, error) from None
     return progress
 
 
-def _save_arrays(path: Path, variables: list[keras.Variable]) -> None:
-    arrays = {f"{k:05d}": np.asarray(variable) for k, variable in enumerate(variables)}
-    np.savez(path, **arrays)  # pyright: ignore[reportArgumentType]
+def checkpoints(root: Path) -> list[Path]:
+    """The finished checkpoints of a folder, oldest first."""
+    return sorted(manifest.parent for manifest in root.glob(f"step-*/{MANIFEST_FILE}"))
 
 
-def _load_arrays(path: Path, variables: list[keras.Variable]) -> None:
+def latest_whole(root: Path) -> Path | None:
+    """The latest checkpoint whose files are all whole, or None. A damaged one is named in the log, and passed over."""
+    for checkpoint in reversed(checkpoints(root)):
+        try:
+            read_progress(checkpoint)
+            for archive in checkpoint.glob("*.npz"):
+                with zipfile.ZipFile(archive) as members:
+                    broken = members.testzip()
+                if broken:
+                    raise ValueError(f"{broken} in {archive.name} has another checksum")
+            return checkpoint
+        except (TrainingError, OSError, ValueError, zipfile.BadZipFile) as error:
+            _log.warning("Passing over the checkpoint %s: %s", checkpoint, error)
+    return None
+
+
+def best(root: Path) -> tuple[Path, Progress] | None:
+    """The checkpoint with the lowest val/abs_rel; None if no epoch has ended with a finite one."""
+    scored = [(checkpoint, read_progress(checkpoint)) for checkpoint in checkpoints(root)]
+    finite = [(checkpoint, progress) for checkpoint, progress in scored if np.isfinite(progress.score)]
+    return min(finite, key=lambda pair: pair[1].score) if finite else None
+
+
+def prune(root: Path, *, keep: int) -> None:
+    """Removes all but the `keep` best and the latest, and what is half-written."""
+    there = checkpoints(root)
+    scores = {checkpoint: read_progress(checkpoint).score for checkpoint in there}
+    kept = {*sorted(there, key=lambda checkpoint: scores[checkpoint])[:keep], *there[-1:]}
+    for leftover in (*(c for c in there if c not in kept), *root.glob(f"{TEMPORARY}*")):
+        (leftover / MANIFEST_FILE).unlink(missing_ok=True)  # First: from here on it does not count.
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _damaged(checkpoint: Path, error: Exception) -> TrainingError:
+    return TrainingError(f"The checkpoint {checkpoint} is damaged: {error}. Remove it to go on from the one before.")
+
+
+def _save_arrays(path: Path, values: Sequence[np.ndarray]) -> None:
+    with path.open("wb") as handle:
+        np.savez(handle, **{f"{k:05d}": value for k, value in enumerate(values)})  # pyright: ignore[reportArgumentType]
+        handle.flush()
+        os.fsync(handle.fileno())
+
+
+def _write_durably(path: Path, content: bytes) -> None:
+    with path.open("wb") as handle:
+        handle.write(content)
+        handle.flush()
+        os.fsync(handle.fileno())
+
+
+def _load_arrays(path: Path, variables: Sequence[keras.Variable]) -> None:
     with np.load(path, allow_pickle=False) as saved:
         if len(saved.files) != len(variables):
             raise TrainingError(f"{path} holds {len(saved.files)} arrays where the recipe has {len(variables)}.")

@@ -1,4 +1,4 @@
-"""From stored samples to what a step eats: the recipe's clipping and augmentation, and reading ahead."""
+"""From stored samples to what a step eats: the recipe's clipping, what is drawn for each sample, and reading ahead."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
-import xxhash
 
 from depthflow.config import Recipe
+from depthflow.models.augmentation import draw
 from depthflow.samples.reader import SplitReader
 from depthflow.samples.share import EpochShare, Position, ShareBatch
 
@@ -28,6 +28,8 @@ class TrainingBatch:
         rgb: (b, H, W, 3) uint8.
         log_depth: (b, H, W) float32, natural log of metres.
         valid_mask: (b, H, W) bool.
+        draws: (b, D) float32: each sample's augmentation, which the step carries out.
+        epoch: passes done before this one.
         batch_rows: row numbers of the whole batch, on all workers.
         then: where to go on after this batch: what to save once its step is done.
     """
@@ -35,6 +37,8 @@ class TrainingBatch:
     rgb: np.ndarray
     log_depth: np.ndarray
     valid_mask: np.ndarray
+    draws: np.ndarray
+    epoch: int
     batch_rows: np.ndarray
     then: Position
 
@@ -42,7 +46,7 @@ class TrainingBatch:
 def training_batches(
     reader: SplitReader, recipe: Recipe, *, position: Position, rank: int, num_workers: int
 ) -> Iterator[TrainingBatch]:
-    """One worker's part of every batch of an epoch from a position on, with the recipe's clipping and augmentation.
+    """One worker's part of every batch of an epoch from a position on, with the recipe's clipping and draws.
 
     What is drawn depends on the position's seed and epoch and on the sample id, never on workers.
     """
@@ -59,14 +63,17 @@ def training_batches(
 
 def _prepare(batch: ShareBatch, recipe: Recipe, *, seed: int, epoch: int) -> TrainingBatch:
     samples = batch.samples
-    rgb, log_depth, valid_mask = samples.rgb, samples.log_depth, samples.valid_mask
+    log_depth = samples.log_depth
     if recipe.clip_depth == "tutorial":
-        log_depth = clip_log_depth(log_depth, valid_mask)
-    if recipe.horizontal_flip:
-        flip = np.array([is_flipped(seed, epoch, sample_id) for sample_id in samples.sample_ids])
-        rgb, log_depth, valid_mask = (mirror(plane, flip) for plane in (rgb, log_depth, valid_mask))
+        log_depth = clip_log_depth(log_depth, samples.valid_mask)
     return TrainingBatch(
-        rgb=rgb, log_depth=log_depth, valid_mask=valid_mask, batch_rows=batch.batch_rows, then=batch.then
+        rgb=samples.rgb,
+        log_depth=log_depth,
+        valid_mask=samples.valid_mask,
+        draws=draw(recipe, seed=seed, epoch=epoch, sample_ids=samples.sample_ids),
+        epoch=epoch,
+        batch_rows=batch.batch_rows,
+        then=batch.then,
     )
 
 
@@ -88,17 +95,6 @@ def clip_log_depth(log_depth: np.ndarray, valid_mask: np.ndarray) -> np.ndarray:
         for image, valid in zip(log_depth, valid_mask, strict=True)
     ]
     return np.clip(log_depth, np.float32(low), np.array(highs, np.float32)[:, None, None])
-
-
-def is_flipped(seed: int, epoch: int, sample_id: str) -> bool:
-    """Whether a sample is mirrored in an epoch: a fair coin keyed by its arguments."""
-    return bool(xxhash.xxh3_64_intdigest(f"flip/{seed}/{epoch}/{sample_id}".encode()) & 1)
-
-
-def mirror(plane: np.ndarray, flip: np.ndarray) -> np.ndarray:
-    """Left and right exchanged in the images marked: (B, H, W, ...) by (B,) bool."""
-    wide = flip.reshape(-1, *([1] * (plane.ndim - 1)))
-    return np.where(wide, plane[:, :, ::-1], plane)
 
 
 def read_ahead(items: Iterable[T]) -> Iterator[T]:

@@ -1,32 +1,102 @@
-"""The recipe's optimizer and learning-rate schedule: plain Keras."""
+"""The recipe's optimizer and learning-rate schedule: Keras's, with a rate of its own for the encoder."""
+
+# Keras types its operations loosely.
+# pyright: reportArgumentType=false, reportOperatorIssue=false, reportIncompatibleMethodOverride=false
+# pyright: reportAttributeAccessIssue=false, reportOptionalOperand=false
+
+from collections.abc import Sequence
+from typing import Any
 
 import keras
+from keras import ops
 
 from depthflow.config import Recipe
 
 WARMUP_FRACTION = 0.05
 SGD_MOMENTUM = 0.9
+DECAYED_NAMES = ("kernel",)
+"""Weights that decay; biases and the scales and shifts of normalisation do not."""
 
 
-def build_optimizer(recipe: Recipe, *, total_steps: int) -> keras.optimizers.Optimizer:
+class _RatesByLayer:
+    """Mixed into a Keras optimizer: a share of the learning rate for some variables, and decoupled weight decay by it.
+
+    Decay is Loshchilov & Hutter's (2019, arXiv:1711.05101), w <- w - rate * decay * w, as Keras's own but that here
+    the rate is the variable's.
+    """
+
+    slow_paths: frozenset[str] = frozenset()
+    slow_share: float = 1.0
+    frozen_steps: int = 0
+    ramp_steps: int = 1
+    decay: float = 0.0
+
+    def build(self, variables: Sequence[keras.Variable]) -> None:
+        super().build(variables)  # pyright: ignore[reportAttributeAccessIssue]
+        self._slow = {k for k, variable in enumerate(variables) if variable.path in self.slow_paths}
+        self._decayed = {k for k, variable in enumerate(variables) if variable.name in DECAYED_NAMES}
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        index = self._get_variable_index(variable)  # Keras hands over the backend's variable.
+        rate = learning_rate * self._share() if index in self._slow else learning_rate
+        if self.decay and index in self._decayed:
+            shrink = ops.cast(rate * self.decay, variable.dtype)
+            self.assign_sub(variable, variable * shrink)
+        super().update_step(gradient, variable, rate)  # pyright: ignore[reportAttributeAccessIssue]
+
+    def _share(self) -> Any:
+        """0 while frozen; then up to `slow_share` within `ramp_steps`, since the moments begin at zero."""
+        if not self.frozen_steps:
+            return self.slow_share
+        since = ops.cast(self.iterations, "float32") - self.frozen_steps
+        return self.slow_share * ops.clip(since / self.ramp_steps, 0.0, 1.0)
+
+
+class AdamByLayer(_RatesByLayer, keras.optimizers.Adam):
+    """Kingma & Ba 2015, arXiv:1412.6980; with decay AdamW."""
+
+
+class SGDByLayer(_RatesByLayer, keras.optimizers.SGD):
+    """With momentum."""
+
+
+def build_optimizer(
+    recipe: Recipe, *, total_steps: int, steps_per_epoch: int, encoder: Sequence[keras.Variable]
+) -> keras.optimizers.Optimizer:
     """The optimizer, its schedule stretched over the run.
 
     Args:
-        recipe: optimizer, learning_rate, schedule, weight_decay and clip_norm.
+        recipe: optimizer, learning_rate, encoder_rate, frozen_encoder_epochs, schedule, weight_decay, clip_norm,
+            ema_momentum and dtype: mixed_float16 scales the loss, and skips a step whose gradients overflow.
         total_steps: steps of the whole run.
+        steps_per_epoch: of each pass.
+        encoder: trainable variables that take the encoder's rate.
     """
-    learning_rate = recipe.learning_rate
-    if recipe.schedule == "cosine":
-        warmup_steps = int(WARMUP_FRACTION * total_steps)
-        learning_rate = keras.optimizers.schedules.CosineDecay(
-            initial_learning_rate=0.0 if warmup_steps else recipe.learning_rate,
-            decay_steps=max(1, total_steps - warmup_steps),
-            warmup_target=recipe.learning_rate if warmup_steps else None,
-            warmup_steps=warmup_steps,
-        )
-    common = {"learning_rate": learning_rate, "global_clipnorm": recipe.clip_norm}
-    if recipe.optimizer == "adam":
-        return keras.optimizers.Adam(**common)
-    if recipe.optimizer == "adamw":
-        return keras.optimizers.AdamW(weight_decay=recipe.weight_decay, **common)
-    return keras.optimizers.SGD(momentum=SGD_MOMENTUM, weight_decay=recipe.weight_decay or None, **common)
+    common = {
+        "learning_rate": _learning_rate(recipe, total_steps),
+        "global_clipnorm": recipe.clip_norm,
+        "use_ema": recipe.ema_momentum is not None,
+        "ema_momentum": recipe.ema_momentum or 0.99,
+    }
+    optimizer = SGDByLayer(momentum=SGD_MOMENTUM, **common) if recipe.optimizer == "sgd" else AdamByLayer(**common)
+    optimizer.decay = recipe.weight_decay
+    if recipe.encoder_rate < 1 or recipe.frozen_encoder_epochs:
+        optimizer.slow_paths = frozenset(variable.path for variable in encoder)
+        optimizer.slow_share = recipe.encoder_rate
+        optimizer.frozen_steps = recipe.frozen_encoder_epochs * steps_per_epoch
+        optimizer.ramp_steps = max(1, int(WARMUP_FRACTION * total_steps))
+    if recipe.dtype == "mixed_float16":
+        return keras.optimizers.LossScaleOptimizer(optimizer)
+    return optimizer
+
+
+def _learning_rate(recipe: Recipe, total_steps: int) -> float | keras.optimizers.schedules.LearningRateSchedule:
+    if recipe.schedule == "constant":
+        return recipe.learning_rate
+    warmup_steps = int(WARMUP_FRACTION * total_steps)
+    return keras.optimizers.schedules.CosineDecay(
+        initial_learning_rate=0.0 if warmup_steps else recipe.learning_rate,
+        decay_steps=max(1, total_steps - warmup_steps),
+        warmup_target=recipe.learning_rate if warmup_steps else None,
+        warmup_steps=warmup_steps,
+    )

@@ -2,28 +2,19 @@
 
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import ray
-from ray.train import (
-    Checkpoint,
-    CheckpointConfig,
-    FailureConfig,
-    LoggingConfig,
-    RunConfig,
-    ScalingConfig,
-    TrainingFailedError,
-)
+from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, TrainingFailedError
 
 from depthflow.config import Recipe, TrainJob
 from depthflow.errors import PlacementError, StoreError, TrainingError, unwrapped
 from depthflow.registry.runs import RunLog
 from depthflow.samples.epoch import batch_sizes
 from depthflow.samples.store import SampleStore
+from depthflow.training.job import JobFolder
 from depthflow.training.task import BEST_METRIC, WorkerTask
 
 if TYPE_CHECKING:
@@ -140,19 +131,22 @@ def check_batches(samples: int, recipe: Recipe, *, num_workers: int) -> None:
         TrainingError: naming the flags to turn.
     """
     smallest = min(batch_sizes(samples, global_batch_size=recipe.global_batch_size))
-    if smallest < num_workers:
+    if smallest < num_workers * recipe.accumulation_steps:
+        parts = f" in {recipe.accumulation_steps} parts each" if recipe.accumulation_steps > 1 else ""
         raise TrainingError(
             f"{samples} training samples in batches of {recipe.global_batch_size} leave a batch of {smallest} "
-            f"for {num_workers} workers. Raise --global-batch-size or lower --num-workers."
+            f"for {num_workers} workers{parts}. Raise --global-batch-size, or lower --num-workers or "
+            "--accumulation-steps."
         )
 
 
-def train(recipe: Recipe, job: TrainJob, *, store: SampleStore, run_log: RunLog) -> TrainingOutcome:
-    """Trains a recipe on a running Ray.
+def train(recipe: Recipe, job: TrainJob, folder: JobFolder, *, store: SampleStore, run_log: RunLog) -> TrainingOutcome:
+    """Trains a recipe on a running Ray, from the job's latest checkpoint if it has one.
 
     Args:
         recipe: what to train.
-        job: where, and how often a lost worker is made good.
+        job: with how many workers, and how often a lost one is made good.
+        folder: where the job's checkpoints are.
         store: an opened store that passed `check_store`.
         run_log: the MLflow run to write to.
 
@@ -160,11 +154,20 @@ def train(recipe: Recipe, job: TrainJob, *, store: SampleStore, run_log: RunLog)
         TrainingError: if the run failed.
         PlacementError: if its workers can never be placed.
     """
-    from ray.train.tensorflow import TensorflowTrainer  # Imports TensorFlow, which takes seconds.
-
     plan = plan_training(num_workers=job.num_workers, nodes=alive_nodes())
     check_batches(store.split_index("train").num_rows, recipe, num_workers=plan.num_workers)
-    task = worker_task(recipe, job, samples=store.files.root, run_log=run_log, plan=plan)
+    task = worker_task(recipe, job, folder, samples=store.files.root, run_log=run_log, plan=plan)
+    run_on_workers(task, plan, folder=folder, max_failures=job.max_failures)
+    return best_outcome(recipe, folder.checkpoints)
+
+
+def run_on_workers(task: WorkerTask, plan: TrainingPlan, *, folder: JobFolder, max_failures: int) -> None:
+    """Starts the workers, and starts them anew where one is lost.
+
+    Raises:
+        TrainingError: if they were lost too often, or ended for what a retry would not mend.
+    """
+    from ray.train.tensorflow import TensorflowTrainer  # Imports TensorFlow, which takes seconds.
 
     trainer = TensorflowTrainer(
         run_worker,
@@ -175,43 +178,38 @@ def train(recipe: Recipe, job: TrainJob, *, store: SampleStore, run_log: RunLog)
             resources_per_worker={"CPU": plan.cpus_per_worker, **({"GPU": 1} if plan.use_gpu else {})},
         ),
         run_config=RunConfig(
-            name=unique_name(recipe.name),
-            storage_path=str(Path(job.storage).absolute()),
+            name=f"workers-{uuid.uuid4().hex[:6]}",  # A used name would resume Ray's own record, which is not ours.
+            storage_path=str(folder.ray),
             logging_config=LoggingConfig(log_level="ERROR"),
-            failure_config=FailureConfig(max_failures=job.max_failures),
-            checkpoint_config=CheckpointConfig(
-                num_to_keep=job.keep_checkpoints,
-                checkpoint_score_attribute=BEST_METRIC,
-                checkpoint_score_order="min",
-            ),
+            failure_config=FailureConfig(max_failures=max_failures),
         ),
     )
     try:
         with unwrapped():
-            result = trainer.fit()
+            status: Any = trainer.fit().return_value
     except TrainingFailedError as error:
-        raise TrainingError(f"Training failed after {job.max_failures} retries: {error}") from error
-    status: Any = result.return_value
+        raise TrainingError(f"Training failed after {max_failures} retries: {error}") from error
     if status["status"] != "ok":
         raise TrainingError(status["error"])
-    kept = [(c, figures) for c, figures in result.best_checkpoints or [] if np.isfinite(figures[BEST_METRIC])]
-    if not kept:
-        raise TrainingError(
-            f"No epoch ended with a finite {BEST_METRIC}: the predictions overflow. Lower --learning-rate."
-        )
-    best, metrics = min(kept, key=lambda checkpoint_and_figures: checkpoint_and_figures[1][BEST_METRIC])
-    return TrainingOutcome(network=restore_network(recipe, best), metrics=metrics, checkpoint=best.path)
 
 
-def worker_task(recipe: Recipe, job: TrainJob, *, samples: str, run_log: RunLog, plan: TrainingPlan) -> WorkerTask:
+def worker_task(
+    recipe: Recipe, job: TrainJob, folder: JobFolder, *, samples: str, run_log: RunLog, plan: TrainingPlan
+) -> WorkerTask:
     """What every worker is told, its paths absolute."""
     return WorkerTask(
         recipe=recipe,
         samples=samples,
         run_log=run_log,
+        checkpoints=folder.checkpoints,
+        spool=folder.spool,
         cpus=plan.cpus_per_worker,
         cache_bytes=int(job.cache_gib * 2**30),
         cache_dir=str(Path(job.cache_dir).absolute()) if job.cache_dir else None,
+        keep_checkpoints=job.keep_checkpoints,
+        checkpoint_every_steps=job.checkpoint_every_steps,
+        step_timeout_s=job.step_timeout_s,
+        drain_poll_s=job.drain_poll_s,
     )
 
 
@@ -228,17 +226,21 @@ def alive_nodes() -> list[Node]:
     return [Node(cpus=int(r.get("CPU", 0)), gpus=int(r.get("GPU", 0))) for r in resources]
 
 
-def restore_network(recipe: Recipe, checkpoint: Checkpoint) -> "keras.Model":
-    """The recipe's network with a checkpoint's weights."""
-    from depthflow.models.unet import build_unet  # Imports TensorFlow, which takes seconds.
-    from depthflow.training.checkpoint import load_checkpoint
+def best_outcome(recipe: Recipe, checkpoints: Path) -> TrainingOutcome:
+    """The network of the best checkpoint, with the figures of its epoch.
 
-    network = build_unet(replace(recipe, encoder_weights="none", batch_norm="synchronized"))
-    with checkpoint.as_directory() as folder:
-        load_checkpoint(Path(folder), model=network)
-    return network
+    Raises:
+        TrainingError: if no epoch has ended with finite figures.
+    """
+    from depthflow.models.unet import build_unet, serving_network  # Imports TensorFlow, which takes seconds.
+    from depthflow.training.checkpoint import best, load_checkpoint
 
-
-def unique_name(recipe_name: str) -> str:
-    """A run's name; never one that was used before, since Ray Train resumes a used name without asking."""
-    return f"{recipe_name}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}"
+    found = best(checkpoints)
+    if found is None:
+        raise TrainingError(
+            f"No epoch ended with a finite {BEST_METRIC}: the predictions overflow. Lower --learning-rate."
+        )
+    checkpoint, progress = found
+    network = build_unet(recipe.blank())
+    load_checkpoint(checkpoint, model=network)
+    return TrainingOutcome(network=serving_network(network), metrics=dict(progress.metrics), checkpoint=str(checkpoint))

@@ -1,5 +1,7 @@
 """Figures of the validation split after an epoch, at the stored resolution, reduced over workers as sums and counts."""
 
+from collections.abc import Callable
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -26,18 +28,31 @@ class Validator:
         self._max_batch_size = max_batch_size
         self._predict = tf.function(lambda rgb: model(rgb, training=False)[..., 0], reduce_retracing=True)
 
-    def figures(self) -> dict[str, float]:
-        """Means over images with a valid pixel: val/NAME and, where the split has such scenes, val/SCENE_TYPE/NAME."""
+    def sums(self, *, beat: Callable[[str], None]) -> np.ndarray:
+        """This worker's sums over images with a valid pixel.
+
+        Args:
+            beat: told of every batch.
+
+        Returns:
+            (scene types, 1 + metrics) float64: the count of images, and the sum of each metric.
+        """
         sums = np.zeros((len(SCENE_TYPES), len(METRIC_NAMES) + 1))
         for batch in worker_pass(
             self._reader, max_batch_size=self._max_batch_size, rank=self._group.rank, num_workers=self._group.size
         ):
+            beat("a batch of the validation")
             depth_pred = np.exp(self._predict(tf.constant(batch.rgb)).numpy().astype(np.float64))
             depth_gt = np.exp(batch.log_depth)
             for k, scene_type in enumerate(batch.scene_types):
                 metrics = image_metrics(depth_pred=depth_pred[k], depth_gt=depth_gt[k], valid_mask=batch.valid_mask[k])
                 if batch.valid_mask[k].any():
                     sums[SCENE_TYPES.index(scene_type)] += [1.0, *(metrics[name] for name in METRIC_NAMES)]
+        return sums
+
+    def figures(self, sums: np.ndarray | None) -> dict[str, float]:
+        """Means over all workers' images: val/NAME and, where the split has such scenes, val/SCENE_TYPE/NAME."""
+        assert sums is not None
         return _means(self._group.sum(sums))
 
 

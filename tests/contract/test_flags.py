@@ -17,21 +17,19 @@ COMMANDS = {path.stem: [path.stem] for path in sorted((ROOT / "pipelines").glob(
 COMMANDS["train"] = ["train", "tutorial"]  # Every recipe has the same flags.
 
 
-def help_of(words: list[str]) -> str:
-    done = subprocess.run(
-        [sys.executable, f"pipelines/{words[0]}.py", *words[1:], "--help"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=120,
-        env={**os.environ, "COLUMNS": "80"},
-    )
-    return done.stdout
+@pytest.fixture(scope="module")
+def helps(command_server):
+    """What each command says to --help, by its name."""
+    done = {
+        command: command_server.run(*words, "--help", cwd=ROOT, env={**os.environ, "COLUMNS": "80"})
+        for command, words in COMMANDS.items()
+    }
+    assert {command: run.returncode for command, run in done.items()} == dict.fromkeys(COMMANDS, 0)
+    return {command: run.stdout for command, run in done.items()}
 
 
-def flags_of(words: list[str]) -> list[str]:
-    found = re.findall(r"^[│ ]+(--[a-z0-9-]+(?:, --[a-z0-9-]+)*)", help_of(words), re.MULTILINE)
+def flags_of(text: str) -> list[str]:
+    found = re.findall(r"^[│ ]+(--[a-z0-9-]+(?:, --[a-z0-9-]+)*)", text, re.MULTILINE)
     return sorted({flag for line in found for flag in line.split(", ")})
 
 
@@ -45,16 +43,29 @@ def test_every_command_is_listed():
 
 
 @pytest.mark.parametrize("command", sorted(COMMANDS))
-def test_flags_are_those_listed(command):
-    assert flags_of(COMMANDS[command]) == listed()[command]
+def test_flags_are_those_listed(helps, command):
+    assert flags_of(helps[command]) == listed()[command]
 
 
 @pytest.mark.parametrize("command", sorted(COMMANDS))
-def test_help_fits_eighty_columns_and_explains_every_flag(command):
-    text = help_of(COMMANDS[command])
+def test_help_fits_eighty_columns_and_explains_every_flag(helps, command):
+    text = helps[command]
     assert max(map(len, text.splitlines())) <= 80
     assert not re.search(r"--[a-z-]+ [A-Z|{}\[\]a-z0-9 ]+ +\(default", text), "a flag without help"
 
 
+def help_of(words: list[str]) -> str:
+    return subprocess.run(
+        [sys.executable, f"pipelines/{words[0]}.py", *words[1:], "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+        env={**os.environ, "COLUMNS": "80"},
+    ).stdout
+
+
 if __name__ == "__main__":
-    LIST.write_text("".join(f"{command}: {' '.join(flags_of(words))}\n" for command, words in COMMANDS.items()))
+    lines = [f"{command}: {' '.join(flags_of(help_of(words)))}\n" for command, words in COMMANDS.items()]
+    LIST.write_text("".join(lines))

@@ -1,18 +1,27 @@
 """Bad input, each a clear message and a non-zero exit, and nothing half-written taken for whole."""
 
 import pytest
+from mlflow import MlflowClient
 from ray.util import get_node_ip_address
 
 
-@pytest.fixture
-def store(run, tmp_path, write_triplet):
-    """A small store with both splits, at half the source's resolution."""
+@pytest.fixture(scope="module")
+def made(run, tmp_path_factory, write_triplet):
+    """A tree, a small store of it with both splits at half the source's resolution, and an MLflow without runs."""
+    folder = tmp_path_factory.mktemp("made")
     for split, scene in (("train", 0), ("val", 1)):
         for view in range(4):
-            write_triplet(tmp_path / "tree", split=split, scene=scene, view=view)
-    done = run("preprocess", "--source", "tree", "--out", "store", "--height", 32, "--width", 32, cwd=tmp_path)
+            write_triplet(folder / "tree", split=split, scene=scene, view=view)
+    done = run("preprocess", "--source", "tree", "--out", "store", "--height", 32, "--width", 32, cwd=folder)
     assert done.code == 0
-    return tmp_path / "store"
+    assert len(MlflowClient(f"sqlite:///{folder}/mlflow.db").search_experiments()) == 1
+    return folder
+
+
+@pytest.fixture
+def store(made, copied):
+    """That store in a folder of this test's own, the tree and MLflow beside it."""
+    return copied(made) / "store"
 
 
 def refused(done, *words):
@@ -115,7 +124,7 @@ def test_weights_that_cannot_be_downloaded_name_the_path(run, tmp_path, write_tr
     # TensorFlow's collectives heed the proxy too, so this machine's address is excepted.
     nowhere = {"https_proxy": "http://127.0.0.1:9", "no_proxy": f"127.0.0.1,localhost,{get_node_ip_address()}"}
     own_ray = {"RAY_ADDRESS": "", "KERAS_HOME": str(tmp_path / "keras")}
-    flags = ("--decoder-filters", 8, 8, 8, 8, 8, "--num-cpus", 2, *size)
+    flags = ("--decoder-filters", 8, 8, 8, 8, 8, "--num-cpus", 2, "--max-failures", 0, *size)
     done = run(
         *("train", "tutorial", "--samples", "store", "--storage", "runs", *flags), cwd=tmp_path, env=nowhere | own_ray
     )

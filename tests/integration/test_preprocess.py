@@ -1,6 +1,7 @@
 """preprocess as a user runs it: every input accounted for, readable by anyone, repeatable, resumable."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -32,31 +33,47 @@ def mask_of(image):
     return image.with_name(image.name.replace(".png", "_depth_mask.npy"))
 
 
-@pytest.fixture
-def tree(tmp_path, write_triplet):
-    """40 whole triplets: 4 train scenes of 8 views, 1 val scene of 8."""
+@pytest.fixture(scope="module")
+def whole(run, tmp_path_factory, write_triplet):
+    """(folder, end of preprocess): in the folder a tree and its store. Never to be changed.
+
+    The tree has 40 whole triplets: 4 train scenes of 8 views, 1 val scene of 8.
+    """
+    folder = tmp_path_factory.mktemp("whole")
     for scene in range(5):
         for view in range(8):
-            write_triplet(tmp_path / "tree", split="val" if scene == 4 else "train", scene=scene, scan=scene, view=view)
-    return tmp_path / "tree"
+            write_triplet(folder / "tree", split="val" if scene == 4 else "train", scene=scene, scan=scene, view=view)
+    return folder, preprocess(run, folder / "tree", folder / "store")
+
+
+@pytest.fixture
+def tree(whole, tmp_path):
+    """That tree, for this test alone."""
+    return shutil.copytree(whole[0] / "tree", tmp_path / "tree")
+
+
+@pytest.fixture
+def store(whole, tree, tmp_path):
+    """The whole store beside `tree`, as preprocess left it, for this test alone."""
+    return shutil.copytree(whole[0] / "store", tmp_path / "store")
 
 
 def preprocess(run, tree, out, *flags):
     return run("preprocess", "--source", tree, "--out", out, "--height", 32, "--width", 32, *flags, cwd=tree.parent)
 
 
-def test_whole_tree(run, tree, tmp_path):
-    done = preprocess(run, tree, tmp_path / "store")
+def test_whole_tree(whole):
+    folder, done = whole
     assert done.code == 0
     assert done.result["samples"] == 40
     assert done.result["rejects"] == 0
     assert done.result["counts"] == {"train": {"indoors": 32}, "val": {"indoors": 8}}
-    store = open_store(str(tmp_path / "store"))
+    store = open_store(str(folder / "store"))
     assert store.fingerprint == done.result["fingerprint"]
     assert len(store.manifest["shards"]) == done.result["shards"]
     assert sum(shard["rows"] for shard in store.manifest["shards"]) == 40
-    assert not list((tmp_path / "store").rglob(".tmp-*"))
-    assert not (tmp_path / "store" / ".lock").exists()
+    assert not list((folder / "store").rglob(".tmp-*"))
+    assert not (folder / "store" / ".lock").exists()
 
 
 def test_every_damage_is_a_reject_with_its_reason(run, tree, tmp_path):
@@ -76,41 +93,37 @@ def test_every_damage_is_a_reject_with_its_reason(run, tree, tmp_path):
     assert done.result["samples"] == 40 - len(DAMAGES)
 
 
-def test_a_second_run_touches_nothing(run, tree, tmp_path):
-    first = preprocess(run, tree, tmp_path / "store")
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "store").rglob("*") if path.is_file()}
-    second = preprocess(run, tree, tmp_path / "store")
-    after = {path: path.stat().st_mtime_ns for path in (tmp_path / "store").rglob("*") if path.is_file()}
+def test_a_second_run_touches_nothing(run, whole, tree, store):
+    before = {path: path.stat().st_mtime_ns for path in store.rglob("*") if path.is_file()}
+    second = preprocess(run, tree, store)
+    after = {path: path.stat().st_mtime_ns for path in store.rglob("*") if path.is_file()}
     assert second.code == 0
     assert after == before
-    assert second.result["fingerprint"] == first.result["fingerprint"]
+    assert second.result["fingerprint"] == whole[1].result["fingerprint"]
 
 
-def test_an_unfinished_store_is_refused_then_resumed(run, tree, tmp_path):
-    whole = preprocess(run, tree, tmp_path / "whole")
-    preprocess(run, tree, tmp_path / "store")
-    shards = sorted((tmp_path / "store").rglob("part-*.parquet"))
+def test_an_unfinished_store_is_refused_then_resumed(run, whole, tree, store, tmp_path):
+    shards = sorted(store.rglob("part-*.parquet"))
     kept = {path: path.stat().st_mtime_ns for path in shards[1:]}
-    (tmp_path / "store" / "manifest.json").unlink()
+    (store / "manifest.json").unlink()
     shards[0].unlink()
     (shards[0].parent / ".tmp-part-00000.parquet-dead").write_bytes(b"half")
-    refused = run("train", "smoke", "--samples", tmp_path / "store", "--storage", tmp_path / "runs", cwd=tmp_path)
+    refused = run("train", "smoke", "--samples", store, "--storage", tmp_path / "runs", cwd=tmp_path)
     assert refused.code == 1
     assert "manifest.json" in refused.result["error"]
-    resumed = preprocess(run, tree, tmp_path / "store")
-    assert resumed.result["fingerprint"] == whole.result["fingerprint"]
+    resumed = preprocess(run, tree, store)
+    assert resumed.result["fingerprint"] == whole[1].result["fingerprint"]
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
-    assert not list((tmp_path / "store").rglob(".tmp-*"))
+    assert not list(store.rglob(".tmp-*"))
 
 
 @pytest.mark.parametrize("flags", [("--edge-radius-px", 5), ("--seed", 7), ("--splits", "val")])
-def test_another_configuration_is_refused(run, tree, tmp_path, flags):
-    preprocess(run, tree, tmp_path / "store")
-    manifest = (tmp_path / "store" / "manifest.json").read_bytes()
-    refused = preprocess(run, tree, tmp_path / "store", *flags)
+def test_another_configuration_is_refused(run, tree, store, flags):
+    manifest = (store / "manifest.json").read_bytes()
+    refused = preprocess(run, tree, store, *flags)
     assert refused.code == 1
     assert "another configuration" in refused.result["error"]
-    assert (tmp_path / "store" / "manifest.json").read_bytes() == manifest
+    assert (store / "manifest.json").read_bytes() == manifest
 
 
 def test_resplit_divides_by_scene(run, tree, tmp_path):
@@ -130,9 +143,8 @@ def test_resplit_of_one_scene_divides_by_scan(run, tmp_path, write_triplet):
     assert done.result["counts"] == {"train": {"indoors": 4}, "val": {"indoors": 1}}
 
 
-def test_pyarrow_alone_reads_a_store(run, tree, tmp_path):
+def test_pyarrow_alone_reads_a_store(store, tmp_path):
     """In a process where Ray, TensorFlow and this package cannot be imported."""
-    preprocess(run, tree, tmp_path / "store")
     reader = """
 import json, sys
 for name in ("ray", "tensorflow", "keras", "depthflow", "mlflow"):
@@ -156,7 +168,7 @@ out["pandas_rows"] = len(pd.read_parquet(root / "split=train"))
 print(json.dumps(out))
 """
     done = subprocess.run(
-        [sys.executable, "-c", reader, str(tmp_path / "store")],
+        [sys.executable, "-c", reader, str(store)],
         capture_output=True,
         text=True,
         check=True,

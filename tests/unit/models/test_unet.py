@@ -1,20 +1,22 @@
-"""The U-Net: the tutorial's network layer by layer, its ImageNet weights, and what is refused."""
+"""The U-Net: the tutorial's network layer by layer, what a recipe changes in it, and saving."""
 
-import os
-import warnings
 from dataclasses import replace
-from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from depthflow.errors import TrainingError
-from depthflow.models.unet import build_unet, set_batch_norm
+from depthflow.models.unet import (
+    build_unet,
+    encoder_variables,
+    has_synchronized_layers,
+    serving_network,
+    set_batch_norm,
+)
 from depthflow.recipes import smoke, tutorial
 
-SHARED = Path(os.environ.get("DEPTHFLOW_SHARED") or Path(__file__).parents[4] / "shared")
-WEIGHTS = SHARED / "weights" / "resnet50_imagenet_notop.weights.h5"
 SIDE = 64
 FEATURES = ("conv1_relu", "conv2_block3_out", "conv3_block4_out", "conv4_block6_out", "conv5_block3_out")
 RESNET50_PARAMETERS = 23_587_712
@@ -32,9 +34,8 @@ def rgb():
 
 @pytest.fixture(scope="module")
 def network():
-    """The tutorial's at 64 x 64, with the ImageNet weights where the file is there."""
-    weights = str(WEIGHTS) if WEIGHTS.is_file() else "none"
-    return build_unet(replace(tutorial(), height=SIDE, width=SIDE, encoder_weights=weights))
+    """The tutorial's at 64 x 64, without its ImageNet weights."""
+    return build_unet(replace(tutorial(), height=SIDE, width=SIDE, encoder_weights="none"))
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +43,18 @@ def narrow_network():
     """ResNet50 with a narrow decoder, for saving."""
     recipe = replace(tutorial(), height=SIDE, width=SIDE, encoder_weights="none", decoder_norm="batch")
     return build_unet(replace(recipe, decoder_filters=(8, 8, 8, 8, 8)))
+
+
+@pytest.fixture(scope="module", params=["tiny", "convnext_tiny", "mobilenetv3_large"])
+def two_scales(request):
+    """A network with two outputs and a narrow decoder."""
+    recipe = replace(smoke(), encoder=request.param, decoder_filters=(16, 16, 16, 8), supervised_scales=2)
+    return build_unet(recipe)
+
+
+def predict(model: keras.Model, rgb: np.ndarray) -> np.ndarray:
+    """One output, without the seconds that tracing takes."""
+    return np.asarray(model(rgb))
 
 
 def layers_after(network: keras.Model, name: str) -> list[keras.layers.Layer]:
@@ -61,7 +74,7 @@ def test_input_and_output(network, rgb):
     assert network.input_shape == (None, SIDE, SIDE, 3)
     assert network.inputs[0].dtype == "uint8"
     assert network.output_shape == (None, SIDE, SIDE, 1)
-    log_depth = network.predict_on_batch(rgb)
+    log_depth = predict(network, rgb)
     assert log_depth.shape == (2, SIDE, SIDE, 1)
     assert log_depth.dtype == np.float32
     assert np.isfinite(log_depth).all()
@@ -103,9 +116,7 @@ def test_head_is_linear_and_1x1(network):
     head_weights = head.get_weights()
     try:
         head.set_weights([-np.abs(head_weights[0]), np.array([-3.0], np.float32)])
-        assert (network.predict_on_batch(np.zeros((1, SIDE, SIDE, 3), np.uint8)) <= -3.0).all(), (
-            "log-depth is unbounded"
-        )
+        assert (predict(network, np.zeros((1, SIDE, SIDE, 3), np.uint8)) <= -3.0).all(), "log-depth is unbounded"
     finally:
         head.set_weights(head_weights)
 
@@ -117,25 +128,6 @@ def test_parameter_count(network):
         expected += conv_parameters(3, inputs + skip, filters) + conv_parameters(3, filters, filters)
         inputs = filters
     assert network.count_params() == expected
-
-
-def test_normalises_as_caffe_does(network, rgb):
-    entering = keras.Model(network.input, network.get_layer("conv1_pad").input)
-    expected = keras.applications.resnet.preprocess_input(rgb.astype(np.float32))
-    np.testing.assert_allclose(entering.predict_on_batch(rgb), expected, rtol=0, atol=1e-4)
-
-
-def test_imagenet_weights_are_loaded(network, rgb):
-    if not WEIGHTS.is_file():
-        pytest.skip(f"there is no {WEIGHTS}; set DEPTHFLOW_SHARED to the folder that holds weights/")
-    reference = keras.applications.ResNet50(include_top=False, weights=None, input_shape=(SIDE, SIDE, 3))
-    reference.load_weights(WEIGHTS)
-    expected = keras.Model(reference.input, [reference.get_layer(name).output for name in FEATURES])
-    ours = keras.Model(network.input, [network.get_layer(name).output for name in FEATURES])
-    pixels = keras.applications.resnet.preprocess_input(rgb.astype(np.float32))
-    for mine, theirs in zip(ours.predict_on_batch(rgb), expected.predict_on_batch(pixels), strict=True):
-        assert theirs.std() > 0.01, "features that say nothing compare nothing"
-        np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-4)
 
 
 # --- saving ---
@@ -152,7 +144,7 @@ def test_keras_file_round_trip_in_safe_mode(narrow_network, rgb, tmp_path):
     path = tmp_path / "network.keras"
     narrow_network.save(path)
     restored = keras.saving.load_model(path, compile=False, safe_mode=True)
-    np.testing.assert_array_equal(restored.predict_on_batch(rgb), narrow_network.predict_on_batch(rgb))
+    np.testing.assert_array_equal(predict(restored, rgb), predict(narrow_network, rgb))
 
 
 def test_every_operation_is_built_in(network, narrow_network):
@@ -182,6 +174,23 @@ def test_frozen_batch_norm_is_the_encoders_alone(narrow_network):
         layer.synchronized = False
 
 
+def test_batch_norm_within_a_nested_model_is_found():
+    """As keras.applications nests the stem of ConvNeXt."""
+    inner = keras.Sequential([keras.layers.Conv2D(2, 1), keras.layers.BatchNormalization()], name="stem")
+    model = keras.Sequential([keras.Input((4, 4, 3)), inner])
+    assert not has_synchronized_layers(model)
+    set_batch_norm(model, "synchronized")
+    assert inner.layers[1].synchronized and has_synchronized_layers(model)
+    set_batch_norm(model, "frozen")
+    assert not inner.layers[1].trainable and not has_synchronized_layers(model)
+
+
+def test_networks_without_batch_norm_never_synchronize():
+    network = build_unet(smoke())
+    set_batch_norm(network, "synchronized")
+    assert not has_synchronized_layers(network)
+
+
 def test_decoder_with_norm_has_no_bias_before_it(narrow_network):
     assert not any(narrow_network.get_layer(f"decoder{stage}_conv1").use_bias for stage in range(1, 6))
     names = [layer.name for layer in layers_after(narrow_network, "decoder1_skip")][:6]
@@ -192,16 +201,8 @@ def test_tiny_network_shapes_and_dtype():
     network = build_unet(replace(smoke(), height=64, width=96, dtype="float64"))
     assert network.output_shape == (None, 64, 96, 1)
     assert {weight.dtype for weight in network.get_weights()} == {np.dtype(np.float64)}
-    assert network.predict_on_batch(np.zeros((1, 64, 96, 3), np.uint8)).dtype == np.float64
+    assert predict(network, np.zeros((1, 64, 96, 3), np.uint8)).dtype == np.float64
     assert all(isinstance(network.get_layer(f"decoder{s}_norm1"), keras.layers.GroupNormalization) for s in range(1, 6))
-
-
-def test_tiny_network_scales_pixels_to_minus_one_to_one():
-    network = build_unet(smoke())
-    scaled = keras.Model(network.input, network.get_layer("tiny_scale").output)
-    pixels = np.zeros((1, 64, 64, 3), np.uint8)
-    pixels[..., 1] = 255
-    np.testing.assert_allclose(scaled.predict_on_batch(pixels)[0, 0, 0], [-1.0, 1.0, -1.0], atol=1e-6)
 
 
 @pytest.fixture
@@ -225,50 +226,128 @@ def test_dtype_policy_is_restored_after_an_error(half_policy):
     assert keras.config.dtype_policy().name == half_policy
 
 
-# --- what is refused ---
-
-
-@pytest.mark.parametrize("weights", ["imagenet", "/some/file.weights.h5"])
-def test_tiny_has_no_weights_to_load(weights):
-    with pytest.raises(TrainingError, match=f"Pass --encoder-weights none. Received: {weights}"):
-        build_unet(replace(smoke(), encoder_weights=weights))
-
-
-def test_missing_weights_file_is_refused(tmp_path):
-    path = tmp_path / "absent.weights.h5"
-    with pytest.raises(TrainingError, match=rf"no weights file {path}.*--encoder-weights"):
-        build_unet(replace(tutorial(), height=SIDE, width=SIDE, encoder_weights=str(path)))
-
-
-def write_text(path):
-    path.write_text("these are no weights")
-
-
-def write_other_network(path):
-    keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)]).save_weights(path)
-
-
-@pytest.fixture(scope="module", params=[write_text, write_other_network])
-def refusal(request, tmp_path_factory):
-    """(path, message) of a file that does not hold ResNet50's weights."""
-    path = tmp_path_factory.mktemp("weights") / "other.weights.h5"
-    request.param(path)
-    recipe = replace(tutorial(), height=SIDE, width=SIDE, encoder_weights=str(path))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Keras warns of every layer it does not find.
-        with pytest.raises(TrainingError) as caught:
-            build_unet(recipe)
-    return path, str(caught.value)
-
-
-def test_file_that_holds_other_things_is_refused(refusal):
-    path, message = refusal
-    assert f"{path} does not hold this encoder's weights" in message
-
-
-def test_refusal_names_the_flag(refusal):
-    assert "--encoder-weights" in refusal[1]
-
-
 def test_group_norm_takes_any_filters():
     assert build_unet(replace(smoke(), decoder_filters=(64, 48, 32, 24, 12))).output_shape == (None, 64, 64, 1)
+
+
+# --- what a recipe changes ---
+
+
+@pytest.mark.parametrize("norm", ["none", "batch", "group"])
+def test_bottleneck_convolves_between_encoder_and_decoder(norm):
+    network = build_unet(replace(smoke(), bottleneck_filters=40, decoder_norm=norm))
+    kinds = ("conv", "relu") if norm == "none" else ("conv", "norm", "relu")
+    expected = [f"decoder0_{kind}{k}" for k in (1, 2) for kind in kinds]
+    assert [layer.name for layer in layers_after(network, "tiny5_relu")][: len(expected)] == expected
+    assert network.get_layer("decoder0_conv1").input.shape[1:] == (2, 2, 64)
+    assert network.get_layer("decoder1_up").input is network.get_layer("decoder0_relu2").output
+    assert network.get_layer("decoder0_relu2").output.shape[1:] == (2, 2, 40)
+
+
+def test_no_bottleneck_unless_asked_for():
+    assert not any(layer.name.startswith("decoder0") for layer in build_unet(smoke()).layers)
+
+
+@pytest.mark.parametrize("upsampling", ["nearest", "bilinear"])
+def test_upsampling_of_every_stage(upsampling):
+    network = build_unet(replace(smoke(), decoder_upsampling=upsampling))
+    assert {network.get_layer(f"decoder{stage}_up").interpolation for stage in range(1, 6)} == {upsampling}
+
+
+@pytest.mark.parametrize(("stages", "enlargement"), [(5, 1), (4, 2), (3, 4)])
+def test_fewer_stages_end_coarser_and_are_enlarged(stages, enlargement):
+    network = build_unet(replace(smoke(), width=96, decoder_filters=(24, 16, 16, 8, 8)[:stages]))
+    assert network.get_layer("log_depth").output.shape[1:] == (64 // enlargement, 96 // enlargement, 1)
+    assert network.output_shape == (None, 64, 96, 1)
+    assert network.get_layer(f"decoder{stages}_relu2").output is network.get_layer("log_depth").input
+    if enlargement == 1:
+        assert network.layers[-1].name == "log_depth"  # What it predicts is what is put out.
+    else:
+        enlarge = network.get_layer("log_depth_up")
+        assert (enlarge.interpolation, enlarge.size) == ("bilinear", (enlargement, enlargement))
+
+
+@pytest.mark.parametrize("stages", [3, 4, 5])
+def test_outputs_halve_from_finest_to_coarsest(stages, rgb):
+    recipe = replace(smoke(), height=64, width=96, decoder_filters=(24, 16, 16, 8, 8)[:stages])
+    for scales in range(2, stages + 1):
+        network = build_unet(replace(recipe, supervised_scales=scales))
+        assert network.output_shape == [(None, 64 >> k, 96 >> k, 1) for k in range(scales)]
+        heads = ["log_depth", "log_depth_half", "log_depth_quarter", "log_depth_eighth", "log_depth_sixteenth"][:scales]
+        for k, head in enumerate(heads):
+            assert network.get_layer(head).input is network.get_layer(f"decoder{stages - k}_relu2").output
+
+
+@pytest.mark.parametrize("norm", ["none", "batch", "group"])
+def test_gradients_reach_every_trainable_variable(norm, rgb):
+    recipe = replace(smoke(), decoder_norm=norm, bottleneck_filters=16, supervised_scales=5)
+    network = build_unet(replace(recipe, decoder_upsampling="bilinear"))
+    with tf.GradientTape() as tape:
+        loss = sum(tf.reduce_mean(tf.square(output - 1.0)) for output in network(rgb, training=True))
+    for variable, gradient in zip(
+        network.trainable_variables,
+        tape.gradient(loss, [variable.value for variable in network.trainable_variables]),
+        strict=True,
+    ):
+        assert gradient is not None and np.isfinite(gradient).all() and np.any(gradient), variable.path
+
+
+@pytest.mark.parametrize("dtype", ["mixed_bfloat16", "mixed_float16"])
+def test_mixed_policies_predict_float32(dtype, rgb):
+    network = build_unet(replace(smoke(), dtype=dtype, decoder_filters=(16, 16, 8), supervised_scales=3))
+    assert {weight.dtype for weight in network.weights} == {"float32"}
+    assert network.get_layer("decoder1_conv1").compute_dtype == dtype.removeprefix("mixed_")
+    for output in network(rgb):
+        assert output.dtype == tf.float32 and np.isfinite(output).all()
+
+
+def test_encoder_and_decoder_share_out_the_variables(two_scales):
+    own = encoder_variables(two_scales)
+    rest = [
+        variable
+        for layer in two_scales.layers
+        if layer.name.startswith(("decoder", "log_depth"))
+        for variable in layer.trainable_variables
+    ]
+    ids = [{id(variable) for variable in variables} for variables in (own, rest)]
+    assert ids[0] and ids[1] and not ids[0] & ids[1]
+    assert ids[0] | ids[1] == {id(variable) for variable in two_scales.trainable_variables}
+    order = [variable.path for variable in two_scales.trainable_variables]
+    places = [order.index(variable.path) for variable in own]
+    assert places == sorted(places)
+    assert not any(variable.path.startswith(("decoder", "log_depth")) for variable in own)
+
+
+def test_frozen_batch_norm_is_no_encoder_variable(narrow_network):
+    everything = len(encoder_variables(narrow_network))
+    set_batch_norm(narrow_network, "frozen")
+    frozen = len(encoder_variables(narrow_network))
+    set_batch_norm(narrow_network, "synchronized")
+    for layer in [*batch_norms(narrow_network, decoder=False), *batch_norms(narrow_network, decoder=True)]:
+        layer.synchronized = False
+    assert everything - frozen == 2 * 53
+
+
+# --- what is served ---
+
+
+def test_served_network_is_the_finest_output(two_scales, rgb):
+    served = serving_network(two_scales)
+    assert served.output_shape == (None, SIDE, SIDE, 1)
+    assert served.name == two_scales.name
+    assert not any(layer.name.startswith("log_depth_half") for layer in served.layers)
+    np.testing.assert_array_equal(predict(served, rgb), np.asarray(two_scales(rgb)[0]))
+    shared = {id(variable) for variable in two_scales.variables}
+    assert all(id(variable) in shared for variable in served.variables)
+
+
+def test_network_with_one_output_is_served_as_it_is(narrow_network):
+    assert serving_network(narrow_network) is narrow_network
+
+
+def test_served_network_is_saved_and_loaded_in_safe_mode(two_scales, rgb, tmp_path):
+    served = serving_network(two_scales)
+    served.save(tmp_path / "network.keras")
+    restored = keras.saving.load_model(tmp_path / "network.keras", compile=False, safe_mode=True)
+    assert predict(restored, rgb).dtype == np.float32
+    np.testing.assert_array_equal(predict(restored, rgb), predict(served, rgb))

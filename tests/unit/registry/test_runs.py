@@ -1,5 +1,7 @@
-"""A run says which sample store it used, and holds the store's data report."""
+"""A run says which sample store it used, holds its data report, can be continued, and ends whatever MLflow does."""
 
+import shutil
+import sqlite3
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,14 +10,24 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
 
+from depthflow.errors import RegistryError
 from depthflow.registry.runs import REPORT_ARTIFACT, mlflow_run
 from depthflow.samples.files import open_files
 from depthflow.samples.report import FINGERPRINT_META, REPORT
 
 
+@pytest.fixture(scope="module")
+def new_database(tmp_path_factory):
+    """An empty database of MLflow, which takes seconds to make."""
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
 @pytest.fixture(autouse=True)
-def own_folder(tmp_path, monkeypatch):
-    """A working directory of its own, and MLflow as it was afterwards."""
+def own_folder(tmp_path, monkeypatch, new_database):
+    """A working directory and a database of its own, and MLflow as it was afterwards."""
+    shutil.copy(new_database, tmp_path / "mlflow.db")
     before = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -40,3 +52,79 @@ def test_a_store_and_its_report(tmp_path, written_for, is_logged):
     if is_logged:
         path = download_artifacts(run_id=run_log.run_id, artifact_path="data/report.html", dst_path=str(tmp_path / "d"))
         assert Path(path).read_text(encoding="utf-8") == html
+
+
+def status(run_log):
+    return MlflowClient(run_log.tracking_uri).get_run(run_log.run_id).info.status
+
+
+def break_database(uri, *, mend=False):
+    """MLflow's calls for runs fail as they do when a database is away."""
+    names = ("gone", "runs") if mend else ("runs", "gone")
+    with sqlite3.connect(uri.removeprefix("sqlite:///")) as connection:
+        connection.execute("PRAGMA legacy_alter_table = ON")
+        connection.execute(f"ALTER TABLE {names[0]} RENAME TO {names[1]}")
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"), [(None, "FINISHED"), (ValueError("mine"), "FAILED"), (KeyboardInterrupt(), "KILLED")]
+)
+def test_a_run_is_continued_and_ends_anew(error, expected):
+    with mlflow_run(experiment="e", name="r", tags={"kind": "train", "attempt": "1"}) as first:
+        first.metrics({"m": 1.0}, step=1)
+    assert status(first) == "FINISHED"
+    caught = None
+    try:
+        with mlflow_run(experiment="e", name="r", tags={"attempt": "2"}, run_id=first.run_id) as run_log:
+            assert run_log == first
+            assert status(run_log) == "RUNNING"
+            run_log.metrics({"m": 2.0}, step=2)
+            if error is not None:
+                raise error
+    except BaseException as raised:
+        caught = raised
+    assert caught is error
+    client = MlflowClient(first.tracking_uri)
+    run = client.get_run(first.run_id)
+    assert run.info.status == expected
+    assert (run.data.tags["kind"], run.data.tags["attempt"]) == ("train", "2")
+    assert [metric.value for metric in client.get_metric_history(first.run_id, "m")] == [1.0, 2.0]
+    assert len(client.search_runs([run.info.experiment_id])) == 1
+
+
+def test_a_run_that_is_unknown_or_deleted_is_named():
+    with pytest.raises(RegistryError, match=r"cannot begin the run 0{32}"):
+        mlflow_run(experiment="e", name="r", tags={}, run_id="0" * 32).__enter__()
+    with mlflow_run(experiment="e", name="r", tags={}) as run_log:
+        pass
+    MlflowClient(run_log.tracking_uri).delete_run(run_log.run_id)
+    with pytest.raises(RegistryError, match=f"cannot begin the run {run_log.run_id}.*deleted"):
+        mlflow_run(experiment="e", name="r", tags={}, run_id=run_log.run_id).__enter__()
+
+
+@pytest.mark.parametrize(
+    ("error", "meant"), [(None, "FINISHED"), (ValueError("mine"), "FAILED"), (KeyboardInterrupt(), "KILLED")]
+)
+def test_mlflow_that_is_away_at_the_end_is_a_warning(monkeypatch, caplog, error, meant):
+    monkeypatch.setattr("depthflow.registry.runs.END_PAUSES_S", (0.0, 0.01))
+    caught = None
+    try:
+        with mlflow_run(experiment="e", name="r", tags={}) as run_log:
+            break_database(run_log.tracking_uri)
+            if error is not None:
+                raise error
+    except BaseException as raised:
+        caught = raised
+    assert caught is error
+    warnings = [record.getMessage() for record in caplog.records if record.name.startswith("depthflow")]
+    assert len(warnings) == 1 and f"The run {run_log.run_id} is {meant}, but MLflow" in warnings[0]
+    break_database(run_log.tracking_uri, mend=True)
+    assert status(run_log) == "RUNNING"
+
+
+def test_mlflow_that_is_away_at_the_start_is_an_error(monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(RegistryError, match="does not answer"):
+        mlflow_run(experiment="e", name="r", tags={}).__enter__()

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import logging
 import os
 import pickle
 import random
@@ -19,7 +18,6 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import s3fs
-from moto.server import ThreadedMotoServer
 
 from depthflow.diode.archive import archive_identity, open_archive, scan_archive
 from depthflow.diode.camera import Camera, read_camera
@@ -36,29 +34,8 @@ SPLITS = {"train": {"00001_00001_indoors": 5, "00002_00001_outdoor": 3}, "val": 
 HEARTBEAT_S, LEASE_S = 0.1, 1.5
 
 
-@contextlib.contextmanager
-def serving():
-    """A server, and the environment in which clients find it; clients that others left are forgotten."""
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        patch.setenv("AWS_ACCESS_KEY_ID", "anyone")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "anything")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        patch.setenv("AWS_MAX_ATTEMPTS", "1")  # Of the client below s3fs, which tries again by itself.
-        s3fs.S3FileSystem.clear_instance_cache()
-        try:
-            yield server
-        finally:
-            server.stop()
-            s3fs.S3FileSystem.clear_instance_cache()
-
-
 @pytest.fixture(scope="module")
-def s3():
+def s3(serving):
     """The client of a server that holds one bucket."""
     with serving():
         client = s3fs.S3FileSystem(use_listings_cache=False)
@@ -179,7 +156,7 @@ def test_a_source_that_is_missing(root):
     assert read_camera(root) is None
 
 
-def test_a_server_that_is_gone(tmp_path):
+def test_a_server_that_is_gone(serving, tmp_path):
     with serving() as server:
         server.stop()
         files = open_files(f"s3://{BUCKET}/store")
@@ -201,7 +178,7 @@ def asked_at_once(files, uri, index):
         (SourceError, lambda: read_camera(files.root)),
         (SourceError, lambda: read_member(uri)),
         (SourceError, lambda: archive_identity(uri)),
-        (SourceError, lambda: scan_archive(uri, index, threads=1, progress=lambda name: None)),
+        (SourceError, lambda: scan_archive(uri, index, threads=1, progress=lambda name, done: None)),
     ]
 
     def ask(error, call):
@@ -345,16 +322,16 @@ def test_a_damaged_archive_there_is_refused(s3, root, archive, tmp_path):
     for name, damaged in {"short": content[:-50], "flipped": flipped}.items():
         s3.pipe_file(f"{root}/{name}.tar.gz", damaged)
         with pytest.raises(SourceError, match="cannot be read to its end"):
-            scan_archive(f"{root}/{name}.tar.gz", str(tmp_path / "index"), threads=2, progress=lambda name: None)
+            scan_archive(f"{root}/{name}.tar.gz", str(tmp_path / "index"), threads=2, progress=lambda name, done: None)
 
 
-def test_a_server_that_goes_away_while_an_archive_is_read(archive, tmp_path):
+def test_a_server_that_goes_away_while_an_archive_is_read(serving, archive, tmp_path):
     with serving() as server:
         client = s3fs.S3FileSystem(use_listings_cache=False)
         client.makedirs(BUCKET, exist_ok=True)
         client.put_file(str(archive), f"{BUCKET}/a.tar.gz")
         uri, index = f"s3://{BUCKET}/a.tar.gz", tmp_path / "index"
-        (member, *_) = scan_archive(uri, str(index), threads=2, progress=lambda name: None).members
+        (member, *_) = scan_archive(uri, str(index), threads=2, progress=lambda name, done: None).members
         span = (member.offset, member.size)
         with index.open("rb") as handle, open_archive(uri, handle, begin=span[0], end=sum(span)) as reader:
             assert len(reader.read(span)) == span[1]
@@ -369,7 +346,7 @@ def test_a_server_that_goes_away_while_an_archive_is_read(archive, tmp_path):
 
 def test_an_archive_is_listed_to_staging_there(root, archive):
     files, identity = open_files(root), archive_identity(str(archive))
-    list_archive(str(archive), identity, files, threads=1, progress=lambda name: None)
+    list_archive(str(archive), identity, files, threads=1, progress=lambda name, done: None)
     assert files.names(".staging/*/*") == [f".staging/{identity}/index.gzidx", f".staging/{identity}/members.parquet"]
     files.remove(".staging")
     assert files.names("**") == []

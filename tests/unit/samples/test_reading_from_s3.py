@@ -12,28 +12,17 @@ from depthflow.samples.share import EpochShare, Position
 from depthflow.samples.store import SampleStore, open_store
 
 s3fs = pytest.importorskip("s3fs", reason="pip install 'depthflow[s3]'")
-moto_server = pytest.importorskip("moto.server", reason="pip install 'depthflow[dev]'")
 
 
 @pytest.fixture(scope="module")
-def remote(small):
+def remote(small, serving):
     """The small store's twin under s3://bucket/store."""
-    server = moto_server.ThreadedMotoServer(port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        patch.setenv("AWS_ACCESS_KEY_ID", "key")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        s3fs.S3FileSystem.clear_instance_cache()
+    with serving():
         s3fs.S3FileSystem().mkdir("bucket")
         files = ObjectFiles("s3://bucket/store")
         for path in small.store.files.names("**/*"):
             files.write(path, small.store.files.read(path).to_pybytes())
         yield open_store("s3://bucket/store")
-    s3fs.S3FileSystem.clear_instance_cache()
-    server.stop()
 
 
 class CountingFiles(ObjectFiles):
@@ -118,7 +107,6 @@ def test_a_shard_that_has_vanished(small, remote, tmp_path, copied):
 def test_a_server_that_is_gone_is_told(small, remote):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-        patch.setenv("AWS_MAX_ATTEMPTS", "1")
         s3fs.S3FileSystem.clear_instance_cache()
         store = SampleStore(ObjectFiles("s3://bucket/store"), remote.manifest)
         store.__dict__["index"] = small.store.index  # So that the first to be asked for is a shard.

@@ -282,7 +282,7 @@ def archive(tree, tmp_path_factory, request):
 def segments_in(archive, files, splits=("train", "val")):
     """The archive's segments and its camera; listed to the store's staging."""
     identity = archive_identity(archive)
-    list_archive(archive, identity, files, threads=2, progress=lambda name: None)
+    list_archive(archive, identity, files, threads=2, progress=lambda name, done: None)
     source = list_source(archive, splits, files, {archive: identity})
     samples = [s for s in plan_samples((archive, t) for t in source.triplets) if not s.reject_reason]
     return plan_segments(samples, archive=archive, identity=identity, settings="{}"), source.camera
@@ -339,7 +339,7 @@ def test_a_second_call_touches_nothing_and_reads_nothing(tree, tmp_path):
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "store").rglob("*")}
     assert len(before) > len(segments)
     Path(archive).unlink()
-    list_archive(archive, segments[0].identity, files, threads=1, progress=lambda name: None)
+    list_archive(archive, segments[0].identity, files, threads=1, progress=lambda name, done: None)
     assert sum(stage(segments, files)) == 0
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "store").rglob("*")} == before
 
@@ -411,7 +411,7 @@ def test_a_damaged_archive_is_not_listed(tree, tmp_path):
     Path(archive).write_bytes(content[:-20])
     files = open_files(str(tmp_path / "store"))
     with pytest.raises(SourceError, match="cannot be read to its end"):
-        list_archive(archive, "identity", files, threads=2, progress=lambda name: None)
+        list_archive(archive, "identity", files, threads=2, progress=lambda name, done: None)
     assert [path for path in (tmp_path / "store").rglob("*") if path.is_file()] == []
 
 
@@ -426,7 +426,7 @@ def test_the_list_of_members_comes_back_as_it_was(tmp_path):
         link.type, link.linkname = tarfile.SYMTYPE, "target"
         tar.addfile(link)
     files = open_files(str(tmp_path / "store"))
-    list_archive(str(tmp_path / "a.tar.gz"), "identity", files, threads=1, progress=lambda name: None)
+    list_archive(str(tmp_path / "a.tar.gz"), "identity", files, threads=1, progress=lambda name, done: None)
     contents = read_contents("identity", files)
     assert [(m.name, m.size, bool(m.problem)) for m in contents.members] == [
         ("train/\\xff.png", 1, False),

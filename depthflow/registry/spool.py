@@ -1,0 +1,274 @@
+"""The way of metrics to MLflow that survives an outage: first to disk, then to the server, each value once."""
+
+import contextlib
+import itertools
+import json
+import logging
+import os
+import secrets
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from pathlib import Path
+
+from mlflow.entities import Metric
+
+from depthflow.errors import RegistryError
+from depthflow.registry.runs import METRICS_PER_CALL, RunLog
+from depthflow.registry.tracking import OneAttemptClient, is_away
+
+FIRST_PAUSE_S = 1.0
+LONGEST_PAUSE_S = 30.0
+RECORD = ".json"
+_log = logging.getLogger(__name__)
+
+
+class MetricSpool:
+    """Writes each call as a record into a folder and returns; a thread of its own takes the records to MLflow.
+
+    A record is a file, durable when the call returns: {"time_ms", "first_step", "values": {metric: [value, ...]}} in
+    Python's JSON, which keeps NaN and infinities. Its name begins with a number that is higher than any there, so
+    records go out in the order in which they were made, also after a restart on another node that sees the folder.
+    A record is removed once MLflow has it.
+
+    A value is in MLflow once for every (metric, step), and the first one counts. Before the first value of a metric,
+    and after every failure, MLflow is asked which steps it has: an answer may have been lost, or a worker that
+    resumed may do steps again. A request that MLflow accepts later than that question (after ATTEMPT_S without an
+    answer) does no harm either: a record keeps its time, and MLflow's databases keep one of two equal values.
+    One process at a time should write a run's metrics; two that log a step at the same moment cannot see each other.
+
+    If MLflow is away the thread tries again after 1 s, then ever more slowly, up to 30 s. A record that MLflow refuses
+    (a deleted run, a bad name) stays on disk, gives one warning, does not hold up the others and is tried every 30 s.
+
+    Attributes:
+        folder: made if need be.
+        run_log: the run.
+
+    Raises:
+        RegistryError: if the folder cannot be made or read.
+    """
+
+    def __init__(self, folder: Path, run_log: RunLog) -> None:
+        self.folder, self.run_log = folder, run_log
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RegistryError(f"The folder for metrics on their way to MLflow cannot be made: {error}.") from error
+        self._numbers = itertools.count(1 + max(map(_number, _records(folder)), default=0))
+        self._shipper = _Shipper(folder, run_log)
+        self._wake, self._hurry = threading.Event(), threading.Event()
+        self._closing = False
+        self._thread = threading.Thread(target=self._work, name="metric-spool", daemon=True)
+        self._thread.start()
+
+    def metrics(self, values: Mapping[str, float], *, step: int) -> None:
+        """Logs one value a metric at a step.
+
+        Raises:
+            RegistryError: if the folder's disk is full or gone.
+        """
+        self._write({name: [float(value)] for name, value in values.items()}, step)
+
+    def series(self, name: str, values: Sequence[float], *, first_step: int) -> None:
+        """Logs consecutive values of one metric.
+
+        Raises:
+            RegistryError: if the folder's disk is full or gone.
+        """
+        self._write({name: [float(value) for value in values]}, first_step)
+
+    def close(self, timeout_s: float) -> int:
+        """Waits until MLflow has all records that it does not refuse, at most so long.
+
+        Returns:
+            How many records are left in the folder, for replay.
+        """
+        self._closing = True
+        self._hurry.set()
+        self._wake.set()
+        self._thread.join(timeout_s)
+        self._shipper.stopped = True
+        self._hurry.set()
+        self._wake.set()
+        return len(_records(self.folder))
+
+    def _write(self, values: Mapping[str, list[float]], first_step: int) -> None:
+        record = {"time_ms": int(time.time() * 1000), "first_step": int(first_step), "values": values}
+        path = self.folder / f"{next(self._numbers):010d}-{secrets.token_hex(4)}{RECORD}"
+        try:
+            _write_durably(path, json.dumps(record))
+        except OSError as error:
+            raise RegistryError(
+                f"The metrics of step {first_step} cannot be kept in {self.folder}: {error}. Make room there."
+            ) from error
+        self._wake.set()
+
+    def _work(self) -> None:
+        pause_s = FIRST_PAUSE_S
+        while not self._shipper.stopped:
+            closing = self._closing  # Read first: what was written before close() is in the listing that follows.
+            self._wake.clear()
+            outcome = self._shipper.ship()
+            if outcome is _Outcome.AWAY:
+                hurried = self._hurry.wait(pause_s)
+                self._hurry.clear()
+                pause_s = FIRST_PAUSE_S if hurried else min(2 * pause_s, LONGEST_PAUSE_S)
+                continue
+            if closing:
+                return
+            pause_s = FIRST_PAUSE_S
+            self._wake.wait(LONGEST_PAUSE_S if outcome is _Outcome.REFUSED else None)
+
+
+def replay(folder: Path, run_log: RunLog, *, timeout_s: float) -> int:
+    """Takes to MLflow what earlier processes left in a folder.
+
+    Returns:
+        How many records are left: 0 if MLflow has them all, or if there is no such folder.
+
+    Raises:
+        RegistryError: if the folder cannot be read.
+    """
+    if not folder.exists():
+        return 0
+    return MetricSpool(folder, run_log).close(timeout_s)
+
+
+class _Outcome(Enum):
+    DONE = "MLflow has all records"
+    REFUSED = "MLflow has all records but those that it refuses"
+    AWAY = "MLflow does not answer"
+
+
+class _Shipper:
+    """Takes records to MLflow, in order.
+
+    Attributes:
+        stopped: set from outside to end a pass early.
+    """
+
+    def __init__(self, folder: Path, run_log: RunLog) -> None:
+        self.stopped = False
+        self._folder, self._run_log = folder, run_log
+        self._client = OneAttemptClient(run_log.tracking_uri)
+        self._known_steps: dict[str, set[int]] = {}
+        self._is_away = False
+        self._refusals: set[str] = set()
+
+    def ship(self) -> _Outcome:
+        """One pass over the folder, which ends at the first record for which MLflow is away."""
+        outcome = _Outcome.DONE
+        try:
+            for path in _records(self._folder):
+                if self.stopped:
+                    break
+                if not self._ship_unless_refused(path):
+                    outcome = _Outcome.REFUSED
+        except Exception as error:
+            self._warn_of_outage(error)
+            return _Outcome.AWAY
+        if self._is_away:
+            self._is_away = False
+            _log.warning("MLflow at %s answers again.", self._run_log.tracking_uri)
+        return outcome
+
+    def _ship_unless_refused(self, path: Path) -> bool:
+        """Whether the record is done with. What else goes wrong is raised."""
+        try:
+            self._ship(path)
+        except Exception as error:
+            self._known_steps.clear()  # What MLflow has is uncertain now.
+            if is_away(error) and not isinstance(error, RegistryError):
+                raise
+            self._warn_of_refusal(path, error)
+            return False
+        return True
+
+    def _ship(self, path: Path) -> None:
+        left = [metric for metric in _read(path) if metric.step not in self._steps(metric.key)]
+        for start in range(0, len(left), METRICS_PER_CALL):
+            if self.stopped:
+                return
+            batch = left[start : start + METRICS_PER_CALL]
+            self._client.log(self._run_log.run_id, batch)
+            for metric in batch:
+                self._steps(metric.key).add(metric.step)
+        path.unlink(missing_ok=True)
+
+    def _steps(self, name: str) -> set[int]:
+        if name not in self._known_steps:
+            self._known_steps[name] = self._client.steps(self._run_log.run_id, name)
+        return self._known_steps[name]
+
+    def _warn_of_outage(self, error: Exception) -> None:
+        if self._is_away:
+            return
+        self._is_away = True
+        _log.warning(
+            "MLflow at %s does not answer: %s. The job goes on; metrics wait in %s.",
+            self._run_log.tracking_uri,
+            error,
+            self._folder,
+        )
+
+    def _warn_of_refusal(self, path: Path, error: Exception) -> None:
+        if str(error) in self._refusals:
+            return
+        self._refusals.add(str(error))
+        _log.warning(
+            "MLflow at %s does not take %s into the run %s: %s. The record stays there and is tried again.",
+            self._run_log.tracking_uri,
+            path,
+            self._run_log.run_id,
+            error,
+        )
+
+
+def _records(folder: Path) -> list[Path]:
+    """In the order in which they were made."""
+    try:
+        return sorted(path for path in folder.iterdir() if path.suffix == RECORD)
+    except OSError as error:
+        raise RegistryError(f"The folder with metrics on their way to MLflow cannot be read: {error}.") from error
+
+
+def _number(path: Path) -> int:
+    try:
+        return int(path.name.partition("-")[0])
+    except ValueError:
+        raise RegistryError(f"{path} is no record of metrics. Move it elsewhere.") from None
+
+
+def _read(path: Path) -> list[Metric]:
+    """The record's values; none if another process was faster and removed it."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        return [
+            Metric(name, value, record["time_ms"], record["first_step"] + k)
+            for name, values in record["values"].items()
+            for k, value in enumerate(values)
+        ]
+    except FileNotFoundError:
+        return []
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RegistryError(f"The record is damaged ({error})") from error
+
+
+def _write_durably(path: Path, text: str) -> None:
+    partial = path.with_suffix(".partial")
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.rename(path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
+    with contextlib.suppress(OSError):  # Some network file systems cannot: there a name is durable as it is.
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)

@@ -1,0 +1,85 @@
+"""How busy each node is while it trains: CPU, memory, network, and GPUs where there are NVIDIA's."""
+
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+
+import numpy as np
+import psutil
+
+NAMES = ("cpu_percent", "memory_gib", "network_mib_per_s", "gpu_percent", "gpu_memory_gib")
+NOTHING = [np.nan] * len(NAMES)
+"""What a worker collects that has no monitor."""
+SAMPLE_EVERY_S = 2.0
+
+
+class NodeMonitor:
+    """Samples this node in a thread of its own; one a node."""
+
+    def __init__(self) -> None:
+        self._gpus = _nvidia_gpus()
+        self._samples: list[list[float]] = []
+        self._lock = threading.Lock()
+        self._sent_bytes = _network_bytes()
+        psutil.cpu_percent()  # The first call begins its measurement.
+        threading.Thread(target=self._work, name="node-monitor", daemon=True).start()
+
+    def collect(self) -> list[float]:
+        """Means since the last call, as in `NAMES`; NaN for GPUs where there are none."""
+        with self._lock:
+            samples, self._samples = self._samples, []
+        return np.mean(samples or [self._sample(SAMPLE_EVERY_S)], axis=0).tolist()
+
+    @staticmethod
+    def named(rows: np.ndarray) -> dict[str, float]:
+        """From one row a worker to system/nodeK/NAME; workers without a monitor and what is not there are left out."""
+        nodes = [row for row in rows if not np.isnan(row).all()]
+        return {
+            f"system/node{k}/{name}": float(value)
+            for k, row in enumerate(nodes)
+            for name, value in zip(NAMES, row, strict=True)
+            if not np.isnan(value)
+        }
+
+    def _work(self) -> None:
+        pause = threading.Event()
+        while not pause.wait(SAMPLE_EVERY_S):
+            sample = self._sample(SAMPLE_EVERY_S)
+            with self._lock:
+                self._samples.append(sample)
+
+    def _sample(self, seconds: float) -> list[float]:
+        sent_before, self._sent_bytes = self._sent_bytes, _network_bytes()
+        return [
+            psutil.cpu_percent(),
+            psutil.virtual_memory().used / 2**30,
+            (self._sent_bytes - sent_before) / 2**20 / seconds,
+            *_gpu_sample(self._gpus),
+        ]
+
+
+def _network_bytes() -> int:
+    """Sent and received since the node started."""
+    counters = psutil.net_io_counters()
+    return counters.bytes_sent + counters.bytes_recv if counters else 0
+
+
+def _nvidia_gpus() -> Sequence[object]:
+    """NVML's handles of this node's GPUs; none where the driver or nvidia-ml-py is missing."""
+    with suppress(Exception):
+        import pynvml  # pyright: ignore[reportMissingImports] - of the gpu extra
+
+        pynvml.nvmlInit()
+        return [pynvml.nvmlDeviceGetHandleByIndex(k) for k in range(pynvml.nvmlDeviceGetCount())]
+    return []
+
+
+def _gpu_sample(gpus: Sequence[object]) -> list[float]:
+    """Mean utilisation in percent, and memory in use on all of them in GiB."""
+    if not gpus:
+        return [np.nan, np.nan]
+    import pynvml  # pyright: ignore[reportMissingImports]
+
+    busy = [pynvml.nvmlDeviceGetUtilizationRates(gpu).gpu for gpu in gpus]
+    used = [pynvml.nvmlDeviceGetMemoryInfo(gpu).used for gpu in gpus]
+    return [float(np.mean(busy)), float(sum(used)) / 2**30]

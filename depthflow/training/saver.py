@@ -1,0 +1,70 @@
+"""Checkpoints written beside the training: the loop waits for the copy in memory, not for the disk."""
+
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+from depthflow.training.checkpoint import Progress, Snapshot, annotate_checkpoint, prune, write_checkpoint
+
+
+class CheckpointSaver:
+    """Writes checkpoints in a thread of its own, one after the other.
+
+    Args:
+        root: the folder of checkpoints.
+        keep: the best so many are kept, and the latest.
+
+    Attributes:
+        paused_s: how long the training has waited for it, in all.
+    """
+
+    def __init__(self, root: Path, *, keep: int) -> None:
+        self._root = root
+        self._keep = keep
+        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._under_way: list[Future[None]] = []
+        self.paused_s = 0.0
+
+    def save(self, snapshot: Callable[[], Snapshot], progress: Progress, *, then: Callable[[], None]) -> None:
+        """Takes a snapshot and begins to write it, once the one before is written.
+
+        Args:
+            snapshot: copies the variables; training waits for it.
+            progress: where the run stands.
+            then: called in the writer's thread when the checkpoint counts.
+
+        Raises:
+            TrainingError: if the one before could not be written.
+        """
+        began = time.monotonic()
+        self.wait()
+        taken = snapshot()
+
+        def write() -> None:
+            write_checkpoint(self._root, taken, progress)
+            prune(self._root, keep=self._keep)
+            then()
+
+        self._under_way.append(self._pool.submit(write))
+        self.paused_s += time.monotonic() - began
+
+    def annotate(self, progress: Progress, *, then: Callable[[], None]) -> None:
+        """Gives the checkpoint saved last its epoch's figures, once it is written; `then` as for `save`."""
+
+        def write() -> None:
+            annotate_checkpoint(self._root, progress)
+            prune(self._root, keep=self._keep)
+            then()
+
+        self._under_way.append(self._pool.submit(write))
+
+    def wait(self) -> None:
+        """Until all that was handed over is written.
+
+        Raises:
+            TrainingError: if it could not be.
+        """
+        under_way, self._under_way = self._under_way, []
+        for writing in under_way:
+            writing.result()

@@ -262,13 +262,15 @@ def measure_archive(benchmark: Benchmark) -> dict[str, float]:
         raise SystemExit("The part archive needs --archive TAR_GZ.")
     with tempfile.TemporaryDirectory(dir=benchmark.work) as folder:
         index = f"{folder}/index.gzidx"
-        contents = scan_archive(benchmark.archive, index, threads=1, progress=lambda name: None)
+        contents = scan_archive(benchmark.archive, index, threads=1, progress=lambda name, position: None)
         triplets = archive_triplets(benchmark.archive, contents.members, ("train", "val"))
         samples = plan_samples((benchmark.archive, triplet) for triplet in triplets)
         segments = plan_segments(samples, archive=benchmark.archive, identity="", settings="")
         sides: dict[str, Callable[[], object]] = {
             "rapidgzip_s": lambda: read_whole(benchmark.archive or ""),
-            "listing_s": lambda: scan_archive(benchmark.archive or "", index, threads=1, progress=lambda name: None),
+            "listing_s": lambda: scan_archive(
+                benchmark.archive or "", index, threads=1, progress=lambda name, position: None
+            ),
             "second_read_s": lambda: read_segments(benchmark.archive or "", index, segments),
         }
         seconds = median_seconds(sides, benchmark.repeats)

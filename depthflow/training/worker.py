@@ -10,6 +10,7 @@ import ray.train
 import tensorflow as tf
 
 from depthflow.errors import DepthflowError
+from depthflow.models.unet import serving_network
 from depthflow.registry.spool import MetricSpool
 from depthflow.samples.epoch import batch_sizes
 from depthflow.samples.reader import SplitReader
@@ -100,7 +101,10 @@ def _training_loop(task: WorkerTask, group: WorkerGroup, watchdog: Watchdog, spo
         reader=train_reader,
         steps_per_epoch=steps_per_epoch,
         validator=Validator(
-            trainee.model, val_reader, group, max_batch_size=max(1, recipe.global_batch_size // group.size)
+            serving_network(trainee.model),
+            val_reader,
+            group,
+            max_batch_size=max(1, recipe.global_batch_size // group.size),
         ),
         watchdog=watchdog,
         saver=CheckpointSaver(task.checkpoints, keep=task.keep_checkpoints) if group.rank == 0 else None,

@@ -1,97 +1,120 @@
-"""One worker with batch 8 and two workers with batch 4 each do the same, through Ray, with masks of unequal size."""
+"""N workers with batch B / N each are one worker with batch B: through Ray, with masks of very unequal size.
 
-from dataclasses import replace
+One start of Ray Train a number of workers trains all cells of the grid, one after the other, each for ten steps of the
+library's own parts: WorkerGroup, Trainee, training_batches. What it saw is compared here.
+"""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from mlflow import MlflowClient
+from ray import cloudpickle
+from ray.train import LoggingConfig, RunConfig, ScalingConfig
 
-from depthflow.config import PreprocessConfig, Recipe, TrainJob
+from depthflow.config import PreprocessConfig, Recipe
 from depthflow.recipes import smoke, tutorial
-from depthflow.registry.runs import mlflow_run
 from depthflow.samples.preprocess import preprocess
-from depthflow.training.checkpoint import MODEL_FILE
-from depthflow.training.trainer import train
+from depthflow.samples.reader import SplitReader
+from depthflow.samples.share import Position
+from depthflow.samples.store import open_store
+
+cloudpickle.register_pickle_by_value(sys.modules[__name__])  # Workers cannot import a test.
 
 STEPS = 10
+EVEN, REMAINDER = "val", "train"
+"""A split of 80 samples, ten batches of 8; and one of 115, eight batches of 12 that end in one of 10 and one of 9."""
+SIZES = {EVEN: 80, REMAINDER: 115}
 VALID_FRACTIONS = (0.9, 0.5, 0.1, 0.02, 0.002)
+SCALE_THAT_OVERFLOWS = 2.0**40
+"""Float16 ends at 65504."""
 
 
-@pytest.fixture(scope="module")
-def store(shared_ray, tmp_path_factory, write_triplet):
-    """80 training samples, ten steps of 8, whose valid fractions differ by a factor of 450; 3 for validation."""
-    folder = tmp_path_factory.mktemp("equality")
-    for k in range(8 * STEPS):
-        fraction = VALID_FRACTIONS[k % len(VALID_FRACTIONS)]
-        write_triplet(folder / "tree", scene=k // 10, scan=k // 5, view=k % 5, valid_fraction=fraction)
-    for k in range(3):
-        write_triplet(folder / "tree", split="val", scene=90, scan=900, view=k)
-    config = PreprocessConfig(source=(str(folder / "tree"),), out=str(folder / "store"), height=64, width=64)
-    return preprocess(config, lambda _label: lambda _done, _total: None)
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """What is trained alike with different numbers of workers.
 
-
-@pytest.fixture
-def losses_and_weights(store, tmp_path, monkeypatch):
-    """Trains a recipe for ten steps with some workers."""
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
-
-    def trained(recipe: Recipe, num_workers: int) -> tuple[np.ndarray, list[np.ndarray]]:
-        job = TrainJob(
-            samples=store.files.root, storage=str(tmp_path / "runs"), num_workers=num_workers, max_failures=0
-        )
-        with mlflow_run(experiment="equality", name=recipe.name, tags={}) as run_log:
-            outcome = train(recipe, job, store=store, run_log=run_log)
-        client = MlflowClient(run_log.tracking_uri, run_log.tracking_uri)
-        history = client.get_metric_history(run_log.run_id, "train/step_loss")
-        losses = [metric.value for metric in sorted(history, key=lambda metric: metric.step)]
-        with np.load(Path(outcome.checkpoint) / MODEL_FILE) as saved:
-            return np.array(losses), [saved[name] for name in sorted(saved.files)]
-
-    return trained
-
-
-def assert_weights_agree(one: list[np.ndarray], other: list[np.ndarray], tolerance: float) -> None:
-    """Every weight, relative to itself where it is over 1, else absolutely."""
-    for a, b in zip(one, other, strict=True):
-        np.testing.assert_allclose(b, a, rtol=tolerance, atol=tolerance)
-
-
-@pytest.mark.parametrize(
-    ("decoder_norm", "dtype", "tolerance"), [("group", "float32", 1e-5), ("batch", "float64", 1e-12)]
-)
-def test_tiny_encoder(losses_and_weights, decoder_norm, dtype, tolerance):
-    """SGD with momentum, decay and clipping; batch is synchronized batch normalisation.
-
-    Ten steps amplify rounding, the more the larger the learning rate, and most of all in Keras's synchronized variance,
-    E[x^2] - E[x]^2: 1e-4 in the losses in float32, with masks as unequal as these. In float64 nothing else is left.
+    Attributes:
+        recipe: for ten steps.
+        split: EVEN or REMAINDER.
+        losses: how far apart they may be, relatively.
+        weights: the same, absolutely where a weight is under 1; None where only losses are compared.
+        most_workers: the cell is left out with more.
+        overflow: the gradients of worker 0, and of no other, overflow in the fifth step.
     """
-    recipe = replace(
+
+    recipe: Recipe
+    split: str = EVEN
+    losses: float = 1e-5
+    weights: float | None = 1e-5
+    most_workers: int = 4
+    overflow: bool = False
+
+
+def grid() -> dict[str, Cell]:
+    """All cells by name."""
+    sgd = replace(
         smoke(),
-        decoder_norm=decoder_norm,
-        dtype=dtype,
-        loss="tutorial",  # Smooth: l1's gradient is a sign, which rounding flips where the error is near zero.
+        decoder_filters=(16, 16, 8),
+        loss=(("tutorial", 1.0),),  # Smooth: l1's gradient is a sign, which rounding flips where the error is near 0.
+        horizontal_flip=False,
         optimizer="sgd",
+        schedule="constant",
         learning_rate=2e-3,
         clip_norm=1.0,
         weight_decay=1e-3,
         epochs=1,
         global_batch_size=8,
     )
-    one_losses, one_weights = losses_and_weights(recipe, 1)
-    two_losses, two_weights = losses_and_weights(recipe, 2)
-    assert len(one_losses) == STEPS
-    assert np.ptp(one_losses) > 0.01  # It does learn, so equality says something.
-    np.testing.assert_allclose(two_losses, one_losses, rtol=tolerance)
-    assert_weights_agree(one_weights, two_weights, tolerance)
+    augmented = {"horizontal_flip": True, "max_zoom": 1.5, "colour_jitter": 0.2, "blur": 0.5}
+    batch_norm = {"decoder_norm": "batch", "dtype": "float64"}
+    adamw = replace(sgd, optimizer="adamw", schedule="cosine", ema_momentum=0.9)
+    cells = {}
+    for split, batch in ((EVEN, 8), (REMAINDER, 12)):
+        plain = replace(sgd, global_batch_size=batch)
+        for suffix, augmentation in (("", {}), ("-augmented", augmented)):
+            name, recipe = f"{split_name(split)}{suffix}", replace(plain, **augmentation)
+            cells[f"group-{name}"] = Cell(recipe=recipe, split=split)
+            cells[f"group-{name}-accumulated"] = Cell(recipe=replace(recipe, accumulation_steps=2), split=split)
+            # Accumulation would change whose statistics are taken together, so it is not asked to be equal here.
+            cells[f"batch-{name}"] = Cell(recipe=replace(recipe, **batch_norm), split=split, losses=1e-9, weights=1e-9)
+    return {
+        **cells,
+        "batch-float32": Cell(recipe=replace(sgd, decoder_norm="batch"), losses=1e-4, weights=None),
+        "none": Cell(recipe=replace(sgd, decoder_norm="none")),
+        "frozen-encoder": Cell(recipe=replace(sgd, epochs=2, frozen_encoder_epochs=1, encoder_rate=0.3)),
+        "adamw-average": Cell(recipe=adamw, losses=1e-4, weights=None),
+        "adamw-average-remainder": Cell(
+            recipe=replace(adamw, global_batch_size=12, **augmented), split=REMAINDER, losses=1e-4, weights=None
+        ),
+        "every-loss": Cell(
+            recipe=replace(
+                adamw,
+                loss=(("tutorial", 1.0), ("silog", 1.0), ("gradient", 0.5), ("smoothness", 0.1), ("l1", 0.5)),
+                supervised_scales=2,
+            ),
+            losses=1e-4,
+            weights=None,
+        ),
+        "float16": Cell(recipe=replace(sgd, dtype="mixed_float16"), losses=1e-2, weights=None),
+        "float16-overflow": Cell(recipe=replace(sgd, dtype="mixed_float16"), overflow=True),
+        "resnet50": Cell(recipe=resnet50(), losses=1e-9, weights=1e-9, most_workers=2),
+    }
 
 
-def test_resnet50_float64(losses_and_weights):
+def split_name(split: str) -> str:
+    return {EVEN: "even", REMAINDER: "remainder"}[split]
+
+
+def resnet50() -> Recipe:
     """All 53 batch normalisation layers synchronized; float64, since float32 rounding is amplified by that depth."""
-    recipe = replace(
+    return replace(
         tutorial(),
         encoder_weights="none",
-        decoder_filters=(64, 48, 32, 24, 16),
+        decoder_filters=(16, 8, 8),
         height=64,
         width=64,
         dtype="float64",
@@ -101,9 +124,203 @@ def test_resnet50_float64(losses_and_weights):
         epochs=1,
         global_batch_size=8,
     )
-    one_losses, one_weights = losses_and_weights(recipe, 1)
-    two_losses, two_weights = losses_and_weights(recipe, 2)
-    assert len(one_losses) == STEPS
-    assert np.ptp(one_losses) > 0.01
-    np.testing.assert_allclose(two_losses, one_losses, rtol=1e-9)
-    assert_weights_agree(one_weights, two_weights, 1e-9)
+
+
+# --- what each worker does ---
+
+
+def train_cells(config: dict[str, Any]) -> None:
+    """All cells, one after the other."""
+    import ray.train
+
+    from depthflow.training.collective import WorkerGroup
+    from depthflow.training.worker import configure_process
+
+    context = ray.train.get_context()
+    configure_process(1, seed=0)
+    group = WorkerGroup(rank=context.get_world_rank(), size=context.get_world_size())
+    store = open_store(config["samples"])
+    readers = {split: SplitReader(store, split) for split in SIZES}
+    for name, cell in config["cells"].items():
+        import time
+        began = time.monotonic()
+        seen = train_cell(cell, readers[cell.split], group)
+        if group.rank == 0:
+            print(name, time.monotonic() - began, flush=True)
+            np.savez(Path(config["out"]) / f"{name}.npz", **seen)
+
+
+def train_cell(cell: Cell, reader: SplitReader, group: Any) -> dict[str, np.ndarray]:
+    """One cell: losses, weights, averaged weights, loss scales; and whether all workers held the same at each step."""
+    import keras
+
+    from depthflow.training.feed import training_batches
+    from depthflow.training.trainee import Trainee
+
+    keras.backend.clear_session()
+    keras.utils.set_random_seed(cell.recipe.seed + 7 * group.rank)  # So that nothing is equal by chance.
+    trainee = Trainee(cell.recipe, steps_per_epoch=STEPS, group=group, checkpoint=None)
+    group.share_first_workers(trainee.model.weights)
+    encoder_before = [np.array(variable) for variable in trainee.encoder]
+    batches = training_batches(
+        reader, cell.recipe, position=Position(seed=1, epoch=0), rank=group.rank, num_workers=group.size
+    )
+    losses, checksums, scales = [], [], []
+    for step, batch in enumerate(batches):
+        if cell.overflow and step == STEPS // 2:
+            trainee.optimizer.dynamic_scale.assign(SCALE_THAT_OVERFLOWS)
+            if group.rank > 0:  # No valid pixel, no gradient: zeros do not overflow, however they are scaled.
+                batch = replace(batch, valid_mask=np.zeros_like(batch.valid_mask))
+        result = trainee.step(batch, np.zeros(2, np.float32))
+        losses.append(float(result.loss))
+        checksums.append(group.gather_texts(weights_checksum(trainee.model)))
+        scales.append(group.gather([float(getattr(trainee.optimizer, "dynamic_scale", 0.0))]).ravel())
+    seen = {
+        "losses": np.array(losses),
+        "checksums": np.array(checksums),
+        "scales": np.array(scales),
+        "everything": np.array(group.gather_texts(trainee.checksum())),
+        "encoder_stood": np.array(
+            all(np.array_equal(a, b) for a, b in zip(encoder_before, trainee.encoder, strict=True))
+        ),
+        **{f"weight{k:03d}": np.array(variable) for k, variable in enumerate(trainee.model.weights)},
+    }
+    with trainee.averaged():
+        return {**seen, **{f"average{k:03d}": np.array(v) for k, v in enumerate(trainee.model.weights)}}
+
+
+def weights_checksum(model: Any) -> str:
+    import xxhash
+
+    digest = xxhash.xxh3_64()
+    for variable in model.weights:
+        digest.update(np.ascontiguousarray(variable).tobytes())
+    return digest.hexdigest()
+
+
+# --- what is compared ---
+
+
+@pytest.fixture(scope="module")
+def samples(shared_ray, tmp_path_factory, write_triplet) -> str:
+    """A store whose samples' valid fractions differ by a factor of 450."""
+    folder = tmp_path_factory.mktemp("equality")
+    for n, (split, size) in enumerate(SIZES.items()):
+        for k in range(size):
+            place = {"scene": 100 * n + k // 10, "scan": 100 * n + k // 5, "view": k % 5}
+            fraction = VALID_FRACTIONS[k % len(VALID_FRACTIONS)]
+            write_triplet(folder / "tree", split=split, **place, valid_fraction=fraction)
+    config = PreprocessConfig(source=(str(folder / "tree"),), out=str(folder / "store"), height=64, width=64)
+    return preprocess(config, lambda _label: lambda _done, _total: None).files.root
+
+
+@pytest.fixture(scope="module")
+def trained(samples, tmp_path_factory) -> Callable[[int, str], dict[str, np.ndarray]]:
+    """What a number of workers saw in a cell. The first question for a number trains all its cells."""
+    from ray.train.tensorflow import TensorflowTrainer
+
+    folders: dict[int, Path] = {}
+
+    def start(num_workers: int) -> None:
+        folder = folders[num_workers] = tmp_path_factory.mktemp(f"workers{num_workers}-")
+        cells = {name: cell for name, cell in grid().items() if num_workers <= cell.most_workers}
+        TensorflowTrainer(
+            train_cells,
+            train_loop_config={"cells": cells, "samples": samples, "out": str(folder)},
+            scaling_config=ScalingConfig(num_workers=num_workers, resources_per_worker={"CPU": 0.5}),
+            run_config=RunConfig(storage_path=str(folder / "ray"), logging_config=LoggingConfig(log_level="ERROR")),
+        ).fit()
+
+    def seen(num_workers: int, name: str) -> dict[str, np.ndarray]:
+        if num_workers not in folders:
+            start(num_workers)
+        with np.load(folders[num_workers] / f"{name}.npz") as saved:
+            return dict(saved)
+
+    return seen
+
+
+def assert_same(one: dict[str, np.ndarray], other: dict[str, np.ndarray], *, prefix: str, tolerance: float) -> None:
+    """Every weight, relative to itself where it is over 1, else absolutely."""
+    names = [name for name in one if name.startswith(prefix)]
+    assert names
+    for name in names:
+        np.testing.assert_allclose(other[name], one[name], rtol=tolerance, atol=tolerance, err_msg=name)
+
+
+def many_against_one():
+    """Sorted by workers, so that a start of Ray Train is asked for all of its cells at once."""
+    return [
+        pytest.param(num_workers, name, id=f"{num_workers}-{name}")
+        for num_workers in (2, 4)
+        for name, cell in grid().items()
+        if num_workers <= cell.most_workers and not cell.overflow
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("num_workers", "name"), many_against_one())
+def test_many_workers_do_what_one_does(trained, num_workers, name):
+    """SGD has momentum, decay and clipping.
+
+    Ten steps amplify rounding, the more the larger the learning rate, and most of all in Keras's synchronized variance,
+    E[x^2] - E[x]^2: 1e-4 in the losses in float32, with masks as unequal as these. In float64 nothing else is left.
+    AdamW turns rounding noise on gradients of zero into full steps, so of its weights nothing close is asked.
+    """
+    cell, one, many = grid()[name], trained(1, name), trained(num_workers, name)
+    assert len(one["losses"]) == STEPS
+    assert np.ptp(one["losses"]) > 0.01  # It does learn, so equality says something.
+    np.testing.assert_allclose(many["losses"], one["losses"], rtol=cell.losses)
+    if cell.weights is not None:
+        assert_same(one, many, prefix="weight", tolerance=cell.weights)
+        assert_same(one, many, prefix="average", tolerance=cell.weights)
+    assert len(set(many["everything"])) == 1, "the workers hold the same, optimizer included, to the last bit"
+    assert all(len(set(row)) == 1 for row in many["checksums"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_workers", [1, 2, 4])
+@pytest.mark.parametrize("augmented", ["", "-augmented"])
+@pytest.mark.parametrize("split", [EVEN, REMAINDER])
+def test_accumulated_in_two_parts_it_does_the_same(trained, num_workers, split, augmented):
+    name = f"group-{split_name(split)}{augmented}"
+    whole, parts = trained(num_workers, name), trained(num_workers, f"{name}-accumulated")
+    np.testing.assert_allclose(parts["losses"], whole["losses"], rtol=1e-5)
+    assert_same(whole, parts, prefix="weight", tolerance=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_workers", [2, 4])
+@pytest.mark.parametrize("name", ["adamw-average", "adamw-average-remainder"])
+def test_averaged_weights_are_the_same(trained, num_workers, name):
+    """As a whole: the mean distance, against how far the weights have gone from their average."""
+    one, many = trained(1, name), trained(num_workers, name)
+    averages = [key for key in one if key.startswith("average")]
+
+    def distance(a, b):
+        return float(np.mean([np.abs(x - y).mean() for x, y in zip(a, b, strict=True)]))
+
+    average, current = ([one[key.replace("average", kind)] for key in averages] for kind in ("average", "weight"))
+    assert distance(average, [many[key] for key in averages]) < 1e-3 * distance(average, current)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_workers", [1, 2, 4])
+def test_encoder_that_is_frozen_stands_still(trained, num_workers):
+    assert trained(num_workers, "frozen-encoder")["encoder_stood"]
+    assert not trained(num_workers, "none")["encoder_stood"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_workers", [2, 4])
+def test_overflow_on_one_worker_makes_all_skip_the_step(trained, num_workers):
+    """The others' gradients are zeros, which are finite: were each to decide for itself, momentum would move them."""
+    seen = trained(num_workers, "float16-overflow")
+    checksums, scales, at = seen["checksums"], seen["scales"], STEPS // 2
+    assert np.isfinite(seen["losses"]).all()
+    assert all(len(set(row)) == 1 for row in checksums)
+    assert (checksums[at] == checksums[at - 1]).all(), "nobody moved"
+    assert (scales[at] == SCALE_THAT_OVERFLOWS / 2).all(), "all halved the scale"
+    others = [k for k in range(1, STEPS) if k < at]
+    assert all((checksums[k] != checksums[k - 1]).all() for k in others), "steps without overflow do move"
+    assert len(set(seen["everything"])) == 1

@@ -49,7 +49,9 @@ def special(name, kind, target=""):
 def scan(path, content, threads=2):
     """What `scan_archive` finds in these bytes; the index is beside them, at .gzidx."""
     path.write_bytes(content)
-    return scan_archive(str(path), str(path.with_suffix(".gzidx")), threads=threads, progress=lambda name: None)
+    return scan_archive(
+        str(path), str(path.with_suffix(".gzidx")), threads=threads, progress=lambda name, position: None
+    )
 
 
 @pytest.fixture
@@ -183,11 +185,15 @@ def test_names_in_other_scripts_and_names_that_are_no_text(archive, listed, form
         text.encode()  # It can be stored.
 
 
-def test_progress_is_told_every_name(archive):
+def test_progress_is_told_every_name_and_how_far_it_is(archive):
     archive.write_bytes(gzip.compress(tar_of([special("train", tarfile.DIRTYPE), *triplet_files().items()])))
     seen = []
-    scan_archive(str(archive), str(archive.with_suffix(".gzidx")), threads=1, progress=seen.append)
-    assert seen == ["train", *triplet_files()]
+    index = str(archive.with_suffix(".gzidx"))
+    scan_archive(str(archive), index, threads=1, progress=lambda name, position: seen.append((name, position)))
+    names, positions = zip(*seen, strict=True)
+    assert list(names) == ["train", *triplet_files()]
+    assert list(positions) == sorted(positions)
+    assert 0 < positions[-1] <= archive.stat().st_size
 
 
 # --- camera.json ---
@@ -250,7 +256,9 @@ def test_a_sparse_file_must_not_be_read(archive, tmp_path):
         file.seek(2**20)
         file.write(b"end")
     subprocess.run(["tar", "-czSf", str(archive), "-C", str(tmp_path / "tree"), "train"], check=True)
-    contents = scan_archive(str(archive), str(archive.with_suffix(".gzidx")), threads=1, progress=lambda name: None)
+    contents = scan_archive(
+        str(archive), str(archive.with_suffix(".gzidx")), threads=1, progress=lambda name, position: None
+    )
     (triplet,) = archive_triplets(str(archive), contents.members, BOTH)
     assert (triplet.reason, triplet.sample_id) == ("unsafe_member", STEM)
     assert "no plain file" in triplet.problem
@@ -360,7 +368,7 @@ def test_junk_after_the_gzip_hides_nothing(archive, whole, junk):
 def test_an_archive_that_cannot_be_opened_is_refused(archive):
     archive.mkdir()
     with pytest.raises(SourceError, match="cannot be read"):
-        scan_archive(str(archive), str(archive.with_suffix(".gzidx")), threads=1, progress=lambda name: None)
+        scan_archive(str(archive), str(archive.with_suffix(".gzidx")), threads=1, progress=lambda name, position: None)
 
 
 # --- other compressors' streams ---
@@ -454,7 +462,7 @@ import sys
 from depthflow.diode.archive import scan_archive
 from depthflow.errors import SourceError
 try:
-    scan_archive(sys.argv[1], sys.argv[2], threads=2, progress=lambda name: None)
+    scan_archive(sys.argv[1], sys.argv[2], threads=2, progress=lambda name, position: None)
 except SourceError as error:
     print(error)
 """

@@ -1,0 +1,134 @@
+"""A small store of real files, and a network of two convolutions: what is tested here does not depend on its size."""
+
+import contextlib
+
+import keras
+import numpy as np
+import pytest
+
+from depthflow.config import PreprocessConfig
+from depthflow.samples.files import open_files
+from depthflow.samples.finish import finish_store
+from depthflow.samples.preprocess import content_config, plan_store, sample_layout, shard_maker, source_splits
+from depthflow.samples.shard import make_shard
+from depthflow.samples.sources import account_for, list_source
+from depthflow.samples.store import open_store
+from depthflow.training.collective import WorkerGroup
+
+SIZE = 32
+TRAIN_SAMPLES, VAL_SAMPLES = 22, 3
+
+
+def build_small_network(*, dtype="float32", size=SIZE, filters=4, norm="group", scales=1, seed=0):
+    """From uint8 rgb to log-depth, as the U-Nets are, with one hidden layer: traced in a second where they take ten."""
+    keras.utils.set_random_seed(seed)
+    previous = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(dtype)
+    try:
+        exact = keras.config.dtype_policy().variable_dtype
+        rgb = keras.Input((size, size, 3), dtype="uint8")
+        x = keras.layers.Rescaling(1 / 127.5, offset=-1.0, dtype=exact, name="small_scale")(rgb)
+        x = keras.layers.Conv2D(filters, 3, padding="same", name="small_conv")(x)
+        if norm == "batch":
+            x = keras.layers.BatchNormalization(name="small_norm")(x)
+        else:
+            x = keras.layers.GroupNormalization(2, name="small_norm")(x)
+        x = keras.layers.ReLU(name="small_relu")(x)
+        outputs = [keras.layers.Conv2D(1, 1, dtype=exact, name="log_depth")(x)]
+        if scales == 2:
+            half = keras.layers.AveragePooling2D(2, name="decoder_half")(x)
+            outputs.append(keras.layers.Conv2D(1, 1, dtype=exact, name="log_depth_half")(half))
+        return keras.Model(rgb, outputs if scales > 1 else outputs[0])
+    finally:
+        keras.config.set_dtype_policy(previous)
+
+
+@pytest.fixture(scope="session")
+def small_network():
+    """`build_small_network`."""
+    return build_small_network
+
+
+@pytest.fixture
+def small_trainees(monkeypatch):
+    """For the test, every trainee has a small network of its recipe's dtype and scales."""
+
+    def build(recipe):
+        return build_small_network(
+            dtype=recipe.dtype, size=recipe.height, scales=recipe.supervised_scales, seed=recipe.seed
+        )
+
+    monkeypatch.setattr("depthflow.training.trainee.build_unet", build)
+
+
+@pytest.fixture(scope="session")
+def group():
+    """A group of one worker, in this process."""
+    return WorkerGroup(rank=0, size=1)
+
+
+@pytest.fixture(scope="session")
+def real_store(tmp_path_factory, write_triplet):
+    """A store never to be changed, of 32 x 32: 22 training samples, indoors and outdoor, and 3 of validation."""
+    root = tmp_path_factory.mktemp("real")
+    for k in range(TRAIN_SAMPLES + VAL_SAMPLES):
+        split = "train" if k < TRAIN_SAMPLES else "val"
+        scene_type = "outdoor" if k % 3 == 0 else "indoors"
+        fraction = (0.9, 0.3, 0.05)[k % 3]
+        write_triplet(
+            root / "tree",
+            split=split,
+            scene_type=scene_type,
+            scene=k // 5,
+            scan=k // 5,
+            view=k,
+            size=(SIZE, SIZE),
+            valid_fraction=fraction,
+        )
+    config = PreprocessConfig(source=(str(root / "tree"),), out=str(root / "store"), height=SIZE, width=SIZE)
+    return _store_of(config)
+
+
+def _store_of(config):
+    """What preprocess.py makes of a tree, without Ray."""
+    files, splits, layout = open_files(config.out), source_splits(config), sample_layout(config)
+    listed = [list_source(source, splits, files, {}) for source in config.source]
+    shards, _ = plan_store(config, listed, {})
+    make = shard_maker(layout, {source.location: source.camera for source in listed}, files)
+    records = [make_shard(plan, files=files, layout=layout, make=make, watch=_unwatched) for plan in shards]
+    records.sort(key=lambda record: record.path)
+    finish_store(
+        files,
+        records,
+        account_for(listed, splits),
+        settings=content_config(config),
+        origin={"sources": list(config.source), "archives": []},
+    )
+    return open_store(config.out)
+
+
+def _unwatched(planned):
+    return contextlib.nullcontext()
+
+
+@pytest.fixture(scope="session")
+def arrays():
+    """Copies of the values of variables."""
+
+    def copies(variables):
+        return [np.array(keras.ops.convert_to_numpy(variable)) for variable in variables]
+
+    return copies
+
+
+@pytest.fixture(scope="session")
+def assert_same():
+    """Two lists of arrays are equal to the last bit, dtypes included."""
+
+    def check(left, right):
+        assert len(left) == len(right)
+        for mine, theirs in zip(left, right, strict=True):
+            assert mine.dtype == theirs.dtype
+            np.testing.assert_array_equal(mine, theirs)
+
+    return check

@@ -1,0 +1,172 @@
+"""A job's folder: new ones are new, one process holds it, and --resume takes up what is the same and unfinished."""
+
+import json
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+
+from depthflow.config import TrainJob
+from depthflow.errors import TrainingError
+from depthflow.recipes import RECIPES, smoke
+from depthflow.samples.store import SampleStore
+from depthflow.training.job import JOB_FILE, JobFolder, open_job, unique_name
+
+
+def store_of(fingerprint="f1"):
+    return cast(SampleStore, SimpleNamespace(fingerprint=fingerprint))
+
+
+@pytest.fixture
+def opened(tmp_path):
+    """Opens a job in tmp_path/storage."""
+
+    def open_(recipe=None, *, fingerprint="f1", **changes):
+        job = TrainJob(**{"samples": "s", "storage": str(tmp_path / "storage"), **changes})
+        return open_job(recipe or smoke(), job, store_of(fingerprint))
+
+    return open_
+
+
+def begun(opened, recipe=None, **changes):
+    """A job that was begun and left unfinished."""
+    with opened(recipe, **changes) as folder:
+        pass
+    return folder
+
+
+def test_names_are_unique_and_say_the_recipe():
+    names = {unique_name("diode") for _ in range(200)}
+    assert len(names) == 200
+    assert all(name.startswith("diode-") for name in names)
+    assert all(set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789-") for name in names)
+
+
+def test_a_new_job_has_a_folder_of_its_own(opened, tmp_path):
+    with opened() as folder:
+        assert folder.root.parent == tmp_path / "storage"
+        assert folder.root.name.startswith("smoke-")
+        said = folder.read()
+        assert (said["run_id"], said["finished"]) == (None, False)
+        assert said["wanted"]["fingerprint"] == "f1"
+        assert said["wanted"]["recipe"]["learning_rate"] == smoke().learning_rate
+        assert {folder.checkpoints.parent, folder.spool.parent, folder.ray.parent} == {folder.root}
+        with opened() as other:
+            assert other.root != folder.root
+
+
+def test_its_folder_is_absolute(opened, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with opened(storage="storage") as folder:
+        assert folder.root.is_absolute() and folder.root.parent == tmp_path / "storage"
+
+
+def test_notes_are_added_and_kept(opened):
+    with opened() as folder:
+        folder.note(run_id="r1")
+        folder.note(finished=True)
+        assert {name: folder.read()[name] for name in ("run_id", "finished")} == {"run_id": "r1", "finished": True}
+        assert [path.name for path in folder.root.iterdir() if path.name.startswith(".tmp")] == []
+
+
+# --- one at a time ---
+
+
+def test_a_second_process_is_refused(opened):
+    with (
+        opened() as folder,
+        pytest.raises(TrainingError, match=rf"{folder.root} cannot be taken: .*another process"),
+        opened(resume=True),
+    ):
+        pass
+    with opened(resume=True) as again:
+        assert again.root == folder.root
+
+
+def test_a_storage_that_is_none_is_told(opened, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(TrainingError, match="cannot be taken"), opened(storage=str(tmp_path / "file" / "storage")):
+        pass
+
+
+# --- resume ---
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_resume_takes_up_the_same_recipe_and_samples(opened, name):
+    """Also through JSON, which has no tuples."""
+    wanted = begun(opened, RECIPES[name]())
+    wanted.note(run_id="r1")
+    begun(opened, replace(RECIPES[name](), learning_rate=0.5))
+    begun(opened, RECIPES[name](), fingerprint="f2")
+    begun(opened, RECIPES[name](), model_name="other")
+    with opened(RECIPES[name](), resume=True) as folder:
+        assert folder.root == wanted.root
+        assert folder.read()["run_id"] == "r1", "its MLflow run goes on"
+
+
+def test_what_does_not_move_the_result_may_differ(opened):
+    wanted = begun(opened, num_workers=2, keep_checkpoints=3)
+    changes = {"num_workers": 4, "keep_checkpoints": 1, "checkpoint_every_steps": 5, "step_timeout_s": 9.0}
+    with opened(resume=True, **changes) as folder:
+        assert folder.root == wanted.root
+
+
+def test_of_several_the_latest_is_taken(opened):
+    folders = [begun(opened) for _ in range(3)]
+    for seconds, folder in zip((2, 3, 1), folders, strict=True):
+        (folder.root / "touched").touch()
+        assert folder.root.stat().st_ctime > 0
+        del seconds
+    latest = max(folders, key=lambda folder: folder.root.stat().st_ctime_ns)
+    with opened(resume=True) as folder:
+        assert folder.root == latest.root
+
+
+def test_a_finished_job_is_not_resumed(opened):
+    first, second = begun(opened), begun(opened)
+    second.note(finished=True)
+    with opened(resume=True) as folder:
+        assert folder.root == first.root
+    first.note(finished=True)
+    with pytest.raises(TrainingError, match=r"There is no unfinished job in .*Run without --resume"), opened(resume=True):
+        pass
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_nothing_to_resume(opened, tmp_path, exists):
+    if exists:
+        (tmp_path / "storage" / "notes").mkdir(parents=True)
+    with pytest.raises(TrainingError, match="There is no unfinished job"), opened(resume=True):
+        pass
+    assert not list(tmp_path.glob("storage/*/.lock"))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "changes", "told"),
+    [
+        ({"learning_rate": 3e-4}, {}, r"learning_rate 0\.003 there, 0\.0003 here\.$"),
+        ({"learning_rate": 3e-4, "epochs": 7}, {}, r"learning_rate 0\.003 there, 0\.0003 here, epochs 2 there, 7 here"),
+        ({"decoder_filters": (8,) * 5}, {}, r"decoder_filters \[64, 48, 32, 24, 16\] there, \[8, 8, 8, 8, 8\] here\.$"),
+        ({}, {"fingerprint": "f2"}, r"fingerprint f1 there, f2 here\.$"),
+        ({}, {"model_name": "other"}, r"model_name depthflow there, other here\.$"),
+    ],
+)
+def test_another_job_is_refused_with_what_differs(opened, recipe, changes, told):
+    there = begun(opened)
+    with (
+        pytest.raises(TrainingError, match=rf"No unfinished job .*{there.root.name} differs: {told}"),
+        opened(replace(smoke(), **recipe), resume=True, **changes),
+    ):
+        pass
+    assert json.loads((there.root / JOB_FILE).read_text())["wanted"]["fingerprint"] == "f1"
+
+
+def test_a_folder_that_says_nothing_does_not_count(opened, tmp_path):
+    """Of a process killed between making the folder and noting what it is."""
+    wanted = begun(opened)
+    (tmp_path / "storage" / "smoke-99999999-000000-ffffff").mkdir()
+    with opened(resume=True) as folder:
+        assert folder.root == wanted.root
+    assert isinstance(folder, JobFolder)

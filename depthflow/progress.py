@@ -14,14 +14,17 @@ class ProgressLine:
         unit: bytes are shown in MB or GB, with the rate since the first call: what an earlier run brought is no merit
             of this one.
         every_s: seconds between two lines in a log file.
+        done_before: items that an earlier run did: no merit of this one either.
     """
 
-    def __init__(self, label: str, *, unit: Literal["items", "bytes"] = "items", every_s: float = 5.0) -> None:
+    def __init__(
+        self, label: str, *, unit: Literal["items", "bytes"] = "items", every_s: float = 5.0, done_before: int = 0
+    ) -> None:
         self._label = label
         self._unit = unit
         self._live = sys.stderr.isatty()
         self._every_s = 0.2 if self._live else every_s
-        self._since: tuple[float, int] | None = None if unit == "bytes" else (time.monotonic(), 0)
+        self._since: tuple[float, int] | None = None if unit == "bytes" else (time.monotonic(), done_before)
         self._last = -math.inf
 
     def __call__(self, done: int, total: int) -> None:

@@ -84,7 +84,7 @@ class TrainingLoop:
         self._unsaved: list[float] = []  # Losses of the steps since the last checkpoint.
         self._failure = ""
         total = self._recipe.epochs * steps_per_epoch
-        line = ProgressLine("training steps")
+        line = ProgressLine("training steps", done_before=self._progress.steps_done)
         self._show = (lambda done: line(done, total)) if self._group.rank == 0 else (lambda done: None)
 
     def run(self) -> None:
@@ -183,9 +183,9 @@ class TrainingLoop:
     def _signals(self) -> np.ndarray:
         signals = np.zeros(len(Signal), np.float32)
         signals[Signal.FAILED] = bool(self._failure)
-        signals[Signal.LOOK_FOR_DRAIN] = (
-            self._group.rank == 0 and time.monotonic() - self._looked_at >= self._drain_poll_s
-        )
+        if self._group.rank == 0 and time.monotonic() - self._looked_at >= self._drain_poll_s:
+            signals[Signal.LOOK_FOR_DRAIN] = 1
+            self._looked_at = time.monotonic()
         return signals
 
     def _settle(self, pending: tuple[StepResult, TrainingBatch] | None) -> np.ndarray:
@@ -212,10 +212,7 @@ class TrainingLoop:
 
     def _wants_checkpoint(self, signals: np.ndarray, batch: TrainingBatch) -> bool:
         """All workers answer alike. The end of an epoch has a checkpoint anyway."""
-        drained = False
-        if signals[Signal.LOOK_FOR_DRAIN] > 0:
-            self._looked_at = time.monotonic()
-            drained = self._draining()
+        drained = signals[Signal.LOOK_FOR_DRAIN] > 0 and self._draining()
         every = self._checkpoint_every_steps
         is_due = every is not None and (self._progress.steps_done + 1) % every == 0
         return (drained or is_due) and batch.then.step > 0

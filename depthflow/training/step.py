@@ -87,7 +87,8 @@ def build_step(
             planes = augment(*planes, batch.draws, zoom_depth=recipe.zoom_depth)
         counts = group.all_reduce([tf.cast(gradients_of.loss.counts(planes[2]), tf.float64)])[0]
         loss, gradients = gradients_of(planes, counts)
-        signals = tf.identity(batch.signals)  # Which places them on a device, as all_reduce insists.
+        # One dtype, as all_reduce packs them; identity places them on a device, as it insists.
+        signals = tf.identity(tf.cast(batch.signals, loss.dtype))
         return group.all_reduce([loss, signals, *gradients])
 
     height, width = model.input_shape[1:3]

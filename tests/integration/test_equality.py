@@ -70,24 +70,29 @@ def grid() -> dict[str, Cell]:
         global_batch_size=8,
     )
     augmented = {"horizontal_flip": True, "max_zoom": 1.5, "colour_jitter": 0.2, "blur": 0.5}
-    batch_norm = {"decoder_norm": "batch", "dtype": "float64"}
+    # Five stages: with fewer the output is enlarged bilinearly, which TensorFlow does in float32 whatever the dtype.
+    batch_norm = {"decoder_norm": "batch", "dtype": "float64", "decoder_filters": (16, 16, 16, 8, 8)}
     adamw = replace(sgd, optimizer="adamw", schedule="cosine", ema_momentum=0.9)
-    cells = {}
-    for split, batch in ((EVEN, 8), (REMAINDER, 12)):
-        plain = replace(sgd, global_batch_size=batch)
-        for suffix, augmentation in (("", {}), ("-augmented", augmented)):
-            name, recipe = f"{split_name(split)}{suffix}", replace(plain, **augmentation)
-            cells[f"group-{name}"] = Cell(recipe=recipe, split=split)
-            cells[f"group-{name}-accumulated"] = Cell(recipe=replace(recipe, accumulation_steps=2), split=split)
-            # Accumulation would change whose statistics are taken together, so it is not asked to be equal here.
-            cells[f"batch-{name}"] = Cell(recipe=replace(recipe, **batch_norm), split=split, losses=1e-9, weights=1e-9)
+    even, remainder = sgd, replace(sgd, global_batch_size=12)
     return {
-        **cells,
-        "batch-float32": Cell(recipe=replace(sgd, decoder_norm="batch"), losses=1e-4, weights=None),
-        "none": Cell(recipe=replace(sgd, decoder_norm="none")),
-        "frozen-encoder": Cell(recipe=replace(sgd, epochs=2, frozen_encoder_epochs=1, encoder_rate=0.3)),
-        "adamw-average": Cell(recipe=adamw, losses=1e-4, weights=None),
-        "adamw-average-remainder": Cell(
+        # Half of batch x norm x accumulation x augmentation: every two of them meet in every combination but one, since
+        # accumulation changes whose statistics batch normalisation takes together.
+        "group-even": Cell(recipe=even, most_workers=2),
+        "group-even-accumulated": Cell(recipe=replace(even, accumulation_steps=2)),
+        "group-remainder-augmented": Cell(recipe=replace(remainder, **augmented), split=REMAINDER),
+        "group-remainder-augmented-accumulated": Cell(
+            recipe=replace(remainder, accumulation_steps=2, **augmented), split=REMAINDER, most_workers=2
+        ),
+        "batch-even-augmented": Cell(
+            recipe=replace(even, **batch_norm, **augmented), losses=1e-9, weights=1e-9, most_workers=2
+        ),
+        "batch-remainder": Cell(recipe=replace(remainder, **batch_norm), split=REMAINDER, losses=1e-9, weights=1e-9),
+        "batch-float32": Cell(recipe=replace(even, decoder_norm="batch"), losses=1e-4, weights=None, most_workers=2),
+        "none-frozen-encoder": Cell(
+            recipe=replace(even, decoder_norm="none", epochs=2, frozen_encoder_epochs=1, encoder_rate=0.3),
+            most_workers=2,
+        ),
+        "adamw-average": Cell(
             recipe=replace(adamw, global_batch_size=12, **augmented), split=REMAINDER, losses=1e-4, weights=None
         ),
         "every-loss": Cell(
@@ -98,15 +103,11 @@ def grid() -> dict[str, Cell]:
             ),
             losses=1e-4,
             weights=None,
+            most_workers=2,
         ),
-        "float16": Cell(recipe=replace(sgd, dtype="mixed_float16"), losses=1e-2, weights=None),
-        "float16-overflow": Cell(recipe=replace(sgd, dtype="mixed_float16"), overflow=True),
+        "float16-overflow": Cell(recipe=replace(even, dtype="mixed_float16"), overflow=True),
         "resnet50": Cell(recipe=resnet50(), losses=1e-9, weights=1e-9, most_workers=2),
     }
-
-
-def split_name(split: str) -> str:
-    return {EVEN: "even", REMAINDER: "remainder"}[split]
 
 
 def resnet50() -> Recipe:
@@ -114,7 +115,7 @@ def resnet50() -> Recipe:
     return replace(
         tutorial(),
         encoder_weights="none",
-        decoder_filters=(16, 8, 8),
+        decoder_filters=(16, 16, 8, 8, 8),
         height=64,
         width=64,
         dtype="float64",
@@ -142,11 +143,8 @@ def train_cells(config: dict[str, Any]) -> None:
     store = open_store(config["samples"])
     readers = {split: SplitReader(store, split) for split in SIZES}
     for name, cell in config["cells"].items():
-        import time
-        began = time.monotonic()
         seen = train_cell(cell, readers[cell.split], group)
         if group.rank == 0:
-            print(name, time.monotonic() - began, flush=True)
             np.savez(Path(config["out"]) / f"{name}.npz", **seen)
 
 
@@ -279,11 +277,9 @@ def test_many_workers_do_what_one_does(trained, num_workers, name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("num_workers", [1, 2, 4])
-@pytest.mark.parametrize("augmented", ["", "-augmented"])
-@pytest.mark.parametrize("split", [EVEN, REMAINDER])
-def test_accumulated_in_two_parts_it_does_the_same(trained, num_workers, split, augmented):
-    name = f"group-{split_name(split)}{augmented}"
+@pytest.mark.parametrize("num_workers", [1, 2])
+@pytest.mark.parametrize("name", ["group-even", "group-remainder-augmented"])
+def test_accumulated_in_two_parts_it_does_the_same(trained, num_workers, name):
     whole, parts = trained(num_workers, name), trained(num_workers, f"{name}-accumulated")
     np.testing.assert_allclose(parts["losses"], whole["losses"], rtol=1e-5)
     assert_same(whole, parts, prefix="weight", tolerance=1e-5)
@@ -291,10 +287,9 @@ def test_accumulated_in_two_parts_it_does_the_same(trained, num_workers, split, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("num_workers", [2, 4])
-@pytest.mark.parametrize("name", ["adamw-average", "adamw-average-remainder"])
-def test_averaged_weights_are_the_same(trained, num_workers, name):
+def test_averaged_weights_are_the_same(trained, num_workers):
     """As a whole: the mean distance, against how far the weights have gone from their average."""
-    one, many = trained(1, name), trained(num_workers, name)
+    one, many = trained(1, "adamw-average"), trained(num_workers, "adamw-average")
     averages = [key for key in one if key.startswith("average")]
 
     def distance(a, b):
@@ -305,10 +300,10 @@ def test_averaged_weights_are_the_same(trained, num_workers, name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("num_workers", [1, 2, 4])
+@pytest.mark.parametrize("num_workers", [1, 2])
 def test_encoder_that_is_frozen_stands_still(trained, num_workers):
-    assert trained(num_workers, "frozen-encoder")["encoder_stood"]
-    assert not trained(num_workers, "none")["encoder_stood"]
+    assert trained(num_workers, "none-frozen-encoder")["encoder_stood"]
+    assert not trained(num_workers, "group-even")["encoder_stood"]
 
 
 @pytest.mark.slow

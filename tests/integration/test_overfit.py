@@ -6,18 +6,17 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from depthflow.diode.layout import find_triplets
 from depthflow.diode.synthetic import synthesize
 from depthflow.diode.triplet import decode_triplet
-from depthflow.models.losses import LOSSES
-from depthflow.models.unet import build_unet, set_batch_norm
+from depthflow.models.augmentation import draw
 from depthflow.recipes import tutorial
 from depthflow.samples.planes import Planes, make_planes
+from depthflow.samples.share import Position
 from depthflow.training.collective import WorkerGroup
-from depthflow.training.optimizer import build_optimizer
-from depthflow.training.step import build_step
+from depthflow.training.feed import TrainingBatch
+from depthflow.training.trainee import Trainee
 
 STEPS = 60
 
@@ -37,16 +36,18 @@ def eight_images(tmp_path) -> list[Planes]:
 def test_tutorials_unet_overfits_eight_images(eight_images):
     """The loss falls below 5% of its first value within sixty steps, in the step that every worker runs."""
     keras.utils.set_random_seed(0)
-    recipe = replace(tutorial(), encoder_weights="none", height=64, width=64, learning_rate=3e-4)
-    model = build_unet(recipe)
-    set_batch_norm(model, recipe.batch_norm)
-    optimizer = build_optimizer(recipe, total_steps=STEPS)
-    optimizer.build(model.trainable_variables)
-    group = WorkerGroup(rank=0, size=1)
-    step = build_step(model=model, optimizer=optimizer, pixel_loss=LOSSES[recipe.loss], group=group)
-    batch = [
-        tf.constant(np.stack([getattr(image, plane) for image in eight_images]))
-        for plane in ("rgb", "log_depth", "valid_mask")
-    ]
-    losses = [float(step(*batch)) for _ in range(STEPS)]
+    recipe = replace(tutorial(), encoder_weights="none", height=64, width=64, learning_rate=3e-4, epochs=STEPS)
+    trainee = Trainee(recipe, steps_per_epoch=1, group=WorkerGroup(rank=0, size=1), checkpoint=None)
+    ids = [f"image {k}" for k in range(len(eight_images))]
+    batch = TrainingBatch(
+        **{
+            plane: np.stack([getattr(image, plane) for image in eight_images])
+            for plane in ("rgb", "log_depth", "valid_mask")
+        },
+        draws=draw(recipe, seed=0, epoch=0, sample_ids=ids),
+        epoch=0,
+        batch_rows=np.arange(len(ids)),
+        then=Position(seed=0, epoch=1),
+    )
+    losses = [float(trainee.step(batch, np.zeros(2)).loss) for _ in range(STEPS)]
     assert losses[-1] < 0.05 * losses[0], losses

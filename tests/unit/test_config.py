@@ -53,6 +53,38 @@ REFUSED = [
     (Recipe, {"height": 100}, "--height", "100"),
     (Recipe, {"width": 33}, "--width", "33"),
     (Recipe, {"decoder_filters": (8, 8, 8, 8, 0)}, "--decoder-filters", "(8, 8, 8, 8, 0)"),
+    (Recipe, {"decoder_filters": (8, 8)}, "--decoder-filters", "(8, 8)"),
+    (Recipe, {"decoder_filters": (8,) * 6}, "--decoder-filters", "(8, 8, 8, 8, 8, 8)"),
+    (Recipe, {"bottleneck_filters": -1}, "--bottleneck-filters", "-1"),
+    (Recipe, {"supervised_scales": 0}, "--supervised-scales", "0"),
+    (Recipe, {"supervised_scales": 4, "decoder_filters": (8, 8, 8)}, "--supervised-scales", "4"),
+    (Recipe, {"accumulation_steps": 0}, "--accumulation-steps", "0"),
+    (Recipe, {"loss": ()}, "--loss", "()"),
+    (Recipe, {"loss": (("l1", 0.0),)}, "--loss", "(('l1', 0.0),)"),
+    (Recipe, {"loss": (("l1", math.inf),)}, "--loss", "(('l1', inf),)"),
+    (Recipe, {"loss": (("l1", math.nan),)}, "--loss", "(('l1', nan),)"),
+    (Recipe, {"loss": (("l1", 1.0), ("l1", 2.0))}, "--loss", "(('l1', 1.0), ('l1', 2.0))"),
+    (Recipe, {"max_zoom": 0.9}, "--max-zoom", "0.9"),
+    (Recipe, {"max_zoom": 4.1}, "--max-zoom", "4.1"),
+    (Recipe, {"colour_jitter": 1.0}, "--colour-jitter", "1.0"),
+    (Recipe, {"colour_jitter": -0.1}, "--colour-jitter", "-0.1"),
+    (Recipe, {"blur": 1.1}, "--blur", "1.1"),
+    (Recipe, {"blur": math.nan}, "--blur", "nan"),
+    (Recipe, {"encoder_rate": 0.0}, "--encoder-rate", "0.0"),
+    (Recipe, {"encoder_rate": 1.5}, "--encoder-rate", "1.5"),
+    (Recipe, {"frozen_encoder_epochs": -1}, "--frozen-encoder-epochs", "-1"),
+    (Recipe, {"frozen_encoder_epochs": 3, "epochs": 3}, "--frozen-encoder-epochs", "3"),
+    (Recipe, {"ema_momentum": 0.0}, "--ema-momentum", "0.0"),
+    (Recipe, {"ema_momentum": 1.0}, "--ema-momentum", "1.0"),
+    (Recipe, {"batch_norm": "frozen"}, "--batch-norm", "none"),
+    (Recipe, {"xla": True, "decoder_norm": "batch"}, "--xla", "synchronized, batch"),
+    (Recipe, {"xla": True, "encoder": "resnet50"}, "--xla", "synchronized, none"),
+    (
+        Recipe,
+        {"xla": True, "encoder": "resnet50", "encoder_weights": "w", "batch_norm": "frozen", "decoder_norm": "batch"},
+        "--xla",
+        "frozen, batch",
+    ),
     (Recipe, {"epochs": 0}, "--epochs", "0"),
     (Recipe, {"global_batch_size": 0}, "--global-batch-size", "0"),
     (Recipe, {"learning_rate": 0.0}, "--learning-rate", "0.0"),
@@ -63,6 +95,12 @@ REFUSED = [
     (TrainJob, {"num_workers": 0}, "--num-workers", "0"),
     (TrainJob, {"keep_checkpoints": 0}, "--keep-checkpoints", "0"),
     (TrainJob, {"max_failures": -1}, "--max-failures", "-1"),
+    (TrainJob, {"storage": "s3://b/runs"}, "--storage", "s3://b/runs"),
+    (TrainJob, {"checkpoint_every_steps": 0}, "--checkpoint-every-steps", "0"),
+    (TrainJob, {"step_timeout_s": 0.0}, "--step-timeout-s", "0.0"),
+    (TrainJob, {"drain_poll_s": 0.0}, "--drain-poll-s", "0.0"),
+    (TrainJob, {"drain_poll_s": math.nan}, "--drain-poll-s", "nan"),
+    (TrainJob, {"mlflow_wait_s": -1.0}, "--mlflow-wait-s", "-1.0"),
     (TrainJob, {"cache_gib": -0.5}, "--cache-gib", "-0.5"),
     (TrainJob, {"cache_gib": math.inf}, "--cache-gib", "inf"),
     (TrainJob, {"cache_gib": math.nan}, "--cache-gib", "nan"),
@@ -86,6 +124,14 @@ ACCEPTED = [
     (Recipe, {"weight_decay": 0.1, "optimizer": "sgd"}),
     (Recipe, {"weight_decay": 0.1, "optimizer": "adamw"}),
     (Recipe, {"weight_decay": 0.0, "optimizer": "adam", "decoder_filters": (1, 1, 1, 1, 1)}),
+    (Recipe, {"decoder_filters": (1, 1, 1), "supervised_scales": 3, "bottleneck_filters": 0, "accumulation_steps": 1}),
+    (Recipe, {"loss": (("l1", 1e-6), ("silog", 10.0)), "max_zoom": 4.0, "colour_jitter": 0.99, "blur": 1.0}),
+    (Recipe, {"max_zoom": 1.0, "colour_jitter": 0.0, "blur": 0.0, "encoder_rate": 1e-6, "ema_momentum": 1e-6}),
+    (Recipe, {"epochs": 3, "frozen_encoder_epochs": 2, "encoder_rate": 1.0, "ema_momentum": 0.9999}),
+    (Recipe, {"encoder": "resnet50", "encoder_weights": "imagenet", "batch_norm": "frozen", "xla": True}),
+    (Recipe, {"xla": True, "decoder_norm": "group"}),
+    (Recipe, {"encoder": "convnext_tiny", "xla": True}),
+    (TrainJob, {"checkpoint_every_steps": 1, "step_timeout_s": 0.1, "drain_poll_s": 0.1, "mlflow_wait_s": 0.0}),
     (TrainJob, {"num_workers": 1, "keep_checkpoints": 1, "max_failures": 0, "cache_gib": 0.0, "cache_dir": "c"}),
     (EvaluateConfig, {"num_workers": 1}),
     (PromoteConfig, {"samples": None, "rollback": True}),
@@ -143,3 +189,20 @@ def test_frozen(config):
 @pytest.mark.parametrize("config", SOUND)
 def test_keyword_only(config):
     assert all(field.kw_only for field in fields(config))
+
+
+def test_a_blank_recipe_is_the_same_network_without_weights_to_load():
+    """Of a recipe that would be refused without weights, too."""
+    recipe = replace(
+        SOUND[Recipe],
+        encoder="resnet50",
+        encoder_weights="imagenet",
+        batch_norm="frozen",
+        xla=True,
+        decoder_norm="group",
+    )
+    blank = recipe.blank()
+    assert blank.encoder_weights == "none"
+    network = {"encoder", "input_scaling", "bottleneck_filters", "decoder_filters", "decoder_norm", "height", "width"}
+    network |= {"decoder_upsampling", "supervised_scales", "dtype"}
+    assert {name: getattr(blank, name) for name in network} == {name: getattr(recipe, name) for name in network}

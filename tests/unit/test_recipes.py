@@ -3,6 +3,7 @@
 import pytest
 
 from depthflow.config import Recipe
+from depthflow.models.augmentation import is_augmented
 from depthflow.recipes import RECIPES
 
 
@@ -21,8 +22,8 @@ def test_each_says_what_it_is_for_and_how_to_run_it(name):
     assert f"python pipelines/train.py {name} --samples " in text
 
 
-def test_the_documented_three():
-    assert list(RECIPES) == ["smoke", "tutorial", "diode"]
+def test_the_documented_ones():
+    assert list(RECIPES) == ["smoke", "tutorial", "diode", "nyu-cpu"]
 
 
 def test_tutorial_has_the_tutorials_figures():
@@ -36,7 +37,10 @@ def test_tutorial_has_the_tutorials_figures():
     )
     assert (recipe.encoder, recipe.encoder_weights, recipe.decoder_norm) == ("resnet50", "imagenet", "none")
     assert recipe.decoder_filters == (1024, 512, 256, 128, 64)
-    assert (recipe.loss, recipe.clip_depth, recipe.horizontal_flip) == ("tutorial", "tutorial", False)
+    assert (recipe.loss, recipe.clip_depth) == ((("tutorial", 1.0),), "tutorial")
+    assert (recipe.batch_norm, recipe.bottleneck_filters, recipe.decoder_upsampling) == ("synchronized", 0, "nearest")
+    assert (recipe.encoder_rate, recipe.frozen_encoder_epochs, recipe.ema_momentum) == (1.0, 0, None)
+    assert not is_augmented(recipe)
 
 
 def test_smoke_needs_no_download():

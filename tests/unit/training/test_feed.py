@@ -1,4 +1,4 @@
-"""What a step eats: the tutorial's clip by hand, mirroring, the coin, and reading ahead."""
+"""What a step eats: the tutorial's clip by hand, draws that are each sample's own, and reading ahead."""
 
 import threading
 import time
@@ -10,14 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from depthflow.models.augmentation import NEUTRAL, draw
 from depthflow.recipes import smoke
 from depthflow.samples.reader import SampleBatch
 from depthflow.samples.share import Position
 from depthflow.training.feed import (
     BATCHES_AHEAD,
     clip_log_depth,
-    is_flipped,
-    mirror,
     read_ahead,
     training_batches,
 )
@@ -80,51 +79,6 @@ def test_equals_the_tutorials_formula(depth_m, valid):
     np.testing.assert_allclose(clipped_m(depth_m, valid), expected, rtol=1e-5)
 
 
-# --- mirror ---
-
-
-@pytest.mark.parametrize("shape", [(3, 2, 4), (3, 2, 4, 3)])
-@pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.bool_])
-def test_mirrors_the_marked_images_alone(shape, dtype):
-    plane = (np.random.default_rng(0).random(shape) * 255).astype(np.uint8)
-    plane = plane > 127 if dtype == np.bool_ else plane.astype(dtype)
-    mirrored = mirror(plane, np.array([True, False, True]))
-    assert mirrored.dtype == dtype
-    np.testing.assert_array_equal(mirrored, np.stack([np.fliplr(plane[0]), plane[1], np.fliplr(plane[2])]))
-    assert not np.array_equal(mirrored[0], plane[0])
-
-
-def test_mirror_by_hand():
-    np.testing.assert_array_equal(
-        mirror(np.array([[[1, 2, 3], [4, 5, 6]]]), np.array([True])), [[[3, 2, 1], [6, 5, 4]]]
-    )
-
-
-# --- the coin ---
-
-
-def flips(seed: int, epoch: int) -> np.ndarray:
-    return np.array([is_flipped(seed, epoch, f"00022_00193_indoors_{k:03d}_000") for k in range(4000)])
-
-
-def test_coin_is_fair():
-    """Five standard deviations of 4000 throws are 158."""
-    for seed, epoch in ((0, 0), (0, 1), (1, 0)):
-        assert abs(flips(seed, epoch).sum() - 2000) < 158
-
-
-def test_coin_is_repeatable_and_depends_on_all_its_arguments():
-    first = flips(0, 0)
-    np.testing.assert_array_equal(first, flips(0, 0))
-    for seed, epoch in ((0, 1), (1, 0), (1, 1), (0, 10)):
-        assert abs((first == flips(seed, epoch)).sum() - 2000) < 158, "two epochs must be two sets of throws"
-    assert len(set(first.tolist())) == 2
-
-
-def test_coin_does_not_run_its_arguments_together():
-    assert any(is_flipped(1, 11, str(k)) != is_flipped(11, 1, str(k)) for k in range(20))
-
-
 # --- a worker's batches ---
 
 
@@ -156,47 +110,81 @@ def batches_of(recipe, *, rank=0, num_workers=1, **position):
     return list(training_batches(Split(), recipe, position=place, rank=rank, num_workers=num_workers))
 
 
-@pytest.mark.parametrize("horizontal_flip", [False, True])
-@pytest.mark.parametrize("clip_depth", ["none", "tutorial"])
-def test_batches_are_the_samples_prepared(horizontal_flip, clip_depth):
+EVERYTHING = replace(smoke(), global_batch_size=8, max_zoom=2.0, colour_jitter=0.4, blur=0.5)
+
+
+@pytest.mark.parametrize("recipe", [replace(EVERYTHING, clip_depth="tutorial"), EVERYTHING, smoke()])
+def test_batches_are_the_samples_as_stored_with_their_draws(recipe):
+    """Augmentation is the step's; the tutorial's clip alone is done here."""
     split = Split()
-    recipe = replace(smoke(), global_batch_size=8, horizontal_flip=horizontal_flip, clip_depth=clip_depth)
+    recipe = replace(recipe, global_batch_size=8)
     seen = []
     for batch in batches_of(recipe):
-        for k, row in enumerate(batch.batch_rows):
-            rgb, log_depth, valid_mask = (split.planes[name][row] for name in ("rgb", "log_depth", "valid_mask"))
-            if clip_depth == "tutorial":
-                log_depth = clip_log_depth(log_depth[None], valid_mask[None])[0]
-            step = -1 if horizontal_flip and is_flipped(3, 2, split.sample_ids[row]) else 1
-            np.testing.assert_array_equal(batch.rgb[k], rgb[:, ::step])
-            np.testing.assert_array_equal(batch.log_depth[k], log_depth[:, ::step])
-            np.testing.assert_array_equal(batch.valid_mask[k], valid_mask[:, ::step])
-        seen.extend(batch.batch_rows.tolist())
+        rows = batch.batch_rows
+        log_depth = split.planes["log_depth"][rows]
+        if recipe.clip_depth == "tutorial":
+            log_depth = clip_log_depth(log_depth, split.planes["valid_mask"][rows])
+        np.testing.assert_array_equal(batch.rgb, split.planes["rgb"][rows])
+        np.testing.assert_array_equal(batch.log_depth, log_depth)
+        np.testing.assert_array_equal(batch.valid_mask, split.planes["valid_mask"][rows])
+        wanted = draw(recipe, seed=3, epoch=2, sample_ids=[split.sample_ids[row] for row in rows])
+        assert batch.draws.dtype == np.float32
+        np.testing.assert_array_equal(batch.draws, wanted)
+        assert batch.epoch == 2
+        seen.extend(rows.tolist())
     assert sorted(seen) == list(range(30))
 
 
+def test_without_augmentation_draws_are_neutral():
+    recipe = replace(smoke(), horizontal_flip=False, max_zoom=1.0, colour_jitter=0.0, blur=0.0, global_batch_size=8)
+    for batch in batches_of(recipe):
+        np.testing.assert_array_equal(batch.draws, np.tile(NEUTRAL, (len(batch.rgb), 1)))
+
+
 def test_batches_from_a_position_are_the_tail_for_any_number_of_workers():
-    recipe = replace(smoke(), global_batch_size=8)
-    whole = batches_of(recipe)
+    """Draws included: a resume in the middle of an epoch sees what would have been seen."""
+    whole = batches_of(EVERYTHING)
     assert [batch.then.step for batch in whole] == [1, 2, 3, 0]
     assert whole[-1].then == Position(seed=3, epoch=3)
-    parts = [batches_of(recipe, step=2, rank=rank, num_workers=3) for rank in range(3)]
+    parts = [batches_of(EVERYTHING, step=2, rank=rank, num_workers=3) for rank in range(3)]
     for wanted, *thirds in zip(whole[2:], *parts, strict=True):
-        for name in ("rgb", "log_depth", "valid_mask"):
+        for name in ("rgb", "log_depth", "valid_mask", "draws"):
             joined = np.concatenate([getattr(third, name) for third in thirds])
             np.testing.assert_array_equal(joined, getattr(wanted, name))
         assert all(third.then == wanted.then for third in thirds)
         assert all(third.batch_rows.tolist() == wanted.batch_rows.tolist() for third in thirds)
 
 
-def test_order_and_coins_are_of_the_position():
-    recipe = replace(smoke(), global_batch_size=8, seed=99)
+def draws_by_row(recipe, **position):
+    return {
+        row: tuple(drawn)
+        for batch in batches_of(recipe, **position)
+        for row, drawn in zip(batch.batch_rows.tolist(), batch.draws.tolist(), strict=True)
+    }
+
+
+def test_a_samples_draw_does_not_depend_on_its_batch():
+    first = draws_by_row(EVERYTHING)
+    assert draws_by_row(replace(EVERYTHING, global_batch_size=5)) == first
+    assert len(set(first.values())) == 30
+
+
+@pytest.mark.parametrize("change", [{"epoch": 3}, {"seed": 4}])
+def test_every_epoch_and_seed_draws_anew(change):
+    first, other = draws_by_row(EVERYTHING), draws_by_row(EVERYTHING, **change)
+    assert all(first[row] != other[row] for row in range(30))
+
+
+def test_order_and_draws_are_of_the_position():
+    """Not of the recipe's seed: a run that goes on keeps the seed that it began with."""
+    recipe = replace(EVERYTHING, seed=99)
     rows = [
         [batch.batch_rows.tolist() for batch in batches_of(recipe, **change)]
         for change in ({}, {"epoch": 3}, {"seed": 4})
     ]
     assert rows[0] != rows[1] != rows[2] != rows[0]
-    assert rows[0] == [batch.batch_rows.tolist() for batch in batches_of(replace(recipe, seed=0))]
+    assert rows[0] == [batch.batch_rows.tolist() for batch in batches_of(EVERYTHING)]
+    assert draws_by_row(recipe) == draws_by_row(EVERYTHING)
 
 
 # --- reading ahead ---

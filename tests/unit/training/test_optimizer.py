@@ -1,4 +1,4 @@
-"""Schedules, momentum, decay and clipping, each by hand on one or two weights."""
+"""Schedules, rates by layer, momentum, decay, averages and loss scaling, each by hand on one or two weights."""
 
 import math
 from dataclasses import replace
@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from depthflow.recipes import RECIPES, smoke
-from depthflow.training.optimizer import build_optimizer
+from depthflow.training.optimizer import AdamByLayer, SGDByLayer, build_optimizer
 
 PEAK = 1e-3
 
 
 def learning_rates(recipe, *, total_steps: int, steps) -> list[float]:
     """The rate that the optimizer takes for each step number."""
-    optimizer = build_optimizer(recipe, total_steps=total_steps)
+    optimizer = build_optimizer(recipe, total_steps=total_steps, steps_per_epoch=total_steps, encoder=[])
     rates = []
     for step in steps:
         optimizer.iterations.assign(step)
@@ -23,14 +23,31 @@ def learning_rates(recipe, *, total_steps: int, steps) -> list[float]:
     return rates
 
 
-def updated(recipe, start: list[float], gradients: list[list[float]]) -> list[float]:
-    """Weights, one scalar each, after a step a list of gradients."""
-    variables = [keras.Variable(value, dtype="float32") for value in start]
-    optimizer = build_optimizer(recipe, total_steps=10)
+def begin(recipe, start: list[float], *, encoder=(), names=(), total_steps=10, steps_per_epoch=10):
+    """An optimizer and its weights, one scalar each, those numbered in `encoder` the encoder's."""
+    names = names or ["kernel"] * len(start)
+    variables = []
+    for k, (value, name) in enumerate(zip(start, names, strict=True)):
+        with keras.name_scope(f"layer{k}"):
+            variables.append(keras.Variable(value, dtype="float32", name=name))
+    assert len({variable.path for variable in variables}) == len(variables)
+    optimizer = build_optimizer(
+        recipe, total_steps=total_steps, steps_per_epoch=steps_per_epoch, encoder=[variables[k] for k in encoder]
+    )
     optimizer.build(variables)
-    for step in gradients:
-        optimizer.apply([keras.ops.convert_to_tensor(np.float32(g)) for g in step], variables)
+    return optimizer, variables
+
+
+def apply(optimizer, variables, gradients: list[float]) -> list[float]:
+    """The weights after a step."""
+    optimizer.apply([keras.ops.convert_to_tensor(np.float32(g)) for g in gradients], variables)
     return [float(variable) for variable in variables]
+
+
+def updated(recipe, start: list[float], gradients: list[list[float]], **options) -> list[float]:
+    """Weights, one scalar each, after a step a list of gradients."""
+    optimizer, variables = begin(recipe, start, **options)
+    return [apply(optimizer, variables, step) for step in gradients][-1]
 
 
 def plain(**changes):
@@ -106,16 +123,163 @@ def test_clips_the_norm_of_all_gradients_together():
 
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
 def test_every_optimizer_clips(optimizer):
-    assert build_optimizer(plain(optimizer=optimizer, clip_norm=0.25), total_steps=1).global_clipnorm == 0.25
+    assert begin(plain(optimizer=optimizer, clip_norm=0.25), [1.0])[0].global_clipnorm == 0.25
+
+
+@pytest.mark.parametrize(("name", "kind"), [("smoke", AdamByLayer), ("tutorial", AdamByLayer), ("diode", AdamByLayer)])
+def test_each_recipes_optimizer(name, kind):
+    recipe = RECIPES[name]()
+    optimizer = build_optimizer(recipe, total_steps=100, steps_per_epoch=10, encoder=[])
+    assert type(optimizer) is kind
+    assert optimizer.decay == recipe.weight_decay
+    assert optimizer.weight_decay is None, "Keras's own decay would come on top"
+    assert optimizer.global_clipnorm == recipe.clip_norm
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"),
-    [("smoke", keras.optimizers.AdamW), ("tutorial", keras.optimizers.Adam), ("diode", keras.optimizers.AdamW)],
+    ("ours", "kerass"),
+    [
+        (plain(), keras.optimizers.Adam(0.1)),
+        (plain(weight_decay=0.3, clip_norm=0.5), keras.optimizers.AdamW(0.1, weight_decay=0.3, global_clipnorm=0.5)),
+        (plain(optimizer="sgd", weight_decay=0.3), keras.optimizers.SGD(0.1, momentum=0.9, weight_decay=0.3)),
+    ],
+    ids=["adam", "adamw", "sgd"],
 )
-def test_each_recipes_optimizer(name, kind):
-    recipe = RECIPES[name]()
-    optimizer = build_optimizer(recipe, total_steps=100)
-    assert type(optimizer) is kind
-    assert (optimizer.weight_decay or 0.0) == recipe.weight_decay
-    assert optimizer.global_clipnorm == recipe.clip_norm
+def test_with_one_rate_for_all_it_is_kerass_own(ours, kerass):
+    """Kernels alone, since Keras decays all that it is not told to leave."""
+    gradients = np.random.default_rng(0).normal(size=(6, 2))
+    variables = [keras.Variable(value, dtype="float32") for value in (1.0, -2.0)]
+    kerass.build(variables)
+    for step in gradients:
+        wanted = apply(kerass, variables, step)
+    assert updated(ours, [1.0, -2.0], gradients.tolist()) == pytest.approx(wanted, rel=1e-5)
+
+
+# --- rates by layer ---
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_the_encoder_takes_its_share_of_the_rate(optimizer):
+    """A first step is 0.1: a quarter of it for the encoder."""
+    recipe = plain(optimizer=optimizer, encoder_rate=0.25)
+    assert updated(recipe, [1.0, 1.0], [[1.0, 1.0]], encoder=[0]) == pytest.approx([0.975, 0.9], abs=1e-5)
+
+
+def test_the_share_is_of_the_schedule():
+    """The fifth of twenty steps of a cosine without warm-up, from 0: the rate after the step numbered 4."""
+    recipe = plain(optimizer="sgd", encoder_rate=0.5, schedule="cosine")
+    rate = 0.1 * 0.5 * (1 + math.cos(math.pi * 4 / 19))
+    optimizer, variables = begin(recipe, [1.0, 1.0], encoder=[1], total_steps=19)
+    optimizer.iterations.assign(4)
+    assert apply(optimizer, variables, [1.0, 1.0]) == pytest.approx([1 - rate, 1 - rate / 2], abs=1e-6)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_decay_is_by_the_variables_rate(optimizer):
+    """Without a gradient 2 loses 0.1 x 0.5 of itself, and in the encoder a quarter as much."""
+    recipe = plain(optimizer=optimizer, weight_decay=0.5, encoder_rate=0.25)
+    assert updated(recipe, [2.0, 2.0], [[0.0, 0.0]], encoder=[0]) == pytest.approx([1.975, 1.9])
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_kernels_alone_decay(optimizer):
+    names = ["kernel", "bias", "gamma", "beta"]
+    after = updated(plain(optimizer=optimizer, weight_decay=0.5), [2.0] * 4, [[0.0] * 4], names=names)
+    assert after == pytest.approx([1.9, 2.0, 2.0, 2.0])
+
+
+def test_the_weights_that_decay_are_the_networks_convolutions(small_network):
+    model = small_network()
+    optimizer = build_optimizer(plain(weight_decay=0.5), total_steps=1, steps_per_epoch=1, encoder=[])
+    optimizer.build(model.trainable_variables)
+    before = [np.array(variable) for variable in model.trainable_variables]
+    optimizer.apply([keras.ops.zeros_like(variable) for variable in model.trainable_variables])
+    decayed = {
+        variable.path
+        for variable, was in zip(model.trainable_variables, before, strict=True)
+        if not np.array_equal(variable, was)
+    }
+    assert decayed == {"small_conv/kernel", "log_depth/kernel"}
+
+
+def test_frozen_epochs_and_the_ramp_by_hand():
+    """Four steps frozen; then the share rises over a twentieth of 100 steps: 0, 1/5, 2/5 ... of 0.5, and stays."""
+    recipe = plain(optimizer="sgd", encoder_rate=0.5, frozen_encoder_epochs=2, epochs=50)
+    optimizer, variables = begin(recipe, [1.0, 1.0], encoder=[0], total_steps=100, steps_per_epoch=2)
+    shares, momentum, weight = [], 0.0, 1.0
+    for step in range(12):
+        share = 0.5 * min(max(step - 4, 0) / 5, 1)
+        shares.append(share)
+        gradient = 0.0 if step < 4 else 1.0  # The step does not compute a frozen encoder's.
+        momentum = 0.9 * momentum - 0.1 * share * gradient
+        weight += momentum
+        encoder, decoder = apply(optimizer, variables, [gradient, 1.0])
+        assert encoder == pytest.approx(weight, abs=1e-6)
+        if step <= 4:
+            assert encoder == 1.0, "frozen to the last bit"
+        assert decoder < 1 - 0.09 * (step + 1)
+    assert shares[4:11] == pytest.approx([0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.5])
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_frozen_weights_do_not_decay(optimizer):
+    recipe = plain(optimizer=optimizer, weight_decay=0.5, frozen_encoder_epochs=1, epochs=2)
+    after = updated(recipe, [2.0, 2.0], [[0.0, 0.0]] * 3, encoder=[0], steps_per_epoch=5)
+    assert after == pytest.approx([2.0, 2 * 0.95**3]) and after[0] == 2.0
+
+
+# --- averages ---
+
+
+@pytest.mark.parametrize("dtype", ["float32", "mixed_float16"])
+def test_the_average_by_hand(dtype):
+    """SGD's weights are 0.9, 0.71, 0.439; the average begins with the first of them."""
+    optimizer, variables = begin(plain(optimizer="sgd", ema_momentum=0.75, dtype=dtype), [1.0])
+    scale = 2.0**15 if dtype == "mixed_float16" else 1.0
+    weights = [apply(optimizer, variables, [scale])[0] for _ in range(3)]
+    assert weights == pytest.approx([0.9, 0.71, 0.439])
+    optimizer.finalize_variable_values(variables)
+    assert float(variables[0]) == pytest.approx(0.75 * (0.75 * 0.9 + 0.25 * 0.71) + 0.25 * 0.439)
+
+
+def test_without_an_average_the_weights_stay():
+    optimizer, variables = begin(plain(optimizer="sgd"), [1.0])
+    apply(optimizer, variables, [1.0])
+    optimizer.finalize_variable_values(variables)
+    assert float(variables[0]) == pytest.approx(0.9)
+
+
+# --- loss scaling ---
+
+
+@pytest.mark.parametrize("bad", [math.inf, -math.inf, math.nan])
+def test_a_step_that_is_not_finite_is_left_out_and_halves_the_scale(bad):
+    optimizer, variables = begin(
+        plain(optimizer="sgd", dtype="mixed_float16", weight_decay=0.5, ema_momentum=0.5), [1.0, 1.0]
+    )
+    assert float(optimizer.scale_loss(3.0)) == 3 * 2**15
+    apply(optimizer, variables, [2.0**15, 2.0**15])
+    before = [np.array(variable) for variable in (*variables, *optimizer.inner_optimizer.variables)]
+    apply(optimizer, variables, [1.0, bad])
+    after = [np.array(variable) for variable in (*variables, *optimizer.inner_optimizer.variables)]
+    for was, now in zip(before, after, strict=True):
+        np.testing.assert_array_equal(now, was)  # Momentum, average and the number of steps, too.
+    assert float(optimizer.scale_loss(3.0)) == 3 * 2**14
+    assert int(optimizer.iterations) == 1
+
+
+def test_gradients_are_unscaled_before_they_are_clipped():
+    """(3, 4), scaled, is clipped to (0.6, 0.8)."""
+    recipe = plain(optimizer="sgd", clip_norm=1.0, dtype="mixed_float16")
+    assert updated(recipe, [1.0, 1.0], [[3 * 2.0**15, 4 * 2.0**15]]) == pytest.approx([0.94, 0.92])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "mixed_bfloat16"])
+def test_float16_alone_needs_scaling(dtype):
+    optimizer, _ = begin(plain(dtype=dtype), [1.0])
+    assert not isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+    assert float(optimizer.scale_loss(3.0)) == 3
+
+
+def test_sgd_is_sgd():
+    assert type(begin(plain(optimizer="sgd"), [1.0])[0]) is SGDByLayer

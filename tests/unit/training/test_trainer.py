@@ -1,4 +1,4 @@
-"""The driver's decisions: resources, which store a recipe may have, and names. Nothing is started."""
+"""The driver's decisions: resources, which store a recipe may have, and what workers are told. Nothing is started."""
 
 import json
 from dataclasses import replace
@@ -14,14 +14,15 @@ from depthflow.recipes import smoke
 from depthflow.registry.runs import RunLog
 from depthflow.samples.schema import INDEX_SCHEMA
 from depthflow.samples.store import FORMAT, open_store
+from depthflow.training.job import JobFolder
 from depthflow.training.trainer import (
     Node,
     TrainingPlan,
     absolute_weights,
+    best_outcome,
     check_batches,
     check_store,
     plan_training,
-    unique_name,
     worker_task,
 )
 
@@ -122,6 +123,17 @@ def test_a_worker_without_an_image_is_refused(samples, batch, workers, smallest)
         check_batches(samples, recipe, num_workers=workers)
 
 
+@pytest.mark.parametrize(("workers", "parts", "fits"), [(2, 4, True), (4, 2, True), (3, 3, False), (1, 9, False)])
+def test_every_part_of_every_share_has_an_image(workers, parts, fits):
+    """17 samples in batches of 16 are shared 9 and 8."""
+    recipe = replace(smoke(), accumulation_steps=parts)
+    if fits:
+        check_batches(17, recipe, num_workers=workers)
+        return
+    with pytest.raises(TrainingError, match=rf"for {workers} workers in {parts} parts each.*or --accumulation-steps"):
+        check_batches(17, recipe, num_workers=workers)
+
+
 # --- paths ---
 
 
@@ -138,28 +150,39 @@ def test_weights_path_is_made_absolute(tmp_path, monkeypatch):
 # --- what workers are told ---
 
 
+PLAN = TrainingPlan(num_workers=2, use_gpu=False, cpus_per_worker=3)
+
+
+def told(root, **changes):
+    """The task of a job in root/job."""
+    job = TrainJob(**{"samples": "s", "storage": "t", **changes})
+    folder = JobFolder(root=root / "job")
+    return worker_task(smoke(), job, folder, samples="/s", run_log=cast(RunLog, None), plan=PLAN)
+
+
 @pytest.mark.parametrize(("cache_gib", "cache_bytes"), [(2.0, 2**31), (0.25, 2**28), (0.0, 0)])
 def test_workers_are_told_the_cache(tmp_path, monkeypatch, cache_gib, cache_bytes):
     """Its folder as an absolute path, since Ray Train changes its workers' directory."""
     monkeypatch.chdir(tmp_path)
-    plan = TrainingPlan(num_workers=2, use_gpu=False, cpus_per_worker=3)
-    job = TrainJob(samples="s", storage="t", cache_gib=cache_gib, cache_dir="cache")
-    task = worker_task(smoke(), job, samples="/s", run_log=cast(RunLog, None), plan=plan)
+    task = told(tmp_path, cache_gib=cache_gib, cache_dir="cache")
     assert (task.cache_bytes, task.cache_dir) == (cache_bytes, str(tmp_path / "cache"))
     assert (task.recipe, task.samples, task.cpus) == (smoke(), "/s", 3)
 
 
-def test_without_a_cache_folder_workers_read_the_store():
-    plan = TrainingPlan(num_workers=1, use_gpu=False, cpus_per_worker=1)
-    job = TrainJob(samples="s", storage="t")
-    assert worker_task(smoke(), job, samples="/s", run_log=cast(RunLog, None), plan=plan).cache_dir is None
+def test_without_a_cache_folder_workers_read_the_store(tmp_path):
+    assert told(tmp_path).cache_dir is None
 
 
-# --- names ---
+def test_workers_are_told_the_jobs_folder_and_knobs(tmp_path):
+    knobs = {"keep_checkpoints": 5, "checkpoint_every_steps": 7, "step_timeout_s": 11.0, "drain_poll_s": 2.5}
+    task = told(tmp_path, **knobs)
+    assert {name: getattr(task, name) for name in knobs} == knobs
+    assert (task.checkpoints, task.spool) == (tmp_path / "job" / "checkpoints", tmp_path / "job" / "spool")
 
 
-def test_names_are_unique_and_say_the_recipe():
-    names = {unique_name("diode") for _ in range(200)}
-    assert len(names) == 200
-    assert all(name.startswith("diode-") for name in names)
-    assert all(set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789-") for name in names)
+# --- what is left of a run ---
+
+
+def test_without_a_finite_figure_there_is_no_model(tmp_path):
+    with pytest.raises(TrainingError, match=r"No epoch ended with a finite val/abs_rel.*Lower --learning-rate"):
+        best_outcome(smoke(), tmp_path)

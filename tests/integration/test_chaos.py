@@ -1,0 +1,123 @@
+"""Two kills at random moments, one of them while a checkpoint is being written, and an outage of MLflow's server."""
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import psutil
+import pytest
+
+from .test_resume import (  # Fixtures among them.
+    PATIENCE_S,
+    STEPS,
+    Training,
+    assert_logged_once,
+    assert_same_end,
+    samples,  # noqa: F401
+    start,  # noqa: F401
+    undisturbed,  # noqa: F401
+)
+
+SEED = 20
+
+
+class Server:
+    """An MLflow server on loopback that can be killed and started again with the same port and database."""
+
+    def __init__(self, folder: Path) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            self.port = listener.getsockname()[1]
+        self.folder, self.uri = folder, f"http://127.0.0.1:{self.port}"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Returns when it answers."""
+        store = ["--backend-store-uri", f"sqlite:///{self.folder}/mlflow.db"]
+        store += ["--default-artifact-root", str(self.folder / "artifacts")]
+        with (self.folder / "server.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "mlflow", "server", *store, "--port", str(self.port), "--workers", "1"],
+                stdout=log,
+                stderr=log,
+                cwd=self.folder,
+                env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + PATIENCE_S
+        while time.monotonic() < deadline:
+            try:
+                with urllib.request.urlopen(f"{self.uri}/health", timeout=1):
+                    return
+            except OSError:
+                time.sleep(0.1)
+        raise AssertionError((self.folder / "server.log").read_text()[-2000:])
+
+    def kill(self) -> None:
+        """Also its worker, by the session that they share."""
+        if self._process is not None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+
+
+@pytest.fixture
+def server(tmp_path):
+    server = Server(tmp_path)
+    server.start()
+    yield server
+    server.kill()
+
+
+def kill_any_worker(training: Training, chance: random.Random) -> None:
+    """One of the two, whichever."""
+    there = sorted(p.pid for p in psutil.Process().children(recursive=True) if p.name().startswith("ray::RayTrainWo"))
+    assert len(there) == 2, there
+    os.kill(chance.choice(there), signal.SIGKILL)
+
+
+def kill_while_a_checkpoint_is_written(training: Training) -> None:
+    """Worker 0 is stopped as soon as the unfinished checkpoint is seen, and killed if it is still unfinished then."""
+    writer = training.workers()[-1]
+    while True:
+        unfinished = training.wait_until(lambda: [*training.checkpoints.glob(".tmp-step-*")])
+        os.kill(writer, signal.SIGSTOP)
+        time.sleep(0.01)  # All of its threads stand now.
+        if unfinished[0].is_dir():
+            os.kill(writer, signal.SIGKILL)
+            return
+        os.kill(writer, signal.SIGCONT)
+
+
+@pytest.mark.slow
+def test_chaos_changes_nothing(samples, undisturbed, start, server, tmp_path):  # noqa: F811
+    chance = random.Random(SEED)
+    first, outage, second, back = chance.randint(2, 8), chance.randint(9, 13), chance.randint(15, 19), STEPS - 6
+    print("a kill at step", first, "the server away from", outage, "to", back, "a kill while writing from", second)
+    flags = ("--checkpoint-every-steps", 1, "--max-failures", 2, "--mlflow-wait-s", PATIENCE_S)
+    training = start(samples, tmp_path / "runs", *flags, mlflow=server.uri)
+
+    def reach(step: int) -> None:
+        training.wait_until(lambda: any(k >= step for k in training.steps()))
+
+    reach(first)
+    kill_any_worker(training, chance)
+    reach(outage)
+    server.kill()
+    reach(second)
+    before = training.workers()
+    kill_while_a_checkpoint_is_written(training)
+    reach(back)
+    assert set(training.workers()) - set(before), "worker 0 was made good"
+    assert [*training.checkpoints.parent.glob("spool/*.json")], "metrics wait for MLflow"
+    server.start()
+    result = training.succeed()
+    assert result["unlogged"] == 0 and result["version"] is not None
+    assert_logged_once(server.uri, result["run_id"])
+    assert_same_end(training, undisturbed)
+    assert [*training.checkpoints.glob(".tmp-*")] == []

@@ -1,0 +1,151 @@
+"""Faults that end a step, a node or a run: a worker that hangs, numbers that overflow, a lost store, a drained node."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+from ray.cluster_utils import Cluster
+
+from depthflow.samples.store import open_store
+
+from .test_resume import (  # Fixtures among them.
+    EPOCHS,
+    STEPS_PER_EPOCH,
+    WORKER,
+    assert_same_end,
+    samples,  # noqa: F401
+    start,  # noqa: F401
+    undisturbed,  # noqa: F401
+)
+
+
+def workers_of(root: int) -> set[int]:
+    """Pids of the training workers among a process's descendants."""
+    there = psutil.Process(root).children(recursive=True)
+    return {process.pid for process in there if process.name().startswith("ray::RayTrainWo")}
+
+
+@pytest.fixture
+def mlflow(tmp_path) -> str:
+    return f"sqlite:///{tmp_path}/mlflow.db"
+
+
+@pytest.fixture
+def mended():
+    """Pids of stopped processes that must not outlive the test."""
+    stopped: list[int] = []
+    yield stopped
+    for pid in filter(psutil.pid_exists, stopped):
+        os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_worker_that_hangs_is_made_good(samples, undisturbed, start, mlflow, mended, tmp_path):  # noqa: F811
+    """Its health check passes or waits for minutes; the other, which waits for it in a collective, ends itself."""
+    flags = ("--step-timeout-s", 20, "--max-failures", 2)
+    training = start(samples, tmp_path / "runs", *flags, mlflow=mlflow, own_ray=True)
+    training.wait_until(lambda: re.search(rf"{WORKER}.* epoch 1/{EPOCHS}: train/loss", training.output))
+    [hanging] = workers_of(training.process.pid) - set(training.workers())
+    mended.append(hanging)
+    os.kill(hanging, signal.SIGSTOP)
+    training.succeed()
+    assert re.search(r"error: .* has taken \d+ s, longer than --step-timeout-s 20", training.output)
+    assert not psutil.pid_exists(hanging), "Ray has ended it"
+    assert_same_end(training, undisturbed)
+
+
+def test_loss_that_overflows_ends_the_run_at_once(run, samples, tmp_path):  # noqa: F811
+    flags = ("--samples", samples, "--storage", "runs", "--epochs", EPOCHS, "--num-workers", 2)
+    rate = ("--optimizer", "sgd", "--learning-rate", 1e30)
+    done = run("train", "smoke", *flags, *rate, cwd=tmp_path, env={"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/m.db"})
+    assert done.code == 1
+    said = re.search(
+        r"The loss became (nan|inf) in epoch 1, step \d+, on the samples (.*)\. Lower", done.result["error"]
+    )
+    assert said, done.result["error"]
+    assert {*said[2].split(", ")} <= {*open_store(str(samples)).split_index("train")["sample_id"].to_pylist()}
+    assert len({*re.findall(WORKER, done.stdout + done.stderr)}) <= 1, "a retry would not mend it"
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+@pytest.fixture
+def own_samples(samples, tmp_path) -> Path:  # noqa: F811
+    """A copy of the store, to be broken."""
+    return Path(shutil.copytree(samples, tmp_path / "store"))
+
+
+@pytest.mark.slow
+def test_store_that_vanishes_is_told_and_not_retried(own_samples, start, mlflow, tmp_path):  # noqa: F811
+    """What workers have mapped stays readable; who is made good after it is gone cannot open it."""
+    flags = ("--cache-gib", 0, "--max-failures", 5)
+    training = start(own_samples, tmp_path / "runs", *flags, mlflow=mlflow)
+    training.wait_until(lambda: re.search(rf"{WORKER}.* epoch 1/{EPOCHS}: train/loss", training.output))
+    (own_samples / "split=train").rename(tmp_path / "elsewhere")
+    os.kill(training.workers()[-1], signal.SIGKILL)
+    result = training.finish()
+    assert result["code"] == 1
+    assert re.search(
+        r"The shard split=train/part-00000.parquet of .*/store cannot be read.*Restore it", result["error"]
+    )
+    assert len(training.workers()) == 1, "it was started twice, and the second time nobody trained"
+
+
+@pytest.mark.slow
+def test_shard_that_breaks_ends_all_workers(own_samples, start, mlflow, tmp_path):  # noqa: F811
+    """One worker finds zeros where a row group was; the other, which does not, hears of it with the next step.
+
+    The store has two row groups, and an epoch deals them anew: sooner or later a worker reads one that it has let go.
+    """
+    training = start(own_samples, tmp_path / "runs", "--cache-gib", 0, "--epochs", 100, mlflow=mlflow)
+    training.wait_until(lambda: re.search(rf"{WORKER}.* epoch 1/100: train/loss", training.output))
+    with (own_samples / "split=train" / "part-00000.parquet").open("r+b") as shard:
+        shard.write(bytes(os.fstat(shard.fileno()).st_size))
+    result = training.finish()
+    assert result["code"] == 1
+    assert "The shard split=train/part-00000.parquet of" in result["error"] and "Restore it" in result["error"]
+    assert len(training.workers()) == 1, "a retry would not mend it"
+
+
+# --- a node that is drained ---
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    """A Ray of its own with two nodes of one CPU each, for commands; this process stays with the tests' one."""
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+        yield cluster
+    finally:
+        cluster.shutdown()
+
+
+@pytest.mark.slow
+def test_drained_node_is_no_failure(samples, start, cluster, mlflow, tmp_path):  # noqa: F811
+    """It is announced, a checkpoint is written in the middle of an epoch, and the workers go on where there is room."""
+    node = cluster.add_node(num_cpus=1)
+    patience = ("--drain-poll-s", 0.01, "--max-failures", 0)
+    often = {"RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "0.2"}
+    training = start(samples, tmp_path / "runs", *patience, "--epochs", 100, mlflow=mlflow, env=often)
+    training.wait_until(lambda: re.search(rf"{WORKER}.* epoch 1/100: train/loss", training.output))
+    cluster.add_node(num_cpus=1)  # What is left, after the drain, has room for two workers.
+    drain(cluster, node.node_id, seconds=3)
+    training.wait_until(lambda: any(step % STEPS_PER_EPOCH for step in training.steps()))
+    training.wait_until(lambda: len(training.workers()) > 1)
+    cluster.remove_node(node)
+    training.succeed()
+    assert len(training.workers()) == 2
+
+
+def drain(cluster: Cluster, node_id: str, *, seconds: int) -> None:
+    """What an autoscaler does when its cloud announces that it takes a node away."""
+    why = ("--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "a test")
+    where = ("--address", cluster.address, "--node-id", node_id, "--deadline-remaining-seconds", str(seconds))
+    ray_command = str(Path(sys.executable).with_name("ray"))
+    subprocess.run([ray_command, "drain-node", *where, *why], check=True, capture_output=True, timeout=120)

@@ -1,0 +1,506 @@
+"""The loop on one worker without Ray, on a real store: what stops it, what it leaves, and how it goes on."""
+
+import math
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from mlflow import MlflowClient
+
+from depthflow.errors import StoreError, TrainingError
+from depthflow.recipes import smoke
+from depthflow.registry.runs import RunLog
+from depthflow.registry.spool import MetricSpool
+from depthflow.samples.reader import SampleBatch, SplitReader
+from depthflow.samples.store import open_store
+from depthflow.training.checkpoint import MODEL_FILE, checkpoints, latest_whole, read_progress
+from depthflow.training.loop import TrainingLoop
+from depthflow.training.saver import CheckpointSaver
+from depthflow.training.trainee import Trainee
+from depthflow.training.validation import Validator
+from depthflow.training.watchdog import Watchdog
+
+STEPS_PER_EPOCH = 6
+"""22 samples in batches of 4: four of 4 and two of 3."""
+RECIPE = replace(
+    smoke(),
+    height=32,
+    width=32,
+    decoder_filters=(8,) * 5,
+    horizontal_flip=True,
+    max_zoom=1.0,
+    colour_jitter=0.0,
+    blur=0.0,
+    epochs=2,
+    global_batch_size=4,
+    learning_rate=1e-2,
+)
+
+
+class Killed(BaseException):
+    """As a process that is no more: nothing catches it."""
+
+
+class Notes:
+    """Stands in for the spool: what is logged, by metric and step; a step that is logged twice is a defect."""
+
+    def __init__(self):
+        self.values = {}
+
+    def metrics(self, values, *, step):
+        for name, value in values.items():
+            self._note(name, step, value)
+
+    def series(self, name, values, *, first_step):
+        for step, value in enumerate(values, start=first_step):
+            self._note(name, step, value)
+
+    def _note(self, name, step, value):
+        assert (name, step) not in self.values
+        self.values[name, step] = value
+
+    def of(self, name):
+        """(step, value), in order."""
+        return sorted((step, value) for (noted, step), value in self.values.items() if noted == name)
+
+
+class Job:
+    """What outlives the processes of a job; each call of `run` is a process."""
+
+    def __init__(self, root, group, store, recipe, **options):
+        self.checkpoints, self.notes = root / "checkpoints", Notes()
+        self.recipe, self._group, self._store = recipe, group, store
+        self.options = {
+            "checkpoint_every_steps": None,
+            "draining": lambda: False,
+            "drain_poll_s": 1e9,
+            "spool": self.notes,
+            "keep": 100,
+            **options,
+        }
+
+    def run(self, *, kill_before=None, reader=None, before=lambda trainee, validator: None, **changes):
+        """Trains on from the latest checkpoint; the trainee at the end.
+
+        Args:
+            kill_before: the step of this process, counted from 0, that is not begun any more.
+            reader: in place of the store's.
+            before: may change trainee and validator.
+        """
+        options = {**self.options, **changes}
+        trainee = Trainee(
+            self.recipe,
+            steps_per_epoch=STEPS_PER_EPOCH,
+            group=self._group,
+            checkpoint=latest_whole(self.checkpoints),
+        )
+        if kill_before is not None:
+            _kill(trainee, kill_before)
+        validator = Validator(
+            trainee.model, SplitReader(self._store, "val", cache_bytes=0), self._group, max_batch_size=2
+        )
+        before(trainee, validator)
+        saver = CheckpointSaver(self.checkpoints, keep=options.pop("keep"))
+        watchdog = Watchdog(600)
+        loop = TrainingLoop(
+            trainee,
+            reader=reader or SplitReader(self._store, "train", cache_bytes=0),
+            steps_per_epoch=STEPS_PER_EPOCH,
+            validator=validator,
+            watchdog=watchdog,
+            saver=saver,
+            monitor=None,
+            **options,
+        )
+        try:
+            loop.run()
+        finally:
+            watchdog.stop()
+            saver.wait()
+        return trainee
+
+    def steps_saved(self):
+        return [read_progress(path).steps_done for path in checkpoints(self.checkpoints)]
+
+
+def _kill(trainee, before_step):
+    step, begun = trainee.step, []
+
+    def killed(batch, signals):
+        if len(begun) == before_step:
+            raise Killed
+        begun.append(1)
+        return step(batch, signals)
+
+    trainee.step = killed
+
+
+@pytest.fixture
+def job(tmp_path, group, real_store, small_trainees):
+    """Makes jobs, each with a small network and a folder of its own."""
+
+    def make(recipe=RECIPE, *, name="job", **options):
+        return Job(tmp_path / name, group, real_store, recipe, **options)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def finished():
+    """Runs that nothing stopped, by recipe: made once."""
+    return {}
+
+
+@pytest.fixture
+def straight(job, finished):
+    """(job, checksum) of a run that nothing stopped."""
+
+    def run(recipe=RECIPE):
+        if recipe not in finished:
+            whole = job(recipe, name="straight")
+            finished[recipe] = whole, whole.run().checksum()
+        return finished[recipe]
+
+    return run
+
+
+@pytest.fixture
+def unet_job(tmp_path, group, real_store):
+    """The same with the recipe's own network."""
+
+    def make(recipe=RECIPE, *, name="job", **options):
+        return Job(tmp_path / name, group, real_store, recipe, **options)
+
+    return make
+
+
+# --- a run that nothing stops ---
+
+
+def test_a_whole_run_leaves_checkpoints_and_figures(job, capfd):
+    run = job()
+    trainee = run.run()
+    assert run.steps_saved() == [6, 12]
+    losses = run.notes.of("train/step_loss")
+    assert [step for step, _ in losses] == list(range(1, 13))
+    for epoch, (step, mean) in enumerate(run.notes.of("train/loss")):
+        assert step == epoch + 1
+        assert mean == pytest.approx(np.mean([loss for _, loss in losses[6 * epoch :][:6]]))
+    abs_rel = dict(run.notes.of("val/abs_rel"))
+    assert set(abs_rel) == {1, 2} and all(math.isfinite(value) for value in abs_rel.values())
+    for epoch, path in enumerate(checkpoints(run.checkpoints), start=1):
+        progress = read_progress(path)
+        assert progress.metrics["val/abs_rel"] == abs_rel[epoch]
+        assert (progress.position.epoch, progress.position.step, progress.loss_sum) == (epoch, 0, 0.0)
+    assert 0 <= run.notes.of("perf/data_wait_fraction")[0][1] <= 1
+    assert run.notes.of("perf/images_per_s")[0][1] > 0
+    with np.load(run.checkpoints / "step-00000012" / MODEL_FILE) as saved:
+        np.testing.assert_array_equal(saved["00000"], np.array(trainee.model.weights[0]))
+    assert "epoch 2/2: train/loss" in capfd.readouterr().err
+
+
+def test_a_finished_run_has_nothing_left_to_do(job):
+    run = job()
+    checksum = run.run().checksum()
+    noted = dict(run.notes.values)
+    assert run.run(kill_before=0).checksum() == checksum
+    assert run.notes.values == noted
+
+
+def test_what_is_validated_is_the_average(job):
+    run = job(replace(RECIPE, ema_momentum=0.9))
+    seen = []
+
+    def look(trainee, validator):
+        sums = validator.sums
+        validator.sums = lambda *, beat: (seen.append(np.array(trainee.model.weights[0])), sums(beat=beat))[1]
+
+    run.run(before=look)
+    with np.load(run.checkpoints / "step-00000012" / "averaged.npz") as averaged:
+        np.testing.assert_array_equal(seen[-1], averaged["00000"])
+    with np.load(run.checkpoints / "step-00000012" / MODEL_FILE) as trained:
+        assert not np.array_equal(seen[-1], trained["00000"])
+
+
+def test_outputs_at_several_scales_are_validated_by_the_finest(job):
+    run = job(replace(RECIPE, supervised_scales=2, epochs=1))
+    run.run()
+    assert len(run.notes.of("val/abs_rel")) == 1
+
+
+def test_only_so_many_are_kept(job):
+    run = job(checkpoint_every_steps=1, keep=1)
+    run.run()
+    abs_rel = dict(run.notes.of("val/abs_rel"))
+    assert set(run.steps_saved()) == {6 * min(abs_rel, key=lambda epoch: abs_rel[epoch]), 12}
+
+
+# --- going on ---
+
+VARIANTS = {
+    "adamw": {},
+    "average and loss scaling": {"dtype": "mixed_float16", "ema_momentum": 0.9},
+    "frozen epoch": {"frozen_encoder_epochs": 1, "encoder_rate": 0.5},
+}
+
+
+def assert_same_run(job, trainee, wanted):
+    """Weights and optimizer to the last bit, every step's loss, and every figure but speed."""
+    other, checksum = wanted
+    assert trainee.checksum() == checksum
+    names = {name for name, _ in other.notes.values if not name.startswith("perf/")}
+    assert {"train/step_loss", "train/loss", "val/abs_rel", "val/indoors/delta1"} <= names
+    for name in names:
+        assert job.notes.of(name) == other.notes.of(name)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_going_on_equals_not_stopping(job, straight, variant):
+    """Killed twice: in the middle of the first epoch and of the second."""
+    recipe = replace(RECIPE, **VARIANTS[variant])
+    stopped = job(recipe, checkpoint_every_steps=2)
+    with pytest.raises(Killed):
+        stopped.run(kill_before=5)
+    assert stopped.steps_saved() == [2, 4]
+    with pytest.raises(Killed):
+        stopped.run(kill_before=5)
+    assert stopped.steps_saved() == [2, 4, 6, 8]
+    assert_same_run(stopped, stopped.run(), straight(recipe))
+
+
+@pytest.mark.parametrize("kill_before", [1, 6, 11])
+def test_killed_anywhere(job, straight, kill_before):
+    """Before the first checkpoint, at the end of an epoch, and long after it."""
+    stopped = job()
+    with pytest.raises(Killed):
+        stopped.run(kill_before=kill_before)
+    assert stopped.steps_saved() == ([6] if kill_before >= 6 else [])
+    # Without a checkpoint it begins anew, from the same seed.
+    assert_same_run(stopped, stopped.run(), straight())
+
+
+def test_going_on_with_the_u_net(unet_job):
+    """The recipe's own network; what it begins with is what configure_process's seed makes in every process."""
+    recipe = replace(RECIPE, epochs=1, ema_momentum=0.9)
+    whole = unet_job(recipe, name="straight")
+    stopped = unet_job(recipe, name="stopped", checkpoint_every_steps=4)
+    keras.utils.set_random_seed(0)
+    checksum = whole.run().checksum()
+    keras.utils.set_random_seed(0)
+    with pytest.raises(Killed):
+        stopped.run(kill_before=5)
+    assert stopped.steps_saved() == [4]
+    assert_same_run(stopped, stopped.run(), (whole, checksum))
+
+
+def test_mlflow_has_every_step_once(job, straight, tmp_path):
+    """With the real spool on a real database, over a kill."""
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    client = MlflowClient(uri)
+    run_log = RunLog(tracking_uri=uri, run_id=client.create_run("0").info.run_id)
+    stopped = job(checkpoint_every_steps=2)
+    for kill_before in (5, None):
+        spool = MetricSpool(tmp_path / "spool", run_log)
+        if kill_before:
+            with pytest.raises(Killed):
+                stopped.run(kill_before=kill_before, spool=spool)
+        else:
+            stopped.run(spool=spool)
+        assert spool.close(60) == 0
+    for name in ("train/step_loss", "val/abs_rel"):
+        history = client.get_metric_history(run_log.run_id, name)
+        assert sorted((metric.step, metric.value) for metric in history) == straight()[0].notes.of(name)
+
+
+def test_an_epoch_that_awaits_its_figures_is_validated_without_training_again(job, straight):
+    stopped, whole = job(), straight()[0]
+
+    def die(trainee, validator):
+        def sums(*, beat):
+            raise Killed
+
+        validator.sums = sums
+
+    with pytest.raises(Killed):
+        stopped.run(before=die)
+    assert stopped.steps_saved() == [6]
+    assert read_progress(stopped.checkpoints / "step-00000006").awaits_validation
+    with pytest.raises(Killed):
+        stopped.run(kill_before=0)  # Before its first step: so what follows is of the checkpoint alone.
+    assert stopped.notes.of("val/abs_rel") == whole.notes.of("val/abs_rel")[:1]
+    assert stopped.notes.of("train/loss") == whole.notes.of("train/loss")[:1]
+    assert not read_progress(stopped.checkpoints / "step-00000006").awaits_validation
+    stopped.run()
+    assert stopped.notes.of("val/abs_rel") == whole.notes.of("val/abs_rel")
+
+
+def test_so_is_the_last_epoch(job):
+    run = job(replace(RECIPE, epochs=1))
+
+    def die(trainee, validator):
+        def sums(*, beat):
+            raise Killed
+
+        validator.sums = sums
+
+    with pytest.raises(Killed):
+        run.run(before=die)
+    run.run(kill_before=0)
+    assert [step for step, _ in run.notes.of("val/abs_rel")] == [1]
+
+
+# --- drains ---
+
+
+def test_a_drain_writes_checkpoints_in_the_middle_of_an_epoch(job):
+    run = job(draining=lambda: True, drain_poll_s=1e-6)
+    run.run()
+    saved = run.steps_saved()
+    assert {6, 12} < set(saved)
+    assert any(0 < step < 6 for step in saved) and any(6 < step < 12 for step in saved)
+    for path in checkpoints(run.checkpoints):
+        progress = read_progress(path)
+        assert progress.steps_done == 6 * progress.position.epoch + progress.position.step
+
+
+def test_a_checkpoint_of_a_drain_is_gone_on_from(job, straight):
+    drained = job(draining=lambda: True, drain_poll_s=1e-6)
+    with pytest.raises(Killed):
+        drained.run(kill_before=5)
+    assert drained.steps_saved() and max(drained.steps_saved()) < 6
+    assert_same_run(drained, drained.run(draining=lambda: False), straight())
+
+
+@pytest.mark.parametrize(("drain_poll_s", "is_asked"), [(1e-6, True), (1e9, False)])
+def test_without_a_drain_there_are_none(job, drain_poll_s, is_asked):
+    asked = []
+
+    def draining():
+        asked.append(1)
+        return False
+
+    run = job(draining=draining, drain_poll_s=drain_poll_s)
+    run.run()
+    assert run.steps_saved() == [6, 12]
+    assert bool(asked) == is_asked
+
+
+# --- what must not go on ---
+
+
+class Changed:
+    """A split whose samples are changed on their way: `change` has (number of the read, batch)."""
+
+    def __init__(self, store, change):
+        self._reader = SplitReader(store, "train", cache_bytes=0)
+        self.sample_ids, self.group_sizes = self._reader.sample_ids, self._reader.group_sizes
+        self._change, self._reads = change, 0
+
+    def __len__(self):
+        return len(self._reader)
+
+    def read(self, rows, *, then=()):
+        batch = self._reader.read(rows, then=then)
+        self._reads += 1
+        return self._change(self._reads, batch)
+
+
+def with_infinite_depth(at_read):
+    def change(number, batch):
+        if number != at_read:
+            return batch
+        log_depth = batch.log_depth.copy()
+        log_depth[0][batch.valid_mask[0]] = np.inf
+        return SampleBatch(
+            sample_ids=batch.sample_ids, scene_types=batch.scene_types, planes={**batch.planes, "log_depth": log_depth}
+        )
+
+    return change
+
+
+@pytest.mark.parametrize("at_read", [1, 6])
+def test_a_loss_that_is_not_finite_ends_the_run_and_names_the_samples(job, real_store, at_read):
+    """No checkpoint has what the optimizer made of it, though one is due after every step."""
+    run = job(replace(RECIPE, horizontal_flip=False), checkpoint_every_steps=1)
+    told = rf"The loss became (inf|nan) in epoch 1, step {at_read}, on the samples 0000.*Lower --learning-rate"
+    with pytest.raises(TrainingError, match=told) as caught:
+        run.run(reader=Changed(real_store, with_infinite_depth(at_read)))
+    named = [part for part in real_store.split_index("train")["sample_id"].to_pylist() if part in str(caught.value)]
+    assert len(named) == (4 if at_read < 5 else 3)
+    assert run.steps_saved() == list(range(1, at_read))
+    for path in checkpoints(run.checkpoints):
+        assert_finite(path)
+
+
+def assert_finite(checkpoint: Path) -> None:
+    with np.load(checkpoint / MODEL_FILE) as saved:
+        assert all(np.isfinite(saved[name]).all() for name in saved.files)
+
+
+def test_weights_that_overflow_under_a_finite_loss_are_not_saved(job):
+    """The loss is of the weights before the update: it says so one step too late."""
+    recipe = replace(RECIPE, optimizer="sgd", weight_decay=0.0, clip_norm=None, schedule="constant", learning_rate=1e38)
+    run = job(replace(recipe, loss=(("tutorial", 1e6),)), checkpoint_every_steps=1)
+    with pytest.raises(TrainingError, match=r"(loss|weights) .*Lower --learning-rate"):
+        run.run()
+    for path in checkpoints(run.checkpoints):
+        assert_finite(path)
+
+
+@pytest.mark.parametrize("at_read", [1, 6, 8])
+def test_a_store_that_vanishes_ends_the_run_with_what_it_said(job, straight, real_store, at_read):
+    def vanish(number, batch):
+        if number == at_read:
+            raise StoreError("The shard x cannot be read: it is gone. Restore it.")
+        return batch
+
+    run = job(checkpoint_every_steps=1)
+    with pytest.raises(TrainingError, match=r"^The shard x cannot be read: it is gone\. Restore it\.$"):
+        run.run(reader=Changed(real_store, vanish))
+    assert max(run.steps_saved(), default=0) <= at_read - 1, "what taught nothing is no step"
+    assert_same_run(run, run.run(), straight())
+
+
+def test_a_shard_that_is_damaged_under_the_run_ends_it(job, real_store, tmp_path):
+    """For real, on a copy: bytes of a shard change after it was opened."""
+    shutil.copytree(real_store.files.root, tmp_path / "copy")
+    reader = SplitReader(open_store(str(tmp_path / "copy")), "train", cache_bytes=0)
+    for shard in tmp_path.glob("copy/split=train/*.parquet"):
+        with shard.open("r+b") as handle:
+            handle.seek(1000)
+            handle.write(b"\x55" * (shard.stat().st_size // 2))
+    with pytest.raises(TrainingError, match=r"(?s)The shard .* cannot be read: .*Restore it"):
+        job().run(reader=reader)
+
+
+def test_a_validation_that_fails_ends_the_run(job):
+    def break_it(trainee, validator):
+        def sums(*, beat):
+            raise StoreError("no validation today")
+
+        validator.sums = sums
+
+    run = job()
+    with pytest.raises(TrainingError, match=r"^no validation today$"):
+        run.run(before=break_it)
+    assert run.steps_saved() == [6], "the epoch's training is not lost"
+    assert not run.notes.of("val/abs_rel")
+
+
+@pytest.mark.parametrize("every", [2, None])
+def test_a_disk_that_takes_no_checkpoint_ends_the_run(job, tmp_path, every):
+    run = job(checkpoint_every_steps=every)
+    (tmp_path / "job").mkdir()
+    run.checkpoints.write_text("in the way")
+    with pytest.raises(TrainingError, match=r"The checkpoint .* cannot be written: .*--resume"):
+        run.run()
+    assert not run.notes.values, "nothing is logged that no checkpoint holds"
+
+
+def test_workers_that_drift_apart_end_the_run(job, monkeypatch, group):
+    monkeypatch.setattr(group, "gather_texts", lambda text: [text, text and "another"])
+    with pytest.raises(TrainingError, match="drifted apart"):
+        job().run()

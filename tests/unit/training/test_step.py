@@ -1,0 +1,325 @@
+"""The step: parts add up to the whole, pixels weigh alike, and what it may change is all that it changes.
+
+All on one worker, with a network of two convolutions; that two workers do the same as one is tests/integration's.
+"""
+
+from dataclasses import replace
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from depthflow.models.augmentation import NEUTRAL, Column, draw
+from depthflow.recipes import smoke
+from depthflow.training.optimizer import build_optimizer
+from depthflow.training.step import StepInput, build_step
+
+SIZE = 16
+RATE = 0.125
+PLAIN = replace(
+    smoke(),
+    loss=(("l1", 1.0),),
+    horizontal_flip=False,
+    max_zoom=1.0,
+    colour_jitter=0.0,
+    blur=0.0,
+    optimizer="sgd",
+    learning_rate=RATE,
+    schedule="constant",
+    weight_decay=0.0,
+    clip_norm=None,
+    accumulation_steps=1,
+    supervised_scales=1,
+)
+
+
+class Run:
+    """A network, its optimizer and its step."""
+
+    def __init__(self, recipe, group, small_network, *, frozen=()):
+        self.model = small_network(dtype=recipe.dtype, size=SIZE, scales=recipe.supervised_scales)
+        self.optimizer = build_optimizer(recipe, total_steps=10, steps_per_epoch=5, encoder=[])
+        self.optimizer.build(self.model.trainable_variables)
+        learns_not = [variable for variable in self.model.trainable_variables if variable.path.startswith(frozen)]
+        self._step = build_step(
+            model=self.model,
+            optimizer=self.optimizer,
+            recipe=recipe,
+            group=group,
+            frozen=learns_not if frozen else (),
+        )
+
+    def step(self, batch, signals=(0.0,)):
+        """The loss."""
+        result = self._step(StepInput(*map(tf.constant, batch), signals=tf.constant(signals, tf.float32)))
+        self.signals = result.signals.numpy()
+        return result.loss.numpy()
+
+    def weights(self):
+        return {variable.path: np.array(variable) for variable in self.model.trainable_variables}
+
+
+@pytest.fixture
+def begin(group, small_network):
+    """Starts runs, each from the same weights."""
+
+    def start(recipe=PLAIN, **options):
+        return Run(recipe, group, small_network, **options)
+
+    return start
+
+
+def batch_of(images=7, *, seed=0, valid_fractions=(1.0, 0.5, 0.02)):
+    """(rgb, log_depth, valid_mask, draws): images whose masks differ by far, with NaN where there is no depth."""
+    generator = np.random.default_rng(seed)
+    shape = (images, SIZE, SIZE)
+    fractions = np.resize(valid_fractions, images)[:, None, None]
+    valid = generator.random(shape) < fractions
+    log_depth = generator.normal(1.0, 0.5, shape).astype(np.float32)
+    return (
+        generator.integers(0, 256, (*shape, 3), np.uint8),
+        np.where(valid, log_depth, np.float32(np.nan)),
+        valid,
+        np.tile(NEUTRAL, (images, 1)),
+    )
+
+
+def assert_close(one, other, tolerance):
+    assert one.keys() == other.keys()
+    for path, weights in one.items():
+        np.testing.assert_allclose(other[path], weights, rtol=tolerance, atol=tolerance, err_msg=path)
+
+
+# --- parts ---
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-6), ("float64", 1e-12)])
+def test_parts_equal_the_whole(begin, dtype, tolerance):
+    """7 images in 3 parts, which are uneven. Group normalisation, since no image depends on another."""
+    batches = [batch_of(7, seed=seed) for seed in range(3)]
+    loss = (("tutorial", 1.0), ("silog", 0.5))
+    runs = [begin(replace(PLAIN, dtype=dtype, loss=loss, accumulation_steps=parts)) for parts in (1, 3)]
+    whole, *in_parts = ([run.step(batch) for batch in batches] for run in runs)
+    assert np.ptp(whole) > 0.01
+    for run, losses in zip(runs[1:], in_parts, strict=True):
+        np.testing.assert_allclose(losses, whole, rtol=tolerance)
+        assert_close(runs[0].weights(), run.weights(), tolerance)
+
+
+def test_a_part_without_a_valid_pixel_counts_for_nothing(begin):
+    """The second of two parts is empty: it must not halve the first."""
+    batch = batch_of(4, valid_fractions=(0.5, 0.5, 0.0, 0.0))
+    runs = [begin(replace(PLAIN, accumulation_steps=parts)) for parts in (1, 2)]
+    losses = [run.step(batch) for run in runs]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-6)
+    assert_close(runs[0].weights(), runs[1].weights(), 1e-6)
+
+
+# --- weights of pixels ---
+
+
+def gradient_by_hand(model, batch, loss_of):
+    """Loss and gradients of the whole batch at once, without the step."""
+    rgb, log_depth, valid, _ = batch
+    with tf.GradientTape() as tape:
+        outputs = model(tf.constant(rgb), training=True)
+        loss = loss_of(outputs, tf.constant(np.where(valid, log_depth, 0), tf.float64), tf.constant(valid, tf.float64))
+    return loss.numpy(), tape.gradient(loss, [variable.value for variable in model.trainable_variables])
+
+
+def mean_over_pixels(output, log_depth, valid):
+    return tf.reduce_sum(valid * tf.abs(output[..., 0] - log_depth)) / tf.reduce_sum(valid)
+
+
+def mean_of_images(output, log_depth, valid):
+    per_image = tf.reduce_sum(valid * tf.abs(output[..., 0] - log_depth), (1, 2)) / tf.reduce_sum(valid, (1, 2))
+    return tf.reduce_mean(per_image)
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+def test_every_valid_pixel_weighs_the_same(begin, parts):
+    """Masks of 256, 128 and a few pixels; SGD's first step shows the gradient."""
+    run = begin(replace(PLAIN, dtype="float64", accumulation_steps=parts))
+    batch, before = batch_of(7), run.weights()
+    wanted_loss, gradients = gradient_by_hand(run.model, batch, mean_over_pixels)
+    other_loss, _ = gradient_by_hand(run.model, batch, mean_of_images)
+    assert abs(other_loss - wanted_loss) > 1e-3, "else the test could not tell them apart"
+    assert run.step(batch) == pytest.approx(wanted_loss, rel=1e-12)
+    wanted = {path: before[path] - RATE * g.numpy() for path, g in zip(before, gradients, strict=True)}
+    assert_close(wanted, run.weights(), 1e-12)
+
+
+def test_coarse_scales_by_hand(begin):
+    """The half-size output has half of the weight, against every second pixel: (fine + half / 2) / 1.5."""
+
+    def by_hand(outputs, log_depth, valid):
+        fine, half = outputs
+        coarse = mean_over_pixels(half, log_depth[:, ::2, ::2], valid[:, ::2, ::2])
+        return (mean_over_pixels(fine, log_depth, valid) + coarse / 2) / 1.5
+
+    run = begin(replace(PLAIN, dtype="float64", supervised_scales=2))
+    batch, before = batch_of(4), run.weights()
+    wanted_loss, gradients = gradient_by_hand(run.model, batch, by_hand)
+    assert run.step(batch) == pytest.approx(wanted_loss, rel=1e-12)
+    wanted = {path: before[path] - RATE * g.numpy() for path, g in zip(before, gradients, strict=True)}
+    assert_close(wanted, run.weights(), 1e-12)
+
+
+def test_without_a_valid_pixel_nothing_is_learnt(begin):
+    """What a worker without data feeds; what lies under the mask is NaN."""
+    run = begin()
+    before = run.weights()
+    assert run.step(batch_of(3, valid_fractions=(0.0,))) == 0
+    for path, weights in run.weights().items():
+        np.testing.assert_array_equal(weights, before[path])
+
+
+def test_the_loss_is_of_the_weights_before_the_update(begin):
+    run = begin(replace(PLAIN, learning_rate=1e-9))
+    assert run.step(batch_of()) == pytest.approx(run.step(batch_of()), rel=1e-5)
+    learning = begin()
+    losses = [learning.step(batch_of()) for _ in range(8)]
+    assert losses[-1] < 0.9 * losses[0]
+
+
+# --- what changes ---
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_frozen_variables_stay_to_the_last_bit(begin, optimizer):
+    run = begin(replace(PLAIN, optimizer=optimizer, clip_norm=1.0), frozen=("small_",))
+    before = run.weights()
+    for seed in range(2):
+        run.step(batch_of(seed=seed))
+    after = run.weights()
+    assert {path for path in before if not np.array_equal(before[path], after[path])} == {
+        "log_depth/kernel",
+        "log_depth/bias",
+    }
+
+
+def test_the_others_move_as_if_nothing_were_frozen(begin):
+    """In the first step; without clipping, whose norm is of what is computed."""
+    free, half_frozen = begin(), begin(frozen=("small_",))
+    assert half_frozen.step(batch_of()) == free.step(batch_of())
+    for path in ("log_depth/kernel", "log_depth/bias"):
+        np.testing.assert_allclose(half_frozen.weights()[path], free.weights()[path], rtol=1e-6)
+
+
+def test_frozen_in_parts(begin):
+    run = begin(replace(PLAIN, accumulation_steps=3), frozen=("small_",))
+    whole = begin(frozen=("small_",))
+    assert run.step(batch_of()) == pytest.approx(whole.step(batch_of()), rel=1e-6)
+    assert_close(whole.weights(), run.weights(), 1e-6)
+
+
+def test_signals_come_back(begin):
+    """Summed over one worker, they are its own."""
+    run = begin()
+    run.step(batch_of(2), signals=(1.0, 0.0, 0.5))
+    assert run.signals.tolist() == [1.0, 0.0, 0.5]
+    run.step(batch_of(3), signals=(0.0,))
+    assert run.signals.tolist() == [0.0]
+
+
+# --- precision and compilation ---
+
+
+def test_xla_changes_nothing(begin):
+    """Against parts that are not compiled, the last of another size."""
+    runs = [begin(replace(PLAIN, xla=xla, accumulation_steps=3)) for xla in (False, True)]
+    plain, compiled = ([run.step(batch_of(seed=seed)) for seed in range(3)] for run in runs)
+    np.testing.assert_allclose(compiled, plain, rtol=1e-5)
+    assert_close(runs[0].weights(), runs[1].weights(), 1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["mixed_bfloat16", "mixed_float16"])
+def test_mixed_precision_is_near_float32(begin, dtype):
+    """bfloat16 has 8 bits, float16 11; masters and the loss are float32."""
+    exact, mixed = begin(), begin(replace(PLAIN, dtype=dtype))
+    wanted, losses = ([run.step(batch_of(seed=seed)) for seed in range(4)] for run in (exact, mixed))
+    assert all(np.isfinite(losses))
+    np.testing.assert_allclose(losses, wanted, rtol=5e-2 if dtype == "mixed_bfloat16" else 5e-3)
+    assert not np.array_equal(losses, wanted), "else nothing was mixed"
+    assert all(weights.dtype == np.float32 for weights in mixed.weights().values())
+    if dtype == "mixed_float16":
+        assert float(mixed.optimizer.dynamic_scale) == 2.0**15
+        assert int(mixed.optimizer.iterations) == 4
+
+
+def test_gradients_that_overflow_in_float16_are_left_out(begin):
+    """A scale too large: the loss is told as it is, the weights stay, and the scale is halved until it fits."""
+    run = begin(replace(PLAIN, dtype="mixed_float16"))
+    run.optimizer.dynamic_scale.assign(2.0**120)
+    before = run.weights()
+    assert np.isfinite(run.step(batch_of()))
+    for path, weights in run.weights().items():
+        np.testing.assert_array_equal(weights, before[path])
+    assert float(run.optimizer.dynamic_scale) == 2.0**119
+    assert int(run.optimizer.iterations) == 0
+
+
+# --- augmentation ---
+
+AUGMENTED = replace(PLAIN, horizontal_flip=True, max_zoom=2.0, colour_jitter=0.4, blur=0.5)
+
+
+def drawn(batch, *, epoch=0):
+    ids = [f"00022_00193_indoors_{k:03d}_000" for k in range(len(batch[0]))]
+    return (*batch[:3], draw(AUGMENTED, seed=0, epoch=epoch, sample_ids=ids))
+
+
+def test_the_same_draws_make_the_same_step(begin):
+    one, two, three = begin(AUGMENTED), begin(AUGMENTED), begin(AUGMENTED)
+    assert one.step(drawn(batch_of())) == two.step(drawn(batch_of())) != three.step(drawn(batch_of(), epoch=1))
+    for path, weights in one.weights().items():
+        np.testing.assert_array_equal(two.weights()[path], weights)
+    assert any(not np.array_equal(weights, three.weights()[path]) for path, weights in one.weights().items())
+
+
+def test_a_mirrored_draw_is_a_mirrored_batch(begin):
+    """Bit for bit; without augmentation in the recipe the draws are not looked at."""
+    rgb, log_depth, valid, draws = batch_of(4)
+    flipped = draws.copy()
+    flipped[:, Column.FLIP] = 1
+    augmented, plain = begin(replace(PLAIN, horizontal_flip=True)), begin()
+    by_hand = (rgb[:, :, ::-1].copy(), log_depth[:, :, ::-1].copy(), valid[:, :, ::-1].copy(), flipped)
+    assert augmented.step((rgb, log_depth, valid, flipped)) == plain.step(by_hand)
+    for path, weights in plain.weights().items():
+        np.testing.assert_array_equal(augmented.weights()[path], weights)
+
+
+def test_the_count_is_of_the_augmented_masks(begin):
+    """A zoom shows a part of the frame: what is outside it is not counted. The upper left quarter alone is valid."""
+    rgb, log_depth, _, draws = batch_of(2, valid_fractions=(1.0,))
+    valid = np.zeros((2, SIZE, SIZE), bool)
+    valid[:, : SIZE // 2, : SIZE // 2] = True
+    log_depth = np.full_like(log_depth, 2.0)
+    draws[:, Column.ZOOM] = 2.0
+    draws[:, [Column.CENTRE_Y, Column.CENTRE_X]] = 0.75  # The lower right quarter, of which nothing is valid...
+    draws[0, [Column.CENTRE_Y, Column.CENTRE_X]] = 0.25  # ...and the upper left.
+    run = begin(replace(PLAIN, max_zoom=2.0, zoom_depth="keep"))
+    both = run.step((rgb, log_depth, valid, draws))
+    alone = begin(replace(PLAIN, max_zoom=2.0, zoom_depth="keep")).step((rgb[:1], log_depth[:1], valid[:1], draws[:1]))
+    assert both == pytest.approx(alone, rel=1e-5)
+
+
+# --- one trace ---
+
+
+def test_batches_of_any_size_are_one_trace(begin):
+    """A remainder is smaller: another trace would cost minutes on a large network."""
+    run = begin()
+    traced = []
+    call = keras.Model.__call__
+
+    def counted(self, *args, **kwargs):
+        traced.append(1)
+        return call(self, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(keras.Model, "__call__", counted)
+        for images in (7, 4, 1):
+            run.step(batch_of(images))
+    assert len(traced) <= 2, "tf.function may trace once more where variables were made, of which there are none"

@@ -50,7 +50,7 @@ def diode() -> Recipe:
 
     python pipelines/train.py diode --samples STORE --storage DIR --num-workers 8
 
-    The encoder's batch normalisation keeps its ImageNet statistics and the decoder's normalisation is by groups, so that
+    The encoder's batch normalisation keeps its ImageNet statistics and the decoder normalises by groups, so that
     the whole forward and backward pass is one program and one all-reduce follows: --xla compiles it, and --dtype
     mixed_bfloat16 is for GPUs from A100 on. Not yet run at full size: no duration and no score are known. Its choices
     are nyu-cpu's, which were measured.

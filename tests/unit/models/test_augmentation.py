@@ -13,7 +13,7 @@ from depthflow.models.augmentation import NEUTRAL, Column, augment, draw, is_aug
 from depthflow.recipes import smoke
 
 HEIGHT, WIDTH = 12, 20
-PLAIN = replace(smoke(), horizontal_flip=False)
+PLAIN = replace(smoke(), horizontal_flip=False, max_zoom=1.0, colour_jitter=0.0)
 EVERYTHING = replace(smoke(), horizontal_flip=True, max_zoom=2.0, colour_jitter=0.4, blur=0.5)
 KINDS = {"horizontal_flip": True, "max_zoom": 2.0, "colour_jitter": 0.4, "blur": 0.5}
 SPECS = [

@@ -17,8 +17,8 @@ venv: .venv/.installed ## Make .venv with exact versions; LOCK=requirements-gpu.
 demo: venv ## Run the whole chain on a mini-DIODE, or with SOURCE=DIR on your own tree
 	$(BIN)/python pipelines/demo.py --out "$(OUT)" $(if $(SOURCE),--source "$(SOURCE)")
 
-test: venv ## Run all tests
-	$(BIN)/python -m pytest $(ARGS)
+test: venv ## Run all tests, two files at a time
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 check: venv ## Lint, format, types, import layers, spelling
 	$(BIN)/ruff check .

@@ -292,10 +292,6 @@ class Recipe:
             "--xla compiles no collectives, which synchronized batch normalisation needs: take --batch-norm frozen and "
             f"--decoder-norm group or none. Received: {self.batch_norm}, {self.decoder_norm}",
         )
-
-    def blank(self) -> "Recipe":
-        """The same network with no pre-trained weights to load, for who fills in weights of their own."""
-        return replace(self, encoder_weights="none", batch_norm="synchronized", xla=False)
         _require(
             self.batch_norm != "frozen" or self.encoder_weights != "none",
             "--batch-norm frozen keeps pre-trained statistics, so it needs --encoder-weights. Received: none",
@@ -310,6 +306,10 @@ class Recipe:
         _require(
             self.clip_norm is None or self.clip_norm > 0, f"--clip-norm must be positive. Received: {self.clip_norm}"
         )
+
+    def blank(self) -> "Recipe":
+        """The same network with no pre-trained weights to load, for who fills in weights of their own."""
+        return replace(self, encoder_weights="none", batch_norm="synchronized", xla=False)
 
 
 @dataclass(frozen=True, kw_only=True)

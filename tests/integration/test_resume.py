@@ -27,6 +27,8 @@ STEPS = EPOCHS * STEPS_PER_EPOCH
 PATIENCE_S = 240
 """Of a test with a run that does not come on, on a machine that does other things, too."""
 WORKER = r"RayTrainWorker pid=(\d+)"
+FIRST_WORKER = WORKER + r".* (?:training steps|epoch \d+/\d+): "
+"""Only worker 0 says how far it is."""
 
 
 class Training:
@@ -98,10 +100,18 @@ class Training:
             assert time.monotonic() < deadline, f"it does not come on:\n{self.output[-4000:]}"
             time.sleep(0.002)
 
-    def workers(self) -> list[int]:
-        """Pids of those that have said something, the latest last."""
-        said = [int(found[1]) for line in list(self.lines) if (found := re.search(WORKER, line))]
-        return list(dict.fromkeys(reversed(said)))[::-1]
+    def started(self) -> int:
+        """How many workers have been started, as far as they have said anything."""
+        return len({*re.findall(WORKER, self.output)})
+
+    def first_workers(self) -> list[int]:
+        """Pids of those that were worker 0, one after the other."""
+        return [int(pid) for pid in dict.fromkeys(re.findall(FIRST_WORKER, self.output))]
+
+    def end_of_first_epoch(self) -> int:
+        """Waits for it; the pid of worker 0."""
+        self.wait_until(lambda: re.search(rf"{WORKER}.* epoch 1/\d+: train/loss", self.output))
+        return self.first_workers()[-1]
 
     def finish(self) -> dict[str, Any]:
         """Its result, when it has ended; `code` is among it."""
@@ -206,10 +216,9 @@ def test_killed_worker_and_cut_off_run_change_nothing(samples, undisturbed, star
     mlflow = f"sqlite:///{tmp_path}/mlflow.db"
     flags = ("--checkpoint-every-steps", 3, "--max-failures", 1)
     training = start(samples, tmp_path / "runs", *flags, mlflow=mlflow, own_ray=True)
-    training.wait_until(lambda: re.search(rf"{WORKER}.* epoch 1/{EPOCHS}: train/loss", training.output))
-    first = training.workers()
-    os.kill(first[-1], signal.SIGKILL)
-    training.wait_until(lambda: set(training.workers()) - set(first))
+    first = training.end_of_first_epoch()
+    os.kill(first, signal.SIGKILL)
+    training.wait_until(lambda: training.first_workers()[-1] != first)
     halfway = training.wait_until(lambda: [k for k in training.steps() if k >= 3 * STEPS_PER_EPOCH + 1])
     training.cut_off()
     print("cut off after the checkpoint of step", halfway)

@@ -10,13 +10,14 @@ import os
 import shutil
 import zipfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import keras
 import numpy as np
 
-from depthflow.errors import TrainingError
+from depthflow.errors import StoreError, TrainingError
 from depthflow.samples.share import Position
 from depthflow.training.task import BEST_METRIC
 
@@ -151,7 +152,7 @@ def read_progress(checkpoint: Path) -> Progress:
         raise TrainingError(f"{checkpoint} is not a finished checkpoint: it has no {MANIFEST_FILE}.")
     try:
         return Progress.from_json(manifest.read_text())
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, StoreError) as error:
         raise _damaged(checkpoint, error) from None
 
 
@@ -170,7 +171,9 @@ def load_checkpoint(
         _load_arrays(network, model.weights)
         if optimizer is not None:
             _load_arrays(checkpoint / OPTIMIZER_FILE, optimizer.variables)
-    except (OSError, ValueError, TypeError, zipfile.BadZipFile) as error:
+    except TrainingError:
+        raise
+    except Exception as error:  # A flipped bit in a zip's header has it raise nearly anything.
         raise _damaged(checkpoint, error) from None
     return progress
 
@@ -181,7 +184,7 @@ def checkpoints(root: Path) -> list[Path]:
 
 
 def latest_whole(root: Path) -> Path | None:
-    """The latest checkpoint whose files are all whole, or None. A damaged one is named in the log, and passed over."""
+    """The latest checkpoint whose files are all whole, or None. A damaged one is renamed, and counts no more."""
     for checkpoint in reversed(checkpoints(root)):
         try:
             read_progress(checkpoint)
@@ -191,23 +194,29 @@ def latest_whole(root: Path) -> Path | None:
                 if broken:
                     raise ValueError(f"{broken} in {archive.name} has another checksum")
             return checkpoint
-        except (TrainingError, OSError, ValueError, zipfile.BadZipFile) as error:
+        except Exception as error:  # A flipped bit in a zip's header has it raise nearly anything.
             _log.warning("Passing over the checkpoint %s: %s", checkpoint, error)
+            with suppress(OSError):
+                checkpoint.rename(checkpoint.with_name(f"damaged-{checkpoint.name}"))
     return None
 
 
 def best(root: Path) -> tuple[Path, Progress] | None:
-    """The checkpoint with the lowest val/abs_rel; None if no epoch has ended with a finite one."""
+    """The checkpoint with the lowest val/abs_rel, of equals the later; None if no epoch has ended with a finite one."""
     scored = [(checkpoint, read_progress(checkpoint)) for checkpoint in checkpoints(root)]
     finite = [(checkpoint, progress) for checkpoint, progress in scored if np.isfinite(progress.score)]
-    return min(finite, key=lambda pair: pair[1].score) if finite else None
+    return min(finite[::-1], key=lambda pair: pair[1].score) if finite else None
 
 
 def prune(root: Path, *, keep: int) -> None:
-    """Removes all but the `keep` best and the latest, and what is half-written."""
+    """Removes all but the `keep` best and the latest, and what is half-written.
+
+    One without figures is worse than any with; of equals, the later is better.
+    """
     there = checkpoints(root)
+    newest_first = there[::-1]
     scores = {checkpoint: read_progress(checkpoint).score for checkpoint in there}
-    kept = {*sorted(there, key=lambda checkpoint: scores[checkpoint])[:keep], *there[-1:]}
+    kept = {*sorted(newest_first, key=lambda checkpoint: scores[checkpoint])[:keep], *newest_first[:1]}
     for leftover in (*(c for c in there if c not in kept), *root.glob(f"{TEMPORARY}*")):
         (leftover / MANIFEST_FILE).unlink(missing_ok=True)  # First: from here on it does not count.
         shutil.rmtree(leftover, ignore_errors=True)

@@ -3,7 +3,7 @@
 import json
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -81,17 +81,22 @@ def unique_name(recipe_name: str) -> str:
 
 
 def _unfinished(storage: Path, wanted: Mapping[str, Any]) -> JobFolder:
-    """The latest unfinished job that wants the same."""
-    there = [JobFolder(root=path.parent) for path in sorted(storage.glob(f"*/{JOB_FILE}"))]
-    unfinished = [folder for folder in there if not folder.read()["finished"]]
-    for folder in sorted(unfinished, key=lambda folder: folder.root.stat().st_ctime, reverse=True):
-        if folder.read()["wanted"] == wanted:
+    """The latest unfinished job that wants the same; a job whose file cannot be read is none."""
+    unfinished = []
+    for path in sorted(storage.glob(f"*/{JOB_FILE}"), key=lambda path: path.parent.stat().st_ctime):
+        with suppress(ValueError, KeyError):
+            folder = JobFolder(root=path.parent)
+            if not folder.read()["finished"]:
+                unfinished.append((folder, folder.read()["wanted"]))
+    for folder, there in reversed(unfinished):
+        if there == wanted:
             return folder
     if not unfinished:
         raise TrainingError(f"There is no unfinished job in {storage}. Run without --resume to begin one.")
+    folder, there = unfinished[-1]
     raise TrainingError(
         f"No unfinished job in {storage} is the one that was asked for. "
-        f"{unfinished[-1].root.name} differs: {_differences(unfinished[-1].read()['wanted'], wanted)}."
+        f"{folder.root.name} differs: {_differences(there, wanted)}."
     )
 
 

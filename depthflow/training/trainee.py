@@ -10,6 +10,7 @@ import tensorflow as tf
 import xxhash
 
 from depthflow.config import Recipe
+from depthflow.errors import TrainingError
 from depthflow.models.unet import build_unet, encoder_variables, set_batch_norm
 from depthflow.samples.share import Position
 from depthflow.training.checkpoint import Progress, Snapshot, load_checkpoint, values_of
@@ -89,14 +90,21 @@ class Trainee:
                 variable.assign(value)
 
     def snapshot(self) -> Snapshot:
-        """All that a checkpoint holds."""
+        """All that a checkpoint holds.
+
+        Raises:
+            TrainingError: if the weights are not finite: the run could not go on from them.
+        """
+        model = values_of(self.model.weights)
+        if not all(np.isfinite(value).all() for value in model):
+            raise TrainingError(
+                "The weights are not finite after a step whose loss was. Lower --learning-rate or set --clip-norm."
+            )
         averaged = None
         if self.recipe.ema_momentum is not None:
             with self.averaged():
                 averaged = values_of(self.model.weights)
-        return Snapshot(
-            model=values_of(self.model.weights), optimizer=values_of(self.optimizer.variables), averaged=averaged
-        )
+        return Snapshot(model=model, optimizer=values_of(self.optimizer.variables), averaged=averaged)
 
     def checksum(self) -> str:
         """Of all weights and of the optimizer's state."""

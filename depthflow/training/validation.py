@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from depthflow.diode.layout import SCENE_TYPES
 from depthflow.metrics import METRIC_NAMES, image_metrics
+from depthflow.models.unet import serving_network
 from depthflow.samples.reader import SplitReader, worker_pass
 from depthflow.training.collective import WorkerGroup
 
@@ -26,7 +27,8 @@ class Validator:
         self._reader = reader
         self._group = group
         self._max_batch_size = max_batch_size
-        self._predict = tf.function(lambda rgb: model(rgb, training=False)[..., 0], reduce_retracing=True)
+        network = serving_network(model)
+        self._predict = tf.function(lambda rgb: network(rgb, training=False)[..., 0], reduce_retracing=True)
 
     def sums(self, *, beat: Callable[[str], None]) -> np.ndarray:
         """This worker's sums over images with a valid pixel.

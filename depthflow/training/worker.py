@@ -10,7 +10,6 @@ import ray.train
 import tensorflow as tf
 
 from depthflow.errors import DepthflowError
-from depthflow.models.unet import serving_network
 from depthflow.registry.spool import MetricSpool
 from depthflow.samples.epoch import batch_sizes
 from depthflow.samples.reader import SplitReader
@@ -101,7 +100,7 @@ def _training_loop(task: WorkerTask, group: WorkerGroup, watchdog: Watchdog, spo
         reader=train_reader,
         steps_per_epoch=steps_per_epoch,
         validator=Validator(
-            serving_network(trainee.model),
+            trainee.model,
             val_reader,
             group,
             max_batch_size=max(1, recipe.global_batch_size // group.size),

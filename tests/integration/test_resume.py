@@ -87,7 +87,8 @@ class Training:
 
     def steps(self) -> list[int]:
         """Of the finished checkpoints."""
-        return sorted(int(path.parent.name.removeprefix("step-")) for path in self.checkpoints.glob("step-*/*.json"))
+        there = [path.name for path in self.checkpoints.iterdir()] if self.checkpoints.exists() else []
+        return sorted(int(name.removeprefix("step-")) for name in there if name.startswith("step-"))
 
     def wait_until(self, there: Callable[[], Any]) -> Any:
         """What `there` returns once it is something; the run must not end before."""

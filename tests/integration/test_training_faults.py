@@ -50,7 +50,9 @@ def test_worker_that_hangs_is_made_good(samples, undisturbed, start, mlflow, men
     """Its health check passes or waits for minutes; the other, which waits for it in a collective, ends itself."""
     flags = ("--step-timeout-s", 20, "--max-failures", 2)
     training = start(samples, tmp_path / "runs", *flags, mlflow=mlflow, own_ray=True)
-    [hanging] = workers_of(training.process.pid) - {training.end_of_first_epoch()}
+    first = training.end_of_first_epoch()
+    print("DBG", first, psutil.Process(training.process.pid).children(recursive=True), psutil.Process(first).parents())
+    [hanging] = workers_of(training.process.pid) - {first}
     mended.append(hanging)
     os.kill(hanging, signal.SIGSTOP)
     training.succeed()

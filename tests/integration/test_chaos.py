@@ -76,8 +76,13 @@ def server(tmp_path):
 
 def kill_any_worker(training: Training, chance: random.Random) -> None:
     """One of the two, whichever."""
-    there = sorted(p.pid for p in psutil.Process().children(recursive=True) if p.name().startswith("ray::RayTrainWo"))
-    assert len(there) == 2, there
+
+    def both() -> list[int]:
+        there = psutil.Process().children(recursive=True)  # Of the Ray that this process started.
+        pids = sorted(process.pid for process in there if process.name().startswith("ray::RayTrainWo"))
+        return pids if len(pids) == 2 else []
+
+    there = training.wait_until(both)
     os.kill(chance.choice(there), signal.SIGKILL)
 
 

@@ -126,7 +126,9 @@ def augment(
     image = _blurred(_recoloured(_interpolated(rgb, rows, across), columns), columns[Column.BLUR])
     log_depth, valid_mask = _point_sampled(log_depth, valid_mask, rows, across)
     if zoom_depth == "focal":
-        log_depth = log_depth - ops.log(ops.cast(zoom, log_depth.dtype))[:, None, None]
+        # In float64: in float32 a logarithm's last bit may depend on how many images are taken together.
+        shift = ops.cast(ops.log(ops.cast(zoom, "float64")), log_depth.dtype)
+        log_depth = log_depth - shift[:, None, None]
     log_depth = ops.where(valid_mask, log_depth, ops.zeros_like(log_depth))
     return ops.cast(ops.round(ops.clip(image, 0, 255)), "uint8"), log_depth, valid_mask
 

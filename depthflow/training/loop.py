@@ -230,7 +230,7 @@ class TrainingLoop:
         self._progress = replace(self._progress, metrics=metrics, loss_sum=0.0)
         if self._saver and self._spool:
             spool = self._spool
-            self._saver.annotate(self._progress, then=lambda: spool.metrics(metrics, step=epoch))
+            self._saver.annotate(self._progress, first=lambda: spool.metrics(metrics, step=epoch))
             print(_summary(epoch, self._recipe.epochs, metrics), file=sys.stderr, flush=True)
         self._watchdog.beat("the first step of an epoch")
 
@@ -243,7 +243,10 @@ class TrainingLoop:
             )
 
     def _save(self) -> None:
-        """Worker 0 writes a checkpoint; once it counts, the losses up to it go to MLflow: no step is logged twice."""
+        """Worker 0 logs the losses up to here, then writes a checkpoint.
+
+        A kill in between makes steps be logged again, of which the spool keeps the first: none is lost, none is twice.
+        """
         losses, self._unsaved = self._unsaved, []
         saver, spool, progress = self._saver, self._spool, self._progress
         if saver is None or spool is None:
@@ -253,7 +256,7 @@ class TrainingLoop:
         def log() -> None:
             spool.series("train/step_loss", losses, first_step=first_step)
 
-        self._guard(lambda: saver.save(self._trainee.snapshot, progress, then=log))
+        self._guard(lambda: saver.save(self._trainee.snapshot, progress, first=log))
 
     def _guard(self, act: Callable[[], T]) -> T | None:
         """Keeps a failure until all workers can be told of it."""

@@ -26,13 +26,14 @@ class CheckpointSaver:
         self._under_way: list[Future[None]] = []
         self.paused_s = 0.0
 
-    def save(self, snapshot: Callable[[], Snapshot], progress: Progress, *, then: Callable[[], None]) -> None:
+    def save(self, snapshot: Callable[[], Snapshot], progress: Progress, *, first: Callable[[], None]) -> None:
         """Takes a snapshot and begins to write it, once the one before is written.
 
         Args:
             snapshot: copies the variables; training waits for it.
             progress: where the run stands.
-            then: called in the writer's thread when the checkpoint counts.
+            first: called in the writer's thread before the checkpoint counts: what it logs is not lost if this process
+                is killed in between, but may be logged anew.
 
         Raises:
             TrainingError: if the one before could not be written.
@@ -42,20 +43,20 @@ class CheckpointSaver:
         taken = snapshot()
 
         def write() -> None:
+            first()
             write_checkpoint(self._root, taken, progress)
             prune(self._root, keep=self._keep)
-            then()
 
         self._under_way.append(self._pool.submit(write))
         self.paused_s += time.monotonic() - began
 
-    def annotate(self, progress: Progress, *, then: Callable[[], None]) -> None:
-        """Gives the checkpoint saved last its epoch's figures, once it is written; `then` as for `save`."""
+    def annotate(self, progress: Progress, *, first: Callable[[], None]) -> None:
+        """Gives the checkpoint saved last its epoch's figures, once it is written; `first` as for `save`."""
 
         def write() -> None:
+            first()
             annotate_checkpoint(self._root, progress)
             prune(self._root, keep=self._keep)
-            then()
 
         self._under_way.append(self._pool.submit(write))
 

@@ -156,6 +156,17 @@ def test_a_neutral_sample_beside_others_is_unchanged():
     assert (result[0][[0, 1, 3]] != planes[0][[0, 1, 3]]).any(axis=(1, 2, 3)).all()
 
 
+@pytest.mark.parametrize("parts", [[6, 12], [1, 2, 5, 11], [3, 6, 9]])
+def test_parts_of_a_batch_are_augmented_as_the_whole_to_the_last_bit(parts):
+    """Workers augment what they hold of a batch, so the number of images must not matter, not even to a logarithm."""
+    planes = random_planes(batch=13)
+    draws = draw(EVERYTHING, seed=3, epoch=1, sample_ids=[str(k) for k in range(13)])
+    whole = augmented(focal, planes, draws)
+    cut = [np.split(plane, parts) for plane in (*planes, draws)]
+    pieces = [augmented(focal, piece[:3], piece[3]) for piece in zip(*cut, strict=True)]
+    assert_planes_equal([np.concatenate(plane) for plane in zip(*pieces, strict=True)], whole)
+
+
 @pytest.mark.parametrize("size", [(2, 2), (3, 7), (32, 64), (33, 31)])
 def test_flip_is_the_mirror_image_and_twice_is_none(size):
     planes = random_planes(height=size[0], width=size[1])

@@ -496,7 +496,6 @@ def test_a_disk_that_takes_no_checkpoint_ends_the_run(job, tmp_path, every):
     run.checkpoints.write_text("in the way")
     with pytest.raises(TrainingError, match=r"The checkpoint .* cannot be written: .*--resume"):
         run.run()
-    assert not run.notes.values, "nothing is logged that no checkpoint holds"
 
 
 def test_workers_that_drift_apart_end_the_run(job, monkeypatch, group):

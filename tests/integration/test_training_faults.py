@@ -67,7 +67,7 @@ def test_worker_that_hangs_is_made_good(samples, undisturbed, start, mlflow, men
 
 def test_loss_that_overflows_ends_the_run_at_once(run, samples, tmp_path):  # noqa: F811
     flags = ("--samples", samples, "--storage", "runs", "--epochs", EPOCHS, "--num-workers", 2)
-    rate = ("--optimizer", "sgd", "--learning-rate", 1e30, "--loss", "mse", 1)  # Squares of 1e30 are no float32.
+    rate = ("--optimizer", "sgd", "--learning-rate", 1e30, "--loss", "tutorial", 1)  # Squares of 1e30 are no float32.
     done = run("train", "smoke", *flags, *rate, cwd=tmp_path, env={"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/m.db"})
     assert done.code == 1
     said = re.search(

@@ -18,7 +18,7 @@ demo: venv ## Run the whole chain on a mini-DIODE, or with SOURCE=DIR on your ow
 	$(BIN)/python pipelines/demo.py --out "$(OUT)" $(if $(SOURCE),--source "$(SOURCE)")
 
 test: venv ## Run all tests, two files at a time
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: venv ## Lint, format, types, import layers, spelling
 	$(BIN)/ruff check .

@@ -18,6 +18,8 @@ from hypothesis import settings
 settings.register_profile("shared machines are noisy", deadline=None)
 settings.load_profile("shared machines are noisy")
 
+os.environ.update(RAY_worker_niceness="0")  # Else Ray's workers, at 15, starve beside the tests of another process.
+
 ROOT = Path(__file__).resolve().parent.parent
 COMMAND_TIMEOUT_S = 600
 

@@ -89,7 +89,11 @@ def build_step(
         loss, gradients = gradients_of(planes, counts)
         # One dtype, as all_reduce packs them; identity places them on a device, as it insists.
         signals = tf.identity(tf.cast(batch.signals, loss.dtype))
-        return group.all_reduce([loss, signals, *gradients])
+        if recipe.all_reduce_dtype == "full" or group.size == 1:
+            return group.all_reduce([loss, signals, *gradients])
+        narrow = group.all_reduce([tf.cast(gradient, recipe.all_reduce_dtype) for gradient in gradients])
+        wide = [tf.cast(total, gradient.dtype) for total, gradient in zip(narrow, gradients, strict=True)]
+        return [*group.all_reduce([loss, signals]), *wide]
 
     height, width = model.input_shape[1:3]
 

@@ -54,8 +54,12 @@ class Cell:
     overflow: bool = False
 
 
-def grid() -> dict[str, Cell]:
-    """All cells by name."""
+def grid(weights: str = "mobilenet.weights.h5") -> dict[str, Cell]:
+    """All cells by name.
+
+    Args:
+        weights: a file of MobileNetV3Large's weights, for training only.
+    """
     sgd = replace(
         smoke(),
         decoder_filters=(16, 16, 8),
@@ -76,6 +80,7 @@ def grid() -> dict[str, Cell]:
     batch_norm = {"decoder_norm": "batch", "dtype": "float64", "decoder_filters": (16, 16, 16, 8, 8)}
     adamw = replace(sgd, optimizer="adamw", schedule="cosine", ema_momentum=0.9)
     even, remainder = sgd, replace(sgd, global_batch_size=12)
+    frozen = replace(even, encoder="mobilenetv3_large", encoder_weights=weights, batch_norm="frozen")
     return {
         # Half of batch x norm x accumulation x augmentation: every two of them meet in every combination but one, since
         # accumulation changes whose statistics batch normalisation takes together.
@@ -90,6 +95,8 @@ def grid() -> dict[str, Cell]:
         ),
         "batch-remainder": Cell(recipe=replace(remainder, **batch_norm), split=REMAINDER, losses=1e-9, weights=1e-9),
         "batch-float32": Cell(recipe=replace(even, decoder_norm="batch"), losses=1e-4, weights=None, most_workers=2),
+        "frozen": Cell(recipe=frozen, most_workers=2),
+        "frozen-accumulated": Cell(recipe=replace(frozen, accumulation_steps=2), most_workers=2),
         "none-frozen-encoder": Cell(
             recipe=replace(even, decoder_norm="none", epochs=2, frozen_encoder_epochs=1, encoder_rate=0.3),
             most_workers=2,
@@ -108,6 +115,9 @@ def grid() -> dict[str, Cell]:
             most_workers=2,
         ),
         "float16-overflow": Cell(recipe=replace(even, dtype="mixed_float16"), overflow=True),
+        "bfloat16-reduced": Cell(
+            recipe=replace(even, all_reduce_dtype="bfloat16"), losses=3e-3, weights=3e-3, most_workers=2
+        ),
         "resnet50": Cell(recipe=resnet50(), losses=1e-9, weights=1e-9, most_workers=2),
     }
 
@@ -215,7 +225,23 @@ def samples(shared_ray, tmp_path_factory, write_triplet) -> str:
 
 
 @pytest.fixture(scope="module")
-def trained(samples, tmp_path_factory) -> Callable[[int, str], dict[str, np.ndarray]]:
+def mobilenet(tmp_path_factory) -> str:
+    """A file of random weights of MobileNetV3Large, whose batch normalisation has statistics of its own."""
+    import keras
+
+    keras.utils.set_random_seed(0)
+    network = keras.applications.MobileNetV3Large(include_top=False, weights=None)
+    random = np.random.default_rng(0)
+    for variable in network.weights:
+        if variable.path.endswith(("moving_mean", "moving_variance")):
+            variable.assign(random.uniform(0.2, 0.4, variable.shape))
+    path = tmp_path_factory.mktemp("weights") / "mobilenet.weights.h5"
+    network.save_weights(path)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def trained(samples, mobilenet, tmp_path_factory) -> Callable[[int, str], dict[str, np.ndarray]]:
     """What a number of workers saw in a cell. The first question for a number trains all its cells."""
     from ray.train.tensorflow import TensorflowTrainer
 
@@ -223,7 +249,7 @@ def trained(samples, tmp_path_factory) -> Callable[[int, str], dict[str, np.ndar
 
     def start(num_workers: int) -> None:
         folder = folders[num_workers] = tmp_path_factory.mktemp(f"workers{num_workers}-")
-        cells = {name: cell for name, cell in grid().items() if num_workers <= cell.most_workers}
+        cells = {name: cell for name, cell in grid(mobilenet).items() if num_workers <= cell.most_workers}
         TensorflowTrainer(
             train_cells,
             train_loop_config={"cells": cells, "samples": samples, "out": str(folder)},
@@ -281,7 +307,7 @@ def test_many_workers_do_what_one_does(trained, num_workers, name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("num_workers", [1, 2])
-@pytest.mark.parametrize("name", ["group-even", "group-remainder-augmented"])
+@pytest.mark.parametrize("name", ["group-even", "group-remainder-augmented", "frozen"])
 def test_accumulated_in_two_parts_it_does_the_same(trained, num_workers, name):
     whole, parts = trained(num_workers, name), trained(num_workers, f"{name}-accumulated")
     np.testing.assert_allclose(parts["losses"], whole["losses"], rtol=1e-5)

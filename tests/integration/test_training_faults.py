@@ -37,29 +37,35 @@ def mlflow(tmp_path) -> str:
 
 
 @pytest.fixture
-def mended():
-    """Pids of stopped processes that must not outlive the test."""
-    stopped: list[int] = []
-    yield stopped
-    for pid in filter(psutil.pid_exists, stopped):
-        os.kill(pid, signal.SIGKILL)
+def freeze():
+    """Stops a process's computing threads alone: it hangs, but answers. Whoever traces them ends with the test."""
+    tracers: list[subprocess.Popen] = []
+
+    def freeze_process(pid: int) -> None:
+        command = [sys.executable, str(Path(__file__).with_name("freeze_threads.py")), str(pid), "tf_Compute"]
+        tracer = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        tracers.append(tracer)
+        assert tracer.stdout is not None and tracer.stderr is not None
+        if not (stopped := tracer.stdout.readline()):
+            pytest.skip(f"no thread can be frozen here: {tracer.stderr.read().splitlines()[-1]}")
+        assert int(stopped) > 0
+
+    yield freeze_process
+    for tracer in tracers:
+        tracer.kill()
+        tracer.wait()
 
 
 @pytest.mark.slow
-def test_worker_that_hangs_is_made_good(samples, undisturbed, start, mlflow, mended, tmp_path):  # noqa: F811
-    """The other waits for it in a collective, which TensorFlow's heartbeats or our watchdog end, whichever is first.
-
-    A process that is stopped answers no heartbeat, so here it is TensorFlow's after some ten seconds; the watchdog is
-    for what hangs and still answers.
-    """
+def test_worker_that_hangs_is_made_good(samples, undisturbed, start, mlflow, freeze, tmp_path):  # noqa: F811
+    """It answers TensorFlow's and Ray's heartbeats and never comes to the collective that the other waits in."""
     flags = ("--step-timeout-s", 20, "--max-failures", 2)
     training = start(samples, tmp_path / "runs", *flags, mlflow=mlflow, own_ray=True)
     first = training.end_of_first_epoch()
     [hanging] = training.wait_until(lambda: workers_of(training.process.pid) - {first})
-    mended.append(hanging)
-    os.kill(hanging, signal.SIGSTOP)
+    freeze(hanging)
     training.succeed()
-    assert re.search(r"longer than --step-timeout-s|unhealthy \(stopped sending heartbeats\)", training.output)
+    assert "longer than --step-timeout-s" in training.output
     assert len(training.first_workers()) == 2, "all were started anew, once"
     assert not psutil.pid_exists(hanging), "Ray has ended it"
     assert_same_end(training, undisturbed)
@@ -76,7 +82,7 @@ def test_loss_that_overflows_ends_the_run_at_once(run, samples, tmp_path):  # no
     assert said, done.result["error"]
     assert {*said[2].split(", ")} <= {*open_store(str(samples)).split_index("train")["sample_id"].to_pylist()}
     assert len({*re.findall(WORKER, done.stdout + done.stderr)}) <= 2, "a retry would not mend it"
-    assert "Traceback" not in done.stdout + done.stderr
+    assert not re.search(r"^(?!.*PlacementGroupCleaner).*Traceback", done.stdout + done.stderr, re.MULTILINE)
 
 
 @pytest.fixture

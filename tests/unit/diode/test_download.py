@@ -248,7 +248,7 @@ def test_a_part_that_stays_bad_is_given_up_and_the_rest_is_kept(server, tmp_path
     archive = fetch(server, tmp_path, progress=progress)
     assert_whole(tmp_path)
     assert not {PARTS[part] for part in kept} & set(server.asked)
-    assert progress[0][0] == len(CONTENT) - archive.downloaded_bytes > 0
+    assert progress[0][0] >= len(CONTENT) - archive.downloaded_bytes > 0  # Or more: a part may be there by then.
 
 
 @pytest.mark.parametrize(("surplus", "asked_again"), [(-1, [(6 * PART - 1, 6 * PART - 1)]), (1, []), (70_000, [])])

@@ -76,7 +76,7 @@ def test_it_says_what_the_store_is(store, report):
 
 
 def test_counts_against_the_catalogue_by_hand(report):
-    """The catalogue has 8,574 and 16,884, none in these two scans; one is doubled, one that lacks a member not found."""
+    """The catalogue has 8,574 and 16,884, none in these scans; one is doubled, one that lacks a member not found."""
     assert report.table(*COUNTS) == [
         ["train", "indoors", "8,574", "20", "8,574", "20", "1", "20", "1"],
         ["train", "outdoor", "16,884", "15", "16,884", "15", "0", "15", "1"],

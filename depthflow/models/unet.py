@@ -12,7 +12,9 @@ from keras import layers
 from depthflow.config import Recipe
 from depthflow.models.encoders import DECODER_PREFIX, Features, build_encoder
 
-BATCH_NORM_MOMENTUM = 0.99
+BATCH_NORM_MOMENTUM = 0.9
+"""Of the decoder's: its statistics are of the last tens of steps. At Keras's 0.99, the figures of the first epochs on
+some hundred images were those of statistics that still held their initial values."""
 HEAD_PREFIX = "log_depth"
 HEADS = ("log_depth", "log_depth_half", "log_depth_quarter", "log_depth_eighth", "log_depth_sixteenth")
 """The 1x1 convolutions that predict, by the resolution of their output; where it is enlarged, by NAME_up."""

@@ -163,6 +163,9 @@ def _step_flops(model: Any, batch_size: int) -> float:
 
 
 def _tensorflow(recipe: Recipe, benchmark: Benchmark) -> tuple[Callable[[], None], float, str, str]:
+    from depthflow.cluster.session import WORKER_ENVIRONMENT
+
+    os.environ.update(WORKER_ENVIRONMENT)
     import tensorflow as tf
 
     from depthflow.models.augmentation import draw

@@ -2,7 +2,7 @@
 
     python benchmarks/training.py --samples STORE [--recipe nyu-cpu] [--parts fit scaling]
 
-STORE is a sample store of the recipe's size. Each side is a process of its own with the library's loop, store and
+STORE is a sample store, whose size the network takes. Each side is a process of its own with the library's loop, store and
 feed; checkpoints go to a scratch folder. Sides take turns, and every side drops its first epoch, which compiles.
 
 - fit: one worker with all CPUs against keras.Model.fit on the same network, loss and optimizer, with the split's
@@ -28,8 +28,10 @@ from typing import Any, Literal
 
 import tyro
 
+from depthflow.cluster.session import WORKER_ENVIRONMENT
 from depthflow.config import Recipe
 from depthflow.recipes import RECIPES
+from depthflow.samples.store import open_store
 
 Figures = dict[str, float]
 
@@ -39,7 +41,7 @@ class Benchmark:
     """The training loop beside keras.Model.fit, and beside itself without an all-reduce."""
 
     samples: str
-    """Sample store of the recipe's size."""
+    """Sample store; the network takes its size."""
     recipe: str = "smoke"
     """Which recipe; smoke has the tiny encoder."""
     parts: tuple[Literal["fit", "scaling"], ...] = ("fit", "scaling")
@@ -54,6 +56,10 @@ class Benchmark:
     """As train.py's; they cost nothing while training."""
     batch_norm: Literal["synchronized", "frozen"] = "synchronized"
     """As train.py's; frozen needs --encoder-weights."""
+    decoder_filters: tuple[int, ...] | None = None
+    """As train.py's. Default: the recipe's."""
+    all_reduce_dtype: Literal["full", "bfloat16"] = "full"
+    """As train.py's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,8 +103,14 @@ def main(benchmark: Benchmark) -> int:
 
 
 def _recipe(benchmark: Benchmark, *, workers: int) -> Recipe:
+    recipe = RECIPES[benchmark.recipe]()
+    store = open_store(benchmark.samples)
     return replace(
-        RECIPES[benchmark.recipe](),
+        recipe,
+        height=store.height,
+        width=store.width,
+        decoder_filters=benchmark.decoder_filters or recipe.decoder_filters,
+        all_reduce_dtype=benchmark.all_reduce_dtype,
         encoder_weights=benchmark.encoder_weights,
         batch_norm=benchmark.batch_norm,
         epochs=benchmark.epochs,
@@ -136,7 +148,7 @@ def _together(sides: Sequence[Side]) -> Figures:
 
 def _run(side: Side, ready: Any) -> Figures:
     os.sched_setaffinity(0, side.cpus)
-    os.environ.update(KERAS_BACKEND="tensorflow", TF_CPP_MIN_LOG_LEVEL="3", CUDA_VISIBLE_DEVICES="")
+    os.environ.update(WORKER_ENVIRONMENT, CUDA_VISIBLE_DEVICES="")
     if side.cluster:
         task = {"type": "worker", "index": side.rank}
         os.environ["TF_CONFIG"] = json.dumps({"cluster": {"worker": side.cluster}, "task": task})
@@ -159,7 +171,6 @@ class _Recorder:
 def _loop(side: Side, ready: Any) -> Figures:
     from depthflow.samples.epoch import batch_sizes
     from depthflow.samples.reader import SplitReader
-    from depthflow.samples.store import open_store
     from depthflow.training.collective import WorkerGroup
     from depthflow.training.loop import TrainingLoop
     from depthflow.training.saver import CheckpointSaver
@@ -207,7 +218,6 @@ def _fit(side: Side, ready: Any) -> Figures:
     from depthflow.models.losses import Loss
     from depthflow.models.unet import build_unet, encoder_variables, set_batch_norm
     from depthflow.samples.reader import SplitReader
-    from depthflow.samples.store import open_store
     from depthflow.training.optimizer import build_optimizer
 
     tf.config.threading.set_intra_op_parallelism_threads(len(side.cpus))

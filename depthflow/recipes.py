@@ -104,7 +104,8 @@ def nyu_cpu() -> Recipe:
         schedule="cosine",
         weight_decay=1e-2,
         clip_norm=1.0,
-        epochs=14,
+        frozen_encoder_epochs=2,
+        epochs=25,
         global_batch_size=8,
     )
 

@@ -2,8 +2,8 @@
 
     python benchmarks/training.py --samples STORE [--recipe nyu-cpu] [--parts fit scaling]
 
-STORE is a sample store, whose size the network takes. Each side is a process of its own with the library's loop, store and
-feed; checkpoints go to a scratch folder. Sides take turns, and every side drops its first epoch, which compiles.
+STORE is a sample store, whose size the network takes. Each side is a process of its own with the library's loop, store
+and feed; checkpoints go to a scratch folder. Sides take turns, and every side drops its first epoch, which compiles.
 
 - fit: one worker with all CPUs against keras.Model.fit on the same network, loss and optimizer, with the split's
   arrays in memory, shuffled by fit;

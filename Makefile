@@ -7,10 +7,10 @@ SOURCE ?=
 OUT ?= demo-out
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check format lock clean system-libraries
+.PHONY: help venv depth-anything demo test check format lock clean system-libraries
 
 help: ## Say what there is
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-14s %s\n", $$1, $$2}'
 
 venv: .venv/.installed ## Make .venv with exact versions; LOCK=requirements-gpu.lock adds CUDA
 
@@ -31,23 +31,33 @@ format: venv ## Rewrite the code as ruff formats it
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-RESOLVE := $(BIN)/uv pip compile pyproject.toml --extra dev --extra cluster --extra s3 --extra gcs --extra bench --universal --python-version 3.11 \
+depth-anything: .venv-depth-anything/.installed ## Make the environment that Depth Anything V2 runs in
+
+RESOLVE := $(BIN)/uv pip compile pyproject.toml --extra cluster --extra s3 --extra gcs --universal --python-version 3.11 \
 	--generate-hashes --no-emit-index-url --no-emit-find-links --no-header
 
-lock: venv ## Resolve pyproject.toml anew into both lock files
-	$(RESOLVE) --upgrade --output-file requirements.lock
-	$(RESOLVE) --extra gpu --constraints requirements.lock --output-file requirements-gpu.lock
+lock: venv ## Resolve pyproject.toml anew into all lock files
+	$(RESOLVE) --extra dev --extra bench --upgrade --output-file requirements.lock
+	$(RESOLVE) --extra dev --extra bench --extra gpu --constraints requirements.lock --output-file requirements-gpu.lock
+	$(RESOLVE) --extra depth-anything --constraints requirements.lock --output-file requirements-depth-anything.lock
 
-clean: ## Remove .venv and what the demo made
-	rm -rf .venv demo-out
+clean: ## Remove the environments and what the demo made
+	rm -rf .venv .venv-depth-anything demo-out
 
 .venv/.installed: $(LOCK) pyproject.toml | system-libraries
+	$(call install,.venv,$(LOCK))
+
+.venv-depth-anything/.installed: requirements-depth-anything.lock pyproject.toml | system-libraries
+	$(call install,.venv-depth-anything,requirements-depth-anything.lock)
+
+define install
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "depthflow needs Python 3.11 or newer: pass PYTHON=python3.12, say."; exit 1; }
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(LOCK)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	$(PYTHON) -m venv $(1)
+	$(1)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(2)
+	$(1)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
+endef
 
 # opencv-python is linked against these two, which no wheel brings.
 system-libraries:

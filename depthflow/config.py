@@ -373,7 +373,10 @@ class EvaluateConfig(PoolConfig):
     """A model's figures under a named protocol, beside the mean-depth baseline's."""
 
     model: str
-    """MLflow model URI: models:/NAME@champion, models:/NAME/3, runs:/..., or a folder."""
+    """MLflow model URI: models:/NAME@champion, models:/NAME/3, runs:/..., or a folder; or depth-anything-v2-small, or
+    depth-anything:FOLDER."""
+    compare: tuple[str, ...] = ()
+    """Other models, evaluated beside it and shown in the same report."""
     samples: str
     """The sample store; a protocol at the source's resolution refuses one that was resized."""
     protocol: str = "devkit"
@@ -381,7 +384,7 @@ class EvaluateConfig(PoolConfig):
     split: Split = "val"
     """The split to evaluate."""
     out: str | None = None
-    """Folder for the pictures. Default: they go to the MLflow run alone."""
+    """Folder for report.html and images.csv. Default: they go to the MLflow run alone."""
     experiment: str = "depthflow"
     """MLflow experiment of the evaluation's run."""
 
@@ -402,12 +405,18 @@ class PromoteConfig(PoolConfig):
     """Share by which the challenger's abs_rel must be lower than the champion's."""
     tolerance: float = 0.05
     """Share by which its abs_rel may be higher on one scene type."""
+    confidence: float = 0.95
+    """With which its abs_rel must be lower at all, by a paired bootstrap over images: luck promotes nothing."""
+    max_latency_ratio: float = 2.0
+    """How many times as long as the champion the challenger may take for an image."""
     dry_run: bool = False
     """Decide and print; move and record nothing."""
     force: bool = False
     """Promote whatever the figures say; needs --reason."""
     rollback: bool = False
     """Give the alias back to the champion before this one."""
+    history: bool = False
+    """Only print every decision so far: who, when, what and why."""
     reason: str = ""
     """Why, for the record."""
     experiment: str = "depthflow-promotions"
@@ -418,10 +427,17 @@ class PromoteConfig(PoolConfig):
         _require(
             not self.force or bool(self.reason), "--force needs --reason TEXT: the record says why. Received: none"
         )
-        _require(not (self.force and self.rollback), "--force and --rollback exclude each other. Received: both")
-        _require(self.rollback or bool(self.samples), "--samples is needed to compare models. Received: none")
+        alone = [flag for flag in ("force", "rollback", "history") if getattr(self, flag)]
+        _require(len(alone) < 2, f"--force, --rollback and --history exclude each other. Received: {alone}")
+        _require(
+            self.rollback or self.history or bool(self.samples), "--samples is needed to compare models. Received: none"
+        )
         _require(self.margin >= 0, f"--margin must not be negative. Received: {self.margin}")
         _require(self.tolerance >= 0, f"--tolerance must not be negative. Received: {self.tolerance}")
+        _require(0 < self.confidence < 1, f"--confidence must be in (0, 1). Received: {self.confidence}")
+        _require(
+            self.max_latency_ratio > 0, f"--max-latency-ratio must be positive. Received: {self.max_latency_ratio}"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -429,15 +445,47 @@ class PredictConfig(PoolConfig):
     """Depth for photographs of any size."""
 
     model: str
-    """MLflow model URI: models:/NAME@champion, models:/NAME/3, runs:/..., or a folder."""
+    """MLflow model URI: models:/NAME@champion, models:/NAME/3, runs:/..., or a folder; or depth-anything-v2-small, or
+    depth-anything:FOLDER."""
+    compare: tuple[str, ...] = ()
+    """Other models: NAME.compare.png shows what they make of each photograph beside this one; their maps go to folders
+    of their own in --out."""
     images: tuple[str, ...]
-    """Photographs, or folders of them (.jpg .jpeg .png .webp .bmp .tif .tiff)."""
+    """Photographs, folders of them, patterns such as 'photos/**/*.jpg', s3:// or gs:// URIs of any of these (.jpg .jpeg
+    .png .webp .bmp .tif .tiff)."""
     out: str
-    """Folder for NAME.depth.npy (float32, metres), NAME.depth.png (16 bit, its scale inside) and NAME.panel.png."""
+    """Folder for the files and NAME.depth.json, which says what they were made of; a photograph that has them all, of
+    the same model, is not predicted again."""
+    files: tuple[Literal["npy", "png", "panel"], ...] = ("npy", "png", "panel")
+    """NAME.depth.npy (float32, metres), NAME.depth.png (16 bit, its scale inside) and NAME.panel.png (for people)."""
+    point_cloud: bool = False
+    """Write NAME.ply as well: a coloured point a pixel, metres; needs --fx and --fy, or --fov-deg."""
+    fx: float | None = None
+    """Horizontal focal length, pixels of the photograph."""
+    fy: float | None = None
+    """Vertical focal length, pixels of the photograph."""
+    fov_deg: float | None = None
+    """Horizontal field of view instead of --fx and --fy."""
+    tile_px: int | None = None
+    """Add detail from overlapping tiles of this size to photographs with a longer side. Default: no tiles."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _require(len(self.images) > 0, "--images needs at least one photograph or folder. Received: none")
+        _require(bool(self.files) or self.point_cloud, "--files needs at least one kind. Received: none")
+        given = [self.fx is not None and self.fy is not None, self.fov_deg is not None]
+        _require(
+            (sum(given) == 1) == self.point_cloud and (self.fx is None) == (self.fy is None),
+            "--point-cloud and either --fx and --fy or --fov-deg go together. Received: "
+            f"--point-cloud {self.point_cloud} --fx {self.fx} --fy {self.fy} --fov-deg {self.fov_deg}",
+        )
+        for name in ("fx", "fy"):
+            value = getattr(self, name)
+            _require(value is None or value > 0, f"--{name} must be positive. Received: {value}")
+        _require(
+            self.fov_deg is None or 0 < self.fov_deg < 180, f"--fov-deg must be in (0, 180). Received: {self.fov_deg}"
+        )
+        _require(self.tile_px is None or self.tile_px >= 64, f"--tile-px must be 64 or more. Received: {self.tile_px}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -98,8 +98,9 @@ def run_chain(config: DemoConfig, out: Path) -> dict[str, Any]:
     results["train"] = run(
         "train", "smoke", "--samples", samples, "--storage", out / "runs", "--epochs", epochs, *workers
     )
-    panels = out / "panels"
-    results["evaluate"] = run("evaluate", "--model", "models:/depthflow@challenger", "--samples", full, "--out", panels)
+    results["evaluate"] = run(
+        "evaluate", "--model", "models:/depthflow@challenger", "--samples", full, "--out", out / "evaluation"
+    )
     results["promote"] = run("promote", "--samples", full)
     alias = "champion" if results["promote"]["champion"] else "challenger"
     photographs = _some_photographs(source, store)
@@ -143,7 +144,7 @@ def summary(results: dict[str, Any], out: Path) -> str:
             if ours is not None:
                 better = "better" if (ours > baseline) == (name in HIGHER_IS_BETTER) else "worse"
                 lines.append(f"{group + ' ' + name:<22}{ours:>10.3f}{baseline:>12.3f}  {better}")
-    lines += ["", "pictures:", *(f"  {path}" for path in evaluation["panels"])]
+    lines += ["", "pictures:", *(f"  {path}" for path in evaluation["files"] if path.endswith(".html"))]
     lines += [f"  {path}" for path in results["predict"]["outputs"] if path.endswith("panel.png")]
     lines += [
         "",

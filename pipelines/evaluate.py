@@ -1,41 +1,42 @@
-"""Evaluate a model under a named protocol, beside the mean-depth baseline."""
+"""Evaluate a model under a named protocol, beside the mean-depth baseline and other models, with a report."""
 
 import sys
+from collections.abc import Mapping
+from itertools import groupby
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
+
 from depthflow.cluster.session import plan_pool, ray_session
 from depthflow.command import run_command
 from depthflow.config import EvaluateConfig
-from depthflow.evaluation.evaluate import LoadPredict, evaluate
-from depthflow.evaluation.protocols import check_store, find_protocol
-from depthflow.evaluation.report import draw_panels
-from depthflow.inference.predictor import ConstantPredictor, find_network, load_predictor
+from depthflow.errors import ProtocolError
+from depthflow.evaluation.evaluate import Evaluation, Evaluator
+from depthflow.evaluation.protocols import Protocol, check_output, find_protocol, rows_of
+from depthflow.evaluation.report import shown_rows, write_evaluation
+from depthflow.inference.named_model import NamedModel, find_model
+from depthflow.inference.predictor import ConstantPredictor
+from depthflow.models.interface import LoadPredictor
 from depthflow.registry.runs import mlflow_run
-from depthflow.registry.versions import resolve_model, tag_version
-from depthflow.samples.store import open_store
+from depthflow.registry.versions import tag_version
+from depthflow.samples.store import SampleStore, open_store
+
+MODEL, BASELINE = "model", "mean_depth"
 
 
 def main(config: EvaluateConfig) -> dict[str, Any]:
-    """Computes the figures over every sample of the split, and logs them with the panels to MLflow."""
-    protocol, store, model = find_protocol(config.protocol), open_store(config.samples), resolve_model(config.model)
-    check_store(protocol, store, config.split)
-    folder = model.download()
-    find_network(folder)
-    models: dict[str, LoadPredict] = {"model": lambda: load_predictor(model.download())}
-    baseline_depth_m = model.baseline_depth_m
-    if baseline_depth_m is not None:
-        models["mean_depth"] = lambda: ConstantPredictor(baseline_depth_m)
+    """Computes the figures over every sample of the split, and logs them with a report to MLflow."""
+    protocol, store = find_protocol(config.protocol), open_store(config.samples)
+    rows_of(protocol, store, config.split)
+    models = _models(config)
+    for named in models.values():
+        check_output(protocol, named.output, model=named.uri)
+    model = models[MODEL]
     with ray_session(config.num_cpus):
-        evaluations = evaluate(
-            models,
-            store=store,
-            split=config.split,
-            protocol=protocol,
-            **vars(plan_pool(config.num_workers)),
-        )
-    result = evaluations["model"]
+        evaluations, depth_m = _evaluate(models, config, protocol=protocol, store=store)
+    result = evaluations[MODEL]
     facts = {"protocol": protocol.name, "fingerprint": store.fingerprint, "split": config.split, "model": model.uri}
     tags = {"depthflow.kind": "evaluate", **{f"depthflow.{name}": value for name, value in facts.items()}}
     with mlflow_run(experiment=config.experiment, name=f"evaluate-{protocol.name}", tags=tags) as run_log:
@@ -46,22 +47,61 @@ def main(config: EvaluateConfig) -> dict[str, Any]:
         run_log.metrics({f"{config.split}/samples": result.samples})
         with TemporaryDirectory() as scratch:
             out = Path(config.out or scratch).absolute()
-            panels = draw_panels(result, predict=load_predictor(folder), store=store, folder=out)
-            for panel in panels:
-                run_log.artifact(panel, "panels")
-    if model.version is not None:
+            files = write_evaluation(out, evaluations, protocol=protocol, store=store, depth_m=depth_m)
+            for file in files:
+                run_log.artifact(file, "evaluation")
+    if model.resolved is not None and model.resolved.version is not None:
         figures = {**facts, "samples": result.samples, "metrics": result.figures}
-        tag_version(model.version, {f"figures.{protocol.name}": figures}, model.tracking_uri)
+        tag_version(model.resolved.version, {f"figures.{protocol.name}": figures}, model.resolved.tracking_uri)
     return {
         **facts,
         "protocol_means": protocol.description,
         "samples": result.samples,
         "metrics": result.figures,
-        "baseline": evaluations["mean_depth"].figures if "mean_depth" in evaluations else None,
+        "baseline": evaluations[BASELINE].figures if BASELINE in evaluations else None,
+        "compared": {name: evaluations[name].figures for name in config.compare},
         "problems": result.problems,
         "run_id": run_log.run_id,
-        "panels": [str(panel) for panel in panels] if config.out else [],
+        "files": [str(file) for file in files] if config.out else [],
     }
+
+
+def _models(config: EvaluateConfig) -> dict[str, NamedModel]:
+    """The model under its role, those that it is compared with under their names.
+
+    Raises:
+        ProtocolError: if a model is named twice.
+    """
+    if len({config.model, *config.compare}) < 1 + len(config.compare):
+        raise ProtocolError(f"--compare names a model twice. Received: {config.model} and {config.compare}")
+    return {MODEL: find_model(config.model), **{name: find_model(name) for name in config.compare}}
+
+
+def _evaluate(
+    models: Mapping[str, NamedModel], config: EvaluateConfig, *, protocol: Protocol, store: SampleStore
+) -> tuple[dict[str, Evaluation], dict[str, dict[int, np.ndarray]]]:
+    """Figures of all, the model's first, and the predictions that the report shows; one pass an interpreter."""
+    evaluations: dict[str, Evaluation] = {}
+    depth_m: dict[str, dict[int, np.ndarray]] = {}
+    resolved = models[MODEL].resolved
+    baseline_depth_m = resolved.baseline_depth_m if resolved else None
+    for python, group in groupby(models.items(), key=lambda item: item[1].python):
+        loads: dict[str, LoadPredictor] = {name: named.load for name, named in group}
+        if MODEL in loads and baseline_depth_m is not None:
+            loads[BASELINE] = lambda: ConstantPredictor(baseline_depth_m)
+        evaluator = Evaluator(
+            loads,
+            store=store,
+            split=config.split,
+            protocol=protocol,
+            python=python,
+            **vars(plan_pool(config.num_workers)),
+        )
+        evaluations |= evaluator.evaluate()
+        depth_m |= evaluator.depth_m(shown_rows(evaluations[MODEL]))
+        del evaluator  # Its processes give their CPUs to the next.
+    depth_m.pop(BASELINE, None)
+    return evaluations, depth_m
 
 
 if __name__ == "__main__":

@@ -1,40 +1,84 @@
 """Predict depth for photographs of any size."""
 
+import re
 import sys
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 from depthflow.cluster.session import plan_pool, ray_session
 from depthflow.command import run_command
 from depthflow.config import PredictConfig
+from depthflow.errors import RegistryError
+from depthflow.inference.comparison import draw_comparisons
+from depthflow.inference.named_model import NamedModel, find_model
 from depthflow.inference.photographs import find_photographs
-from depthflow.inference.predict import predict_photographs
-from depthflow.inference.predictor import find_network, load_predictor
-from depthflow.registry.versions import resolve_model
+from depthflow.inference.predict import Kind, Outputs, predict_photographs
+from depthflow.inference.tiles import TiledPredictor
+from depthflow.inference.writers import Lens
+from depthflow.models.interface import LoadPredictor
 
 
 def main(config: PredictConfig) -> dict[str, Any]:
-    """Writes a float32 .npy, a 16-bit PNG and a picture for each photograph; a broken one is reported."""
+    """Writes the files asked for of each photograph that has none yet; a broken one is reported."""
     paths = find_photographs(config.images)
-    model = resolve_model(config.model)
-    find_network(model.download())
+    models = [find_model(name) for name in (config.model, *config.compare)]
+    outputs = [_outputs(model, config, is_first=model is models[0]) for model in models]
     with ray_session(config.num_cpus):
-        rows = predict_photographs(
-            paths,
-            load=lambda: load_predictor(model.download()),
-            out=config.out,
-            **vars(plan_pool(config.num_workers)),
-        )
+        results = [
+            predict_photographs(
+                paths,
+                load=_loader(model, config),
+                outputs=one,
+                python=model.python,
+                **vars(plan_pool(config.num_workers)),
+            )
+            for model, one in zip(models, outputs, strict=True)
+        ]
+        pictures = draw_comparisons(paths, outputs) if config.compare else []
+    rows = results[0]
     refused = [row for row in rows if row["reason"]]
-    for row in refused:
+    for row in (row for result in results for row in result if row["reason"]):
         print(f"{row['path']}: {row['reason']}: {row['message']}", file=sys.stderr)
     return {
-        "model": model.uri,
+        "model": models[0].uri,
         "images": len(rows) - len(refused),
+        "done_before": sum(row["done_before"] for row in rows),
         "rejects": len(refused),
         "rejects_by_reason": dict(Counter(row["reason"] for row in refused)),
-        "outputs": [path for row in rows for path in row["outputs"]],
+        "outputs": [*(path for row in rows for path in row["outputs"]), *pictures],
     }
+
+
+def _outputs(model: NamedModel, config: PredictConfig, *, is_first: bool) -> Outputs:
+    """What a model leaves of each photograph, and where.
+
+    Raises:
+        RegistryError: if metres are asked for of a model that has none.
+    """
+    if model.output != "metres" and (config.point_cloud or config.tile_px) and is_first:
+        raise RegistryError(f"{model.uri} predicts {model.output}: without metres, no --point-cloud and no --tile-px.")
+    kinds: tuple[Kind, ...] = config.files if is_first else ("npy",)
+    if config.compare and "npy" not in kinds:
+        kinds = (*kinds, "npy")
+    if config.point_cloud and is_first:
+        kinds = (*kinds, "ply")
+    out = Path(config.out).absolute()
+    return Outputs(
+        folder=str(out if is_first else out / re.sub(r"[^\w.-]+", "-", model.uri)),
+        kinds=kinds,
+        model=model.uri,
+        output=model.output,
+        lens=Lens(fx_px=config.fx, fy_px=config.fy, fov_deg=config.fov_deg) if "ply" in kinds else None,
+        settings={"tile_px": config.tile_px},
+    )
+
+
+def _loader(model: NamedModel, config: PredictConfig) -> LoadPredictor:
+    tile_px = config.tile_px
+    if tile_px is None or model.output != "metres":
+        return model.load
+    return lambda: TiledPredictor(model.load(), tile_px=tile_px)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Promote the challenger if it is better, and record why; or roll back."""
+"""Promote the challenger if it is better, and record why; or roll back, or show what was decided so far."""
 
 import sys
 from typing import Any
@@ -7,18 +7,37 @@ from depthflow.cluster.session import plan_pool, ray_session
 from depthflow.command import run_command
 from depthflow.config import PromoteConfig
 from depthflow.errors import RegistryError
-from depthflow.evaluation.evaluate import Evaluation, LoadPredict, evaluate
+from depthflow.evaluation.evaluate import Evaluation, Evaluator
 from depthflow.evaluation.protocols import find_protocol
 from depthflow.inference.predictor import ConstantPredictor, load_predictor
-from depthflow.registry.gate import Candidate, Policy, decide
-from depthflow.registry.promotion import previous_champion, record_decision, version_with_alias
+from depthflow.models.interface import LoadPredictor
+from depthflow.registry.gate import PRIMARY_METRIC, Candidate, Policy, decide
+from depthflow.registry.promotion import (
+    Record,
+    history,
+    previous_champion,
+    record_decision,
+    version_with_alias,
+)
 from depthflow.registry.versions import CHALLENGER, CHAMPION, ResolvedModel, resolve_model
 from depthflow.samples.store import open_store
 
 
 def main(config: PromoteConfig) -> dict[str, Any]:
     """Decides, moves the alias champion, and says what was decided and why."""
+    if config.history:
+        return _history(config)
     return _roll_back(config) if config.rollback else _challenge(config)
+
+
+def _history(config: PromoteConfig) -> dict[str, Any]:
+    rows = history(config.model_name, experiment=config.experiment)
+    for row in rows:
+        moved = f"{row['previous'] or 'none'} -> {row['champion'] or 'none'}"
+        status = "" if row["status"] == "finished" else f" ({row['status']})"
+        print(f"{row['when']} {row['who']} {row['decision']}{status} {moved}: {'; '.join(row['reasons'])}")
+    champion = version_with_alias(config.model_name, CHAMPION)
+    return {"model_name": config.model_name, "champion": champion.version if champion else None, "decisions": rows}
 
 
 def _roll_back(config: PromoteConfig) -> dict[str, Any]:
@@ -37,7 +56,12 @@ def _challenge(config: PromoteConfig) -> dict[str, Any]:
     evaluations = _evaluate(config, challenger, champion)
     candidates = {name: _candidate(name, evaluation) for name, evaluation in evaluations.items()}
     rival = champion.uri if champion else "the mean-depth baseline"
-    policy = Policy(margin=config.margin, tolerance=config.tolerance)
+    policy = Policy(
+        margin=config.margin,
+        tolerance=config.tolerance,
+        confidence=config.confidence,
+        max_latency_ratio=config.max_latency_ratio,
+    )
     decision = decide(challenger=candidates[challenger.uri], champion=candidates[rival], policy=policy)
     before = alias.version if alias else None
     assert challenger.version is not None
@@ -48,8 +72,17 @@ def _challenge(config: PromoteConfig) -> dict[str, Any]:
         challenger.version.version if moves else before,
         before,
         decision.reasons + ((config.reason,) if config.reason else ()),
-        {name: vars(candidate) for name, candidate in candidates.items()},
+        {
+            "policy": vars(policy),
+            "improvement": decision.improvement._asdict(),
+            "evaluations": {name: _figures(candidate) for name, candidate in candidates.items()},
+        },
     )
+
+
+def _figures(candidate: Candidate) -> dict[str, Any]:
+    """What the record keeps of a candidate: all but the single images."""
+    return {name: value for name, value in vars(candidate).items() if name != "errors"}
 
 
 def _evaluate(
@@ -58,7 +91,7 @@ def _evaluate(
     """Both models, or the challenger and the mean-depth baseline, in one pass."""
     protocol, store = find_protocol(config.protocol), open_store(config.samples or "")
     baseline_depth_m = challenger.baseline_depth_m
-    models: dict[str, LoadPredict] = {challenger.uri: lambda: load_predictor(challenger.download())}
+    models: dict[str, LoadPredictor] = {challenger.uri: lambda: load_predictor(challenger.download())}
     if champion is not None:
         models[champion.uri] = lambda: load_predictor(champion.download())
     elif baseline_depth_m is not None:
@@ -66,13 +99,13 @@ def _evaluate(
     else:
         raise RegistryError(f"{challenger.uri} has no baseline_depth_m tag, and there is no champion to compare with.")
     with ray_session(config.num_cpus):
-        return evaluate(
+        return Evaluator(
             models,
             store=store,
             split=config.split,
             protocol=protocol,
             **vars(plan_pool(config.num_workers)),
-        )
+        ).evaluate()
 
 
 def _candidate(label: str, evaluation: Evaluation) -> Candidate:
@@ -82,6 +115,8 @@ def _candidate(label: str, evaluation: Evaluation) -> Candidate:
         fingerprint=evaluation.fingerprint,
         samples=evaluation.samples,
         figures=evaluation.figures,
+        errors={image["sample_id"]: image[PRIMARY_METRIC] for image in evaluation.images},
+        image_ms=evaluation.image_ms,
         problems=evaluation.problems,
     )
 
@@ -95,22 +130,22 @@ def _conclude(
     evidence: dict[str, Any],
 ) -> dict[str, Any]:
     if not config.dry_run:
-        record_decision(
-            decision,
+        record = Record(
+            decision=decision,
             model_name=config.model_name,
             champion=champion,
             previous=previous,
             reasons=reasons,
-            evidence={"evaluations": evidence},
-            experiment=config.experiment,
+            evidence=evidence,
         )
+        record_decision(record, experiment=config.experiment)
     return {
         "decision": decision,
         "champion": champion,
         "previous": previous,
         "reasons": list(reasons),
         "dry_run": config.dry_run,
-        "evaluations": evidence,
+        **evidence,
     }
 
 

@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
+from tests.parsed_page import ParsedPage
+
 settings.register_profile("shared machines are noisy", deadline=None)
 settings.load_profile("shared machines are noisy")
 
@@ -114,3 +116,9 @@ def write_triplet() -> Callable[..., Path]:
         return folder / f"{stem}.png"
 
     return write
+
+
+@pytest.fixture(scope="session")
+def parse_html() -> type[ParsedPage]:
+    """HTML to a `ParsedPage`."""
+    return ParsedPage

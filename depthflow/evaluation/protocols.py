@@ -1,24 +1,65 @@
 """Protocols: each names all that moves a number. A figure without its protocol says nothing."""
 
 from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
 
 from depthflow.errors import ProtocolError
+from depthflow.evaluation.alignment import affine_aligned, median_aligned
+from depthflow.models.interface import Output
 from depthflow.samples.store import SampleStore
 
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """How figures are made.
+    """How figures are made: per image over the counted pixels, then the mean over images that have one.
 
     Attributes:
         name: what --protocol takes.
         description: for people.
-        at_source_resolution: whether the ground truth must have the source's resolution.
+        at_source_resolution: whether the ground truth must have the source's resolution. Predictions are resized to
+            the ground truth, never the other way.
+        scene_type: the only one that is evaluated, or None for both.
+        without_edges: whether pixels at depth edges, where laser depth is least to be trusted, are left out.
+        cap_m: truth beyond it is left out and predictions are cut to it, as in ZoeDepth's evaluation
+            (arXiv:2302.12288); None for no cap.
+        alignment: how a prediction is fitted to each image's truth.
     """
 
     name: str
     description: str
-    at_source_resolution: bool
+    at_source_resolution: bool = True
+    scene_type: str | None = None
+    without_edges: bool = False
+    cap_m: float | None = None
+    alignment: Literal["none", "median", "affine"] = "none"
+
+    def counted(self, *, depth_gt: np.ndarray, valid_mask: np.ndarray, edge_mask: np.ndarray) -> np.ndarray:
+        """(H, W) bool: the pixels of an image that enter its figures.
+
+        Args:
+            depth_gt: (H, W) float, metres; anything where invalid.
+            valid_mask, edge_mask: (H, W) bool.
+        """
+        mask = valid_mask & ~edge_mask if self.without_edges else valid_mask
+        return mask if self.cap_m is None else mask & (depth_gt <= self.cap_m)
+
+    def metres(self, pred: np.ndarray, *, depth_gt: np.ndarray, mask: np.ndarray, output: Output) -> np.ndarray:
+        """A prediction aligned and cut as the protocol says: (H, W) float, metres.
+
+        Args:
+            pred: (H, W) float, as the model predicts.
+            depth_gt: (H, W) float, metres.
+            mask: (H, W) bool, of `counted`.
+            output: what the model predicts; `check_output` allowed it.
+        """
+        match self.alignment:
+            case "median":
+                pred = median_aligned(pred, depth_gt=depth_gt, mask=mask)
+            case "affine":
+                pred = affine_aligned(pred, depth_gt=depth_gt, mask=mask, output=output)
+        return pred if self.cap_m is None else np.minimum(pred, self.cap_m)
 
 
 PROTOCOLS = {
@@ -30,7 +71,38 @@ PROTOCOLS = {
                 "DIODE's official devkit: ground truth at the source's resolution, all valid pixels, no cap, no crop, "
                 "no alignment; per image, then the mean over images that have a valid pixel."
             ),
-            at_source_resolution=True,
+        ),
+        Protocol(
+            name="devkit-clean",
+            description=(
+                "As devkit, without pixels at depth edges, where the laser returns depths that belong to neither side."
+            ),
+            without_edges=True,
+        ),
+        Protocol(
+            name="indoor-10m",
+            description="As devkit, indoors only; truth beyond 10 m is left out and predictions are cut to 10 m.",
+            scene_type="indoors",
+            cap_m=10.0,
+        ),
+        Protocol(
+            name="outdoor-80m",
+            description="As devkit, outdoor only; truth beyond 80 m is left out and predictions are cut to 80 m.",
+            scene_type="outdoor",
+            cap_m=80.0,
+        ),
+        Protocol(
+            name="median",
+            description="As devkit, after each prediction is scaled so that its median is the truth's.",
+            alignment="median",
+        ),
+        Protocol(
+            name="affine",
+            description=(
+                "As devkit, after scale and shift are fitted to each image's truth by least squares in the model's own "
+                "space: log-depth for metric models, inverse depth for relative ones. Says nothing of metres."
+            ),
+            alignment="affine",
         ),
         Protocol(
             name="stored",
@@ -55,19 +127,41 @@ def find_protocol(name: str) -> Protocol:
     return PROTOCOLS[name]
 
 
-def check_store(protocol: Protocol, store: SampleStore, split: str) -> None:
-    """Refuses a store whose samples were resized, where the protocol measures at the source's resolution.
+def rows_of(protocol: Protocol, store: SampleStore, split: str) -> list[int]:
+    """Row numbers of the split's samples that the protocol evaluates, in the store's order.
 
     Raises:
-        ProtocolError: if a sample was resized.
+        ProtocolError: if it measures at the source's resolution and a sample was resized, or if there is no sample of
+            its scene type.
         StoreError: if the split is missing.
     """
-    rows = store.split_index(split)
-    sizes = set(zip(rows["source_height"].to_pylist(), rows["source_width"].to_pylist(), strict=True))
+    index = store.split_index(split)
+    sizes = set(zip(index["source_height"].to_pylist(), index["source_width"].to_pylist(), strict=True))
     if protocol.at_source_resolution and sizes != {(store.height, store.width)}:
         height, width = max(sizes)
         raise ProtocolError(
             f"The protocol {protocol.name} measures at the source's resolution ({height} x {width}), but the store "
             f"{store.files.root} was resized to {store.height} x {store.width}. Write {split} a second time with "
             f"preprocess.py --splits {split} --height {height} --width {width}."
+        )
+    scene_types = index["scene_type"].to_pylist()
+    rows = [row for row, kind in enumerate(scene_types) if protocol.scene_type in (None, kind)]
+    if not rows:
+        raise ProtocolError(
+            f"The protocol {protocol.name} evaluates {protocol.scene_type} only, and {split} of {store.files.root} has "
+            f"none. It holds: {', '.join(sorted(set(scene_types)))}."
+        )
+    return rows
+
+
+def check_output(protocol: Protocol, output: Output, *, model: str) -> None:
+    """Refuses a model without metres under a protocol that does not give it any.
+
+    Raises:
+        ProtocolError: naming the protocol that does.
+    """
+    if output != "metres" and protocol.alignment != "affine":
+        raise ProtocolError(
+            f"{model} predicts {output}, which has no metres, and the protocol {protocol.name} gives it none. "
+            "Pass --protocol affine."
         )

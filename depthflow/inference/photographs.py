@@ -1,44 +1,105 @@
-"""Finding and reading people's photographs."""
+"""Finding and reading people's photographs, on a disk or in an object store."""
 
+import glob
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from depthflow.diode.triplet import RejectError, decode_rgb
 from depthflow.errors import SourceError
+from depthflow.storage import is_uri, object_store, reported
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 
 
 def find_photographs(images: tuple[str, ...]) -> list[str]:
-    """Absolute paths of photographs: files as they are, folders searched for known suffixes.
+    """Absolute paths and URIs of photographs: files as they are, folders and patterns searched for known suffixes.
+
+    Args:
+        images: paths, s3:// or gs:// URIs; * ? and [ make a pattern, ** reaches into folders.
 
     Raises:
-        SourceError: if a path does not exist, or a folder holds no photograph.
+        SourceError: if a path does not exist, a folder or pattern holds no photograph, or a store cannot be reached.
     """
     found: list[str] = []
     for image in images:
-        path = Path(image).absolute()
-        if path.is_dir():
-            inside = sorted(str(p) for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and not p.is_dir())
-            if not inside:
-                raise SourceError(f"The folder {image} holds no photograph ({' '.join(sorted(SUFFIXES))}).")
-            found.extend(inside)
-        elif path.is_file():
-            found.append(str(path))
-        else:
-            raise SourceError(f"There is no photograph {image}. Pass --images files or folders.")
+        inside = _in_store(image) if is_uri(image) else _on_disk(image)
+        if inside is None:
+            raise SourceError(f"There is no photograph {image}. Pass --images files, folders, patterns or s3:// URIs.")
+        if not inside:
+            raise SourceError(f"{image} holds no photograph ({' '.join(sorted(SUFFIXES))}).")
+        found.extend(inside)
     return list(dict.fromkeys(found))
+
+
+def _on_disk(image: str) -> list[str] | None:
+    """The photographs there; None if there is nothing of the name."""
+    path = Path(image).absolute()
+    if path.is_dir():
+        return sorted(str(p) for p in path.rglob("*") if _is_photograph(p) and not p.is_dir())
+    if path.is_file():
+        return [str(path)]
+    if glob.has_magic(image):
+        matches = Path(path.anchor).glob(str(path.relative_to(path.anchor)))
+        return sorted(str(p) for p in matches if _is_photograph(p) and p.is_file())
+    return None
+
+
+def _in_store(image: str) -> list[str] | None:
+    """As `_on_disk`, for a URI."""
+    filesystem, path = object_store(image, SourceError)
+    with reported(f"{image} cannot be listed", SourceError):
+        if glob.has_magic(path):
+            inside = filesystem.glob(path)
+        elif filesystem.isfile(path):
+            return [image]
+        elif filesystem.isdir(path):
+            inside = filesystem.find(path)
+        else:
+            return None
+    scheme = image.split("://", 1)[0]
+    return sorted(f"{scheme}://{inner}" for inner in inside if _is_photograph(Path(inner)))
+
+
+def _is_photograph(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES
 
 
 def read_photograph(path: str) -> np.ndarray:
     """(H, W, 3) uint8 RGB, turned as its EXIF orientation says.
 
+    Args:
+        path: of a file, or a URI.
+
     Raises:
         RejectError: unreadable_file, empty_file or unreadable_image.
     """
     try:
-        content = Path(path).read_bytes()
-    except OSError as error:
-        raise RejectError("unreadable_file", f"the file cannot be read: {error.strerror}") from None
+        content = _bytes(path)
+    except (OSError, SourceError) as error:
+        said = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        raise RejectError("unreadable_file", f"the file cannot be read: {said}") from None
     return decode_rgb(content)
+
+
+def _bytes(path: str) -> bytes:
+    if not is_uri(path):
+        return Path(path).read_bytes()
+    filesystem, inner = object_store(path, SourceError)
+    with reported(path, SourceError):
+        return filesystem.cat_file(inner)
+
+
+def photograph_version(path: str) -> str:
+    """Changes when the file does: size and time of the last change, or the object's tag; empty if it is gone."""
+    try:
+        if not is_uri(path):
+            stat = Path(path).stat()
+            return f"{stat.st_size}-{stat.st_mtime_ns}"
+        filesystem, inner = object_store(path, SourceError)
+        with reported(path, SourceError):
+            info: dict[str, Any] = filesystem.info(inner)
+        return f"{info.get('size')}-{info.get('ETag') or info.get('etag') or info.get('mtime')}"
+    except (OSError, SourceError):
+        return ""

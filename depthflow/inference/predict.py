@@ -1,88 +1,249 @@
 """Photographs to depth files, with Ray Data and a pool of processes that load the model once."""
 
+import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from threading import Lock
+from typing import Any, Literal, NamedTuple
 
+import cv2
 import numpy as np
 import ray
 
 from depthflow.diode.triplet import RejectError
 from depthflow.errors import unwrapped
-from depthflow.inference.photographs import read_photograph
-from depthflow.inference.predictor import Predictor
-from depthflow.inference.writers import write_npy, write_png16
+from depthflow.inference.photographs import photograph_version, read_photograph
+from depthflow.inference.writers import SCALE_KEY, Lens, write_npy, write_ply, write_png16
+from depthflow.models.interface import LoadPredictor, Output
 from depthflow.pictures.panels import DepthMap, draw_panel
 from depthflow.progress import ProgressLine
+from depthflow.samples.planes import resize_rgb
+
+Kind = Literal["npy", "png", "panel", "ply"]
+FILE_NAMES: Mapping[Output, Mapping[Kind, str]] = {
+    "metres": {"npy": "depth.npy", "png": "depth.png", "panel": "panel.png", "ply": "ply"},
+    "relative inverse depth": {"npy": "relative.npy", "png": "relative.png", "panel": "panel.png"},
+}
+"""Relative depth goes by another name: nobody shall take it for metres."""
+SCALE_KEYS: Mapping[Output, str] = {"metres": SCALE_KEY, "relative inverse depth": "relative_scale"}
+QUANTITIES: Mapping[Output, str] = {"metres": "depth, m", "relative inverse depth": "relative inverse depth"}
+SIDECAR = "depth.json"
+"""Written last, so that it stands for all files of a photograph."""
+BATCH_SIZE = 8
+BATCHES_AT_ONCE = 3
+"""In each process: one is read, one predicted, one written."""
+CHUNK_PIXELS = 8_000_000
+"""So many pixels are predicted together, or one photograph that has more."""
+LARGE_PIXELS = 16_000_000
+"""Of photographs with more, a process holds one at a time."""
+PANEL_PX = 1024
+"""Longer side of a picture in a panel: what is drawn is for people."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outputs:
+    """What is written of each photograph.
+
+    Attributes:
+        folder: absolute.
+        kinds: which files.
+        model: the model's URI, for the sidecar.
+        output: what it predicts.
+        lens: for point clouds; None where there are none.
+        settings: what else the files depend on, for the sidecar.
+    """
+
+    folder: str
+    kinds: tuple[Kind, ...]
+    model: str
+    output: Output
+    lens: Lens | None
+    settings: Mapping[str, Any]
+
+    def files(self, name: str) -> list[str]:
+        """Absolute paths of a photograph's files."""
+        names = FILE_NAMES[self.output]
+        return [str(Path(self.folder) / f"{name}.{names[kind]}") for kind in self.kinds]
+
+    def sidecar(self, name: str) -> Path:
+        """The path of a photograph's sidecar."""
+        return Path(self.folder) / f"{name}.{SIDECAR}"
+
+    def facts(self, path: str) -> dict[str, Any]:
+        """What a photograph's files depend on."""
+        return {
+            "photograph": path,
+            "photograph_version": photograph_version(path),
+            "model": self.model,
+            "output": self.output,
+            "lens": asdict(self.lens) if self.lens else None,
+            **self.settings,
+        }
+
+    def is_done(self, path: str, name: str) -> bool:
+        """Whether an earlier run left all files of this photograph, as this run would make them."""
+        try:
+            written = json.loads(self.sidecar(name).read_text())
+            same = all(written.get(key) == value for key, value in self.facts(path).items())
+        except (OSError, ValueError, AttributeError):
+            return False
+        return same and all(Path(file).is_file() for file in self.files(name))
+
+
+class _Photograph(NamedTuple):
+    path: str
+    name: str
+    rgb: np.ndarray
 
 
 class PhotographPredictor:
-    """One process of the pool: reads a photograph, predicts, writes the files.
+    """One process of the pool: reads photographs, predicts, writes their files; several batches at once.
 
     Args:
         load: makes the predictor, once.
-        out: the folder to write to.
+        outputs: what to write.
     """
 
-    def __init__(self, load: Callable[[], Predictor], out: str) -> None:
+    def __init__(self, load: LoadPredictor, outputs: Outputs) -> None:
         self._predictor = load()
-        self._out = Path(out)
+        self._outputs = outputs
+        self._predicting, self._holding_a_large_one = Lock(), Lock()
 
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """From {path, name} to {path, outputs, reason, message}."""
-        try:
-            rgb = read_photograph(row["path"])
-            depth_m = self._predictor(rgb[None])[0]
-            if not np.isfinite(depth_m).all() or (depth_m <= 0).any():
-                raise RejectError("insane_depth", "the model predicts depths that are not finite and positive")
-        except RejectError as error:
-            return {"path": row["path"], "outputs": [], "reason": error.reason, "message": error.message}
-        outputs = self._write(row["name"], rgb, depth_m)
-        return {"path": row["path"], "outputs": outputs, "reason": "", "message": ""}
+    def __call__(self, batch: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+        """From columns path and name to a column of rows as JSON: path, outputs, reason, message."""
+        rows: list[dict[str, Any]] = []
+        for photographs in self._chunks(batch, rows):
+            large = photographs[0].rgb[..., 0].size > LARGE_PIXELS
+            with self._holding_a_large_one if large else nullcontext():
+                rows += self._predicted(photographs)
+        return {"row": [json.dumps(row) for row in rows]}
 
-    def _write(self, name: str, rgb: np.ndarray, depth_m: np.ndarray) -> list[str]:
+    def _chunks(self, batch: Mapping[str, Sequence[str]], rejects: list[dict[str, Any]]) -> Iterator[list[_Photograph]]:
+        """Photographs of one size that fit in memory together; what cannot be read is added to the rejects."""
+        chunk: list[_Photograph] = []
+        for path, name in zip(batch["path"], batch["name"], strict=True):
+            try:
+                photograph = _Photograph(str(path), str(name), read_photograph(str(path)))
+            except RejectError as error:
+                rejects.append(_reject(str(path), error))
+                continue
+            pixels = photograph.rgb[..., 0].size
+            fits = chunk and chunk[0].rgb.shape == photograph.rgb.shape and (len(chunk) + 1) * pixels <= CHUNK_PIXELS
+            if chunk and not fits:
+                yield chunk
+                chunk = []
+            chunk.append(photograph)
+        if chunk:
+            yield chunk
+
+    def _predicted(self, photographs: list[_Photograph]) -> list[dict[str, Any]]:
+        with self._predicting:
+            depth_m = self._predictor(np.stack([photograph.rgb for photograph in photographs]))
+        return [self._written(photograph, one) for photograph, one in zip(photographs, depth_m, strict=True)]
+
+    def _written(self, photograph: _Photograph, depth_m: np.ndarray) -> dict[str, Any]:
         """Writes a photograph's files beside their place, then renames them: none is ever seen half-written."""
-        self._out.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(prefix=".tmp-", dir=self._out) as scratch:
+        positive = (depth_m > 0).all() if self._outputs.output == "metres" else (depth_m >= 0).all()
+        if not np.isfinite(depth_m).all() or not positive:
+            message = "the model predicts depths that are not finite and positive"
+            return _reject(photograph.path, RejectError("insane_depth", message))
+        out = Path(self._outputs.folder)
+        out.mkdir(parents=True, exist_ok=True)
+        files = self._outputs.files(photograph.name)
+        facts = self._outputs.facts(photograph.path)
+        with TemporaryDirectory(prefix=".tmp-", dir=out) as scratch:
             folder = Path(scratch)
-            write_npy(folder / f"{name}.depth.npy", depth_m)
-            write_png16(folder / f"{name}.depth.png", depth_m)
-            draw_panel(folder / f"{name}.panel.png", rgb=rgb, maps=[DepthMap(title="predicted depth", depth_m=depth_m)])
-            for path in folder.iterdir():
-                path.rename(self._out / path.name)
-        return [str(self._out / f"{name}.{kind}") for kind in ("depth.npy", "depth.png", "panel.png")]
+            for kind, file in zip(self._outputs.kinds, files, strict=True):
+                facts |= self._write(kind, folder / Path(file).name, photograph.rgb, depth_m)
+            sidecar = self._outputs.sidecar(photograph.name)
+            (folder / sidecar.name).write_text(json.dumps(facts))
+            for file in [*files, str(sidecar)]:
+                (folder / Path(file).name).rename(file)
+        return {"path": photograph.path, "outputs": files, "reason": "", "message": ""}
+
+    def _write(self, kind: Kind, path: Path, rgb: np.ndarray, depth_m: np.ndarray) -> dict[str, Any]:
+        """Writes one file; what the sidecar is to say of it."""
+        match kind:
+            case "npy":
+                write_npy(path, depth_m)
+            case "png":
+                key = SCALE_KEYS[self._outputs.output]
+                return {key: write_png16(path, depth_m, scale_key=key)}
+            case "panel":
+                small_rgb, small_m = shrunk(rgb, depth_m)
+                drawn = DepthMap(title="predicted depth", depth_m=small_m, quantity=QUANTITIES[self._outputs.output])
+                draw_panel(path, rgb=small_rgb, maps=[drawn])
+            case "ply":
+                assert self._outputs.lens is not None
+                write_ply(path, depth_m, rgb, self._outputs.lens)
+        return {}
+
+
+def _reject(path: str, error: RejectError) -> dict[str, Any]:
+    return {"path": path, "outputs": [], "reason": error.reason, "message": error.message}
+
+
+def shrunk(rgb: np.ndarray, depth_m: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both, small enough to be drawn."""
+    scale = PANEL_PX / max(depth_m.shape)
+    if scale >= 1:
+        return rgb, depth_m
+    height, width = (max(1, round(length * scale)) for length in depth_m.shape)
+    small_m = cv2.resize(depth_m, (width, height), interpolation=cv2.INTER_AREA)
+    return resize_rgb(rgb, height=height, width=width), small_m
 
 
 def predict_photographs(
-    paths: list[str], *, load: Callable[[], Predictor], out: str, num_workers: int, use_gpu: bool
+    paths: list[str],
+    *,
+    load: LoadPredictor,
+    outputs: Outputs,
+    num_workers: int,
+    use_gpu: bool,
+    python: str | None = None,
 ) -> list[dict[str, Any]]:
-    """Predicts every photograph; a broken one is reported and the rest goes on.
+    """Predicts every photograph; a broken one is reported and the rest goes on, what is done already is left.
 
     Args:
-        paths: absolute.
+        paths: absolute, or URIs.
         load: makes a predictor in a worker process.
-        out: folder for NAME.depth.npy, NAME.depth.png (with NAME.depth.json) and NAME.panel.png.
+        outputs: what to write.
         num_workers: processes that hold the model.
         use_gpu: one GPU each.
+        python: the interpreter of these processes; None for Ray's own.
 
     Returns:
-        A row a photograph, sorted by path: path, outputs, reason and message (empty where it went well).
+        A row a photograph, sorted by path: path, outputs, reason and message (empty where it went well), and whether
+        it was done_before.
     """
-    rows = [{"path": path, "name": name} for path, name in zip(paths, output_names(paths), strict=True)]
-    results = ray.data.from_items(rows, override_num_blocks=min(len(rows), 4 * num_workers)).map(
-        PhotographPredictor,  # pyright: ignore[reportArgumentType]  # Ray takes a class here, its types do not say so.
-        fn_constructor_args=(load, str(Path(out).absolute())),
-        compute=ray.data.ActorPoolStrategy(size=num_workers),
-        num_gpus=1 if use_gpu else None,
-    )
+    named = [{"path": path, "name": name} for path, name in zip(paths, output_names(paths), strict=True)]
+    is_done = {row["path"]: outputs.is_done(**row) for row in named}
+    done = [
+        {"path": row["path"], "outputs": outputs.files(row["name"]), "reason": "", "message": "", "done_before": True}
+        for row in named
+        if is_done[row["path"]]
+    ]
+    todo = [row for row in named if not is_done[row["path"]]]
     line = ProgressLine("photographs")
-    done: list[dict[str, Any]] = []
-    with unwrapped():
-        for row in results.iter_rows():
-            done.append(row)
-            line(len(done), len(rows))
+    if todo:
+        blocks = -(-len(todo) // BATCH_SIZE)
+        processes = min(num_workers, blocks)
+        results = ray.data.from_items(todo, override_num_blocks=blocks).map_batches(
+            PhotographPredictor,  # pyright: ignore[reportArgumentType]  # Ray takes a class, its types do not say so.
+            fn_constructor_args=(load, outputs),
+            batch_size=BATCH_SIZE,
+            compute=ray.data.ActorPoolStrategy(size=processes, max_concurrent_calls_per_actor=BATCHES_AT_ONCE),
+            num_gpus=1 if use_gpu else None,
+            runtime_env={"py_executable": python} if python else {},
+        )
+        with unwrapped():
+            for result in results.iter_rows():
+                done.append({**json.loads(result["row"]), "done_before": False})
+                line(len(done), len(named))
     return sorted(done, key=lambda row: row["path"])
 
 

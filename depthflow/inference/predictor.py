@@ -1,31 +1,17 @@
 """A depth predictor: uint8 photographs of any one size in, metres at that size out."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
 from depthflow.errors import RegistryError
+from depthflow.models.interface import Output, Predictor
 from depthflow.samples.planes import resize_rgb
 
 if TYPE_CHECKING:
     import keras
-
-
-class Predictor(Protocol):
-    """What evaluates and predicts asks of a model."""
-
-    def __call__(self, rgb: np.ndarray) -> np.ndarray:
-        """Depth of photographs.
-
-        Args:
-            rgb: (B, H, W, 3) uint8.
-
-        Returns:
-            (B, H, W) float32, metres.
-        """
-        ...
 
 
 class NetworkPredictor:
@@ -37,6 +23,8 @@ class NetworkPredictor:
     Args:
         network: uint8 (B, h, w, 3) to log-depth (B, h, w, 1).
     """
+
+    output: Output = "metres"
 
     def __init__(self, network: "keras.Model") -> None:
         self._network = network
@@ -68,6 +56,8 @@ class ConstantPredictor:
     Args:
         depth_m: metres.
     """
+
+    output: Output = "metres"
 
     def __init__(self, depth_m: float) -> None:
         self._depth_m = depth_m

@@ -1,4 +1,7 @@
-"""The packaged model, as MLflow runs it: this file is the model's code, kept beside the network in the artifact."""
+"""The packaged model, as MLflow runs it: this file is the model's code, kept beside the network in the artifact.
+
+It serves where no more is installed than `SERVING_PACKAGES` of the registry, so it imports no more.
+"""
 
 from typing import Any
 
@@ -6,7 +9,7 @@ import mlflow
 import numpy as np
 
 from depthflow.inference.predictor import NetworkPredictor
-from depthflow.registry.versions import NETWORK_ARTIFACT
+from depthflow.models.interface import NETWORK_ARTIFACT
 
 
 class DepthModel(mlflow.pyfunc.PythonModel):

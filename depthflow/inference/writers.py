@@ -1,6 +1,7 @@
-"""Writing a depth map: float32 .npy in metres, and a 16-bit PNG that carries its scale."""
+"""Writing a depth map: float32 .npy in metres, a 16-bit PNG that carries its scale, and a point cloud."""
 
-import json
+from dataclasses import dataclass
+from math import radians, tan
 from pathlib import Path
 
 import numpy as np
@@ -10,26 +11,52 @@ SCALE_KEY = "depth_scale_m"
 PNG_MAX = 65535
 
 
+@dataclass(frozen=True, kw_only=True)
+class Lens:
+    """What a photograph was taken with: focal lengths in pixels of the photograph, or the horizontal field of view.
+
+    Attributes:
+        fx_px, fy_px: focal lengths; None where the field of view is given.
+        fov_deg: degrees from the left to the right border; pixels are square.
+    """
+
+    fx_px: float | None = None
+    fy_px: float | None = None
+    fov_deg: float | None = None
+
+    def focal_px(self, *, width: int) -> tuple[float, float]:
+        """(fx, fy) in pixels for a photograph of this width."""
+        if self.fx_px is not None and self.fy_px is not None:
+            return self.fx_px, self.fy_px
+        assert self.fov_deg is not None
+        focal = width / (2 * tan(radians(self.fov_deg) / 2))
+        return focal, focal
+
+
 def write_npy(path: Path, depth_m: np.ndarray) -> None:
     """(H, W) float32 metres as .npy."""
     np.save(path, depth_m.astype(np.float32, copy=False))
 
 
-def write_png16(path: Path, depth_m: np.ndarray) -> None:
-    """A 16-bit grey PNG: metres = value x scale; the scale is in the file's text chunk and in a .json beside it.
+def write_png16(path: Path, depth_m: np.ndarray, *, scale_key: str = SCALE_KEY) -> float:
+    """A 16-bit grey PNG: metres = value x scale; the scale is in the file's text chunk.
 
     The scale is the image's largest depth / 65535, so that any range fits: 350 m are kept to 2.7 mm.
 
     Args:
         path: the .png file.
         depth_m: (H, W) float32, metres, finite and not negative.
+        scale_key: the chunk's keyword, for maps that are not metres.
+
+    Returns:
+        The scale.
     """
     scale_m = max(float(depth_m.max()), float(np.finfo(np.float32).tiny)) / PNG_MAX
     values = np.round(depth_m.astype(np.float64) / scale_m).clip(0, PNG_MAX).astype(np.uint16)
     text = PngImagePlugin.PngInfo()
-    text.add_text(SCALE_KEY, repr(scale_m))
+    text.add_text(scale_key, repr(scale_m))
     Image.fromarray(values).save(path, pnginfo=text)
-    path.with_suffix(".json").write_text(json.dumps({SCALE_KEY: scale_m}))
+    return scale_m
 
 
 def read_png16(path: Path) -> np.ndarray:
@@ -37,3 +64,34 @@ def read_png16(path: Path) -> np.ndarray:
     with Image.open(path) as image:
         scale_m = float(image.info[SCALE_KEY])
         return (np.asarray(image, dtype=np.float64) * scale_m).astype(np.float32)
+
+
+def write_ply(path: Path, depth_m: np.ndarray, rgb: np.ndarray, lens: Lens) -> None:
+    """A coloured point a pixel, binary PLY, metres: x to the right, y down, z away from the camera.
+
+    Depth is along z, as DIODE's is; the principal point is the middle of the photograph.
+
+    Args:
+        path: the .ply file.
+        depth_m: (H, W) float32, metres.
+        rgb: (H, W, 3) uint8.
+        lens: what it was taken with.
+    """
+    height, width = depth_m.shape
+    fx, fy = lens.focal_px(width=width)
+    points = np.empty(height * width, np.dtype([*((axis, "<f4") for axis in "xyz"), ("rgb", "u1", 3)]))
+    points["x"] = (depth_m * ((np.arange(width) + 0.5 - width / 2) / fx)).ravel()
+    points["y"] = (depth_m * ((np.arange(height) + 0.5 - height / 2) / fy)[:, None]).ravel()
+    points["z"] = depth_m.ravel()
+    points["rgb"] = rgb.reshape(-1, 3)
+    header = [
+        "ply",
+        "format binary_little_endian 1.0",
+        f"element vertex {len(points)}",
+        *(f"property float {axis}" for axis in "xyz"),
+        *(f"property uchar {colour}" for colour in ("red", "green", "blue")),
+        "end_header\n",
+    ]
+    with path.open("wb") as file:
+        file.write("\n".join(header).encode("ascii"))
+        points.tofile(file)

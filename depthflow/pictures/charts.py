@@ -1,16 +1,22 @@
-"""Histograms of a few groups over each other, as SVG: sharp at any size, and the same bytes for the same counts."""
+"""Charts of a few groups over each other, as SVG: sharp at any size, and the same bytes for the same figures.
+
+Groups differ in colour and in the way their lines are drawn, so that black and white print tells them apart, too.
+"""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
 from matplotlib import rc_context
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator, PercentFormatter
 
 GROUP_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
 """Of Okabe and Ito, told apart by colour-blind readers."""
+GROUP_LINES = ("-", "--", ":", "-.")
+GROUP_MARKERS = ("o", "s", "^", "D")
 FIGURE_INCHES = (6.4, 3.2)
 
 
@@ -40,12 +46,10 @@ def draw_histograms(
     Raises:
         ValueError: if there are more groups than colours.
     """
-    figure = Figure(figsize=FIGURE_INCHES, layout="constrained")
-    axis = figure.subplots()
-    colours = GROUP_COLOURS[: len(groups)]
-    for (label, counts), colour in zip(groups.items(), colours, strict=True):
+    figure, axis = _chart(x_label, y_label)
+    for (label, counts), colour, line, _ in _styled(groups):
         axis.stairs(shares(counts), edges, fill=True, color=colour, alpha=0.15)
-        axis.stairs(shares(counts), edges, color=colour, linewidth=1.4, label=label)
+        axis.stairs(shares(counts), edges, color=colour, linewidth=1.4, linestyle=line, label=label)
     if x_axis == "percent":
         axis.xaxis.set_major_formatter(PercentFormatter(1.0))
     if x_axis == "logarithmic":
@@ -56,12 +60,88 @@ def draw_histograms(
     axis.set_xlim(float(edges[0]), float(edges[-1]))
     axis.set_ylim(bottom=0)
     axis.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axis.legend(frameon=False)
+    return _to_svg(figure)
+
+
+def draw_ranges(
+    labels: Sequence[str],
+    groups: Mapping[str, np.ndarray],
+    *,
+    x_label: str,
+    y_label: str,
+    zero_line: bool = False,
+) -> bytes:
+    """Draws a share for each of a few ranges, such as a relative error by depth.
+
+    Args:
+        labels: n names of ranges.
+        groups: label to (n,) shares; NaN where a range holds nothing. At most four.
+        zero_line: whether shares may be negative, and 0 is marked.
+
+    Returns:
+        An SVG file.
+
+    Raises:
+        ValueError: if there are more groups than colours.
+    """
+    figure, axis = _chart(x_label, y_label)
+    places = np.arange(len(labels))
+    for (label, shares_), colour, line, marker in _styled(groups):
+        axis.plot(places, shares_, linestyle=line, marker=marker, markersize=4, color=colour, label=label)
+    axis.set_xticks(places, labels, fontsize=8)
+    if zero_line:
+        axis.axhline(0.0, color="0.3", linewidth=0.8)
+    else:
+        axis.set_ylim(bottom=0)
+    axis.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axis.legend(frameon=False)
+    return _to_svg(figure)
+
+
+def draw_curves(
+    x: np.ndarray, groups: Mapping[str, np.ndarray], *, x_label: str, y_label: str, marks: Sequence[float] = ()
+) -> bytes:
+    """Draws shares from 0 to 1 as functions of one variable.
+
+    Args:
+        x: (n,) rising.
+        groups: label to (n,) shares; at most four.
+        marks: places on the axis that a thin line marks.
+
+    Returns:
+        An SVG file.
+
+    Raises:
+        ValueError: if there are more groups than colours.
+    """
+    figure, axis = _chart(x_label, y_label)
+    for (label, values), colour, line, _ in _styled(groups):
+        axis.plot(x, values, linestyle=line, color=colour, label=label)
+    for mark in marks:
+        axis.axvline(mark, color="0.5", linewidth=0.8)
+    axis.set_xlim(float(x[0]), float(x[-1]))
+    axis.set_ylim(0, 1)
+    axis.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axis.legend(frameon=False)
+    return _to_svg(figure)
+
+
+def _chart(x_label: str, y_label: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=FIGURE_INCHES, layout="constrained")
+    axis = figure.subplots()
     axis.set_xlabel(x_label)
     axis.set_ylabel(y_label)
     axis.grid(axis="y", alpha=0.3)
     axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(frameon=False)
-    return _to_svg(figure)
+    return figure, axis
+
+
+def _styled(groups: Mapping[str, np.ndarray]) -> list[tuple[tuple[str, np.ndarray], str, str, str]]:
+    """Each group with its colour, line and marker."""
+    count = len(groups)
+    styles = (GROUP_COLOURS[:count], GROUP_LINES[:count], GROUP_MARKERS[:count])
+    return list(zip(groups.items(), *styles, strict=True))
 
 
 def _to_svg(figure: Figure) -> bytes:

@@ -35,11 +35,13 @@ class DepthMap:
         title: above the picture.
         depth_m: (H, W) float, metres.
         valid_mask: (H, W) bool, or None where all is valid.
+        quantity: what its scale bar says, for maps that are not metres.
     """
 
     title: str
     depth_m: np.ndarray
     valid_mask: np.ndarray | None = None
+    quantity: str = "depth, m"
 
     @property
     def masked(self) -> np.ma.MaskedArray:
@@ -49,9 +51,7 @@ class DepthMap:
 
 
 def draw_panel(path: Path, *, rgb: np.ndarray, maps: Sequence[DepthMap], title: str = "") -> None:
-    """Draws a photograph and depth maps side by side, on one scale, into a PNG file.
-
-    Where there are two maps, the first the truth, a third picture shows the signed relative error of the second.
+    """Draws what `panel_jpeg` draws into a PNG file.
 
     Args:
         path: the .png file.
@@ -59,16 +59,38 @@ def draw_panel(path: Path, *, rgb: np.ndarray, maps: Sequence[DepthMap], title: 
         maps: one or more, of the photograph's size.
         title: of the whole panel.
     """
-    has_error = len(maps) == 2
-    figure, axes = _row_of_pictures(rgb, 1 + len(maps) + has_error)
-    norm = _depth_norm(maps)
-    for axis, depth_map in zip(axes[1:], maps, strict=False):
+    _panel(rgb, maps, title).savefig(path)
+
+
+def panel_jpeg(*, rgb: np.ndarray, maps: Sequence[DepthMap], title: str = "") -> bytes:
+    """Draws a photograph and depth maps side by side, on one scale.
+
+    Where there are two maps, the first the truth, a third picture shows the signed relative error of the second.
+
+    Args:
+        rgb: (H, W, 3) uint8.
+        maps: one or more, of the photograph's size; the truth first, where there is one.
+        title: of the whole panel.
+
+    Returns:
+        A JPEG file.
+    """
+    return _to_jpeg(_panel(rgb, maps, title))
+
+
+def draw_comparison(path: Path, *, rgb: np.ndarray, maps: Sequence[DepthMap]) -> None:
+    """Draws a photograph beside what several models make of it, each on a scale of its own, into a PNG file.
+
+    Args:
+        path: the .png file.
+        rgb: (H, W, 3) uint8.
+        maps: one or more, of the photograph's size.
+    """
+    figure, axes = _row_of_pictures(rgb, 1 + len(maps))
+    for axis, depth_map in zip(axes[1:], maps, strict=True):
+        norm = _depth_norm([depth_map])
         _draw_map(axis, depth_map, norm)
-    _draw_scale_bar(figure, axes[1 : 1 + len(maps)], norm)
-    if has_error:
-        _draw_error(figure, axes[-1], truth=maps[0], prediction=maps[1])
-    if title:
-        figure.suptitle(title, fontsize=11)
+        _draw_scale_bar(figure, [axis], norm, depth_map.quantity)
     figure.savefig(path)
 
 
@@ -86,15 +108,33 @@ def sample_panel(*, rgb: np.ndarray, depth: DepthMap, edge_mask: np.ndarray) -> 
     figure, axes = _row_of_pictures(rgb, 4)
     norm = _depth_norm([depth])
     _draw_map(axes[1], depth, norm)
-    _draw_scale_bar(figure, axes[1:2], norm)
+    _draw_scale_bar(figure, axes[1:2], norm, depth.quantity)
     axes[2].imshow(~np.ma.getmaskarray(depth.masked), cmap="gray", vmin=0, vmax=1)
     axes[2].set_title("valid (white)", fontsize=10)
     grey = rgb.mean(axis=-1, keepdims=True) / 255
     axes[3].imshow(np.where(edge_mask[..., None], to_rgb(EDGE_COLOUR), grey))
     axes[3].set_title("depth edges (orange)", fontsize=10)
+    return _to_jpeg(figure)
+
+
+def _to_jpeg(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="jpeg", bbox_inches="tight", pad_inches=0.05, pil_kwargs=JPEG_OPTIONS)
     return buffer.getvalue()
+
+
+def _panel(rgb: np.ndarray, maps: Sequence[DepthMap], title: str) -> Figure:
+    has_error = len(maps) == 2
+    figure, axes = _row_of_pictures(rgb, 1 + len(maps) + has_error)
+    norm = _depth_norm(maps)
+    for axis, depth_map in zip(axes[1:], maps, strict=False):
+        _draw_map(axis, depth_map, norm)
+    _draw_scale_bar(figure, axes[1 : 1 + len(maps)], norm, maps[0].quantity)
+    if has_error:
+        _draw_error(figure, axes[-1], truth=maps[0], prediction=maps[1])
+    if title:
+        figure.suptitle(title, fontsize=11)
+    return figure
 
 
 def _row_of_pictures(rgb: np.ndarray, count: int) -> tuple[Figure, list[Axes]]:
@@ -122,10 +162,10 @@ def _depth_norm(maps: Sequence[DepthMap]) -> Normalize:
     return LogNorm(float(low), float(high))
 
 
-def _draw_scale_bar(figure: Figure, axes: Sequence[Axes], norm: Normalize) -> None:
-    """The bar in metres, its two ends always labelled; pointed, since depths beyond the ends are drawn as the ends."""
+def _draw_scale_bar(figure: Figure, axes: Sequence[Axes], norm: Normalize, quantity: str) -> None:
+    """The bar, its two ends always labelled; pointed, since depths beyond the ends are drawn as the ends."""
     bar = figure.colorbar(axes[0].images[0], ax=list(axes), fraction=0.05, pad=0.02, shrink=0.9, extend="both")
-    bar.set_label("depth, m (grey: invalid)", fontsize=9)
+    bar.set_label(f"{quantity} (grey: invalid)", fontsize=9)
     ticks = np.geomspace(norm.vmin or 0.1, norm.vmax or 10.0, SCALE_TICKS)
     bar.ax.yaxis.set_major_locator(FixedLocator(list(ticks)))
     bar.ax.yaxis.set_major_formatter(

@@ -5,22 +5,29 @@ that a promotion killed half-way leaves a record that says what was under way.
 """
 
 import getpass
+import json
 import os
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
-from mlflow import MlflowClient
+from mlflow.entities import Run, RunInfo
 from mlflow.exceptions import MlflowException
 
 from depthflow.errors import RegistryError
-from depthflow.registry.runs import RunLog, mlflow_run
+from depthflow.registry.runs import mlflow_run
 from depthflow.registry.tracking import tracking_uri, use_tracking_uri
 from depthflow.registry.versions import CHAMPION, ModelVersion
 
 MOVES = ("promoted", "forced", "rolled_back")
 """Decisions that move the alias; the other is refused."""
+STALE_S = 20.0
+"""A decision that takes longer to move the alias than this was killed."""
+SETTLE_S = 2.0
+"""For how long the first of several waits for the others, whose clocks may differ."""
+POLL_S = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,60 +81,112 @@ def previous_champion(model_name: str, *, experiment: str) -> str:
     return before[-2]
 
 
-def record_decision(
-    decision: str,
-    *,
-    model_name: str,
-    champion: str | None,
-    previous: str | None,
-    reasons: tuple[str, ...],
-    evidence: Mapping[str, Any],
-    experiment: str,
-) -> None:
-    """Writes the record and, for one of `MOVES`, moves the champion alias.
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """What is written of a decision.
 
-    Args:
+    Attributes:
         decision: refused, promoted, forced or rolled_back.
+        model_name: of the registry.
         champion: the version that is champion afterwards.
         previous: the one before.
         reasons: why.
-        evidence: protocol, fingerprint, samples, figures.
+        evidence: what it was decided upon: protocol, fingerprint, samples, figures.
     """
+
+    decision: str
+    model_name: str
+    champion: str | None
+    previous: str | None
+    reasons: tuple[str, ...]
+    evidence: Mapping[str, Any]
+
+
+def record_decision(record: Record, *, experiment: str) -> None:
+    """Writes the record and, for one of `MOVES`, moves the champion alias.
+
+    Raises:
+        RegistryError: if the champion is no longer `record.previous`, as somebody else was faster. The record then
+            says that it failed.
+    """
+    who = _user()
     tags = {
         "depthflow.kind": "promotion",
-        "depthflow.model": model_name,
-        "depthflow.decision": decision,
-        "depthflow.champion": champion or "",
-        "depthflow.previous": previous or "",
+        "depthflow.model": record.model_name,
+        "depthflow.decision": record.decision,
+        "depthflow.champion": record.champion or "",
+        "depthflow.previous": record.previous or "",
+        "depthflow.reasons": json.dumps(record.reasons),
+        "depthflow.who": who,
     }
-    with mlflow_run(experiment=experiment, name=f"{decision}-{model_name}-{champion}", tags=tags) as run_log:
-        _write_record(run_log, decision, model_name, champion, previous, reasons, evidence)
-        if decision in MOVES and champion is not None:
-            MlflowClient(run_log.tracking_uri, run_log.tracking_uri).set_registered_model_alias(
-                model_name, CHAMPION, champion
-            )
+    name = f"{record.decision}-{record.model_name}-{record.champion}"
+    with mlflow_run(experiment=experiment, name=name, tags=tags) as run_log:
+        facts = {name: value for name, value in vars(record).items() if name != "evidence"}
+        when = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        run_log.document({**facts, "who": who, "when": when, **record.evidence}, "decision.json")
+        if record.decision in MOVES and record.champion is not None:
+            _move_alias(record, record.champion, run_log.run_id, experiment)
 
 
-def _write_record(
-    run_log: RunLog,
-    decision: str,
-    model_name: str,
-    champion: str | None,
-    previous: str | None,
-    reasons: tuple[str, ...],
-    evidence: Mapping[str, Any],
-) -> None:
-    record = {
-        "decision": decision,
-        "model_name": model_name,
-        "champion": champion,
-        "previous": previous,
-        "reasons": list(reasons),
-        "who": _user(),
-        "when": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        **evidence,
-    }
-    run_log.document(record, "decision.json")
+def _move_alias(record: Record, champion: str, run_id: str, experiment: str) -> None:
+    """Moves the alias unless somebody else has.
+
+    MLflow moves an alias whatever it names. So whoever wants to move it has written so first, and of two that see
+    each other the later one waits for the other's end; one that was killed is waited for no longer than `STALE_S`.
+    """
+    client = use_tracking_uri(tracking_uri())
+    began = time.monotonic()
+    mine = client.get_run(run_id).info
+    while waited_for := _under_way(record.model_name, experiment, but=run_id):
+        later = any((other.start_time, other.run_id) < (mine.start_time, run_id) for other in waited_for)
+        if time.monotonic() - began > (STALE_S if later else SETTLE_S):
+            break
+        time.sleep(POLL_S)
+    present = version_with_alias(record.model_name, CHAMPION)
+    if (present.version if present else None) != record.previous:
+        raise RegistryError(
+            f"The champion of {record.model_name} became version {present.version if present else 'none'} while "
+            f"version {record.champion} was compared with {record.previous or 'the baseline'}. Run the command again."
+        )
+    client.set_registered_model_alias(record.model_name, CHAMPION, champion)
+
+
+def _under_way(model_name: str, experiment: str, *, but: str) -> list[RunInfo]:
+    """Other decisions that are about to move the alias, and young enough to be alive."""
+    since = int((time.time() - STALE_S) * 1000)
+    return [
+        run.info
+        for run in _decisions(model_name, experiment)
+        if run.info.status == "RUNNING"
+        and run.info.run_id != but
+        and run.info.start_time > since
+        and run.data.tags["depthflow.decision"] in MOVES
+    ]
+
+
+def history(model_name: str, *, experiment: str) -> list[dict[str, Any]]:
+    """Every decision so far, the oldest first.
+
+    Returns:
+        A row each: when, who, decision, champion and previous (versions or None), reasons, run_id; and status, which
+        is finished, or failed or killed where nothing was moved, or running where nobody knows: see the alias.
+    """
+    rows = []
+    for run in _decisions(model_name, experiment):
+        tags = run.data.tags
+        rows.append(
+            {
+                "when": datetime.fromtimestamp(run.info.start_time / 1000, UTC).isoformat(timespec="seconds"),
+                "who": tags.get("depthflow.who"),
+                "decision": tags["depthflow.decision"],
+                "champion": tags["depthflow.champion"] or None,
+                "previous": tags.get("depthflow.previous") or None,
+                "reasons": json.loads(tags.get("depthflow.reasons", "[]")),
+                "status": run.info.status.lower(),
+                "run_id": run.info.run_id,
+            }
+        )
+    return rows
 
 
 def _user() -> str:
@@ -145,16 +204,7 @@ def _recorded_moves(model_name: str, experiment: str, *, present: str | None) ->
         present: the version that the alias names. A move that was killed before its record was finished counts if it
             is the last one and the alias is where it was to go.
     """
-    client = use_tracking_uri(tracking_uri())
-    found = client.get_experiment_by_name(experiment)
-    if found is None:
-        return []
-    runs = client.search_runs(
-        [found.experiment_id],
-        filter_string=f"tags.`depthflow.model` = '{model_name}'",
-        order_by=["attributes.start_time ASC"],
-        max_results=50_000,
-    )
+    runs = _decisions(model_name, experiment)
     moves = []
     for run in runs:
         move = Move(decision=run.data.tags["depthflow.decision"], champion=run.data.tags["depthflow.champion"])
@@ -163,3 +213,25 @@ def _recorded_moves(model_name: str, experiment: str, *, present: str | None) ->
         if move.decision in MOVES and (finished or half_way):
             moves.append(move)
     return moves
+
+
+def _decisions(model_name: str, experiment: str) -> list[Run]:
+    """The runs that record a model's decisions, the oldest first."""
+    client = use_tracking_uri(tracking_uri())
+    found = client.get_experiment_by_name(experiment)
+    if found is None:
+        return []
+    filter_string = f"tags.`depthflow.model` = '{model_name}'"
+    runs: list[Run] = []
+    token: str | None = None
+    while True:
+        page = client.search_runs(
+            [found.experiment_id],
+            filter_string=filter_string,
+            order_by=["attributes.start_time ASC"],
+            page_token=token,
+        )
+        runs += page
+        token = page.token
+        if not token:
+            return runs

@@ -17,6 +17,7 @@ from mlflow.types import Schema, TensorSpec
 
 import depthflow
 from depthflow.errors import RegistryError
+from depthflow.models.interface import NETWORK_ARTIFACT
 from depthflow.registry.runs import RunLog
 from depthflow.registry.tracking import tracking_uri, use_tracking_uri
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 CHALLENGER = "challenger"
 CHAMPION = "champion"
-NETWORK_ARTIFACT = "network"
 BASELINE_TAG = "baseline_depth_m"
 SERVING_PACKAGES = ("tensorflow", "keras", "numpy", "opencv-python", "mlflow")
 """What the packaged model imports: given to MLflow, which takes 20 s to infer them."""

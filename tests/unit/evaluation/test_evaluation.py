@@ -11,7 +11,7 @@ from depthflow.metrics import METRIC_NAMES
 def image(row: int, *, scene_type: str = "indoors", low: float = 1.0, high: float = 3.0, **metrics: float):
     """An image's row; its metrics are 0.5 unless given."""
     facts = {"row": row, "sample_id": f"id{row}", "scene_type": scene_type, "scene": "scene_00000"}
-    return {**facts, "pred_min_m": low, "pred_max_m": high, **dict.fromkeys(METRIC_NAMES, 0.5), **metrics}
+    return {**facts, "pred_min": low, "pred_max": high, **dict.fromkeys(METRIC_NAMES, 0.5), **metrics}
 
 
 def evaluation(*images) -> Evaluation:

@@ -1,24 +1,27 @@
-"""Protocols: found by name, and which store each allows."""
+"""Protocols: found by name, which store and model each allows, and which pixels each counts."""
 
 import json
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from depthflow.config import EvaluateConfig, PromoteConfig
 from depthflow.errors import ProtocolError, StoreError
-from depthflow.evaluation.protocols import PROTOCOLS, check_store, find_protocol
+from depthflow.evaluation.protocols import PROTOCOLS, check_output, find_protocol, rows_of
+from depthflow.metrics import image_metrics
 from depthflow.samples.schema import INDEX_SCHEMA
 from depthflow.samples.store import FORMAT, open_store
 
 
-def write_store(root, sizes: list[tuple[int, int]], *, stored: tuple[int, int]):
-    """A store without planes: validation samples whose sources had these sizes."""
+def write_store(root, sizes: list[tuple[int, int]], *, stored: tuple[int, int], scene_types=("indoors",)):
+    """A store without planes: validation samples whose sources had these sizes, their scene types taken in turn."""
     rows = [
         {
             "sample_id": f"id{k}",
             "split": "val",
+            "scene_type": scene_types[k % len(scene_types)],
             "shard": "split=val/part-00000.parquet",
             "row": k,
             "source_height": height,
@@ -54,7 +57,8 @@ def test_an_unknown_name_is_told_the_known_ones(name):
 
 
 def test_devkit_takes_a_store_at_the_sources_resolution(tmp_path):
-    check_store(PROTOCOLS["devkit"], write_store(tmp_path, [(768, 1024)] * 3, stored=(768, 1024)), "val")
+    store = write_store(tmp_path, [(768, 1024)] * 3, stored=(768, 1024))
+    assert rows_of(PROTOCOLS["devkit"], store, "val") == [0, 1, 2]
 
 
 @pytest.mark.parametrize(
@@ -69,7 +73,7 @@ def test_devkit_takes_a_store_at_the_sources_resolution(tmp_path):
 def test_devkit_refuses_a_store_that_was_resized(tmp_path, sizes, stored):
     height, width = max(sizes)
     with pytest.raises(ProtocolError) as caught:
-        check_store(PROTOCOLS["devkit"], write_store(tmp_path, sizes, stored=stored), "val")
+        rows_of(PROTOCOLS["devkit"], write_store(tmp_path, sizes, stored=stored), "val")
     message = str(caught.value)
     assert f"the source's resolution ({height} x {width})" in message
     assert f"was resized to {stored[0]} x {stored[1]}" in message
@@ -78,4 +82,70 @@ def test_devkit_refuses_a_store_that_was_resized(tmp_path, sizes, stored):
 
 def test_a_missing_split_is_refused(tmp_path):
     with pytest.raises(StoreError, match="has no train split; it holds val"):
-        check_store(PROTOCOLS["devkit"], write_store(tmp_path, [(4, 4)], stored=(4, 4)), "train")
+        rows_of(PROTOCOLS["devkit"], write_store(tmp_path, [(4, 4)], stored=(4, 4)), "train")
+
+
+@pytest.mark.parametrize("name", [name for name, protocol in PROTOCOLS.items() if protocol.at_source_resolution])
+def test_all_but_stored_measure_at_the_sources_resolution(tmp_path, name):
+    store = write_store(tmp_path, [(768, 1024)], stored=(256, 256), scene_types=("indoors", "outdoor"))
+    with pytest.raises(ProtocolError, match="measures at the source's resolution"):
+        rows_of(PROTOCOLS[name], store, "val")
+    assert rows_of(PROTOCOLS["stored"], store, "val") == [0]
+
+
+@pytest.mark.parametrize(
+    ("name", "rows"), [("indoor-10m", [0, 2, 4]), ("outdoor-80m", [1, 3]), ("median", [*range(5)])]
+)
+def test_a_protocol_of_one_scene_type_takes_its_samples_alone(tmp_path, name, rows):
+    store = write_store(tmp_path, [(4, 6)] * 5, stored=(4, 6), scene_types=("indoors", "outdoor"))
+    assert rows_of(PROTOCOLS[name], store, "val") == rows
+
+
+def test_a_store_without_the_scene_type_is_refused(tmp_path):
+    store = write_store(tmp_path, [(4, 6)], stored=(4, 6))
+    with pytest.raises(ProtocolError, match=r"evaluates outdoor only, and val of .* has none. It holds: indoors\."):
+        rows_of(PROTOCOLS["outdoor-80m"], store, "val")
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_relative_depth_is_allowed_where_it_is_aligned(name):
+    check_output(PROTOCOLS[name], "metres", model="m")
+    if name == "affine":
+        check_output(PROTOCOLS[name], "relative inverse depth", model="m")
+    else:
+        with pytest.raises(ProtocolError, match=r"m predicts relative inverse depth, .* Pass --protocol affine"):
+            check_output(PROTOCOLS[name], "relative inverse depth", model="m")
+
+
+def published_abs_rel_and_delta1(name: str, *, pred, gt, valid, edges) -> tuple[float, float]:
+    """As the papers' own scripts do it: what is not counted becomes zero, and what is not above zero is left out."""
+    gt = np.where(valid, gt, 0.0)
+    if name == "devkit-clean":
+        gt[edges] = 0.0
+    if cap := {"indoor-10m": 10.0, "outdoor-80m": 80.0}.get(name):
+        gt[gt > cap] = 0.0
+        pred = np.clip(pred, None, cap)
+    seen = gt > 0
+    p, g = pred[seen], gt[seen]
+    if name == "median":
+        p = p * np.median(g) / np.median(p)
+    if name == "affine":
+        p = np.exp(np.polyval(np.polyfit(np.log(p), np.log(g), 1), np.log(p)))
+    return np.mean(np.abs(p - g) / g), np.mean(np.maximum(p / g, g / p) < 1.25)
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+@pytest.mark.parametrize("seed", range(4))
+def test_figures_are_the_published_ones(name, seed):
+    rng = np.random.default_rng(seed)
+    shape = (32, 40)
+    gt, pred = np.exp(rng.normal(2.0, 1.5, (2, *shape)))
+    valid, edges = rng.random(shape) > 0.3, rng.random(shape) > 0.8
+    gt[~valid] = rng.choice([0.0, np.nan, -1.0, 1e9], (~valid).sum())
+    protocol = PROTOCOLS[name]
+    mask = protocol.counted(depth_gt=gt, valid_mask=valid, edge_mask=edges)
+    metres = protocol.metres(pred, depth_gt=gt, mask=mask, output="metres")
+    found = image_metrics(depth_pred=metres, depth_gt=gt, valid_mask=mask)
+    abs_rel, delta1 = published_abs_rel_and_delta1(name, pred=pred, gt=gt, valid=valid, edges=edges)
+    assert found["abs_rel"] == pytest.approx(abs_rel, rel=1e-9)
+    assert found["delta1"] == pytest.approx(delta1, rel=1e-9)

@@ -2,13 +2,14 @@
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
 from depthflow.diode.triplet import RejectError
 from depthflow.errors import SourceError
-from depthflow.inference.photographs import SUFFIXES, find_photographs, read_photograph
+from depthflow.inference.photographs import SUFFIXES, find_photographs, photograph_version, read_photograph
 
 # EXIF orientation to what turns the stored pixels upright.
 TURNS = {
@@ -135,14 +136,106 @@ def test_nothing_is_found_twice(tmp_path, monkeypatch):
 
 def test_missing_is_an_error_that_names_it(tmp_path):
     (tmp_path / "a.jpg").touch()
-    with pytest.raises(SourceError, match=r"no photograph .*absent\.jpg\. Pass --images files or folders\."):
+    with pytest.raises(
+        SourceError, match=r"no photograph .*absent\.jpg\. Pass --images files, folders, patterns or s3:// URIs\."
+    ):
         find_photographs((str(tmp_path / "a.jpg"), str(tmp_path / "absent.jpg")))
 
 
 def test_folder_without_a_photograph_is_an_error_that_names_it(tmp_path):
     (tmp_path / "notes.txt").touch()
-    with pytest.raises(SourceError, match=rf"folder {tmp_path} holds no photograph .*\.jpg"):
+    with pytest.raises(SourceError, match=rf"^{tmp_path} holds no photograph .*\.jpg"):
         find_photographs((str(tmp_path),))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "names"),
+    [
+        ("*.jpg", ["b.jpg"]),
+        ("**/*.jpg", ["b.jpg", "deep/c.jpg", "deep/er/d.jpg"]),
+        ("deep/[cd]*", ["deep/c.jpg"]),
+        ("?.*", ["a.PNG", "b.jpg"]),
+    ],
+)
+def test_patterns(tmp_path, monkeypatch, pattern, names):
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    for name in ("b.jpg", "a.PNG", "n.txt", "deep/c.jpg", "deep/er/d.jpg", "deep/x.npy"):
+        (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path)
+    for given in (pattern, f"{tmp_path}/{pattern}"):
+        assert find_photographs((given,)) == [str(tmp_path / name) for name in names]
+
+
+def test_a_name_with_brackets_is_a_name(tmp_path):
+    (tmp_path / "photo [1].jpg").touch()
+    assert find_photographs((str(tmp_path / "photo [1].jpg"),)) == [str(tmp_path / "photo [1].jpg")]
+
+
+def test_a_pattern_without_a_photograph_is_an_error_that_names_it(tmp_path):
+    with pytest.raises(SourceError, match=r"\*\.jpg holds no photograph"):
+        find_photographs((str(tmp_path / "*.jpg"),))
+
+
+# --- in an object store ---
+
+
+@pytest.fixture(scope="module")
+def bucket(serving):
+    """s3://photos with two photographs, a note and a file that is no photograph."""
+    s3fs = pytest.importorskip("s3fs", reason="pip install 'depthflow[s3]'")
+    with serving():
+        filesystem = s3fs.S3FileSystem()
+        filesystem.mkdir("photos")
+        _, png = cv2.imencode(".png", np.full((4, 6, 3), 7, np.uint8))
+        for name in ("a.png", "deep/b.png"):
+            filesystem.pipe(f"photos/{name}", png.tobytes())
+        filesystem.pipe("photos/notes.txt", b"a note")
+        filesystem.pipe("photos/deep/broken.jpg", b"no photograph")
+        yield filesystem
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        ("s3://photos/a.png", ["a.png"]),
+        ("s3://photos", ["a.png", "deep/b.png", "deep/broken.jpg"]),
+        ("s3://photos/deep/", ["deep/b.png", "deep/broken.jpg"]),
+        ("s3://photos/*/*.png", ["deep/b.png"]),
+    ],
+)
+def test_found_in_a_bucket(bucket, given, names):
+    assert find_photographs((given,)) == [f"s3://photos/{name}" for name in names]
+
+
+def test_read_from_a_bucket(bucket):
+    np.testing.assert_array_equal(read_photograph("s3://photos/deep/b.png"), np.full((4, 6, 3), 7, np.uint8))
+    for path, reason in (("deep/broken.jpg", "unreadable_image"), ("absent.jpg", "unreadable_file")):
+        with pytest.raises(RejectError) as caught:
+            read_photograph(f"s3://photos/{path}")
+        assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize(
+    "given", ["s3://photos/absent.jpg", "s3://photos/absent/*.jpg", "s3://nobody/a.jpg", "ftp://a/b.jpg"]
+)
+def test_missing_in_a_bucket_is_an_error_that_names_it(bucket, given):
+    with pytest.raises(SourceError) as caught:
+        find_photographs((given,))
+    assert given in str(caught.value)
+
+
+def test_version_changes_with_the_photograph(bucket, tmp_path):
+    (tmp_path / "a.png").write_bytes(b"one")
+    for path, write in (
+        ("s3://photos/changing.png", lambda content: bucket.pipe("photos/changing.png", content)),
+        (str(tmp_path / "a.png"), (tmp_path / "a.png").write_bytes),
+    ):
+        write(b"one")
+        first = photograph_version(path)
+        assert first and photograph_version(path) == first
+        write(b"other")
+        assert photograph_version(path) not in ("", first)
+    assert photograph_version(str(tmp_path / "absent.png")) == photograph_version("s3://photos/absent.png") == ""
 
 
 def test_a_folder_is_no_photograph(tmp_path):

@@ -1,5 +1,6 @@
-"""Names of output files, and one process's work on one photograph. Ray is not started."""
+"""Names of output files, what is done already, and one process's work on photographs. Ray is not started."""
 
+import json
 import string
 from pathlib import Path
 
@@ -9,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from depthflow.inference.predict import PhotographPredictor, output_names
+from depthflow.inference.predict import Outputs, PhotographPredictor, output_names
 from depthflow.inference.predictor import ConstantPredictor
-from depthflow.inference.writers import read_png16
+from depthflow.inference.writers import Lens, read_png16
 
 parts = st.text(alphabet=string.ascii_lowercase[:2] + "._0", min_size=1, max_size=4).filter(
     lambda part: part not in (".", "..")
@@ -30,8 +31,8 @@ def test_names_are_unique_and_stay_in_their_folder(paths):
 
 @given(photograph_paths)
 def test_files_of_two_photographs_never_meet(paths):
-    """Names may hold dots, and each makes four files."""
-    kinds = ("depth.npy", "depth.png", "depth.json", "panel.png")
+    """Names may hold dots, and each makes five files."""
+    kinds = ("depth.npy", "depth.png", "depth.json", "panel.png", "ply")
     files = [f"{name}.{kind}" for name in output_names(paths) for kind in kinds]
     assert len(set(files)) == len(files)
 
@@ -54,10 +55,28 @@ def photograph(tmp_path):
     return path
 
 
-def test_writes_three_files(tmp_path, photograph):
-    worker = PhotographPredictor(lambda: ConstantPredictor(2.5), str(tmp_path / "out"))
-    row = worker({"path": str(photograph), "name": "room"})
+ALL = ("npy", "png", "panel")
+
+
+def outputs(folder: Path, kinds=ALL, **changes) -> Outputs:
+    facts = {
+        "model": "models:/m/1",
+        "output": "metres",
+        "lens": Lens(fov_deg=60.0) if "ply" in kinds else None,
+        "settings": {},
+    }
+    return Outputs(folder=str(folder), kinds=kinds, **{**facts, **changes})
+
+
+def predicted(paths: list[Path], wanted: Outputs, load=lambda: ConstantPredictor(2.5)) -> list[dict]:
+    """Each photograph's row; its name is its stem."""
+    batch = {"path": [str(path) for path in paths], "name": [path.stem for path in paths]}
+    return [json.loads(row) for row in PhotographPredictor(load, wanted)(batch)["row"]]
+
+
+def test_writes_three_files_and_a_sidecar(tmp_path, photograph):
     out = tmp_path / "out"
+    [row] = predicted([photograph], outputs(out))
     assert row == {
         "path": str(photograph),
         "outputs": [str(out / f"room.{kind}") for kind in ("depth.npy", "depth.png", "panel.png")],
@@ -67,14 +86,90 @@ def test_writes_three_files(tmp_path, photograph):
     np.testing.assert_array_equal(np.load(out / "room.depth.npy"), np.full((40, 60), 2.5, np.float32))
     np.testing.assert_array_equal(read_png16(out / "room.depth.png"), np.full((40, 60), 2.5, np.float32))
     assert (out / "room.panel.png").stat().st_size > 1000
+    sidecar = json.loads((out / "room.depth.json").read_text())
+    assert sidecar["depth_scale_m"] == 2.5 / 65535
+    assert (sidecar["photograph"], sidecar["model"]) == (str(photograph), "models:/m/1")
+    assert len(list(out.iterdir())) == 4, "no scratch is left"
+
+
+@pytest.mark.parametrize("kinds", [("npy",), ("png",), ("panel", "npy"), ("ply",), (*ALL, "ply")])
+def test_writes_what_is_asked_for_and_nothing_else(tmp_path, photograph, kinds):
+    wanted = outputs(tmp_path / "out", kinds)
+    [row] = predicted([photograph], wanted)
+    assert row["outputs"] == wanted.files("room") and len(row["outputs"]) == len(kinds)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        *(Path(file).name for file in row["outputs"]),
+        "room.depth.json",
+    }
+
+
+def test_photographs_of_many_sizes_in_one_batch(tmp_path):
+    sizes = [(40, 60), (40, 60), (60, 40), (7, 5), (40, 60)]
+    paths = [tmp_path / f"{k}.png" for k in range(len(sizes))]
+    for path, size in zip(paths, sizes, strict=True):
+        Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)).save(path)
+    (tmp_path / "broken.png").write_bytes(b"")
+    rows = predicted([*paths[:2], tmp_path / "broken.png", *paths[2:]], outputs(tmp_path / "out", ("npy",)))
+    assert {row["path"]: row["reason"] for row in rows} == {
+        **{str(path): "" for path in paths},
+        str(tmp_path / "broken.png"): "empty_file",
+    }
+    for path, size in zip(paths, sizes, strict=True):
+        assert np.load(tmp_path / "out" / f"{path.stem}.depth.npy").shape == size
+
+
+def test_each_photograph_gets_its_own_depth(tmp_path):
+    """The predictor answers with the red channel, so that a mix-up would be seen."""
+
+    class Red:
+        output = "metres"
+
+        def __call__(self, rgb):
+            return rgb[..., 0].astype(np.float32) + 1
+
+    paths = [tmp_path / f"{k}.png" for k in range(6)]
+    for k, path in enumerate(paths):
+        Image.fromarray(np.full((5, 6, 3), 10 * k, np.uint8)).save(path)
+    predicted(paths, outputs(tmp_path / "out", ("npy",)), Red)
+    for k in range(6):
+        np.testing.assert_array_equal(np.load(tmp_path / "out" / f"{k}.depth.npy"), 10 * k + 1)
+
+
+def test_done_is_what_an_earlier_run_left_whole(tmp_path, photograph):
+    wanted = outputs(tmp_path / "out")
+    done = {"path": str(photograph), "name": "room"}
+    assert not wanted.is_done(**done)
+    predicted([photograph], wanted)
+    assert wanted.is_done(**done)
+    assert outputs(tmp_path / "out", ("npy",)).is_done(**done), "a part of it"
+    for other in ({"model": "models:/m/2"}, {"settings": {"tile_px": 512}}, {"kinds": (*ALL, "ply")}):
+        assert not outputs(tmp_path / "out", **other).is_done(**done), other
+    assert not wanted.is_done(path=str(tmp_path / "another.jpg"), name="room")
+
+
+@pytest.mark.parametrize("harm", ["photograph changed", "file gone", "sidecar gone", "sidecar cut", "sidecar strange"])
+def test_what_is_not_whole_is_done_again(tmp_path, photograph, harm):
+    wanted = outputs(tmp_path / "out")
+    predicted([photograph], wanted)
+    sidecar = tmp_path / "out" / "room.depth.json"
+    match harm:
+        case "photograph changed":
+            Image.fromarray(np.zeros((40, 60, 3), np.uint8)).save(photograph)
+        case "file gone":
+            (tmp_path / "out" / "room.depth.png").unlink()
+        case "sidecar gone":
+            sidecar.unlink()
+        case "sidecar cut":
+            sidecar.write_text(sidecar.read_text()[:20])
+        case "sidecar strange":
+            sidecar.write_text("[1]")
+    assert not wanted.is_done(path=str(photograph), name="room")
 
 
 def test_broken_photograph_is_reported_and_nothing_written(tmp_path):
     path = tmp_path / "note.jpg"
     path.write_text("no photograph")
-    row = PhotographPredictor(lambda: ConstantPredictor(2.5), str(tmp_path / "out"))(
-        {"path": str(path), "name": "note"}
-    )
+    [row] = predicted([path], outputs(tmp_path / "out"))
     assert (row["path"], row["outputs"], row["reason"]) == (str(path), [], "unreadable_image")
     assert "13 bytes" in row["message"]
     assert not (tmp_path / "out").exists()
@@ -90,6 +185,6 @@ def test_insane_depth_is_reported_and_nothing_written(tmp_path, photograph, brok
 
         return predict
 
-    row = PhotographPredictor(load, str(tmp_path / "out"))({"path": str(photograph), "name": "room"})
+    [row] = predicted([photograph], outputs(tmp_path / "out"), load)
     assert (row["outputs"], row["reason"]) == ([], "insane_depth")
     assert not (tmp_path / "out").exists()

@@ -1,7 +1,5 @@
 """Depth files: what is written is what is read."""
 
-import json
-
 import cv2
 import numpy as np
 import pytest
@@ -10,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
-from depthflow.inference.writers import PNG_MAX, SCALE_KEY, read_png16, write_npy, write_png16
+from depthflow.inference.writers import PNG_MAX, SCALE_KEY, Lens, read_png16, write_npy, write_ply, write_png16
 
 
 def test_png_keeps_near_and_far(tmp_path):
@@ -26,14 +24,12 @@ def test_png_keeps_near_and_far(tmp_path):
     assert read[0, 0] == 350.0 and read[1, 2] == 0.0
 
 
-def test_png_carries_its_scale_twice(tmp_path):
+def test_png_carries_its_scale(tmp_path):
     path = tmp_path / "room.depth.png"
-    write_png16(path, np.array([[131.07, 1.0]], np.float32))
-    sidecar = json.loads((tmp_path / "room.depth.json").read_text())
-    assert sidecar == {SCALE_KEY: pytest.approx(0.002, rel=1e-6)}
+    scale_m = write_png16(path, np.array([[131.07, 1.0]], np.float32))
+    assert scale_m == pytest.approx(0.002, rel=1e-6)
     with Image.open(path) as image:
-        assert float(image.info[SCALE_KEY]) == sidecar[SCALE_KEY]
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["room.depth.json", "room.depth.png"]
+        assert float(image.info[SCALE_KEY]) == scale_m
 
 
 def test_png_is_16_bit_grey_for_other_readers(tmp_path):
@@ -70,3 +66,38 @@ def test_npy_is_float32_metres(tmp_path, dtype):
     assert read.dtype == np.float32
     np.testing.assert_array_equal(read, depth_m.astype(np.float32))
     assert [p.name for p in tmp_path.iterdir()] == ["room.depth.npy"]
+
+
+# --- point clouds ---
+
+
+def read_ply(path) -> np.ndarray:
+    """The vertices of a binary PLY, by its own header."""
+    header, body = path.read_bytes().split(b"end_header\n", 1)
+    lines = header.decode("ascii").splitlines()
+    assert lines[:2] == ["ply", "format binary_little_endian 1.0"]
+    kinds = {"float": "<f4", "uchar": "u1"}
+    fields = [(name, kinds[kind]) for word, kind, name in (line.split() for line in lines[3:]) if word == "property"]
+    vertices = np.frombuffer(body, np.dtype(fields))
+    assert lines[2] == f"element vertex {len(vertices)}"
+    return vertices
+
+
+def test_points_lie_where_the_lens_saw_them(tmp_path):
+    """Projected again, each point falls on the middle of its pixel, and keeps its colour and depth."""
+    draws = np.random.default_rng(0)
+    depth_m = draws.uniform(0.5, 300, (6, 8)).astype(np.float32)
+    rgb = draws.integers(0, 256, (6, 8, 3), np.uint8)
+    write_ply(tmp_path / "cloud.ply", depth_m, rgb, Lens(fx_px=7.0, fy_px=9.0))
+    points = read_ply(tmp_path / "cloud.ply").reshape(6, 8)
+    rows, columns = np.mgrid[:6, :8]
+    np.testing.assert_allclose(7.0 * points["x"] / points["z"] + 4, columns + 0.5, rtol=1e-5)
+    np.testing.assert_allclose(9.0 * points["y"] / points["z"] + 3, rows + 0.5, rtol=1e-5)
+    np.testing.assert_array_equal(points["z"], depth_m)
+    np.testing.assert_array_equal(np.stack([points[c] for c in ("red", "green", "blue")], axis=-1), rgb)
+
+
+@pytest.mark.parametrize(("fov_deg", "width", "focal_px"), [(90.0, 100, 50.0), (60.0, 1024, 886.81)])
+def test_a_field_of_view_is_a_focal_length(fov_deg, width, focal_px):
+    assert Lens(fov_deg=fov_deg).focal_px(width=width) == pytest.approx((focal_px, focal_px), rel=1e-4)
+    assert Lens(fx_px=1.0, fy_px=2.0).focal_px(width=width) == (1.0, 2.0)

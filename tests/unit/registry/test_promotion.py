@@ -1,6 +1,10 @@
 """Who is champion after a history of moves: a stack, from which a rollback takes one. And the record of each move."""
 
 import json
+import multiprocessing
+import time
+from concurrent.futures import ProcessPoolExecutor
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,7 +18,9 @@ from depthflow.errors import RegistryError
 from depthflow.registry.promotion import (
     MOVES,
     Move,
+    Record,
     champions,
+    history,
     previous_champion,
     record_decision,
     version_with_alias,
@@ -23,7 +29,7 @@ from depthflow.registry.runs import mlflow_run
 from depthflow.registry.versions import CHAMPION, ModelVersion
 
 
-def history(*moves: str) -> list[Move]:
+def moves_of(*moves: str) -> list[Move]:
     """From words such as promoted:1 forced:2 rolled_back:1."""
     parted = (move.split(":") for move in moves)
     return [Move(decision=decision, champion=champion) for decision, champion in parted]
@@ -48,11 +54,11 @@ def history(*moves: str) -> list[Move]:
     ],
 )
 def test_by_hand(moves, expected):
-    assert champions(history(*moves)) == expected
+    assert champions(moves_of(*moves)) == expected
 
 
 def test_takes_any_iterable_and_refused_is_no_move():
-    assert champions(iter(history("promoted:1", "promoted:2"))) == ["1", "2"]
+    assert champions(iter(moves_of("promoted:1", "promoted:2"))) == ["1", "2"]
     assert "refused" not in MOVES
 
 
@@ -117,15 +123,15 @@ def model(client, request):
 
 
 def decide_upon(model: str, decision: str, champion: str | None, previous: str | None = None) -> None:
-    record_decision(
-        decision,
+    record = Record(
+        decision=decision,
         model_name=model,
         champion=champion,
         previous=previous,
         reasons=("because",),
         evidence={"evaluations": {"version 2": {"samples": 3}}},
-        experiment=EXPERIMENT,
     )
+    record_decision(record, experiment=EXPERIMENT)
 
 
 def champion_of(model: str) -> str | None:
@@ -186,6 +192,7 @@ def test_a_move_that_fails_does_not_count(model):
     decide_upon(model, "promoted", "1")
     with pytest.raises(mlflow.exceptions.MlflowException):
         decide_upon(model, "promoted", "99", "1")
+    assert [row["status"] for row in history(model, experiment=EXPERIMENT)] == ["finished", "failed"]
     decide_upon(model, "promoted", "2", "1")
     assert previous_champion(model, experiment=EXPERIMENT) == "1"
 
@@ -220,6 +227,71 @@ def test_rollback_after_a_rollback_that_was_killed(client, model):
     client.set_registered_model_alias(model, CHAMPION, "2")
     assert client.get_run(killed.info.run_id).info.status == "RUNNING"
     assert previous_champion(model, experiment=EXPERIMENT) == "1"
+
+
+def test_who_was_slower_is_refused_and_the_record_says_so(model):
+    decide_upon(model, "promoted", "1")
+    decide_upon(model, "promoted", "2", "1")
+    with pytest.raises(
+        RegistryError, match=r"became version 2 while version 3 was compared with 1\. Run the command again"
+    ):
+        decide_upon(model, "promoted", "3", "1")
+    with pytest.raises(RegistryError, match="became version 2 while version 3 was compared with the baseline"):
+        decide_upon(model, "forced", "3", None)
+    assert champion_of(model) == "2"
+    assert [row["status"] for row in history(model, experiment=EXPERIMENT)] == [*["finished"] * 2, *["failed"] * 2]
+    assert previous_champion(model, experiment=EXPERIMENT) == "1"
+
+
+def test_of_many_at_once_one_wins_and_the_others_see_it(client, model):
+    """Ten processes decide for different versions, all having seen version 1 as champion."""
+    decide_upon(model, "promoted", "1")
+    for _ in range(2):
+        client.create_model_version(model, source="/absent")
+    with ProcessPoolExecutor(4, mp_context=multiprocessing.get_context("spawn")) as pool:
+        candidates = [str(2 + k % 4) for k in range(8)]
+        outcomes = list(pool.map(_promoted, [model] * len(candidates), candidates))
+    won = [version for version, error in zip(candidates, outcomes, strict=True) if not error]
+    assert len(won) == 1 and champion_of(model) == won[0]
+    assert all(error.startswith("The champion of") for error in outcomes if error)
+    moves = [row for row in history(model, experiment=EXPERIMENT) if row["status"] == "finished"]
+    assert [(row["previous"], row["champion"]) for row in moves] == [(None, "1"), ("1", won[0])]
+
+
+def _promoted(model: str, version: str) -> str:
+    """In a process of its own: the error, or nothing."""
+    try:
+        decide_upon(model, "promoted", version, "1")
+    except RegistryError as error:
+        return str(error)
+    return ""
+
+
+def test_one_that_was_killed_is_waited_for_a_while_only(client, model, monkeypatch):
+    """It said that it would move the alias, and never did."""
+    monkeypatch.setattr("depthflow.registry.promotion.STALE_S", 1.5)
+    decide_upon(model, "promoted", "1")
+    client.create_run(
+        client.get_experiment_by_name(EXPERIMENT).experiment_id,
+        tags={"depthflow.model": model, "depthflow.decision": "promoted", "depthflow.champion": "3"},
+    )
+    began = time.monotonic()
+    decide_upon(model, "promoted", "2", "1")
+    assert 1.0 < time.monotonic() - began < 15
+    assert champion_of(model) == "2"
+    assert [row["status"] for row in history(model, experiment=EXPERIMENT)] == ["finished", "running", "finished"]
+
+
+def test_history_says_who_when_what_and_why(model):
+    decide_upon(model, "promoted", "1")
+    decide_upon(model, "refused", "1", "1")
+    first, second = history(model, experiment=EXPERIMENT)
+    assert (first["decision"], first["champion"], first["previous"]) == ("promoted", "1", None)
+    assert (second["decision"], second["champion"], second["previous"]) == ("refused", "1", "1")
+    for row in (first, second):
+        assert row["who"] and row["reasons"] == ["because"] and row["status"] == "finished"
+        assert abs(datetime.fromisoformat(row["when"]) - datetime.now(UTC)) < timedelta(minutes=5)
+    assert history(model, experiment="no such experiment") == []
 
 
 @pytest.mark.parametrize(("error", "status"), [(ValueError, "FAILED"), (KeyboardInterrupt, "KILLED")])

@@ -1,7 +1,6 @@
 """Small trees of real files, and stores made of them without Ray."""
 
 import contextlib
-import logging
 import tarfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -139,32 +138,3 @@ def small(tmp_path_factory):
     lone = write_triplet(root / "tree", "val", "00003_00001_indoors_900_000", rgb, depth, mask)
     (lone / "00003_00001_indoors_900_000_depth.npy").unlink()
     return SimpleNamespace(store=write_store(root / "store", root / "tree"), tree=tree, source=root / "tree")
-
-
-@contextlib.contextmanager
-def serving_s3():
-    """A server, and the environment in which clients find it; clients that others left are forgotten."""
-    s3fs = pytest.importorskip("s3fs", reason="pip install 'depthflow[s3]'")
-    moto_server = pytest.importorskip("moto.server", reason="pip install 'depthflow[dev]'")
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = moto_server.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        patch.setenv("AWS_ACCESS_KEY_ID", "anyone")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "anything")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        patch.setenv("AWS_MAX_ATTEMPTS", "1")  # Of the client below s3fs, which tries again by itself.
-        s3fs.S3FileSystem.clear_instance_cache()
-        try:
-            yield server
-        finally:
-            server.stop()
-            s3fs.S3FileSystem.clear_instance_cache()
-
-
-@pytest.fixture(scope="session")
-def serving():
-    """Starts a real server of S3's protocol for the block."""
-    return serving_s3

@@ -1,0 +1,234 @@
+"""Prediction and evaluation beside the bare model.predict of the same network, in one run; and what each stage takes.
+
+    python benchmarks/predict.py --work DIR [--recipe tutorial] [--samples STORE]
+
+Photographs of 1024 x 768 are made in DIR, a scratch folder; the network has the recipe's encoder and decoder with
+random weights, which cost nothing. Sides take turns, figures are medians:
+
+- predict: photographs a second of `predict_photographs` with one process and .npy files, between a short and a long
+  run, so that starting Ray and loading the network are apart; beside model.predict, in a process of its own, on as many
+  images in memory that have the network's size already;
+- evaluate: the same of `Evaluator.evaluate` over a store of 768 x 1024 samples, if STORE names one;
+- stages: milliseconds a photograph of reading, shrinking, the network, enlarging and each kind of file, one after the
+  other in one process, for a few sizes.
+
+The last line on stdout is one JSON object.
+"""
+
+import json
+import multiprocessing
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+import tyro
+
+from depthflow.cluster.session import WORKER_ENVIRONMENT, ray_session
+from depthflow.evaluation.evaluate import Evaluator
+from depthflow.evaluation.protocols import PROTOCOLS
+from depthflow.inference.photographs import read_photograph
+from depthflow.inference.predict import Outputs, predict_photographs, shrunk
+from depthflow.inference.predictor import NetworkPredictor
+from depthflow.inference.writers import Lens, write_npy, write_ply, write_png16
+from depthflow.models.interface import LoadPredictor
+from depthflow.pictures.panels import DepthMap, draw_panel
+from depthflow.recipes import RECIPES
+from depthflow.samples.planes import resize_rgb
+from depthflow.samples.store import open_store
+
+SIZES = ((768, 1024), (3000, 4000), (4000, 6000))
+Part = Literal["predict", "evaluate", "stages"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Benchmark:
+    """Prediction and evaluation beside the bare model.predict."""
+
+    work: str
+    """Scratch folder."""
+    recipe: str = "tutorial"
+    """Which network."""
+    samples: str | None = None
+    """A store of samples at 768 x 1024; needed for the part evaluate."""
+    parts: tuple[Part, ...] = ("predict", "stages")
+    """What to measure."""
+    photographs: tuple[int, int] = (16, 80)
+    """Of the short and of the long run."""
+    repeats: int = 3
+    """Runs of each side, in turn."""
+    num_cpus: int = 2
+    """Of Ray."""
+
+
+def main(benchmark: Benchmark) -> int:
+    """Prints the figures of every part."""
+    os.environ.update(WORKER_ENVIRONMENT)
+    work = Path(benchmark.work).absolute()
+    work.mkdir(parents=True, exist_ok=True)
+    network = work / "network.keras"
+    _apart(_save_network, benchmark.recipe, str(network))
+    measures: dict[Part, Callable[[Benchmark, Path, Path], dict[str, Any]]] = {
+        "predict": measure_predict,
+        "evaluate": measure_evaluate,
+        "stages": measure_stages,
+    }
+    figures: dict[str, Any] = {}
+    for part in benchmark.parts:
+        figures[part] = measures[part](benchmark, work, network)
+        print(part, json.dumps(figures[part], indent=2), flush=True)
+    print(json.dumps(figures))
+    return 0
+
+
+def measure_predict(benchmark: Benchmark, work: Path, network: Path) -> dict[str, Any]:
+    """Photographs a second of the job and of the bare network, and their ratio."""
+    folder = make_photographs(work / "photographs", benchmark.photographs[1], *SIZES[0])
+    paths = sorted(str(path) for path in folder.iterdir())
+
+    def seconds(count: int, out: Path) -> float:
+        outputs = Outputs(
+            folder=str(out), kinds=("npy",), model=str(time.monotonic_ns()), output="metres", lens=None, settings={}
+        )
+        began = time.monotonic()
+        rows = predict_photographs(paths[:count], load=_loader(network), outputs=outputs, num_workers=1, use_gpu=False)
+        assert all(row["outputs"] for row in rows)
+        return time.monotonic() - began
+
+    return _beside_bare(benchmark, network, lambda count: seconds(count, work / "out"))
+
+
+def measure_evaluate(benchmark: Benchmark, work: Path, network: Path) -> dict[str, Any]:
+    """Samples a second of the evaluation and of the bare network, and their ratio."""
+    if benchmark.samples is None:
+        raise SystemExit("The part evaluate needs --samples.")
+    store = open_store(benchmark.samples)
+    split = "val"
+
+    class Shortened(Evaluator):
+        """Evaluates the first samples alone."""
+
+        def shortened(self, count: int) -> "Shortened":
+            rows = [row for batch in self._batches for row in batch][:count]
+            self._batches = [rows[start : start + 8] for start in range(0, count, 8)]
+            return self
+
+    def seconds(count: int) -> float:
+        began = time.monotonic()
+        evaluator = Shortened(
+            {"model": _loader(network)},
+            store=store,
+            split=split,
+            protocol=PROTOCOLS["stored"],
+            num_workers=1,
+            use_gpu=False,
+        )
+        assert evaluator.shortened(count).evaluate()["model"].samples == count
+        return time.monotonic() - began
+
+    return _beside_bare(benchmark, network, seconds)
+
+
+def _beside_bare(benchmark: Benchmark, network: Path, seconds: Callable[[int], float]) -> dict[str, Any]:
+    short, long = benchmark.photographs
+    ours, bare = [], []
+    for _ in range(benchmark.repeats):
+        with ray_session(benchmark.num_cpus):
+            ours.append((long - short) / (seconds(long) - seconds(short)))
+        bare.append(_apart(_bare_rate, str(network), short, long))
+    rates = {"ours_per_s": statistics.median(ours), "bare_per_s": statistics.median(bare)}
+    return {**rates, "ratio": rates["ours_per_s"] / rates["bare_per_s"], "runs": {"ours": ours, "bare": bare}}
+
+
+def measure_stages(benchmark: Benchmark, work: Path, network: Path) -> dict[str, Any]:
+    """Milliseconds a photograph of every stage, by size."""
+    return {
+        f"{width}x{height}": _apart(
+            _stages, str(make_photographs(work / f"photographs-{width}", 3, height, width)), str(network)
+        )
+        for height, width in SIZES
+    }
+
+
+def _stages(folder: str, network: str) -> dict[str, float]:
+    predictor = NetworkPredictor.load(network)
+    model: Any = predictor._network
+    height, width = model.input_shape[1:3]
+    model.predict_on_batch(np.zeros((1, height, width, 3), np.uint8))
+    found: dict[str, list[float]] = {}
+    scratch = Path(folder).parent / "scratch"
+    scratch.mkdir(exist_ok=True)
+
+    def timed(stage: str, work: Callable[[], Any]) -> Any:
+        began = time.monotonic()
+        made = work()
+        found.setdefault(stage, []).append((time.monotonic() - began) * 1000)
+        return made
+
+    for path in sorted(Path(folder).iterdir()):
+        rgb = timed("read", lambda path=path: read_photograph(str(path)))
+        small = timed("shrink", lambda rgb=rgb: resize_rgb(rgb, height=height, width=width))
+        timed("network", lambda small=small: model.predict_on_batch(small[None]))
+        depth_m = timed("network, shrink and enlarge", lambda rgb=rgb: predictor(rgb[None])[0])
+        timed("npy", lambda d=depth_m: write_npy(scratch / "a.npy", d))
+        timed("png", lambda d=depth_m: write_png16(scratch / "a.png", d))
+        timed("ply", lambda d=depth_m, rgb=rgb: write_ply(scratch / "a.ply", d, rgb, Lens(fov_deg=60.0)))
+        drawn = timed("panel, shrinking", lambda d=depth_m, rgb=rgb: shrunk(rgb, d))
+        timed(
+            "panel, drawing",
+            lambda d=drawn: draw_panel(scratch / "p.png", rgb=d[0], maps=[DepthMap(title="depth", depth_m=d[1])]),
+        )
+    return {stage: statistics.median(ms) for stage, ms in found.items()}
+
+
+def make_photographs(folder: Path, count: int, height: int, width: int) -> Path:
+    """JPEGs of smooth noise with some grain, which decode as photographs do."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for k in range(count):
+        draws = np.random.default_rng(k)
+        smooth = cv2.resize(draws.random((12, 16, 3), np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
+        grain = draws.normal(0, 6, (height, width, 1)).astype(np.float32)
+        cv2.imwrite(str(folder / f"{k:04d}.jpg"), (255 * smooth + grain).clip(0, 255).astype(np.uint8))
+    return folder
+
+
+def _loader(network: Path) -> LoadPredictor:
+    path = str(network)
+    return lambda: NetworkPredictor.load(path)
+
+
+def _save_network(recipe: str, path: str) -> None:
+    from depthflow.models.unet import build_unet, serving_network
+
+    serving_network(build_unet(replace(RECIPES[recipe](), encoder_weights="none"))).save(path)
+
+
+def _bare_rate(network: str, short: int, long: int) -> float:
+    """Images a second of model.predict, between a short and a long call."""
+    import keras
+
+    model: Any = keras.saving.load_model(network, compile=False)
+    images = np.random.default_rng(0).integers(0, 256, (long, *model.input_shape[1:]), np.uint8)
+    model.predict(images[:8], batch_size=8, verbose=0)
+    seconds = []
+    for count in (short, long):
+        began = time.monotonic()
+        model.predict(images[:count], batch_size=8, verbose=0)
+        seconds.append(time.monotonic() - began)
+    return (long - short) / (seconds[1] - seconds[0])
+
+
+def _apart(work: Callable[..., Any], *arguments: Any) -> Any:
+    """Calls it in a process of its own."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(work, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main(tyro.cli(Benchmark, description=__doc__)))

@@ -1,0 +1,78 @@
+"""Where a model errs: by depth, and by distance to a depth edge; how many pixels are within which ratio of truth."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+DEPTH_EDGES_M = np.array([0.0, 1.0, 2.0, 3.0, 5.0, 8.0, 12.0, 20.0, 30.0, 50.0, 80.0, 120.0, np.inf])
+"""Ranges of true depth; each holds its lower edge."""
+EDGE_DISTANCES_PX = np.array([0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, np.inf])
+"""Ranges of distance to the nearest pixel of edge_mask; the first holds the edges themselves."""
+RATIOS = np.linspace(1.01, 2.0, 100)
+"""Where the curve of delta is drawn; delta1 is its value at 1.25."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Breakdown:
+    """Sums over images, float64; two add up.
+
+    Attributes:
+        by_depth: (len(DEPTH_EDGES_M) - 1, 3): pixels, sum of the relative error's size, sum of the relative error.
+        by_edge_distance: (len(EDGE_DISTANCES_PX) - 1, 3): the same.
+        within_ratio: (len(RATIOS),) sum over images of the share of pixels whose max(pred/gt, gt/pred) is less.
+        images: that have a counted pixel.
+    """
+
+    by_depth: np.ndarray
+    by_edge_distance: np.ndarray
+    within_ratio: np.ndarray
+    images: int
+
+    def __add__(self, other: "Breakdown") -> "Breakdown":
+        return Breakdown(
+            by_depth=self.by_depth + other.by_depth,
+            by_edge_distance=self.by_edge_distance + other.by_edge_distance,
+            within_ratio=self.within_ratio + other.within_ratio,
+            images=self.images + other.images,
+        )
+
+
+def image_breakdown(
+    *, depth_pred: np.ndarray, depth_gt: np.ndarray, mask: np.ndarray, edge_mask: np.ndarray
+) -> Breakdown:
+    """One image's.
+
+    Args:
+        depth_pred, depth_gt: (H, W) float, metres, > 0 where counted.
+        mask: (H, W) bool, True = counted.
+        edge_mask: (H, W) bool.
+    """
+    gt, pred = depth_gt[mask].astype(np.float64), depth_pred[mask].astype(np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        error = (pred - gt) / gt
+        ratio = np.maximum(pred / gt, gt / pred)
+    # To the nearest zero pixel of its argument; where there is no edge, the image's size and more.
+    distance = cv2.distanceTransform((~edge_mask).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    shares = np.searchsorted(np.sort(ratio), RATIOS, side="left") / max(1, len(ratio))
+    return Breakdown(
+        by_depth=_sums(gt, DEPTH_EDGES_M, error),
+        by_edge_distance=_sums(distance[mask], EDGE_DISTANCES_PX, error),
+        within_ratio=shares,
+        images=int(mask.any()),
+    )
+
+
+def total(breakdowns: Iterable[Breakdown]) -> Breakdown:
+    """Their sum, in the order given."""
+    zeros = [np.zeros((len(edges) - 1, 3)) for edges in (DEPTH_EDGES_M, EDGE_DISTANCES_PX)]
+    nothing = Breakdown(by_depth=zeros[0], by_edge_distance=zeros[1], within_ratio=np.zeros(len(RATIOS)), images=0)
+    return sum(breakdowns, start=nothing)
+
+
+def _sums(values: np.ndarray, edges: np.ndarray, error: np.ndarray) -> np.ndarray:
+    """Pixels, sum of |error| and sum of error in each range."""
+    place = np.searchsorted(edges, values, side="right") - 1
+    weights = (None, np.abs(error), error)
+    return np.stack([np.bincount(place, weight, minlength=len(edges) - 1) for weight in weights], axis=1).astype(float)

@@ -1,0 +1,56 @@
+"""A model as a user names it on the command line: one of the registry, a folder, or Depth Anything."""
+
+from dataclasses import dataclass
+
+from depthflow.inference import depth_anything
+from depthflow.inference.predictor import find_network, load_predictor
+from depthflow.models.interface import LoadPredictor, Output
+from depthflow.registry.versions import ResolvedModel, resolve_model
+
+
+@dataclass(frozen=True, kw_only=True)
+class NamedModel:
+    """What it takes to predict with a model in any of Ray's processes.
+
+    Attributes:
+        uri: as given, or models:/NAME/VERSION where an alias was.
+        load: makes the predictor.
+        output: what it predicts.
+        python: the interpreter of processes that hold it; None for Ray's own.
+        resolved: what the registry knows of it; None for a model that is none of ours.
+    """
+
+    uri: str
+    load: LoadPredictor
+    output: Output
+    python: str | None
+    resolved: ResolvedModel | None
+
+
+def find_model(name: str) -> NamedModel:
+    """Finds a model, before anything starts.
+
+    Args:
+        name: models:/NAME@ALIAS, models:/NAME/VERSION, runs:/..., a folder, depth-anything-v2-small, or
+            depth-anything:FOLDER.
+
+    Raises:
+        RegistryError: if there is no such model, or what it needs is not installed.
+    """
+    if depth_anything.is_depth_anything(name):
+        return NamedModel(
+            uri=name,
+            load=lambda: depth_anything.DepthAnythingPredictor(name),
+            output=depth_anything.output_of(name),
+            python=depth_anything.python(),
+            resolved=None,
+        )
+    resolved = resolve_model(name)
+    find_network(resolved.download())
+    return NamedModel(
+        uri=resolved.uri,
+        load=lambda: load_predictor(resolved.download()),
+        output="metres",
+        python=None,
+        resolved=resolved,
+    )

@@ -1,0 +1,72 @@
+"""Photographs by the hundred over Ray: every one ends as a result or with a reason."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from depthflow.inference.photographs import find_photographs
+from depthflow.inference.predict import Outputs, predict_photographs
+from depthflow.inference.predictor import ConstantPredictor
+
+SIZES = ((24, 32), (32, 24), (40, 40), (1, 1))
+
+
+@pytest.fixture
+def photographs(tmp_path) -> Path:
+    """195 photographs of several kinds and sizes, and 5 files that are none."""
+    draws = np.random.default_rng(0)
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    for k in range(195):
+        size = SIZES[k % len(SIZES)]
+        match k % 5:
+            case 0:
+                image, suffix = Image.fromarray(draws.integers(0, 256, (*size, 3), np.uint8)), "jpg"
+            case 1:
+                image, suffix = Image.fromarray(draws.integers(0, 256, (*size, 3), np.uint8)), "webp"
+            case 2:
+                image, suffix = Image.fromarray(draws.integers(0, 256, size, np.uint8)), "png"
+            case 3:
+                image, suffix = Image.fromarray(draws.integers(0, 65536, size, np.uint16)), "png"
+            case _:
+                image, suffix = Image.fromarray(draws.integers(0, 256, (*size, 4), np.uint8)), "png"
+        image.save(folder / f"{k:03d}.{suffix}")
+    (folder / "a.jpg").touch()
+    (folder / "b.png").write_text("a note")
+    (folder / "c.jpg").write_bytes((folder / "000.jpg").read_bytes()[:100])
+    (folder / "d.webp").write_bytes(b"RIFF0000WEBP")
+    (folder / "e.png").symlink_to(folder / "absent.png")
+    return folder
+
+
+def test_195_results_and_5_reasons(shared_ray, photographs, tmp_path):
+    paths = find_photographs((str(photographs),))
+    assert len(paths) == 200
+    outputs = Outputs(
+        folder=str(tmp_path / "out"), kinds=("npy",), model="constant", output="metres", lens=None, settings={}
+    )
+
+    def predict() -> list[dict]:
+        return predict_photographs(
+            paths, load=lambda: ConstantPredictor(2.0), outputs=outputs, num_workers=2, use_gpu=False
+        )
+
+    rows = predict()
+    assert [row["path"] for row in rows] == sorted(paths)
+    refused = {Path(row["path"]).name: row["reason"] for row in rows if row["reason"]}
+    assert refused == {
+        "a.jpg": "empty_file",
+        "b.png": "unreadable_image",
+        "c.jpg": "unreadable_image",
+        "d.webp": "unreadable_image",
+        "e.png": "unreadable_file",
+    }
+    for row in rows:
+        if not row["reason"]:
+            with Image.open(row["path"]) as image:
+                assert np.load(row["outputs"][0]).shape == (image.height, image.width)
+    assert Counter(row["done_before"] for row in rows) == {False: 200}
+    assert Counter(row["done_before"] for row in predict()) == {True: 195, False: 5}

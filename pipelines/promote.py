@@ -22,6 +22,8 @@ from depthflow.registry.promotion import (
 from depthflow.registry.versions import CHALLENGER, CHAMPION, ResolvedModel, resolve_model
 from depthflow.samples.store import open_store
 
+BASELINE = "the mean-depth baseline"
+
 
 def main(config: PromoteConfig) -> dict[str, Any]:
     """Decides, moves the alias champion, and says what was decided and why."""
@@ -55,7 +57,7 @@ def _challenge(config: PromoteConfig) -> dict[str, Any]:
         raise RegistryError(f"The challenger, {champion.uri}, is the champion already. Train a new version first.")
     evaluations = _evaluate(config, challenger, champion)
     candidates = {name: _candidate(name, evaluation) for name, evaluation in evaluations.items()}
-    rival = champion.uri if champion else "the mean-depth baseline"
+    rival = champion.uri if champion else BASELINE
     policy = Policy(
         margin=config.margin,
         tolerance=config.tolerance,
@@ -95,7 +97,7 @@ def _evaluate(
     if champion is not None:
         models[champion.uri] = lambda: load_predictor(champion.download())
     elif baseline_depth_m is not None:
-        models["the mean-depth baseline"] = lambda: ConstantPredictor(baseline_depth_m)
+        models[BASELINE] = lambda: ConstantPredictor(baseline_depth_m)
     else:
         raise RegistryError(f"{challenger.uri} has no baseline_depth_m tag, and there is no champion to compare with.")
     with ray_session(config.num_cpus):
@@ -116,7 +118,7 @@ def _candidate(label: str, evaluation: Evaluation) -> Candidate:
         samples=evaluation.samples,
         figures=evaluation.figures,
         errors={image["sample_id"]: image[PRIMARY_METRIC] for image in evaluation.images},
-        image_ms=evaluation.image_ms,
+        image_ms=None if label == BASELINE else evaluation.image_ms,  # Who predicts one depth is no measure of speed.
         problems=evaluation.problems,
     )
 

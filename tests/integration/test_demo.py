@@ -242,18 +242,15 @@ def test_protocol_refuses_a_resized_store(run, demo, tmp_path):
     assert "--height 192 --width 256" in done.result["error"]
 
 
-class TestDepthAnything:
-    """A tiny Depth Anything of transformers' own classes, in the environment that the real one runs in."""
-
-    @pytest.fixture(scope="class")
-    def tiny(self, tmp_path_factory) -> Path:
-        """A folder as transformers saves a model: random weights, photographs of 28 x 28."""
-        try:
-            interpreter = depth_anything.python()
-        except RegistryError as error:
-            pytest.skip(str(error))
-        folder = tmp_path_factory.mktemp("depth-anything")
-        script = """
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory) -> Path:
+    """A folder as transformers saves a model: random weights, photographs of 28 x 28."""
+    try:
+        interpreter = depth_anything.python()
+    except RegistryError as error:
+        pytest.skip(str(error))
+    folder = tmp_path_factory.mktemp("depth-anything")
+    script = """
 import sys, torch
 from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config, DPTImageProcessor
 torch.manual_seed(0)
@@ -271,9 +268,13 @@ DPTImageProcessor(
     image_mean=[0.485, 0.456, 0.406], image_std=[0.229, 0.224, 0.225],
 ).save_pretrained(sys.argv[1])
 """
-        done = subprocess.run([interpreter, "-c", script, folder], capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr[-3000:]
-        return folder
+    done = subprocess.run([interpreter, "-c", script, folder], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+class TestDepthAnything:
+    """A tiny Depth Anything of transformers' own classes, in the environment that the real one runs in."""
 
     def test_evaluated_beside_the_champion_where_a_protocol_aligns(self, run, demo, tiny, tmp_path):
         flags = ("--samples", demo.folder / "val-full-resolution", "--out", "evaluation")

@@ -98,4 +98,5 @@ class DepthAnythingPredictor:
 
         results = self._pipeline([Image.fromarray(image) for image in rgb], batch_size=len(rgb))
         maps = [np.asarray(result["predicted_depth"], np.float32) for result in results]
-        return np.stack(maps).reshape(rgb.shape[:3])
+        # The pipeline enlarges by bicubic interpolation, which falls below zero beside what is infinitely far.
+        return np.maximum(np.stack(maps).reshape(rgb.shape[:3]), 0.0)

@@ -47,7 +47,14 @@ def main(config: EvaluateConfig) -> dict[str, Any]:
         run_log.metrics({f"{config.split}/samples": result.samples})
         with TemporaryDirectory() as scratch:
             out = Path(config.out or scratch).absolute()
-            files = write_evaluation(out, evaluations, protocol=protocol, store=store, depth_m=depth_m)
+            titles = {MODEL: model.uri, BASELINE: "mean depth"}
+            files = write_evaluation(
+                out,
+                {titles.get(name, name): found for name, found in evaluations.items()},
+                protocol=protocol,
+                store=store,
+                depth_m={titles.get(name, name): maps for name, maps in depth_m.items()},
+            )
             for file in files:
                 run_log.artifact(file, "evaluation")
     if model.resolved is not None and model.resolved.version is not None:

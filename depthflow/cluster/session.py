@@ -12,15 +12,8 @@ import ray
 
 from depthflow.errors import PlacementError
 
-WORKER_ENVIRONMENT = {
-    "KERAS_BACKEND": "tensorflow",
-    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
-    "TF_CPP_MIN_LOG_LEVEL": "3",
-    "TF_ENABLE_ONEDNN_OPTS": "1",
-}
-"""Of every process: Keras on TensorFlow without its start-up messages; no second copy of what workers print; and
-oneDNN's convolutions, which TensorFlow takes of itself only on CPUs with AVX-512, and which make a training step of the
-ResNet50 1.5 times as fast with AVX2, too."""
+WORKER_ENVIRONMENT = {"KERAS_BACKEND": "tensorflow", "RAY_TRAIN_ENABLE_PRINT_PATCH": "0", "TF_CPP_MIN_LOG_LEVEL": "3"}
+"""Of every process: Keras on TensorFlow without its start-up messages, and no second copy of what workers print."""
 
 
 @contextmanager

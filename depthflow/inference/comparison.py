@@ -8,7 +8,7 @@ import ray
 
 from depthflow.errors import unwrapped
 from depthflow.inference.photographs import read_photograph
-from depthflow.inference.predict import QUANTITIES, Outputs, output_names, shrunk
+from depthflow.inference.predict import DRAWN_AS, Outputs, output_names, shrunk
 from depthflow.pictures.panels import DepthMap, draw_comparison
 
 SUFFIX = "compare.png"
@@ -32,7 +32,7 @@ def draw_comparisons(paths: list[str], outputs: Sequence[Outputs]) -> list[str]:
         rgb = read_photograph(path)
         shrunken = [shrunk(rgb, np.load(file)) for file in files]
         maps = [
-            DepthMap(title=one.model, depth_m=small, quantity=QUANTITIES[one.output])
+            DepthMap(title=one.model, depth_m=small, **DRAWN_AS[one.output])
             for one, (_, small) in zip(outputs, shrunken, strict=True)
         ]
         picture = Path(outputs[0].folder) / f"{name}.{SUFFIX}"

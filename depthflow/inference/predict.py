@@ -30,7 +30,10 @@ FILE_NAMES: Mapping[Output, Mapping[Kind, str]] = {
 }
 """Relative depth goes by another name: nobody shall take it for metres."""
 SCALE_KEYS: Mapping[Output, str] = {"metres": SCALE_KEY, "relative inverse depth": "relative_scale"}
-QUANTITIES: Mapping[Output, str] = {"metres": "depth, m", "relative inverse depth": "relative inverse depth"}
+DRAWN_AS: Mapping[Output, Mapping[str, Any]] = {
+    "metres": {"quantity": "depth, m"},
+    "relative inverse depth": {"quantity": "relative inverse depth", "larger_is_nearer": True},
+}
 SIDECAR = "depth.json"
 """Written last, so that it stands for all files of a photograph."""
 BATCH_SIZE = 8
@@ -175,7 +178,7 @@ class PhotographPredictor:
                 return {key: write_png16(path, depth_m, scale_key=key)}
             case "panel":
                 small_rgb, small_m = shrunk(rgb, depth_m)
-                drawn = DepthMap(title="predicted depth", depth_m=small_m, quantity=QUANTITIES[self._outputs.output])
+                drawn = DepthMap(title="predicted depth", depth_m=small_m, **DRAWN_AS[self._outputs.output])
                 draw_panel(path, rgb=small_rgb, maps=[drawn])
             case "ply":
                 assert self._outputs.lens is not None

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator, PercentFormatter
 
 DEPTH_COLOURS = "viridis_r"
+INVERSE_COLOURS = "viridis"
 ERROR_COLOURS = "RdBu_r"
 INVALID_GREY = "0.6"
 EDGE_COLOUR = "#ff6a00"
@@ -36,12 +37,14 @@ class DepthMap:
         depth_m: (H, W) float, metres.
         valid_mask: (H, W) bool, or None where all is valid.
         quantity: what its scale bar says, for maps that are not metres.
+        larger_is_nearer: inverse depth; near is drawn in the same colour either way.
     """
 
     title: str
     depth_m: np.ndarray
     valid_mask: np.ndarray | None = None
     quantity: str = "depth, m"
+    larger_is_nearer: bool = False
 
     @property
     def masked(self) -> np.ma.MaskedArray:
@@ -175,7 +178,8 @@ def _draw_scale_bar(figure: Figure, axes: Sequence[Axes], norm: Normalize, quant
 
 
 def _draw_map(axis: Axes, depth_map: DepthMap, norm: Normalize) -> None:
-    axis.imshow(depth_map.masked, cmap=colormaps[DEPTH_COLOURS].with_extremes(bad=INVALID_GREY), norm=norm)
+    colours = colormaps[INVERSE_COLOURS if depth_map.larger_is_nearer else DEPTH_COLOURS]
+    axis.imshow(depth_map.masked, cmap=colours.with_extremes(bad=INVALID_GREY), norm=norm)
     axis.set_title(depth_map.title, fontsize=10)
 
 

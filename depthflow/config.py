@@ -427,8 +427,8 @@ class PromoteConfig(PoolConfig):
         _require(
             not self.force or bool(self.reason), "--force needs --reason TEXT: the record says why. Received: none"
         )
-        alone = [flag for flag in ("force", "rollback", "history") if getattr(self, flag)]
-        _require(len(alone) < 2, f"--force, --rollback and --history exclude each other. Received: {alone}")
+        alone = [f"--{flag}" for flag in ("force", "rollback", "history") if getattr(self, flag)]
+        _require(len(alone) < 2, f"--force, --rollback and --history exclude each other. Received: {' '.join(alone)}")
         _require(
             self.rollback or self.history or bool(self.samples), "--samples is needed to compare models. Received: none"
         )

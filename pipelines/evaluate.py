@@ -1,4 +1,4 @@
-"""Evaluate a model under a named protocol, beside the mean-depth baseline and other models, with a report."""
+"""Evaluate a model under a named protocol, beside others, with a report."""
 
 import sys
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Promote the challenger if it is better, and record why; or roll back, or show what was decided so far."""
+"""Promote the challenger if it is better, or roll back, or show the history."""
 
 import sys
 from typing import Any

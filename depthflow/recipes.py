@@ -52,8 +52,8 @@ def diode() -> Recipe:
 
     The encoder's batch normalisation keeps its ImageNet statistics and the decoder normalises by groups, so that
     the whole forward and backward pass is one program and one all-reduce follows: --xla compiles it, and --dtype
-    mixed_bfloat16 is for GPUs from A100 on. Not yet run at full size: no duration and no score are known. Its choices
-    are nyu-cpu's, which were measured.
+    mixed_bfloat16 is for GPUs from A100 on. Not yet run at full size: no duration and no score are known. Its loss,
+    optimizer and augmentation are nyu-cpu's, which were measured.
     """
     return Recipe(
         name="diode",
@@ -84,6 +84,8 @@ def nyu_cpu() -> Recipe:
 
     The encoder's batch normalisation keeps its ImageNet statistics, its weights a third of the rate; the decoder has a
     quarter of the tutorial's width and ends at half resolution; a zoom divides depth, as all frames are one camera's.
+    Seen on 648 photographs of NYU Depth V2 at 128 x 160, 147 others held out: val abs_rel 0.175, delta1 0.736 after 64
+    minutes on two cores with TF_ENABLE_ONEDNN_OPTS=1 (docs/learning.md).
     """
     return Recipe(
         name="nyu-cpu",

@@ -12,11 +12,10 @@ import numpy as np
 from depthflow.cluster.session import plan_pool, ray_session
 from depthflow.command import run_command
 from depthflow.config import EvaluateConfig
-from depthflow.errors import ProtocolError
 from depthflow.evaluation.evaluate import Evaluation, Evaluator
 from depthflow.evaluation.protocols import Protocol, check_output, find_protocol, rows_of
 from depthflow.evaluation.report import shown_rows, write_evaluation
-from depthflow.inference.named_model import NamedModel, find_model
+from depthflow.inference.named_model import NamedModel, find_models
 from depthflow.inference.predictor import ConstantPredictor
 from depthflow.models.interface import LoadPredictor
 from depthflow.registry.runs import mlflow_run
@@ -30,7 +29,7 @@ def main(config: EvaluateConfig) -> dict[str, Any]:
     """Computes the figures over every sample of the split, and logs them with a report to MLflow."""
     protocol, store = find_protocol(config.protocol), open_store(config.samples)
     rows_of(protocol, store, config.split)
-    models = _models(config)
+    models = dict(zip((MODEL, *config.compare), find_models([config.model, *config.compare]), strict=True))
     for named in models.values():
         check_output(protocol, named.output, model=named.uri)
     model = models[MODEL]
@@ -71,17 +70,6 @@ def main(config: EvaluateConfig) -> dict[str, Any]:
         "run_id": run_log.run_id,
         "files": [str(file) for file in files] if config.out else [],
     }
-
-
-def _models(config: EvaluateConfig) -> dict[str, NamedModel]:
-    """The model under its role, those that it is compared with under their names.
-
-    Raises:
-        ProtocolError: if a model is named twice.
-    """
-    if len({config.model, *config.compare}) < 1 + len(config.compare):
-        raise ProtocolError(f"--compare names a model twice. Received: {config.model} and {config.compare}")
-    return {MODEL: find_model(config.model), **{name: find_model(name) for name in config.compare}}
 
 
 def _evaluate(

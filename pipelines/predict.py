@@ -11,7 +11,7 @@ from depthflow.command import run_command
 from depthflow.config import PredictConfig
 from depthflow.errors import RegistryError
 from depthflow.inference.comparison import draw_comparisons
-from depthflow.inference.named_model import NamedModel, find_model
+from depthflow.inference.named_model import NamedModel, find_models
 from depthflow.inference.photographs import find_photographs
 from depthflow.inference.predict import Kind, Outputs, predict_photographs
 from depthflow.inference.tiles import TiledPredictor
@@ -22,7 +22,7 @@ from depthflow.models.interface import LoadPredictor
 def main(config: PredictConfig) -> dict[str, Any]:
     """Writes the files asked for of each photograph that has none yet; a broken one is reported."""
     paths = find_photographs(config.images)
-    models = [find_model(name) for name in (config.model, *config.compare)]
+    models = find_models([config.model, *config.compare])
     outputs = [_outputs(model, config, is_first=model is models[0]) for model in models]
     with ray_session(config.num_cpus):
         results = [

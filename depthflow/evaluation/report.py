@@ -158,38 +158,27 @@ def _figures(evaluations: Mapping[str, Evaluation]) -> Section:
 def _errors(result: Evaluation) -> Section:
     """By depth, by distance to an edge, and the curve of delta."""
     groups = {kind: found for kind, found in result.breakdowns.items() if found.images}
-    by_depth = {kind: found.by_depth for kind, found in groups.items()}
-    by_edge = {kind: found.by_edge_distance for kind, found in groups.items()}
+    by_depth = {kind: _means(found.by_depth) for kind, found in groups.items()}
+    by_edge = {kind: _means(found.by_edge_distance) for kind, found in groups.items()}
+    depth_ranges, edge_ranges = range_names(DEPTH_EDGES_M), ["edge", *range_names(EDGE_DISTANCES_PX)[1:]]
     charts = [
-        Picture(
-            image=draw_ranges(
-                range_names(DEPTH_EDGES_M),
-                {kind: _means(sums)[:, 0] for kind, sums in by_depth.items()},
-                x_label="true depth, m",
-                y_label="mean relative error",
-            ),
-            alt="Mean absolute relative error by ranges of true depth",
+        _range_chart(
+            {kind: means[:, 0] for kind, means in by_depth.items()},
+            ranges=depth_ranges,
+            axes=("true depth, m", "mean relative error"),
             caption="How large the relative error is, by true depth, over all counted pixels of the range.",
         ),
-        Picture(
-            image=draw_ranges(
-                range_names(DEPTH_EDGES_M),
-                {kind: _means(sums)[:, 1] for kind, sums in by_depth.items()},
-                x_label="true depth, m",
-                y_label="mean signed relative error",
-                zero_line=True,
-            ),
-            alt="Mean signed relative error by ranges of true depth",
+        _range_chart(
+            {kind: means[:, 1] for kind, means in by_depth.items()},
+            ranges=depth_ranges,
+            axes=("true depth, m", "mean signed relative error"),
             caption="Which way it errs: above zero predictions are too far, below too near.",
+            zero_line=True,
         ),
-        Picture(
-            image=draw_ranges(
-                ["edge", *range_names(EDGE_DISTANCES_PX)[1:]],
-                {kind: _means(sums)[:, 0] for kind, sums in by_edge.items()},
-                x_label="distance to the nearest depth edge, px",
-                y_label="mean relative error",
-            ),
-            alt="Mean absolute relative error by distance to a depth edge",
+        _range_chart(
+            {kind: means[:, 0] for kind, means in by_edge.items()},
+            ranges=edge_ranges,
+            axes=("distance to the nearest depth edge, px", "mean relative error"),
             caption="At edges the laser's depth is least to be trusted, too.",
         ),
         Picture(
@@ -211,6 +200,19 @@ def _errors(result: Evaluation) -> Section:
             Details(summary="The same in figures", parts=[_range_table(groups)]),
         ],
     )
+
+
+def _range_chart(
+    groups: Mapping[str, np.ndarray],
+    *,
+    ranges: Sequence[str],
+    axes: tuple[str, str],
+    caption: str,
+    zero_line: bool = False,
+) -> Picture:
+    x_label, y_label = axes
+    image = draw_ranges(ranges, groups, x_label=x_label, y_label=y_label, zero_line=zero_line)
+    return Picture(image=image, alt=f"{y_label.capitalize()} by {x_label}", caption=caption)
 
 
 def range_names(edges: np.ndarray) -> list[str]:

@@ -1,7 +1,9 @@
 """A model as a user names it on the command line: one of the registry, a folder, or Depth Anything."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from depthflow.errors import RegistryError
 from depthflow.inference import depth_anything
 from depthflow.inference.predictor import find_network, load_predictor
 from depthflow.models.interface import LoadPredictor, Output
@@ -27,8 +29,21 @@ class NamedModel:
     resolved: ResolvedModel | None
 
 
+def find_models(names: Sequence[str]) -> list[NamedModel]:
+    """Finds models that are to be compared, before anything starts.
+
+    Raises:
+        RegistryError: if there is no such model, two are the same, or what one needs is not installed.
+    """
+    models = [find_model(name) for name in names]
+    uris = [model.uri for model in models]
+    if len(set(uris)) < len(uris):
+        raise RegistryError(f"A model is compared with itself: {', '.join(uris)}. Check --model and --compare.")
+    return models
+
+
 def find_model(name: str) -> NamedModel:
-    """Finds a model, before anything starts.
+    """Finds a model.
 
     Args:
         name: models:/NAME@ALIAS, models:/NAME/VERSION, runs:/..., a folder, depth-anything-v2-small, or

@@ -29,20 +29,21 @@ FILE_NAMES: Mapping[Output, Mapping[Kind, str]] = {
     "relative inverse depth": {"npy": "relative.npy", "png": "relative.png", "panel": "panel.png"},
 }
 """Relative depth goes by another name: nobody shall take it for metres."""
+ALL_FILES = {name for names in FILE_NAMES.values() for name in names.values()}
 SCALE_KEYS: Mapping[Output, str] = {"metres": SCALE_KEY, "relative inverse depth": "relative_scale"}
 DRAWN_AS: Mapping[Output, Mapping[str, Any]] = {
     "metres": {"quantity": "depth, m"},
     "relative inverse depth": {"quantity": "relative inverse depth", "larger_is_nearer": True},
 }
 SIDECAR = "depth.json"
-"""Written last, so that it stands for all files of a photograph."""
+"""Taken away first and written last, so that it stands for the files it lists."""
 BATCH_SIZE = 8
 BATCHES_AT_ONCE = 3
 """In each process: one is read, one predicted, one written."""
 CHUNK_PIXELS = 8_000_000
 """So many pixels are predicted together, or one photograph that has more."""
 LARGE_PIXELS = 16_000_000
-"""Of photographs with more, a process holds one at a time."""
+"""Of photographs with more, a process predicts and writes one at a time; others that were read wait."""
 PANEL_PX = 1024
 """Longer side of a picture in a panel: what is drawn is for people."""
 
@@ -92,15 +93,19 @@ class Outputs:
         try:
             written = json.loads(self.sidecar(name).read_text())
             same = all(written.get(key) == value for key, value in self.facts(path).items())
-        except (OSError, ValueError, AttributeError):
+            listed = {*self.kinds} <= {*written["files"]}
+        except (OSError, ValueError, AttributeError, KeyError, TypeError):
             return False
-        return same and all(Path(file).is_file() for file in self.files(name))
+        return same and listed and all(Path(file).is_file() for file in self.files(name))
 
 
 class _Photograph(NamedTuple):
+    """One that was read, with what its files depend on, as it was before."""
+
     path: str
     name: str
     rgb: np.ndarray
+    facts: dict[str, Any]
 
 
 class PhotographPredictor:
@@ -130,7 +135,8 @@ class PhotographPredictor:
         chunk: list[_Photograph] = []
         for path, name in zip(batch["path"], batch["name"], strict=True):
             try:
-                photograph = _Photograph(str(path), str(name), read_photograph(str(path)))
+                facts = self._outputs.facts(str(path))
+                photograph = _Photograph(str(path), str(name), read_photograph(str(path)), facts)
             except RejectError as error:
                 rejects.append(_reject(str(path), error))
                 continue
@@ -149,7 +155,10 @@ class PhotographPredictor:
         return [self._written(photograph, one) for photograph, one in zip(photographs, depth_m, strict=True)]
 
     def _written(self, photograph: _Photograph, depth_m: np.ndarray) -> dict[str, Any]:
-        """Writes a photograph's files beside their place, then renames them: none is ever seen half-written."""
+        """Writes a photograph's files beside their place, then renames them: none is ever seen half-written.
+
+        What an earlier run left of it, of another model perhaps, goes: all files of a photograph are of one run.
+        """
         positive = (depth_m > 0).all() if self._outputs.output == "metres" else (depth_m >= 0).all()
         if not np.isfinite(depth_m).all() or not positive:
             message = "the model predicts depths that are not finite and positive"
@@ -157,13 +166,16 @@ class PhotographPredictor:
         out = Path(self._outputs.folder)
         out.mkdir(parents=True, exist_ok=True)
         files = self._outputs.files(photograph.name)
-        facts = self._outputs.facts(photograph.path)
+        facts = {**photograph.facts, "files": self._outputs.kinds}
         with TemporaryDirectory(prefix=".tmp-", dir=out) as scratch:
             folder = Path(scratch)
             for kind, file in zip(self._outputs.kinds, files, strict=True):
                 facts |= self._write(kind, folder / Path(file).name, photograph.rgb, depth_m)
             sidecar = self._outputs.sidecar(photograph.name)
             (folder / sidecar.name).write_text(json.dumps(facts))
+            sidecar.unlink(missing_ok=True)
+            for suffix in ALL_FILES - {Path(file).name.removeprefix(f"{photograph.name}.") for file in files}:
+                (out / f"{photograph.name}.{suffix}").unlink(missing_ok=True)
             for file in [*files, str(sidecar)]:
                 (folder / Path(file).name).rename(file)
         return {"path": photograph.path, "outputs": files, "reason": "", "message": ""}

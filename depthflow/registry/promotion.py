@@ -201,16 +201,18 @@ def _recorded_moves(model_name: str, experiment: str, *, present: str | None) ->
     """The moves of a model's alias, in the order they were made.
 
     Args:
-        present: the version that the alias names. A move that was killed before its record was finished counts if it
-            is the last one and the alias is where it was to go.
+        present: the version that the alias names. A move that was killed before its record was finished counts if no
+            other followed it and the alias is where it was to go.
     """
-    runs = _decisions(model_name, experiment)
+    runs = [
+        run
+        for run in _decisions(model_name, experiment)
+        if run.data.tags["depthflow.decision"] in MOVES and run.info.status in ("FINISHED", "RUNNING")
+    ]
     moves = []
     for run in runs:
         move = Move(decision=run.data.tags["depthflow.decision"], champion=run.data.tags["depthflow.champion"])
-        finished = run.info.status == "FINISHED"
-        half_way = run is runs[-1] and run.info.status == "RUNNING" and move.champion == present
-        if move.decision in MOVES and (finished or half_way):
+        if run.info.status == "FINISHED" or (run is runs[-1] and move.champion == present):
             moves.append(move)
     return moves
 

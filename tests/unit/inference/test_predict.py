@@ -147,6 +147,19 @@ def test_done_is_what_an_earlier_run_left_whole(tmp_path, photograph):
     assert not wanted.is_done(path=str(tmp_path / "another.jpg"), name="room")
 
 
+def test_files_of_another_model_are_not_taken_for_this_ones(tmp_path, photograph):
+    """The first model leaves a PNG; the second writes no PNG, and is asked for one later."""
+    out, done = tmp_path / "out", {"path": str(photograph), "name": "room"}
+    predicted([photograph], outputs(out, ("npy", "png")))
+    predicted([photograph], outputs(out, ("npy",), model="models:/m/2"), lambda: ConstantPredictor(5.0))
+    assert sorted(path.name for path in out.iterdir()) == ["room.depth.json", "room.depth.npy"]
+    both = outputs(out, ("npy", "png"), model="models:/m/2")
+    assert outputs(out, ("npy",), model="models:/m/2").is_done(**done) and not both.is_done(**done)
+    predicted([photograph], both, lambda: ConstantPredictor(5.0))
+    assert both.is_done(**done)
+    assert read_png16(out / "room.depth.png")[0, 0] == 5.0
+
+
 @pytest.mark.parametrize("harm", ["photograph changed", "file gone", "sidecar gone", "sidecar cut", "sidecar strange"])
 def test_what_is_not_whole_is_done_again(tmp_path, photograph, harm):
     wanted = outputs(tmp_path / "out")

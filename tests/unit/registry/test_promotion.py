@@ -214,6 +214,10 @@ def test_rollback_after_a_promotion_that_was_killed(client, model):
     client.set_registered_model_alias(model, CHAMPION, "3")
     assert client.get_run(killed.info.run_id).info.status == "RUNNING"
     assert previous_champion(model, experiment=EXPERIMENT) == "2"
+    decide_upon(model, "refused", "3", "3")
+    with pytest.raises(RegistryError, match="became version 3"):
+        decide_upon(model, "promoted", "1", "2")
+    assert previous_champion(model, experiment=EXPERIMENT) == "2", "what moved nothing changes nothing"
 
 
 def test_rollback_after_a_rollback_that_was_killed(client, model):

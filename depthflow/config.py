@@ -201,6 +201,9 @@ class Recipe:
     """Network input width in pixels."""
     dtype: Literal["float32", "float64", "mixed_bfloat16", "mixed_float16"] = "float32"
     """Of arithmetic. mixed: weights stay float32, and float16 scales the loss. float64 is for checking equality."""
+    onednn: bool = False
+    """Convolutions by oneDNN on CPUs: faster for large networks, but rounding depends more on how many images are
+    computed together."""
     xla: bool = False
     """Compile the forward and backward pass with XLA; needs batch normalisation to be frozen or absent."""
     loss: tuple[tuple[LossName, float], ...] = (("tutorial", 1.0),)

@@ -96,6 +96,7 @@ def nyu_cpu() -> Recipe:
         decoder_norm="batch",
         height=128,
         width=160,
+        onednn=True,
         loss=(("l1", 1.0), ("silog", 1.0), ("gradient", 0.5)),
         horizontal_flip=True,
         max_zoom=1.5,
@@ -107,7 +108,7 @@ def nyu_cpu() -> Recipe:
         weight_decay=1e-2,
         clip_norm=1.0,
         frozen_encoder_epochs=2,
-        epochs=25,
+        epochs=18,
         global_batch_size=8,
     )
 

@@ -1,4 +1,4 @@
-"""What all tests share: commands in processes of their own, small trees in DIODE's layout, where other data are."""
+"""What all tests share: one Ray, commands in processes of their own, small trees of DIODE, where other data are."""
 
 import json
 import os
@@ -24,6 +24,7 @@ os.environ.update(RAY_worker_niceness="0")  # Else Ray's workers, at 15, starve 
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMAND_TIMEOUT_S = 600
+NUM_CPUS = 2
 
 
 class CommandServer:
@@ -77,6 +78,22 @@ def command_server() -> Iterator[CommandServer]:
     server = CommandServer()
     yield server
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def shared_ray() -> Iterator[str]:
+    """A running Ray's address; commands started from tests use it too."""
+    import ray
+
+    from depthflow.cluster.session import ray_session
+
+    with ray_session(NUM_CPUS):
+        address = ray.get_runtime_context().gcs_address
+        os.environ["RAY_ADDRESS"] = address
+        try:
+            yield address
+        finally:
+            del os.environ["RAY_ADDRESS"]
 
 
 @pytest.fixture(scope="session")

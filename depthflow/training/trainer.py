@@ -182,6 +182,7 @@ def run_on_workers(task: WorkerTask, plan: TrainingPlan, *, folder: JobFolder, m
             storage_path=str(folder.ray),
             logging_config=LoggingConfig(log_level="ERROR"),
             failure_config=FailureConfig(max_failures=max_failures),
+            worker_runtime_env={"env_vars": {"TF_ENABLE_ONEDNN_OPTS": str(int(task.recipe.onednn))}},
         ),
     )
     try:

@@ -27,12 +27,13 @@ def commands_and_results() -> list[tuple[str, str]]:
 
 
 @pytest.mark.slow
-def test_every_command_does_what_the_readme_says(command_server, tmp_path):
+def test_every_command_does_what_the_readme_says(shared_ray, command_server, tmp_path):
+    """On a Ray that runs, as on a cluster: that each command starts one of its own is tested elsewhere."""
     ran = commands_and_results()
     assert len(ran) >= 7
     for command, shown in ran:
         _, script, *arguments = shlex.split(command)
-        done = command_server.run(Path(script).stem, *arguments, cwd=tmp_path, env=own_environment())
+        done = command_server.run(Path(script).stem, *arguments, cwd=tmp_path, env=without_mlflow_server())
         result = last_json_line(done.stdout)
         assert done.returncode == 0, f"{command}\n{done.stdout[-500:]}\n{done.stderr[-3000:]}"
         assert result is not None
@@ -52,9 +53,8 @@ def test_no_placeholder_is_left():
     assert not re.search(r"@[A-Z]+@", README)
 
 
-def own_environment() -> dict[str, str]:
-    """As on a new user's machine: no cluster, no MLflow server."""
-    return {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI")}
+def without_mlflow_server() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
 
 
 def test_make_targets_of_the_readme_exist():

@@ -1,4 +1,4 @@
-"""One Ray for all integration tests; commands run as a user runs them, in processes of their own.
+"""Commands run as a user runs them, in processes of their own.
 
 Those of the demo are new interpreters; the rest are forked (tests/command_server.py), which saves their imports.
 """
@@ -7,19 +7,16 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
 
-from depthflow.cluster.session import ray_session
 from depthflow.command import last_json_line
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-NUM_CPUS = 2
 
 
 @dataclass(frozen=True)
@@ -30,18 +27,6 @@ class Finished:
     result: dict[str, Any]
     stdout: str
     stderr: str
-
-
-@pytest.fixture(scope="session")
-def shared_ray() -> Iterator[str]:
-    """A running Ray's address; commands started from tests use it too."""
-    with ray_session(NUM_CPUS):
-        address = ray.get_runtime_context().gcs_address
-        os.environ["RAY_ADDRESS"] = address
-        try:
-            yield address
-        finally:
-            del os.environ["RAY_ADDRESS"]
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""The tutorial's network learns: it overfits eight mini-DIODE images."""
+"""The tutorial's network, its decoder a quarter as wide, learns: it overfits eight mini-DIODE images."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -36,7 +36,8 @@ def eight_images(tmp_path) -> list[Planes]:
 def test_tutorials_unet_overfits_eight_images(eight_images):
     """The loss falls below 5% of its first value within sixty steps, in the step that every worker runs."""
     keras.utils.set_random_seed(0)
-    recipe = replace(tutorial(), encoder_weights="none", height=64, width=64, learning_rate=3e-4, epochs=STEPS)
+    size = {"decoder_filters": (256, 128, 64, 32, 16), "height": 64, "width": 64}
+    recipe = replace(tutorial(), encoder_weights="none", learning_rate=3e-4, epochs=STEPS, **size)
     trainee = Trainee(recipe, steps_per_epoch=1, group=WorkerGroup(rank=0, size=1), checkpoint=None)
     ids = [f"image {k}" for k in range(len(eight_images))]
     batch = TrainingBatch(

@@ -1,5 +1,8 @@
 """Photographs by the hundred over Ray: every one ends as a result or with a reason."""
 
+import json
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -70,3 +73,38 @@ def test_195_results_and_5_reasons(shared_ray, photographs, tmp_path):
                 assert np.load(row["outputs"][0]).shape == (image.height, image.width)
     assert Counter(row["done_before"] for row in rows) == {False: 200}
     assert Counter(row["done_before"] for row in predict()) == {True: 195, False: 5}
+
+
+def test_24_megapixels_stay_under_4_gb(tmp_path):
+    """Three at once, as a process of the pool has them, and every kind of file."""
+    image = Image.effect_noise((600, 400), 80).convert("RGB").resize((6000, 4000))
+    for k in range(3):
+        image.save(tmp_path / f"{k}.jpg")
+    done = subprocess.run([sys.executable, "-c", PREDICT_24_MEGAPIXELS, tmp_path], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    most_kib, depth_shape = json.loads(done.stdout.splitlines()[-1])
+    assert depth_shape == [4000, 6000]
+    assert most_kib * 1024 < 4e9, f"{most_kib / 1e6:.2f} GB"
+
+
+PREDICT_24_MEGAPIXELS = """
+import json, resource, sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+import numpy as np
+from depthflow.inference.predict import Outputs, PhotographPredictor
+from depthflow.inference.predictor import NetworkPredictor
+from depthflow.inference.writers import Lens
+from depthflow.models.unet import build_unet, serving_network
+from depthflow.recipes import smoke
+folder = Path(sys.argv[1])
+kinds = ("npy", "png", "panel", "ply")
+outputs = Outputs(folder=str(folder), kinds=kinds, model="m", output="metres", lens=Lens(fov_deg=60.0), settings={})
+pool = PhotographPredictor(lambda: NetworkPredictor(serving_network(build_unet(smoke()))), outputs)
+batches = [{"path": [str(folder / f"{k}.jpg")], "name": [str(k)]} for k in range(3)]
+with ThreadPoolExecutor(3) as threads:
+    rows = [json.loads(row) for made in threads.map(pool, batches) for row in made["row"]]
+assert all(len(row["outputs"]) == len(kinds) for row in rows), rows
+shape = np.load(rows[0]["outputs"][0], mmap_mode="r").shape
+print(json.dumps([resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, shape]))
+"""

@@ -32,6 +32,7 @@ from depthflow.cluster.session import WORKER_ENVIRONMENT
 from depthflow.config import Recipe
 from depthflow.recipes import RECIPES
 from depthflow.samples.store import open_store
+from depthflow.training.trainer import tensorflow_environment
 
 Figures = dict[str, float]
 
@@ -148,7 +149,7 @@ def _together(sides: Sequence[Side]) -> Figures:
 
 def _run(side: Side, ready: Any) -> Figures:
     os.sched_setaffinity(0, side.cpus)
-    os.environ.update(WORKER_ENVIRONMENT, CUDA_VISIBLE_DEVICES="")
+    os.environ.update(WORKER_ENVIRONMENT | tensorflow_environment(side.recipe), CUDA_VISIBLE_DEVICES="")
     if side.cluster:
         task = {"type": "worker", "index": side.rank}
         os.environ["TF_CONFIG"] = json.dumps({"cluster": {"worker": side.cluster}, "task": task})
@@ -179,7 +180,7 @@ def _loop(side: Side, ready: Any) -> Figures:
     from depthflow.training.watchdog import Watchdog
     from depthflow.training.worker import configure_process
 
-    configure_process(len(side.cpus), seed=0)
+    configure_process(len(side.cpus), seed=0, xla=side.recipe.xla)
     group = WorkerGroup(rank=side.rank, size=max(1, len(side.cluster)))
     store = open_store(side.samples)
     reader = SplitReader(store, "train")

@@ -108,7 +108,7 @@ def nyu_cpu() -> Recipe:
         weight_decay=1e-2,
         clip_norm=1.0,
         frozen_encoder_epochs=2,
-        epochs=18,
+        epochs=16,
         global_batch_size=8,
     )
 

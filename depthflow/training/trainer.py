@@ -182,7 +182,7 @@ def run_on_workers(task: WorkerTask, plan: TrainingPlan, *, folder: JobFolder, m
             storage_path=str(folder.ray),
             logging_config=LoggingConfig(log_level="ERROR"),
             failure_config=FailureConfig(max_failures=max_failures),
-            worker_runtime_env={"env_vars": {"TF_ENABLE_ONEDNN_OPTS": str(int(task.recipe.onednn))}},
+            worker_runtime_env={"env_vars": tensorflow_environment(task.recipe)},
         ),
     )
     try:
@@ -192,6 +192,11 @@ def run_on_workers(task: WorkerTask, plan: TrainingPlan, *, folder: JobFolder, m
         raise TrainingError(f"Training failed after {max_failures} retries: {error}") from error
     if status["status"] != "ok":
         raise TrainingError(status["error"])
+
+
+def tensorflow_environment(recipe: Recipe) -> dict[str, str]:
+    """What TensorFlow reads while it is imported, so that nothing in the process can say it later."""
+    return {"TF_ENABLE_ONEDNN_OPTS": str(int(recipe.onednn))}
 
 
 def worker_task(

@@ -39,7 +39,7 @@ def train_worker(task: WorkerTask) -> dict[str, str]:
     watchdog = Watchdog(task.step_timeout_s)
     try:
         context = ray.train.get_context()
-        configure_process(task.cpus, seed=task.recipe.seed)
+        configure_process(task.cpus, seed=task.recipe.seed, xla=task.recipe.xla)
         group = WorkerGroup(rank=context.get_world_rank(), size=context.get_world_size())
         with _metric_spool(task, group) as spool:
             _training_loop(task, group, watchdog, spool).run()
@@ -50,14 +50,18 @@ def train_worker(task: WorkerTask) -> dict[str, str]:
     return {"status": "ok"}
 
 
-def configure_process(cpus: int, *, seed: int) -> None:
-    """Threads, logs and randomness of a training process; before TensorFlow does anything."""
+def configure_process(cpus: int, *, seed: int, xla: bool = False) -> None:
+    """Threads, logs and randomness of a training process; before TensorFlow does anything.
+
+    Operations are made deterministic on CPUs alone: on GPUs it costs speed, and some have no such kernel there. XLA's
+    need not be told, and refuses the gradient of max pooling if they are.
+    """
     tf.get_logger().setLevel("ERROR")
     logging.getLogger().setLevel(logging.WARNING)
     tf.config.threading.set_intra_op_parallelism_threads(cpus)
     tf.config.threading.set_inter_op_parallelism_threads(1)
     keras.utils.set_random_seed(seed)
-    if not tf.config.list_physical_devices("GPU"):  # There it costs speed, and some operations have no such kernel.
+    if not xla and not tf.config.list_physical_devices("GPU"):
         tf.config.experimental.enable_op_determinism()
 
 

@@ -33,6 +33,13 @@ def _require_positive(**flags: int | None) -> None:
         _require(value is None or value >= 1, f"{flag} must be at least 1. Received: {value}")
 
 
+def _require_folder(**flags: str | None) -> None:
+    """Each flag, if given, is a path on a disk."""
+    for name, value in flags.items():
+        flag = f"--{name.replace('_', '-')}"
+        _require(value is None or "://" not in value, f"{flag} must be a folder on a disk. Received: {value}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class RayConfig:
     """Of every command that runs on Ray."""
@@ -74,6 +81,7 @@ class SynthesizeConfig:
     """Same arguments, same bytes."""
 
     def __post_init__(self) -> None:
+        _require_folder(out=self.out)
         _require(self.seed >= 0, f"--seed must not be negative. Received: {self.seed}")
         _require(self.scans >= 2, f"--scans must be at least 2, one for each split. Received: {self.scans}")
         _require(
@@ -100,6 +108,7 @@ class DownloadConfig:
     """What the archive's MD5 must be. Default: the official one."""
 
     def __post_init__(self) -> None:
+        _require_folder(out=self.out)
         _require_positive(connections=self.connections)
         _require(
             re.match(r"https?://[^/]", self.base_url) is not None,
@@ -357,7 +366,7 @@ class TrainJob(RayConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require("://" not in self.storage, f"--storage must be a folder. Received: {self.storage}")
+        _require_folder(storage=self.storage, cache_dir=self.cache_dir)
         _require_positive(num_workers=self.num_workers, keep_checkpoints=self.keep_checkpoints)
         _require_positive(checkpoint_every_steps=self.checkpoint_every_steps)
         _require(self.max_failures >= 0, f"--max-failures must not be negative. Received: {self.max_failures}")
@@ -365,10 +374,6 @@ class TrainJob(RayConfig):
         _require(self.drain_poll_s > 0, f"--drain-poll-s must be positive. Received: {self.drain_poll_s}")
         _require(self.mlflow_wait_s >= 0, f"--mlflow-wait-s must not be negative. Received: {self.mlflow_wait_s}")
         _require(0 <= self.cache_gib < math.inf, f"--cache-gib must be finite, 0 or more. Received: {self.cache_gib}")
-        _require(
-            self.cache_dir is None or "://" not in self.cache_dir,
-            f"--cache-dir must be a folder. Received: {self.cache_dir}",
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -390,6 +395,10 @@ class EvaluateConfig(PoolConfig):
     """Folder for report.html and images.csv. Default: they go to the MLflow run alone."""
     experiment: str = "depthflow"
     """MLflow experiment of the evaluation's run."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_folder(out=self.out)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -474,6 +483,7 @@ class PredictConfig(PoolConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        _require_folder(out=self.out)
         _require(len(self.images) > 0, "--images needs at least one photograph or folder. Received: none")
         _require(bool(self.files) or self.point_cloud, "--files needs at least one kind. Received: none")
         given = [self.fx is not None and self.fy is not None, self.fov_deg is not None]
@@ -506,4 +516,5 @@ class DemoConfig(RayConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        _require_folder(out=self.out)
         _require_positive(num_workers=self.num_workers, epochs=self.epochs)

@@ -34,10 +34,12 @@ SOUND = {
 REFUSED = [
     (SynthesizeConfig, {"scans": 1}, "--scans", "1"),
     (SynthesizeConfig, {"samples_per_scan": 0}, "--samples-per-scan", "0"),
+    (SynthesizeConfig, {"out": "s3://b/x"}, "--out", "s3://b/x"),
     (DownloadConfig, {"connections": 0}, "--connections", "0"),
     (DownloadConfig, {"base_url": "diode.org/x"}, "--base-url", "diode.org/x"),
     (DownloadConfig, {"base_url": "ftp://h"}, "--base-url", "ftp://h"),
     (DownloadConfig, {"md5": "12ab"}, "--md5", "12ab"),
+    (DownloadConfig, {"out": "s3://b/x"}, "--out", "s3://b/x"),
     (PreprocessConfig, {"source": ()}, "--source", "none"),
     (PreprocessConfig, {"height": 0}, "--height", "0"),
     (PreprocessConfig, {"width": -1}, "--width", "-1"),
@@ -106,11 +108,13 @@ REFUSED = [
     (TrainJob, {"cache_gib": math.nan}, "--cache-gib", "nan"),
     (TrainJob, {"cache_dir": "s3://b/cache"}, "--cache-dir", "s3://b/cache"),
     (EvaluateConfig, {"num_workers": 0}, "--num-workers", "0"),
+    (EvaluateConfig, {"out": "s3://b/x"}, "--out", "s3://b/x"),
     (PromoteConfig, {"force": True}, "--force", "none"),
     (PromoteConfig, {"force": True, "reason": "r", "rollback": True}, "--force, --rollback", "--force --rollback"),
     (PromoteConfig, {"history": True, "rollback": True}, "--force, --rollback", "--rollback --history"),
     (PromoteConfig, {"confidence": 1.0}, "--confidence", "1.0"),
     (PromoteConfig, {"max_latency_ratio": 0.0}, "--max-latency-ratio", "0.0"),
+    (PredictConfig, {"out": "s3://b/x"}, "--out", "s3://b/x"),
     (PredictConfig, {"tile_px": 63}, "--tile-px", "63"),
     (PredictConfig, {"files": ()}, "--files", "none"),
     (PredictConfig, {"point_cloud": True, "fov_deg": 180.0}, "--fov-deg", "180.0"),
@@ -120,6 +124,7 @@ REFUSED = [
     (PromoteConfig, {"margin": -0.01}, "--margin", "-0.01"),
     (PromoteConfig, {"tolerance": -0.01}, "--tolerance", "-0.01"),
     (PredictConfig, {"images": ()}, "--images", "none"),
+    (DemoConfig, {"out": "s3://b/x"}, "--out", "s3://b/x"),
 ]
 
 ACCEPTED = [

@@ -37,12 +37,12 @@ from depthflow.cluster.session import ray_session
 from depthflow.config import PreprocessConfig
 from depthflow.diode.archive import archive_triplets, open_archive, scan_archive
 from depthflow.diode.layout import Triplet, find_triplets
-from depthflow.samples.files import DiskFiles
 from depthflow.samples.plan import ShardPlan, plan_samples
 from depthflow.samples.preprocess import plan_store, preprocess, sample_layout, shard_work
 from depthflow.samples.sources import list_source
 from depthflow.samples.staging import Segment, plan_segments, sweep
 from depthflow.samples.work import Limits, Reporter, keep_freed_memory, run_tasks
+from depthflow.storage.files import DiskFiles
 
 DIODE_SAMPLES = 25_458 + 771
 DIODE_ARCHIVE_BYTES = 81e9 + 2.6e9

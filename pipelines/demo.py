@@ -19,7 +19,7 @@ from depthflow.diode.layout import find_triplets
 from depthflow.errors import DepthflowError
 from depthflow.metrics import HIGHER_IS_BETTER
 from depthflow.samples.store import SampleStore, open_store
-from depthflow.storage import is_uri
+from depthflow.storage.location import is_uri
 
 PIPELINES = Path(__file__).resolve().parent
 MINI_DIODE = ["--scans", "48", "--samples-per-scan", "8", "--height", "192", "--width", "256"]

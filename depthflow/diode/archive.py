@@ -18,7 +18,7 @@ from depthflow.diode.camera import CAMERA_FILE
 from depthflow.diode.gzip_index import slice_index
 from depthflow.diode.layout import SourceFile, Triplet, group_triplets, printable, require_samples
 from depthflow.errors import SourceError
-from depthflow.storage import absolute, is_uri, object_store, reported
+from depthflow.storage.location import absolute, is_uri, object_store, reported
 
 SUFFIXES = (".tar.gz", ".tgz")
 _INFLATE_ERRORS = (ValueError, RuntimeError, OSError, tarfile.TarError, EOFError)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from depthflow.diode.layout import SPLITS
 from depthflow.errors import SourceError
-from depthflow.storage import is_uri, object_store, reported
+from depthflow.storage.location import is_uri, object_store, reported
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from depthflow.errors import SourceError
-from depthflow.storage import is_uri, object_store, reported
+from depthflow.storage.location import is_uri, object_store, reported
 
 SPLITS = ("train", "val")
 SCENE_TYPES = ("indoors", "outdoor")

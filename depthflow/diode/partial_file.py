@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from depthflow.diode.remote_file import FileVersion
 from depthflow.errors import SourceError
-from depthflow.storage import try_lock
+from depthflow.storage.lock import try_lock
 
 _log = logging.getLogger(__name__)
 

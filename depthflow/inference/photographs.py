@@ -8,7 +8,7 @@ import numpy as np
 
 from depthflow.diode.triplet import RejectError, decode_rgb
 from depthflow.errors import SourceError
-from depthflow.storage import is_uri, object_store, reported
+from depthflow.storage.location import is_uri, object_store, reported
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 

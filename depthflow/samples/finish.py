@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 
 from depthflow.diode.catalogue import Accounting
 from depthflow.errors import SourceError, StoreError
-from depthflow.samples.files import StoreFiles
 from depthflow.samples.schema import INDEX_SCHEMA, REJECT_SCHEMA
 from depthflow.samples.shard import ShardRecord
 from depthflow.samples.store import ACCOUNTING, FORMAT, INDEX, MANIFEST, REJECTS, fingerprint
+from depthflow.storage.files import StoreFiles
 
 
 def finish_store(

@@ -15,7 +15,7 @@ import xxhash
 
 from depthflow.errors import StoreError
 from depthflow.samples.store import SampleStore
-from depthflow.storage import reported
+from depthflow.storage.location import reported
 
 RESERVE_BYTES = 2 * 2**30
 """Left free on the disk that holds the copies."""

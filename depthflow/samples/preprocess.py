@@ -10,7 +10,6 @@ from depthflow.config import PreprocessConfig
 from depthflow.diode.archive import archive_bytes, archive_identity, is_archive
 from depthflow.diode.camera import Camera
 from depthflow.errors import SourceError, StoreError
-from depthflow.samples.files import StoreFiles, open_files
 from depthflow.samples.finish import finish_store
 from depthflow.samples.plan import PlannedSample, ShardPlan, deal_to_shards, plan_samples, resplit
 from depthflow.samples.sample import Sample, SampleLayout, make_sample
@@ -28,7 +27,8 @@ from depthflow.samples.staging import (
 )
 from depthflow.samples.store import MANIFEST, SampleStore, open_store
 from depthflow.samples.work import Limits, Reporter, refuse_many_rejects, run_tasks
-from depthflow.storage import absolute
+from depthflow.storage.files import StoreFiles, open_files
+from depthflow.storage.location import absolute
 
 Progress = Callable[[int, int], None]
 """Called with (done, in all)."""

@@ -11,7 +11,7 @@ from depthflow.errors import StoreError
 from depthflow.samples.mirror import ShardMirror
 from depthflow.samples.shard_file import RowGroup, ShardFile
 from depthflow.samples.store import SampleStore
-from depthflow.storage import is_uri, reported
+from depthflow.storage.location import is_uri, reported
 
 DECODING_THREADS = 4
 REQUESTS_AT_A_TIME = 16

@@ -13,10 +13,10 @@ import xxhash
 
 from depthflow.diode.triplet import RejectError
 from depthflow.errors import StoreError
-from depthflow.samples.files import StoreFiles
 from depthflow.samples.plan import PlannedSample, ShardPlan
 from depthflow.samples.sample import Sample, SampleLayout, to_table
 from depthflow.samples.schema import PLANE_DTYPES, REJECT_SCHEMA, ROW_SCHEMA, SECONDS_FIELD, shard_schema
+from depthflow.storage.files import StoreFiles
 
 MAX_ROWS_PER_GROUP = 16
 MAX_GROUP_BYTES = 16 * 2**20

@@ -9,10 +9,10 @@ from depthflow.diode.camera import CAMERA_FILE, Camera, parse_camera, read_camer
 from depthflow.diode.catalogue import Accounting, account, expected_counts
 from depthflow.diode.layout import MEMBER_SUFFIXES, Triplet, find_triplets
 from depthflow.errors import SourceError
-from depthflow.samples.files import StoreFiles
 from depthflow.samples.plan import PlannedSample
 from depthflow.samples.staging import read_contents
-from depthflow.storage import is_uri, object_store, reported
+from depthflow.storage.files import StoreFiles
+from depthflow.storage.location import is_uri, object_store, reported
 
 
 @dataclass(frozen=True, kw_only=True)

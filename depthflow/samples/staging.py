@@ -21,11 +21,11 @@ import xxhash
 from depthflow.diode.archive import ArchiveReader, Contents, Member, open_archive, scan_archive
 from depthflow.diode.camera import Camera
 from depthflow.diode.triplet import RejectError
-from depthflow.samples.files import StoreFiles
 from depthflow.samples.plan import PlannedSample
 from depthflow.samples.sample import Sample, SampleLayout, from_batch, make_sample, to_table
 from depthflow.samples.schema import shard_schema
 from depthflow.samples.shard import Watch, timed
+from depthflow.storage.files import StoreFiles
 
 STAGING = ".staging"
 SEGMENTS_WANTED = 16

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import xxhash
 
 from depthflow.errors import StoreError
-from depthflow.samples.files import StoreFiles, open_files
+from depthflow.storage.files import StoreFiles, open_files
 
 MANIFEST = "manifest.json"
 INDEX = "index.parquet"

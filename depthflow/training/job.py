@@ -11,8 +11,8 @@ from typing import Any
 
 from depthflow.config import Recipe, TrainJob
 from depthflow.errors import StoreError, TrainingError
-from depthflow.samples.lock import LOCK_NAME, disk_lock
 from depthflow.samples.store import SampleStore
+from depthflow.storage.lock import LOCK_NAME, disk_lock
 
 JOB_FILE = "job.json"
 

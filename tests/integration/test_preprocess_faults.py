@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from depthflow.samples.lock import LOCK_NAME, disk_lock
+from depthflow.storage.lock import LOCK_NAME, disk_lock
 
 
 @pytest.fixture

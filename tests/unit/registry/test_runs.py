@@ -12,8 +12,8 @@ from mlflow.artifacts import download_artifacts
 
 from depthflow.errors import RegistryError
 from depthflow.registry.runs import REPORT_ARTIFACT, mlflow_run
-from depthflow.samples.files import open_files
 from depthflow.samples.report import FINGERPRINT_META, REPORT
+from depthflow.storage.files import open_files
 
 
 @pytest.fixture(scope="module")

@@ -11,13 +11,13 @@ import pytest
 
 from depthflow.config import PreprocessConfig
 from depthflow.diode.archive import archive_identity, is_archive
-from depthflow.samples.files import open_files
 from depthflow.samples.finish import finish_store
 from depthflow.samples.preprocess import content_config, plan_store, sample_layout, shard_maker, source_splits
 from depthflow.samples.shard import make_shard
 from depthflow.samples.sources import account_for, list_source
 from depthflow.samples.staging import list_archive, stage_segment
 from depthflow.samples.store import open_store
+from depthflow.storage.files import open_files
 
 HEIGHT, WIDTH = 6, 8
 

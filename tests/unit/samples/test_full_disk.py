@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from depthflow.errors import StoreError
-from depthflow.samples.files import open_files
+from depthflow.storage.files import open_files
 
 SPLITS = {"train": {"00001_00001_indoors": 80}, "val": {"00002_00001_outdoor": 5}}
 TOLD = r"cannot be written: File too large\. Free space, or raise the quota, and run the same command again: it goes on"
@@ -48,7 +48,7 @@ def test_a_file_that_does_not_fit_leaves_what_was_there(tmp_path, size, before):
 WRITE_TO_A_FULL_DISK = """
 import os, sys
 from depthflow.errors import StoreError
-from depthflow.samples.files import open_files
+from depthflow.storage.files import open_files
 files = open_files(sys.argv[1])
 files.write("small.bin", bytes(1000))
 try:

@@ -14,10 +14,10 @@ import pytest
 
 from depthflow.errors import StoreError
 from depthflow.samples import mirror
-from depthflow.samples.files import DiskFiles
 from depthflow.samples.mirror import ShardMirror
 from depthflow.samples.reader import SplitReader
 from depthflow.samples.store import SampleStore, open_store
+from depthflow.storage.files import DiskFiles
 
 KILLED_WHILE_COPYING = """
 import sys, time

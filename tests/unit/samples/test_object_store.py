@@ -23,11 +23,11 @@ from depthflow.diode.archive import archive_identity, open_archive, scan_archive
 from depthflow.diode.camera import Camera, read_camera
 from depthflow.diode.layout import find_triplets
 from depthflow.errors import SourceError, StoreError
-from depthflow.samples.files import open_files
-from depthflow.samples.lock import object_lock
 from depthflow.samples.sources import read_member
 from depthflow.samples.staging import list_archive
 from depthflow.samples.store import open_store
+from depthflow.storage.files import open_files
+from depthflow.storage.lock import object_lock
 
 BUCKET = "depth"
 SPLITS = {"train": {"00001_00001_indoors": 5, "00002_00001_outdoor": 3}, "val": {"00003_00001_indoors": 3}}
@@ -367,7 +367,7 @@ def refused(root):
 HOLDER = """
 import sys
 import s3fs
-from depthflow.samples.lock import object_lock
+from depthflow.storage.lock import object_lock
 s3, root = s3fs.S3FileSystem(use_listings_cache=False), sys.argv[1]
 with object_lock(s3, root.removeprefix("s3://"), root, heartbeat_s=float(sys.argv[2]), lease_s=1.5):
     print("held", flush=True)

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from depthflow.errors import StoreError
-from depthflow.samples.files import ObjectFiles
 from depthflow.samples.reader import SplitReader
 from depthflow.samples.share import EpochShare, Position
 from depthflow.samples.store import SampleStore, open_store
+from depthflow.storage.files import ObjectFiles
 
 s3fs = pytest.importorskip("s3fs", reason="pip install 'depthflow[s3]'")
 

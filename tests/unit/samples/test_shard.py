@@ -13,7 +13,6 @@ import xxhash
 from depthflow.diode.camera import Camera
 from depthflow.diode.layout import find_triplets
 from depthflow.errors import SourceError, StoreError
-from depthflow.samples.files import open_files
 from depthflow.samples.plan import ShardPlan, plan_samples
 from depthflow.samples.planes import make_planes
 from depthflow.samples.preprocess import shard_maker
@@ -26,6 +25,7 @@ from depthflow.samples.shard import (
     read_shard_record,
     rows_per_group,
 )
+from depthflow.storage.files import open_files
 
 PATH = "split=train/part-00000.parquet"
 PLANES = ("rgb", "log_depth", "valid_mask", "edge_mask")

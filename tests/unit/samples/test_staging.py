@@ -21,7 +21,6 @@ from depthflow.diode.layout import MEMBER_SUFFIXES, Triplet
 from depthflow.diode.triplet import RejectError
 from depthflow.errors import SourceError
 from depthflow.samples import staging
-from depthflow.samples.files import open_files
 from depthflow.samples.plan import PlannedSample, plan_samples
 from depthflow.samples.sample import SampleLayout, make_sample
 from depthflow.samples.sources import list_source
@@ -38,6 +37,7 @@ from depthflow.samples.staging import (
     sweep,
     with_pieces,
 )
+from depthflow.storage.files import open_files
 
 SCAN = "00001_00001_indoors"
 TREE = {SCAN: 20, "00001_00002_indoors": 10}

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from depthflow.config import PreprocessConfig
-from depthflow.samples.files import open_files
 from depthflow.samples.finish import finish_store
 from depthflow.samples.preprocess import content_config, plan_store, sample_layout, shard_maker, source_splits
 from depthflow.samples.shard import make_shard
 from depthflow.samples.sources import account_for, list_source
 from depthflow.samples.store import open_store
+from depthflow.storage.files import open_files
 from depthflow.training.collective import WorkerGroup
 
 SIZE = 32

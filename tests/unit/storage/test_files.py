@@ -9,11 +9,11 @@ import sys
 import pytest
 
 from depthflow.errors import StoreError
-from depthflow.samples.files import DiskFiles, ObjectFiles, open_files
+from depthflow.storage.files import DiskFiles, ObjectFiles, open_files
 
 KILLED_WHILE_WRITING = """
 import sys, time
-from depthflow.samples.files import open_files
+from depthflow.storage.files import open_files
 with open_files(sys.argv[1]).commit("split=train/part-00000.parquet") as handle:
     handle.write(b"half")
     handle.flush()

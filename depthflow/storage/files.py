@@ -18,8 +18,8 @@ import pyarrow as pa
 from typing_extensions import override
 
 from depthflow.errors import StoreError
-from depthflow.samples.lock import LOCK_NAME, disk_lock, object_lock
-from depthflow.storage import is_uri, object_store, reported
+from depthflow.storage.location import is_uri, object_store, reported
+from depthflow.storage.lock import LOCK_NAME, disk_lock, object_lock
 
 TEMPORARY_PREFIX = ".tmp-"
 

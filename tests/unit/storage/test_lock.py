@@ -11,12 +11,12 @@ import sys
 import pytest
 
 from depthflow.errors import StoreError
-from depthflow.samples.lock import LOCK_NAME, disk_lock
+from depthflow.storage.lock import LOCK_NAME, disk_lock
 
 HOLDER = """
 import sys
 from pathlib import Path
-from depthflow.samples.lock import LOCK_NAME, disk_lock
+from depthflow.storage.lock import LOCK_NAME, disk_lock
 with disk_lock(Path(sys.argv[1], LOCK_NAME)):
     print("held", flush=True)
     sys.stdin.readline()

@@ -7,7 +7,7 @@ import botocore.exceptions
 import pytest
 
 from depthflow.errors import SourceError, StoreError
-from depthflow.storage import is_uri, object_store, reported
+from depthflow.storage.location import is_uri, object_store, reported
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ no such thing: there the lock is an object made by exclusive create (If-None-Mat
 few seconds, and which another writer takes over once it has stood still for long enough.
 """
 
+import fcntl
 import json
 import os
 import socket
@@ -17,13 +18,25 @@ from pathlib import Path
 from typing import Any
 
 from depthflow.errors import StoreError
-from depthflow.storage import reported, try_lock
+from depthflow.storage.location import reported
 
 LOCK_NAME = ".lock"
 HEARTBEAT_S = 5.0
 """Seconds between two writings of a held lock object."""
 LEASE_S = 30.0
 """Seconds without a heartbeat after which a lock object's holder counts as dead."""
+
+
+def try_lock(descriptor: int, path: Path) -> bool:
+    """Takes the lock of an open file if it is free, and if the file still is the one at the path.
+
+    Its last holder may have removed or renamed it since it was opened. The kernel frees the lock when its holder dies.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.fstat(descriptor).st_ino == path.stat().st_ino
+    except (BlockingIOError, FileNotFoundError):
+        return False
 
 
 @contextmanager

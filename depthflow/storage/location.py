@@ -1,7 +1,5 @@
-"""Where things lie: s3:// and gs:// through fsspec, and everything without a scheme on a disk, with its locks."""
+"""Where things lie: s3:// and gs:// through fsspec, and everything without a scheme on a disk."""
 
-import fcntl
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,18 +19,6 @@ def is_uri(location: str) -> bool:
 def absolute(location: str) -> str:
     """The location as processes with another working directory find it: a URI as it is, a path made absolute."""
     return location.rstrip("/") if is_uri(location) else str(Path(location).absolute())
-
-
-def try_lock(descriptor: int, path: Path) -> bool:
-    """Takes the lock of an open file if it is free, and if the file still is the one at the path.
-
-    Its last holder may have removed or renamed it since it was opened. The kernel frees the lock when its holder dies.
-    """
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return os.fstat(descriptor).st_ino == path.stat().st_ino
-    except (BlockingIOError, FileNotFoundError):
-        return False
 
 
 def object_store(uri: str, error: type[DepthflowError]) -> tuple[Any, str]:

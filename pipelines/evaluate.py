@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from depthflow.cluster.session import plan_pool, ray_session
+from depthflow.cluster.session import ray_session
 from depthflow.command import run_command
 from depthflow.config import EvaluateConfig
 from depthflow.evaluation.evaluate import Evaluation, Evaluator
@@ -18,6 +18,7 @@ from depthflow.evaluation.report import shown_rows, write_evaluation
 from depthflow.inference.named_model import NamedModel, find_models
 from depthflow.inference.predictor import ConstantPredictor
 from depthflow.models.interface import LoadPredictor
+from depthflow.placement import cluster_room, plan_pool
 from depthflow.registry.runs import mlflow_run
 from depthflow.registry.versions import tag_version
 from depthflow.samples.store import SampleStore, open_store
@@ -90,7 +91,7 @@ def _evaluate(
             split=config.split,
             protocol=protocol,
             python=python,
-            **vars(plan_pool(config.num_workers)),
+            **vars(plan_pool(config.num_workers, **cluster_room())),
         )
         evaluations |= evaluator.evaluate()
         depth_m |= evaluator.depth_m(shown_rows(evaluations[MODEL]))

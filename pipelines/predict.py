@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from depthflow.cluster.session import plan_pool, ray_session
+from depthflow.cluster.session import ray_session
 from depthflow.command import run_command
 from depthflow.config import PredictConfig
 from depthflow.errors import RegistryError
@@ -17,6 +17,7 @@ from depthflow.inference.predict import Kind, Outputs, predict_photographs
 from depthflow.inference.tiles import TiledPredictor
 from depthflow.inference.writers import Lens
 from depthflow.models.interface import LoadPredictor
+from depthflow.placement import cluster_room, plan_pool
 
 
 def main(config: PredictConfig) -> dict[str, Any]:
@@ -31,7 +32,7 @@ def main(config: PredictConfig) -> dict[str, Any]:
                 load=_loader(model, config),
                 outputs=one,
                 python=model.python,
-                **vars(plan_pool(config.num_workers)),
+                **vars(plan_pool(config.num_workers, **cluster_room())),
             )
             for model, one in zip(models, outputs, strict=True)
         ]

@@ -3,7 +3,7 @@
 import sys
 from typing import Any
 
-from depthflow.cluster.session import plan_pool, ray_session
+from depthflow.cluster.session import ray_session
 from depthflow.command import run_command
 from depthflow.config import PromoteConfig
 from depthflow.errors import RegistryError
@@ -11,6 +11,7 @@ from depthflow.evaluation.evaluate import Evaluation, Evaluator
 from depthflow.evaluation.protocols import find_protocol
 from depthflow.inference.predictor import ConstantPredictor, load_predictor
 from depthflow.models.interface import LoadPredictor
+from depthflow.placement import cluster_room, plan_pool
 from depthflow.registry.gate import PRIMARY_METRIC, Candidate, Policy, decide
 from depthflow.registry.promotion import (
     Record,
@@ -106,7 +107,7 @@ def _evaluate(
             store=store,
             split=config.split,
             protocol=protocol,
-            **vars(plan_pool(config.num_workers)),
+            **vars(plan_pool(config.num_workers, **cluster_room())),
         ).evaluate()
 
 

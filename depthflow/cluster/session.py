@@ -6,11 +6,8 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import ray
-
-from depthflow.errors import PlacementError
 
 WORKER_ENVIRONMENT = {"KERAS_BACKEND": "tensorflow", "RAY_TRAIN_ENABLE_PRINT_PATCH": "0", "TF_CPP_MIN_LOG_LEVEL": "3"}
 """Of every process: Keras on TensorFlow without its start-up messages, and no second copy of what workers print."""
@@ -41,30 +38,3 @@ def ray_session(num_cpus: int | None = None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pool:
-    """Processes that hold a model.
-
-    Attributes:
-        num_workers: how many.
-        use_gpu: one GPU each, else one CPU each.
-    """
-
-    num_workers: int
-    use_gpu: bool
-
-
-def plan_pool(asked: int | None) -> Pool:
-    """One process a GPU of the running Ray, or a single one where it has none; or as many as asked for.
-
-    Raises:
-        PlacementError: if so many can never be placed.
-    """
-    resources = ray.cluster_resources()
-    gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 0))
-    there, kind = (gpus, "GPUs") if gpus else (cpus, "CPUs")
-    if asked is not None and asked > there:
-        raise PlacementError(f"{asked} workers need {asked} {kind}, one each; Ray has {there}. Lower --num-workers.")
-    return Pool(num_workers=asked or gpus or 1, use_gpu=gpus > 0)

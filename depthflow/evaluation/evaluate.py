@@ -17,6 +17,7 @@ from depthflow.evaluation.breakdown import Breakdown, image_breakdown, total
 from depthflow.evaluation.protocols import Protocol, check_output, rows_of
 from depthflow.metrics import image_metrics, mean_over_images
 from depthflow.models.interface import LoadPredictor, Output, Predictor
+from depthflow.placement import ANYWHERE
 from depthflow.progress import ProgressLine
 from depthflow.samples.reader import SampleBatch, SplitReader
 from depthflow.samples.schema import PLANE_DTYPES
@@ -87,6 +88,7 @@ class Evaluator:
         models: name to what loads it in a worker.
         num_workers: processes that hold the models.
         use_gpu: one GPU each.
+        label_selector: of the nodes that may have them.
         python: the interpreter of these processes; None for Ray's own.
 
     Raises:
@@ -103,6 +105,7 @@ class Evaluator:
         protocol: Protocol,
         num_workers: int,
         use_gpu: bool,
+        label_selector: Mapping[str, str] = ANYWHERE,
         python: str | None = None,
     ) -> None:
         self._names, self._store, self._split, self._protocol = tuple(models), store, split, protocol
@@ -114,6 +117,7 @@ class Evaluator:
             max_restarts=2,
             max_task_retries=2,
             max_concurrency=BATCHES_AT_ONCE,
+            label_selector=dict(label_selector),
             runtime_env={"py_executable": python} if python else {},
         )(_EvaluationWorker)
         count = min(num_workers, len(self._batches))

@@ -10,6 +10,7 @@ from depthflow.errors import unwrapped
 from depthflow.inference.photographs import read_photograph
 from depthflow.inference.predict import DRAWN_AS, Outputs, output_names, shrunk
 from depthflow.pictures.panels import DepthMap, draw_comparison
+from depthflow.placement import cluster_room, plan_data
 
 SUFFIX = "compare.png"
 
@@ -41,7 +42,8 @@ def draw_comparisons(paths: list[str], outputs: Sequence[Outputs]) -> list[str]:
         scratch.rename(picture)
         return str(picture)
 
-    task = ray.remote(num_cpus=1)(draw)
+    where = plan_data(**cluster_room()).label_selector
+    task = ray.remote(num_cpus=1, label_selector=dict(where))(draw)
     with unwrapped():
         drawn = ray.get([task.remote(path, name) for path, name in zip(paths, output_names(paths), strict=True)])
     return [picture for picture in drawn if picture]

@@ -20,6 +20,7 @@ from depthflow.inference.photographs import photograph_version, read_photograph
 from depthflow.inference.writers import SCALE_KEY, Lens, write_npy, write_ply, write_png16
 from depthflow.models.interface import LoadPredictor, Output
 from depthflow.pictures.panels import DepthMap, draw_panel
+from depthflow.placement import ANYWHERE
 from depthflow.progress import ProgressLine
 from depthflow.samples.planes import resize_rgb
 
@@ -219,6 +220,7 @@ def predict_photographs(
     outputs: Outputs,
     num_workers: int,
     use_gpu: bool,
+    label_selector: Mapping[str, str] = ANYWHERE,
     python: str | None = None,
 ) -> list[dict[str, Any]]:
     """Predicts every photograph; a broken one is reported and the rest goes on, what is done already is left.
@@ -229,6 +231,7 @@ def predict_photographs(
         outputs: what to write.
         num_workers: processes that hold the model.
         use_gpu: one GPU each.
+        label_selector: of the nodes that may have them.
         python: the interpreter of these processes; None for Ray's own.
 
     Returns:
@@ -253,6 +256,7 @@ def predict_photographs(
             batch_size=BATCH_SIZE,
             compute=ray.data.ActorPoolStrategy(size=processes, max_concurrent_calls_per_actor=BATCHES_AT_ONCE),
             num_gpus=1 if use_gpu else None,
+            label_selector=dict(label_selector),
             runtime_env={"py_executable": python} if python else {},
         )
         with unwrapped():

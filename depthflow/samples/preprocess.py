@@ -10,6 +10,7 @@ from depthflow.config import PreprocessConfig
 from depthflow.diode.archive import archive_bytes, archive_identity, is_archive
 from depthflow.diode.camera import Camera
 from depthflow.errors import SourceError, StoreError
+from depthflow.placement import cluster_room, plan_data
 from depthflow.samples.finish import finish_store
 from depthflow.samples.plan import PlannedSample, ShardPlan, deal_to_shards, plan_samples, resplit
 from depthflow.samples.sample import Sample, SampleLayout, make_sample
@@ -223,11 +224,9 @@ def _limits(config: PreprocessConfig) -> Limits:
 
 def _list_archives(config: PreprocessConfig, identities: dict[str, str], files: StoreFiles, progress: Progress) -> None:
     """Lists each archive in a task with a thread for each CPU of its node, which it borrows: it waits for none."""
-    import ray
-
     if not identities:
         return
-    threads = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
+    threads = plan_data(**cluster_room()).most_cpus
     sizes_mib = {archive: archive_bytes(archive) // 2**20 for archive in identities}
 
     def work(archive: str, reporter: Reporter) -> dict[str, Any]:

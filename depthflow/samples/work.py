@@ -19,6 +19,7 @@ from ray.exceptions import GetTimeoutError, RayActorError
 
 from depthflow.diode.triplet import RejectError
 from depthflow.errors import StoreError, unwrapped
+from depthflow.placement import cluster_room, plan_data
 from depthflow.samples.plan import PlannedSample
 
 T = TypeVar("T")
@@ -160,11 +161,13 @@ def run_tasks(
         on_result: called with what each task returned, in any order.
 
     Raises:
+        PlacementError: if no node can have the tasks.
         StoreError: if a sample takes too long, or too many were refused; and what `work` raises.
     """
     if not items:
         return
-    board_actor: Any = ray.remote(num_cpus=0, max_restarts=-1)(Board)
+    where = plan_data(**cluster_room())
+    board_actor: Any = ray.remote(num_cpus=0, max_restarts=-1, label_selector=_this_node())(Board)
     board = board_actor.remote()
     items_ref = ray.put(list(items))
 
@@ -179,10 +182,15 @@ def run_tasks(
     tasks = ray.data.from_items([{"task": n} for n in range(len(items))], override_num_blocks=len(items))
     watcher = _Watcher(board, limits, progress)
     with _ended_by(watcher), unwrapped():
-        for result in tasks.map(call).iter_rows():
+        for result in tasks.map(call, label_selector=dict(where.label_selector)).iter_rows():
             watcher.finished[result["task"]] = (result["done"], result["refused"])
             on_result(result)
         watcher.look()
+
+
+def _this_node() -> dict[str, str]:
+    """Selects the driver's node, which is no node that comes and goes; nor one that is for training alone."""
+    return {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
 
 
 class _RunEndedError(BaseException):

@@ -1,16 +1,15 @@
 """The driver's side of training: start Ray Train's workers, wait, and say what came of it."""
 
 import uuid
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import ray
 from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, TrainingFailedError
 
 from depthflow.config import Recipe, TrainJob
-from depthflow.errors import PlacementError, StoreError, TrainingError, unwrapped
+from depthflow.errors import StoreError, TrainingError, unwrapped
+from depthflow.placement import TrainingPlan, cluster_room, plan_training
 from depthflow.registry.runs import RunLog
 from depthflow.samples.epoch import batch_sizes
 from depthflow.samples.store import SampleStore
@@ -19,33 +18,6 @@ from depthflow.training.task import BEST_METRIC, WorkerTask
 
 if TYPE_CHECKING:
     import keras
-
-
-MAX_CPUS_A_GPU = 8
-"""So that a GPU node keeps CPUs for other tasks; a choice, not a measurement."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Node:
-    """What a node of the cluster has."""
-
-    cpus: int
-    gpus: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingPlan:
-    """The resources that a run takes.
-
-    Attributes:
-        num_workers: data-parallel workers.
-        use_gpu: one GPU each.
-        cpus_per_worker: CPUs, and threads, of each.
-    """
-
-    num_workers: int
-    use_gpu: bool
-    cpus_per_worker: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,35 +33,6 @@ class TrainingOutcome:
     network: "keras.Model"
     metrics: dict[str, float]
     checkpoint: str
-
-
-def plan_training(*, num_workers: int | None, nodes: Sequence[Node]) -> TrainingPlan:
-    """One worker a GPU where there are GPUs; else two CPU workers, or one where there is one CPU.
-
-    Args:
-        num_workers: as asked for, or None.
-        nodes: what each of Ray's nodes has; a worker's CPUs and its GPU are on one node.
-
-    Raises:
-        PlacementError: if the workers asked for can never be placed.
-    """
-    gpus = sum(node.gpus for node in nodes)
-    cpus = sum(node.cpus for node in nodes)
-    wanted = num_workers or gpus or max(1, min(2, cpus))
-
-    def places(cpus_each: int) -> int:
-        return sum(min(node.cpus // cpus_each, node.gpus if gpus else node.cpus) for node in nodes)
-
-    if places(1) < wanted:
-        needs = "one CPU and one GPU each" if gpus else "one CPU each"
-        raise PlacementError(
-            f"{wanted} workers need {needs}; Ray has {cpus} CPUs and {gpus} GPUs on {len(nodes)} nodes, which is room "
-            f"for {places(1)}. Lower --num-workers."
-        )
-    most = max(node.cpus for node in nodes)
-    limit = min(most, MAX_CPUS_A_GPU) if gpus else most
-    cpus_each = max(each for each in range(1, limit + 1) if places(each) >= wanted)
-    return TrainingPlan(num_workers=wanted, use_gpu=gpus > 0, cpus_per_worker=cpus_each)
 
 
 def check_store(store: SampleStore, recipe: Recipe) -> None:
@@ -154,7 +97,7 @@ def train(recipe: Recipe, job: TrainJob, folder: JobFolder, *, store: SampleStor
         TrainingError: if the run failed.
         PlacementError: if its workers can never be placed.
     """
-    plan = plan_training(num_workers=job.num_workers, nodes=alive_nodes())
+    plan = plan_training(num_workers=job.num_workers, **cluster_room())
     check_batches(store.split_index("train").num_rows, recipe, num_workers=plan.num_workers)
     task = worker_task(recipe, job, folder, samples=store.files.root, run_log=run_log, plan=plan)
     run_on_workers(task, plan, folder=folder, max_failures=job.max_failures)
@@ -176,6 +119,7 @@ def run_on_workers(task: WorkerTask, plan: TrainingPlan, *, folder: JobFolder, m
             num_workers=plan.num_workers,
             use_gpu=plan.use_gpu,
             resources_per_worker={"CPU": plan.cpus_per_worker, **({"GPU": 1} if plan.use_gpu else {})},
+            label_selector=dict(plan.label_selector) or None,
         ),
         run_config=RunConfig(
             name=f"workers-{uuid.uuid4().hex[:6]}",  # A used name would resume Ray's own record, which is not ours.
@@ -224,12 +168,6 @@ def run_worker(config: dict[str, Any]) -> dict[str, str]:
     from depthflow.training.worker import train_worker  # Imports TensorFlow, in the worker alone.
 
     return train_worker(config["task"])
-
-
-def alive_nodes() -> list[Node]:
-    """What each node of the running Ray has."""
-    resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return [Node(cpus=int(r.get("CPU", 0)), gpus=int(r.get("GPU", 0))) for r in resources]
 
 
 def best_outcome(recipe: Recipe, checkpoints: Path) -> TrainingOutcome:

@@ -1,4 +1,4 @@
-"""The driver's decisions: resources, which store a recipe may have, and what workers are told. Nothing is started."""
+"""The driver's decisions: which store a recipe may have, and what workers are told. Nothing is started."""
 
 import json
 from dataclasses import replace
@@ -9,69 +9,20 @@ import pyarrow.parquet as pq
 import pytest
 
 from depthflow.config import TrainJob
-from depthflow.errors import PlacementError, StoreError, TrainingError
+from depthflow.errors import StoreError, TrainingError
+from depthflow.placement import TrainingPlan
 from depthflow.recipes import smoke
 from depthflow.registry.runs import RunLog
 from depthflow.samples.schema import INDEX_SCHEMA
 from depthflow.samples.store import FORMAT, open_store
 from depthflow.training.job import JobFolder
 from depthflow.training.trainer import (
-    Node,
-    TrainingPlan,
     absolute_weights,
     best_outcome,
     check_batches,
     check_store,
-    plan_training,
     worker_task,
 )
-
-# --- resources ---
-
-
-LAPTOP = [Node(cpus=2, gpus=0)]
-CPU_CLUSTER = [Node(cpus=1, gpus=0), *[Node(cpus=4, gpus=0)] * 4]
-GPU_CLUSTER = [Node(cpus=4, gpus=0), *[Node(cpus=16, gpus=0)] * 3, *[Node(cpus=8, gpus=1)] * 2]
-
-
-@pytest.mark.parametrize(
-    ("asked", "nodes", "workers", "use_gpu", "cpus_per_worker"),
-    [
-        (None, [Node(cpus=1, gpus=0)], 1, False, 1),
-        (None, LAPTOP, 2, False, 1),
-        (1, LAPTOP, 1, False, 2),
-        (None, [Node(cpus=7, gpus=0)], 2, False, 3),
-        (None, CPU_CLUSTER, 2, False, 4),
-        (5, CPU_CLUSTER, 5, False, 2),
-        (17, CPU_CLUSTER, 17, False, 1),
-        (None, GPU_CLUSTER, 2, True, 8),
-        (1, GPU_CLUSTER, 1, True, 8),
-        (None, [Node(cpus=4, gpus=1), Node(cpus=64, gpus=0)], 1, True, 4),
-        (None, [Node(cpus=16, gpus=4)], 4, True, 4),
-        (2, [Node(cpus=64, gpus=4)], 2, True, 8),
-        (None, [Node(cpus=256, gpus=8)], 8, True, 8),
-    ],
-)
-def test_plan_fits_the_nodes(asked, nodes, workers, use_gpu, cpus_per_worker):
-    plan = plan_training(num_workers=asked, nodes=nodes)
-    assert plan == TrainingPlan(num_workers=workers, use_gpu=use_gpu, cpus_per_worker=cpus_per_worker)
-
-
-@pytest.mark.parametrize(
-    ("asked", "nodes"),
-    [
-        (3, LAPTOP),
-        (3, GPU_CLUSTER),
-        (None, [Node(cpus=0, gpus=0)]),
-        (None, [Node(cpus=2, gpus=4)]),
-        (None, [Node(cpus=0, gpus=1), Node(cpus=64, gpus=0)]),
-        (18, CPU_CLUSTER),
-    ],
-)
-def test_more_workers_than_can_be_placed_are_refused(asked, nodes):
-    with pytest.raises(PlacementError, match=r"room for .*Lower --num-workers"):
-        plan_training(num_workers=asked, nodes=nodes)
-
 
 # --- the store ---
 

@@ -1,11 +1,15 @@
 """What all commands share: parse the flags, run, and end with one JSON line and an honest exit code."""
 
+import functools
+import inspect
 import json
 import math
+import runpy
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -14,19 +18,23 @@ import tyro
 
 from depthflow.errors import DepthflowError
 
+FLAG_STYLE = (tyro.conf.CascadeSubcommandArgs, tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes)
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 EXIT_REJECTS = 3
 """The result is whole and usable, but some inputs were refused: see its rejects."""
 
 
-def run_command(main: Callable[..., dict[str, Any]], description: str | None) -> int:
+def run_command(
+    main: Callable[..., dict[str, Any]], description: str | None, arguments: Sequence[str] | None = None
+) -> int:
     """Parses the command line into `main`'s dataclasses, runs it, and prints its result as the last line on stdout.
 
     Args:
         main: takes dataclasses, returns the command's result. A DepthflowError is told in one line, any other error
             with its traceback.
         description: for --help.
+        arguments: instead of the process's own.
 
     Returns:
         The exit code: 0; 1 where the command failed; 2 for a wrong flag; 3 (`EXIT_REJECTS`) where the result has
@@ -34,11 +42,7 @@ def run_command(main: Callable[..., dict[str, Any]], description: str | None) ->
     """
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        result = tyro.cli(
-            main,
-            description=description,
-            config=(tyro.conf.CascadeSubcommandArgs, tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes),
-        )
+        result = tyro.cli(main, args=arguments, description=description, config=FLAG_STYLE)
     except SystemExit as error:  # tyro's, for --help and for wrong flags.
         if error.code:
             _print_json({"status": "failed", "error": "The command line was not understood: see the message above."})
@@ -48,8 +52,8 @@ def run_command(main: Callable[..., dict[str, Any]], description: str | None) ->
         return EXIT_INTERRUPTED
     except DepthflowError as error:
         print(f"error: {error}", file=sys.stderr)
-        _print_json({"status": "failed", "error": str(error)})
-        return 1
+        _print_json({**error.details, "status": "failed", "error": str(error)})
+        return error.exit_code
     except Exception as error:
         traceback.print_exc()
         _print_json({"status": "failed", "error": f"{type(error).__name__}: {error}"})
@@ -57,6 +61,25 @@ def run_command(main: Callable[..., dict[str, Any]], description: str | None) ->
     code = EXIT_REJECTS if result.get("rejects") else 0
     _print_json({"status": "rejects" if code else "ok", **result})
     return code
+
+
+def parse_command(script: Path, arguments: Sequence[str]) -> dict[str, Any]:
+    """What a command would be called with, without running it: its main's parameters, by name.
+
+    Raises:
+        SystemExit: as the command itself ends for --help and for wrong flags.
+    """
+    module = runpy.run_path(str(script), run_name=script.stem)
+    main = module["main"]
+    signature = inspect.signature(main)
+
+    @functools.wraps(main)
+    def received(*given: Any, **named: Any) -> dict[str, Any]:
+        return dict(signature.bind(*given, **named).arguments)
+
+    return tyro.cli(
+        received, args=arguments, prog=script.name, description=module["__doc__"], config=FLAG_STYLE
+    )
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:

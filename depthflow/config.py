@@ -13,6 +13,7 @@ import tyro
 
 Split = Literal["train", "val"]
 SceneType = Literal["indoors", "outdoor"]
+CheckName = Literal["plan", "versions", "storage", "disk", "mlflow", "proxies", "gpus", "all-reduce"]
 EncoderName = Literal["resnet50", "resnet50v2", "convnext_tiny", "efficientnetv2_s", "mobilenetv3_large", "tiny"]
 NormName = Literal["none", "batch", "group"]
 LossName = Literal["tutorial", "l1", "silog", "gradient", "smoothness"]
@@ -518,3 +519,60 @@ class DemoConfig(RayConfig):
         super().__post_init__()
         _require_folder(out=self.out)
         _require_positive(num_workers=self.num_workers, epochs=self.epochs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubmitConfig:
+    """A command of pipelines/ as a Ray job, with a preflight before it. Everything after the command's name is the
+    command's; flags of submit.py itself come before it."""
+
+    command: tyro.conf.Positional[tuple[str, ...]]
+    """The command with its flags, as without submit.py: train diode --samples s3://bucket/store ..."""
+    address: str | None = None
+    """The cluster's job server. Default: RAY_API_SERVER_ADDRESS, else RAY_ADDRESS, else http://127.0.0.1:8265."""
+    env: tuple[str, ...] = ()
+    """Environment variables to hand to the job besides MLFLOW_TRACKING_URI: AWS_PROFILE, say. Only those named here
+    go; whoever may ask the cluster for the job can read them."""
+    again: bool = False
+    """Run a training anew whose result stands. Without it the result is printed again."""
+    wait: bool = True
+    """Follow the job's log to its end. With --no-wait, only submit it."""
+    python: str = "python"
+    """The interpreter's name or path on the cluster's head node."""
+    reconnect_s: float = 300.0
+    """How long to try to reach the job server again when the connection is lost."""
+
+    def __post_init__(self) -> None:
+        _require(
+            len(self.command) > 0, "A command is needed: submit.py train smoke --samples ... Received: none"
+        )
+        for name in self.env:
+            _require(
+                re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) is not None,
+                f"--env takes names of environment variables, not values. Received: {name}",
+            )
+        _require(self.reconnect_s >= 0, f"--reconnect-s must not be negative. Received: {self.reconnect_s}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoctorConfig(RayConfig):
+    """What this machine, or the cluster that RAY_ADDRESS names, can and cannot do."""
+
+    checks: tuple[CheckName, ...] = ("plan", "versions", "storage", "disk", "mlflow", "proxies", "gpus", "all-reduce")
+    """What to look at."""
+    storage: tuple[str, ...] = ()
+    """Locations that every node must be able to write, and to read what the others wrote: folders, s3:// or gs://."""
+    samples: tuple[str, ...] = ()
+    """Locations that must be there, and that every node must be able to read."""
+    num_workers: int | None = None
+    """Training workers that must find room. Default: as train.py takes them."""
+    quick: bool = False
+    """Leave out the all-reduce unless it goes between GPUs: what a job has time for before it starts."""
+    timeout_s: float = 60.0
+    """How long one look may take on a node; the all-reduce may take three times as long."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require(len(self.checks) > 0, "--checks needs at least one name. Received: none")
+        _require_positive(num_workers=self.num_workers)
+        _require(self.timeout_s > 0, f"--timeout-s must be positive. Received: {self.timeout_s}")

@@ -1,11 +1,23 @@
 """The errors a user can cause and mend. Everything else is a defect and keeps its traceback."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 
 class DepthflowError(Exception):
-    """A message for the user: what was wrong, what was received, what to do."""
+    """A message for the user: what was wrong, what was received, what to do.
+
+    Args:
+        message: for people.
+        details: for programs: goes into the command's JSON line beside the message.
+        exit_code: the command's.
+    """
+
+    def __init__(self, message: str = "", *, details: Mapping[str, Any] | None = None, exit_code: int = 1) -> None:
+        super().__init__(message)
+        self.details = dict(details or {})
+        self.exit_code = exit_code
 
 
 class SourceError(DepthflowError):
@@ -26,6 +38,10 @@ class TrainingError(DepthflowError):
 
 class PlacementError(DepthflowError):
     """Work that can never be placed on this machine or cluster."""
+
+
+class ClusterError(DepthflowError):
+    """A cluster that cannot be reached, refuses, or does not pass its checks; a job that failed there."""
 
 
 class ProtocolError(DepthflowError):

@@ -77,9 +77,7 @@ def parse_command(script: Path, arguments: Sequence[str]) -> dict[str, Any]:
     def received(*given: Any, **named: Any) -> dict[str, Any]:
         return dict(signature.bind(*given, **named).arguments)
 
-    return tyro.cli(
-        received, args=arguments, prog=script.name, description=module["__doc__"], config=FLAG_STYLE
-    )
+    return tyro.cli(received, args=arguments, prog=script.name, description=module["__doc__"], config=FLAG_STYLE)
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:

@@ -7,7 +7,7 @@ workers' directory.
 import math
 import re
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
@@ -526,7 +526,7 @@ class SubmitConfig:
     """A command of pipelines/ as a Ray job, with a preflight before it. Everything after the command's name is the
     command's; flags of submit.py itself come before it."""
 
-    command: tyro.conf.Positional[tuple[str, ...]]
+    command: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="COMMAND [ITS FLAGS]")]
     """The command with its flags, as without submit.py: train diode --samples s3://bucket/store ..."""
     address: str | None = None
     """The cluster's job server. Default: RAY_API_SERVER_ADDRESS, else RAY_ADDRESS, else http://127.0.0.1:8265."""
@@ -543,9 +543,7 @@ class SubmitConfig:
     """How long to try to reach the job server again when the connection is lost."""
 
     def __post_init__(self) -> None:
-        _require(
-            len(self.command) > 0, "A command is needed: submit.py train smoke --samples ... Received: none"
-        )
+        _require(len(self.command) > 0, "A command is needed: submit.py train smoke --samples ... Received: none")
         for name in self.env:
             _require(
                 re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) is not None,
@@ -564,8 +562,10 @@ class DoctorConfig(RayConfig):
     """Locations that every node must be able to write, and to read what the others wrote: folders, s3:// or gs://."""
     samples: tuple[str, ...] = ()
     """Locations that must be there, and that every node must be able to read."""
+    work: Literal["training", "pool", "data"] = "training"
+    """What the plan is of: training workers, processes that predict, or data tasks."""
     num_workers: int | None = None
-    """Training workers that must find room. Default: as train.py takes them."""
+    """Workers of training or of the pool that must find room. Default: as their commands take them."""
     quick: bool = False
     """Leave out the all-reduce unless it goes between GPUs: what a job has time for before it starts."""
     timeout_s: float = 60.0

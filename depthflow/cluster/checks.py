@@ -4,7 +4,7 @@ import ipaddress
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Literal
 
 from depthflow.cluster.requirements import is_local_store
 from depthflow.cluster.scouts import ClusterNode, Looks, Unseen
@@ -14,14 +14,6 @@ MIN_FREE_BYTES = 2 * 2**30
 LOW_FREE_BYTES = 20 * 2**30
 SPILL_LIMIT = 0.95
 """Ray puts no objects on a disk that is fuller than this share (local_fs_capacity_threshold)."""
-
-
-class Transfer(Protocol):
-    """What an all-reduce between workers took."""
-
-    workers: int
-    bytes_each: int
-    seconds: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,10 +32,9 @@ class Check:
 
 def worst(checks: Sequence[Check]) -> Check:
     """Several judgements as one: the worst status, and the messages that have it."""
-    order = ("failed", "warning", "ok", "skipped")
     if not checks:
         return Check(status="skipped", message="nothing to look at")
-    status = min((check.status for check in checks), key=order.index)
+    status = min((check.status for check in checks), key=("failed", "warning", "ok", "skipped").index)
     return Check(status=status, message="; ".join(check.message for check in checks if check.status == status))
 
 
@@ -81,8 +72,8 @@ def judge_presence(location: str, looks: Looks) -> Check:
     if blind:
         return Check(
             status="failed",
-            message=f"{location} is not there for {', '.join(blind)}. Check the name; every node must see it, on a disk "
-            "that all share, s3:// or gs://.",
+            message=f"{location} is not there for {', '.join(blind)}. Check the name; every node must see it, on a "
+            "disk that all share, s3:// or gs://.",
         )
     return Check(status="ok", message=f"{location}: there for {_nodes(len(looks))}")
 
@@ -229,11 +220,11 @@ def judge_gpus(nodes: Sequence[ClusterNode], looks: Looks) -> Check:
     return Check(status="ok", message=f"TensorFlow sees all {total} on {_nodes(len(nodes))}")
 
 
-def judge_all_reduce(found: Transfer | str) -> Check:
+def judge_all_reduce(found: Mapping[str, float] | str) -> Check:
     """What the workers' all-reduce came to.
 
     Args:
-        found: what it took, or why there is none.
+        found: workers, bytes_each and seconds; or why there was none.
     """
     if isinstance(found, str):
         return Check(
@@ -241,15 +232,14 @@ def judge_all_reduce(found: Transfer | str) -> Check:
             message=f"{found}. Check that the nodes reach each other on all ports, and with NCCL_DEBUG=INFO what NCCL "
             "says.",
         )
-    rate = bus_bandwidth(workers=found.workers, bytes_each=found.bytes_each, seconds=found.seconds)
     return Check(
         status="ok",
-        message=f"{found.bytes_each / 1e6:.0f} MB between {found.workers} workers in {found.seconds:.3f} s, "
-        f"{rate / 1e9:.2f} GB/s of bus bandwidth",
+        message=f"{found['bytes_each'] / 1e6:.0f} MB between {found['workers']} workers in {found['seconds']:.3f} s, "
+        f"{bus_bandwidth(**found) / 1e9:.2f} GB/s of bus bandwidth",
     )
 
 
-def bus_bandwidth(*, workers: int, bytes_each: int, seconds: float) -> float:
+def bus_bandwidth(*, workers: float, bytes_each: float, seconds: float) -> float:
     """Bytes a second that each link must carry: a ring sends 2 (n - 1) / n of the bytes, whatever n is.
 
     Source: NVIDIA, nccl-tests, doc/PERFORMANCE.md.

@@ -153,9 +153,10 @@ class JobServer:
                 if info.status.value not in RUNNING:
                     piece.cancel()
                     return
-            if piece.result() is None:
+            text = piece.result()
+            if text is None:
                 return
-            log.feed(piece.result())
+            log.feed(text)
 
     @contextmanager
     def _told(self) -> Iterator[None]:

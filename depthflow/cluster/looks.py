@@ -6,11 +6,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+
+import ray
 
 import depthflow
 from depthflow.cluster.package import digest
@@ -25,19 +26,20 @@ TENSORFLOW_LIST_S = 120
 _COUNT_GPUS = "import tensorflow as tf; print(len(tf.config.list_physical_devices('GPU')))"
 
 
-def write_mark(location: str, folder: str, name: str) -> bool:
+def write_mark(location: str, folder: str) -> bool:
     """Writes a file of this node's into a folder of the location; whether the location had to be made for it."""
+    name = ray.get_runtime_context().get_node_id()
     made = not is_uri(location) and not Path(location).exists()
     with reported(f"{location} cannot be written", StoreError, absence_passes=False):
         open_files(location).write(f"{folder}/{name}", name.encode())
     return made
 
 
-def read_marks(location: str, folder: str, names: Sequence[str]) -> list[str]:
-    """Those of the names whose file this node reads, with what their writer wrote."""
+def read_marks(location: str, folder: str, node_ids: Sequence[str]) -> list[str]:
+    """Those of the nodes whose file this node reads, with what its writer wrote."""
     files = open_files(location)
     found = []
-    for name in names:
+    for name in node_ids:
         with suppress(FileNotFoundError), reported(f"{location} cannot be read", StoreError):
             if bytes(files.read(f"{folder}/{name}")) == name.encode():
                 found.append(name)
@@ -63,7 +65,11 @@ def is_there(location: str) -> bool:
 
 def disks(locations: Sequence[str]) -> dict[str, tuple[int, int]]:
     """Free and total bytes of the disks of Ray's own files, of temporary files, and of locations on disks."""
-    folders = [tempfile.gettempdir(), _ray_folder(), *(place for place in locations if not is_uri(place))]
+    folders = [
+        tempfile.gettempdir(),
+        ray.get_runtime_context().get_temp_dir(),
+        *(place for place in locations if not is_uri(place)),
+    ]
     usages = {folder: shutil.disk_usage(_nearest(folder)) for folder in dict.fromkeys(folders)}
     return {folder: (usage.free, usage.total) for folder, usage in usages.items()}
 
@@ -106,14 +112,6 @@ def tensorflow_gpus() -> int:
     if done.returncode:
         raise RuntimeError(f"TensorFlow does not start: {done.stderr.strip()[-300:]}")
     return int(done.stdout.split()[-1])
-
-
-def _ray_folder() -> str:
-    import ray
-
-    return str(Path(ray.get_runtime_context().get_session_dir())) if hasattr(
-        ray.get_runtime_context(), "get_session_dir"
-    ) else tempfile.gettempdir()
 
 
 def _nearest(folder: str) -> Path:

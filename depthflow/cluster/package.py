@@ -39,8 +39,8 @@ def check_size(sizes: Mapping[str, int]) -> None:
     largest = sorted(sizes.items(), key=lambda item: (-item[1], item[0]))[:LARGEST_NAMED]
     named = ", ".join(f"{name} ({size / 1e6:.2f} MB)" for name, size in largest)
     raise ClusterError(
-        f"The code to upload has {total / 1e6:.2f} MB, more than the {MAX_BYTES / 1e6:g} MB allowed. The largest files: "
-        f"{named}. Move what is no code out of depthflow/ and pipelines/."
+        f"The code to upload has {total / 1e6:.2f} MB, more than the {MAX_BYTES / 1e6:g} MB allowed. The largest "
+        f"files: {named}. Move what is no code out of depthflow/ and pipelines/."
     )
 
 

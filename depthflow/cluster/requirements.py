@@ -17,6 +17,8 @@ READ = ("samples", "source", "images")
 MODELS = ("model", "compare")
 """Flags that name models: registered ones, or folders."""
 USES_MLFLOW = ("train", "evaluate", "promote", "predict")
+WORK = {"train": "training", "evaluate": "pool", "promote": "pool", "predict": "pool", "preprocess": "data"}
+"""What a command places on the cluster, as doctor.py's --work says it."""
 NOT_SUBMITTED = ("submit",)
 KEPT_OUTCOMES = ("train",)
 """Commands whose result stands: the same again is asked for by --again. Others find by themselves what is done."""
@@ -31,14 +33,14 @@ class Requirements:
     Attributes:
         writes: locations that every node must be able to write.
         reads: locations that must be there for every node.
-        trains: whether training workers are placed.
-        num_workers: how many, if the command says so.
+        work: what it places on the cluster, as doctor.py's --work; None for a command that does without Ray.
+        num_workers: of training or of the pool, if the command says so.
         uses_mlflow: whether it does.
     """
 
     writes: tuple[str, ...] = ()
     reads: tuple[str, ...] = ()
-    trains: bool = False
+    work: str | None = None
     num_workers: int | None = None
     uses_mlflow: bool = False
 
@@ -51,12 +53,11 @@ def requirements_of(name: str, parsed: Mapping[str, Any]) -> Requirements:
         parsed: the dataclasses that its flags make.
     """
     flags = _flags(parsed)
-    trains = name == "train"
     return Requirements(
         writes=_locations(flags, WRITTEN),
         reads=tuple(location for value in _locations(flags, READ) if (location := before_wildcard(value))),
-        trains=trains,
-        num_workers=flags.get("num_workers") if trains else None,
+        work=WORK.get(name),
+        num_workers=flags.get("num_workers") if name in WORK else None,
         uses_mlflow=name in USES_MLFLOW,
     )
 
@@ -93,9 +94,7 @@ def check_submittable(name: str, parsed: Mapping[str, Any], environment: Mapping
         )
 
 
-def job_environment(
-    names: Sequence[str], environment: Mapping[str, str], *, git_commit: str
-) -> dict[str, str]:
+def job_environment(names: Sequence[str], environment: Mapping[str, str], *, git_commit: str) -> dict[str, str]:
     """The variables that a job is given: where MLflow is, the commit of the code, and those named.
 
     Raises:
@@ -110,17 +109,21 @@ def job_environment(
 
 def preflight_flags(requirements: Requirements) -> list[str]:
     """The flags of doctor.py that check what a command needs, in the seconds a job has for it."""
-    checks: list[CheckName] = ["plan"] if requirements.trains else []
-    checks += ["versions", "disk", "proxies"]
+    trains = requirements.work == "training"
+    checks: list[CheckName] = ["versions", "disk", "proxies"]
+    if requirements.work:
+        checks.insert(0, "plan")
     if requirements.writes or requirements.reads:
         checks.append("storage")
     if requirements.uses_mlflow:
         checks.append("mlflow")
-    if requirements.trains:
-        checks += ["gpus", "all-reduce"]
+    if trains:
+        checks.extend(("gpus", "all-reduce"))
     flags = ["--quick", "--checks", *checks]
     for flag, locations in (("--storage", requirements.writes), ("--samples", requirements.reads)):
         flags += [flag, *locations] if locations else []
+    if requirements.work is not None:
+        flags += ["--work", requirements.work]
     if requirements.num_workers is not None:
         flags += ["--num-workers", str(requirements.num_workers)]
     return flags

@@ -52,7 +52,7 @@ def cluster_nodes() -> list[ClusterNode]:
 
 
 def named_nodes(nodes: Sequence[Mapping[str, Any]]) -> list[ClusterNode]:
-    """Nodes as `ray.nodes` describes them, each called by its address, and by its id as well where that is not enough."""
+    """Nodes as `ray.nodes` tells of them, each called by its address, and by its id besides where two share one."""
     addresses = [node["NodeManagerAddress"] for node in nodes]
     return [
         ClusterNode(
@@ -65,7 +65,6 @@ def named_nodes(nodes: Sequence[Mapping[str, Any]]) -> list[ClusterNode]:
     ]
 
 
-@ray.remote(num_cpus=0, max_concurrency=LOOKS_AT_ONCE)
 class Scout:
     """The process on a node. A look that hangs holds up no other."""
 
@@ -86,9 +85,12 @@ class Scouts:
     def __init__(self, nodes: Sequence[ClusterNode], *, timeout_s: float) -> None:
         self.nodes = tuple(nodes)
         self._timeout_s = timeout_s
+        scout: Any = ray.remote(Scout)
         self._scouts = {
-            node.name: Scout.options(
-                scheduling_strategy=NodeAffinitySchedulingStrategy(node.node_id, soft=False)
+            node.name: scout.options(
+                num_cpus=0,
+                max_concurrency=LOOKS_AT_ONCE,
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node.node_id, soft=False),
             ).remote()
             for node in nodes
         }

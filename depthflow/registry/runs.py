@@ -1,6 +1,7 @@
 """One job is one MLflow run: the driver begins and ends it, worker 0 writes to it."""
 
 import logging
+import os
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +22,8 @@ from depthflow.samples.store import SampleStore
 METRICS_PER_CALL = 1000
 """MLflow's limit for one batch."""
 REPORT_ARTIFACT = f"data/{REPORT}"
+COMMIT_VARIABLE = "DEPTHFLOW_GIT_COMMIT"
+"""Set for a job by submit.py."""
 END_PAUSES_S = (0.0, 1.0, 3.0)
 """Before each attempt to say that a run has ended."""
 _log = logging.getLogger(__name__)
@@ -150,9 +153,9 @@ def _end(run_log: RunLog, status: str) -> None:
 
 
 def git_commit() -> str:
-    """The commit of the code that runs, or unknown where it is no checkout."""
+    """The commit of the code that runs; of a job, whose code is no checkout, the one it was submitted from."""
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
     except (OSError, subprocess.SubprocessError):
-        return "unknown"
+        return os.environ.get(COMMIT_VARIABLE, "unknown")

@@ -1,0 +1,116 @@
+"""A trial of what training stands on: workers of Ray Train, and the all-reduce between them. Imports no TensorFlow."""
+
+import os
+import tempfile
+import time
+import uuid
+from contextlib import suppress
+from typing import Any
+
+import ray
+from ray.exceptions import GetTimeoutError, RayError
+
+from depthflow.errors import TrainingError
+
+TENSORS = 4
+TENSOR_BYTES = 16 * 2**20
+"""Together a pack of gradients as training reduces them."""
+ROUNDS = 3
+
+
+def probe_all_reduce(*, num_workers: int, use_gpu: bool, storage: str | None, timeout_s: float) -> dict[str, float]:
+    """Starts workers as training does, and sums float32 tensors over them as it sums gradients.
+
+    Args:
+        num_workers: on all nodes, spread as evenly as may be.
+        use_gpu: one GPU each, else one CPU each.
+        storage: a location that all nodes share, where Ray Train keeps a few files for the time; None on one node.
+        timeout_s: for all of it.
+
+    Returns:
+        workers; bytes_each, that each had to share; seconds, of the fastest of a few rounds.
+
+    Raises:
+        TrainingError: if the sum is wrong, does not come in time, or the workers fail.
+    """
+    run = ray.remote(num_cpus=0, max_retries=0)(_run_on_workers)
+    with tempfile.TemporaryDirectory() as own:
+        place = f"{storage or own}/.probe-{uuid.uuid4().hex[:8]}"
+        answer = run.remote(num_workers, use_gpu, place)
+        try:
+            return ray.get(answer, timeout=timeout_s)
+        except GetTimeoutError:
+            raise TrainingError(
+                f"An all-reduce between {num_workers} workers did not end within {timeout_s:g} s: their "
+                f"{'GPUs' if use_gpu else 'CPUs'} are taken by other work, or the nodes do not reach each other"
+            ) from None
+        except RayError as error:
+            cause = getattr(error, "cause", None) or error
+            raise TrainingError(f"An all-reduce between {num_workers} workers failed: {_last_line(cause)}") from error
+        finally:
+            with suppress(Exception):
+                ray.cancel(answer, force=True)
+            _remove(place)
+
+
+def _run_on_workers(num_workers: int, use_gpu: bool, place: str) -> dict[str, float]:
+    """In a process of its own, so that a hung trial can be ended."""
+    from ray.train import LoggingConfig, RunConfig, ScalingConfig
+    from ray.train.tensorflow import TensorflowTrainer
+
+    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = "3600"  # The caller's limit is the one that counts.
+    trainer = TensorflowTrainer(
+        _measure,
+        scaling_config=ScalingConfig(num_workers=num_workers, use_gpu=use_gpu, placement_strategy="SPREAD"),
+        run_config=RunConfig(name="probe", storage_path=place, logging_config=LoggingConfig(log_level="ERROR")),
+    )
+    measured: Any = trainer.fit().return_value
+    return measured
+
+
+def _measure() -> dict[str, float]:
+    """What every worker runs; all give the same figures but for the clock."""
+    import logging
+
+    import ray.train
+    import tensorflow as tf
+
+    from depthflow.training.collective import WorkerGroup
+
+    tf.get_logger().setLevel("ERROR")
+    logging.getLogger().setLevel(logging.WARNING)
+    context = ray.train.get_context()
+    group = WorkerGroup(rank=context.get_world_rank(), size=context.get_world_size())
+    count = TENSOR_BYTES // 4
+
+    @tf.function
+    def reduce() -> tf.Tensor:
+        def each() -> tf.Tensor:
+            mine = [tf.fill([count], tf.cast(group.rank + 1, tf.float32)) for _ in range(TENSORS)]
+            return tf.stack([tf.reduce_max(summed) for summed in group.all_reduce(mine)])
+
+        return group.strategy.experimental_local_results(group.strategy.run(each))[0]
+
+    expected = group.size * (group.size + 1) / 2
+    fastest_s = float("inf")
+    for _ in range(1 + ROUNDS):  # The first one compiles.
+        group.sum([0.0])
+        started = time.monotonic()
+        found = reduce().numpy()
+        fastest_s = min(fastest_s, time.monotonic() - started)
+        if (found != expected).any():
+            raise TrainingError(f"The all-reduce summed to {found.tolist()} instead of {expected}.")
+    return {"workers": group.size, "bytes_each": TENSORS * TENSOR_BYTES, "seconds": fastest_s}
+
+
+def _last_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1]
+
+
+def _remove(place: str) -> None:
+    """Ray Train's few files."""
+    from pyarrow.fs import FileSystem
+
+    with suppress(Exception):
+        filesystem, path = FileSystem.from_uri(place)
+        filesystem.delete_dir(path)

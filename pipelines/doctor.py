@@ -1,0 +1,42 @@
+"""Say what this machine, or the cluster that RAY_ADDRESS names, can and cannot do."""
+
+import sys
+import time
+from typing import Any
+
+from depthflow.cluster.checks import Check
+from depthflow.cluster.doctor import Doctor, check_plan, conclude, line
+from depthflow.cluster.scouts import cluster_nodes
+from depthflow.cluster.session import ray_session
+from depthflow.command import run_command
+from depthflow.config import DoctorConfig
+from depthflow.placement import cluster_room
+from depthflow.registry.tracking import tracking_uri
+from depthflow.training.probe import probe_all_reduce
+
+
+def main(config: DoctorConfig) -> dict[str, Any]:
+    """Prints a line a check on stderr; what can never be placed is refused before anything is looked at."""
+    started = time.monotonic()
+    print(f"checking {' '.join(config.checks)}", file=sys.stderr, flush=True)
+    with ray_session(config.num_cpus):
+        room, nodes = cluster_room(), cluster_nodes()
+        checks: dict[str, Check] = {}
+        if "plan" in config.checks:
+            checks["plan"] = check_plan(config, room)
+            tell("plan", checks["plan"])
+        if all(check.status != "failed" for check in checks.values()):
+            doctor = Doctor(
+                config, nodes, mlflow_uri=tracking_uri(), may_grow=bool(room["addable"]), probe=probe_all_reduce
+            )
+            checks.update(doctor.examine(tell))
+    return conclude(checks, nodes=len(nodes), seconds=time.monotonic() - started)
+
+
+def tell(name: str, check: Check) -> None:
+    """A row of the table, as soon as it is known."""
+    print(line(name, check), file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main, __doc__))

@@ -335,7 +335,7 @@ class TrainJob(RayConfig):
     samples: str
     """The sample store, with the splits train and val."""
     storage: str
-    """Folder for checkpoints, on a disk that all nodes share."""
+    """Folder for checkpoints, on a disk that all nodes share; or s3:// or gs:// URI."""
     num_workers: int | None = None
     """Data-parallel workers. Default: one a GPU; two CPU workers where there is none."""
     model_name: str = "depthflow"
@@ -367,7 +367,7 @@ class TrainJob(RayConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require_folder(storage=self.storage, cache_dir=self.cache_dir)
+        _require_folder(cache_dir=self.cache_dir)
         _require_positive(num_workers=self.num_workers, keep_checkpoints=self.keep_checkpoints)
         _require_positive(checkpoint_every_steps=self.checkpoint_every_steps)
         _require(self.max_failures >= 0, f"--max-failures must not be negative. Received: {self.max_failures}")

@@ -38,7 +38,7 @@ def main(recipe: RecipeChoice, job: TrainJob) -> dict[str, Any]:
     with open_job(recipe, job, store) as folder:
         print(f"job {folder.root}; if it is cut off, the same command with --resume goes on", file=sys.stderr)
         run_id = folder.read()["run_id"]
-        with mlflow_run(experiment=job.experiment, name=folder.root.name, tags=tags, run_id=run_id) as run_log:
+        with mlflow_run(experiment=job.experiment, name=folder.name, tags=tags, run_id=run_id) as run_log:
             if run_id is None:
                 run_log.params({**asdict(recipe), **asdict(job)})
                 run_log.samples(store)

@@ -1,10 +1,8 @@
 """The way of metrics to MLflow that survives an outage: first to disk, then to the server, each value once."""
 
-import contextlib
 import itertools
 import json
 import logging
-import os
 import secrets
 import threading
 import time
@@ -14,23 +12,23 @@ from pathlib import Path
 
 from mlflow.entities import Metric
 
-from depthflow.errors import RegistryError
+from depthflow.errors import RegistryError, StoreError
+from depthflow.registry.records import RECORD, Records, open_records
 from depthflow.registry.runs import METRICS_PER_CALL, RunLog
 from depthflow.registry.tracking import OneAttemptClient, is_away
 
 FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 30.0
-RECORD = ".json"
 _log = logging.getLogger(__name__)
 
 
 class MetricSpool:
     """Writes each call as a record into a folder and returns; a thread of its own takes the records to MLflow.
 
-    A record is a file, durable when the call returns: {"time_ms", "first_step", "values": {metric: [value, ...]}} in
-    Python's JSON, which keeps NaN and infinities. Its name begins with a number that is higher than any there, so
-    records go out in the order in which they were made, also after a restart on another node that sees the folder.
-    A record is removed once MLflow has it.
+    A record is a file or an object, durable when the call returns: {"time_ms", "first_step", "values": {metric:
+    [value, ...]}} in Python's JSON, which keeps NaN and infinities. Its name begins with a number that is higher than
+    any there, so records go out in the order in which they were made, also after a restart on another node that sees
+    the folder. A record is removed once MLflow has it.
 
     A value is in MLflow once for every (metric, step), and the first one counts. Before the first value of a metric,
     and after every failure, MLflow is asked which steps it has: an answer may have been lost, or a worker that
@@ -42,21 +40,19 @@ class MetricSpool:
     (a deleted run, a bad name) stays on disk, gives one warning, does not hold up the others and is tried every 30 s.
 
     Attributes:
-        folder: made if need be.
+        folder: on a disk, made if need be; or s3:// or gs:// URI.
         run_log: the run.
 
     Raises:
         RegistryError: if the folder cannot be made or read.
     """
 
-    def __init__(self, folder: Path, run_log: RunLog) -> None:
+    def __init__(self, folder: str | Path, run_log: RunLog) -> None:
         self.folder, self.run_log = folder, run_log
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise RegistryError(f"The folder for metrics on their way to MLflow cannot be made: {error}.") from error
-        self._numbers = itertools.count(1 + max(map(_number, _records(folder)), default=0))
-        self._shipper = _Shipper(folder, run_log)
+        self._records = open_records(folder)
+        self._records.make()
+        self._numbers = itertools.count(1 + max(map(_number, self._records.names()), default=0))
+        self._shipper = _Shipper(self._records, run_log)
         self._wake, self._hurry = threading.Event(), threading.Event()
         self._closing = False
         self._thread = threading.Thread(target=self._work, name="metric-spool", daemon=True)
@@ -91,14 +87,14 @@ class MetricSpool:
         self._shipper.stopped = True
         self._hurry.set()
         self._wake.set()
-        return len(_records(self.folder))
+        return len(self._records.names())
 
     def _write(self, values: Mapping[str, list[float]], first_step: int) -> None:
         record = {"time_ms": int(time.time() * 1000), "first_step": int(first_step), "values": values}
-        path = self.folder / f"{next(self._numbers):010d}-{secrets.token_hex(4)}{RECORD}"
+        name = f"{next(self._numbers):010d}-{secrets.token_hex(4)}{RECORD}"
         try:
-            _write_durably(path, json.dumps(record))
-        except OSError as error:
+            self._records.write(name, json.dumps(record))
+        except (OSError, StoreError) as error:
             raise RegistryError(
                 f"The metrics of step {first_step} cannot be kept in {self.folder}: {error}. Make room there."
             ) from error
@@ -121,8 +117,8 @@ class MetricSpool:
             self._wake.wait(LONGEST_PAUSE_S if outcome is _Outcome.REFUSED else None)
 
 
-def replay(folder: Path, run_log: RunLog, *, timeout_s: float) -> int:
-    """Takes to MLflow what earlier processes left in a folder.
+def replay(folder: str | Path, run_log: RunLog, *, timeout_s: float) -> int:
+    """Takes to MLflow what earlier processes left in a folder, or under a URI.
 
     Returns:
         How many records are left: 0 if MLflow has them all, or if there is no such folder.
@@ -130,7 +126,7 @@ def replay(folder: Path, run_log: RunLog, *, timeout_s: float) -> int:
     Raises:
         RegistryError: if the folder cannot be read.
     """
-    if not folder.exists():
+    if not open_records(folder).exists():
         return 0
     return MetricSpool(folder, run_log).close(timeout_s)
 
@@ -148,9 +144,9 @@ class _Shipper:
         stopped: set from outside to end a pass early.
     """
 
-    def __init__(self, folder: Path, run_log: RunLog) -> None:
+    def __init__(self, records: Records, run_log: RunLog) -> None:
         self.stopped = False
-        self._folder, self._run_log = folder, run_log
+        self._records, self._run_log = records, run_log
         self._client = OneAttemptClient(run_log.tracking_uri)
         self._known_steps: dict[str, set[int]] = {}
         self._is_away = False
@@ -160,10 +156,10 @@ class _Shipper:
         """One pass over the folder, which ends at the first record for which MLflow is away."""
         outcome = _Outcome.DONE
         try:
-            for path in _records(self._folder):
+            for name in self._records.names():
                 if self.stopped:
                     break
-                if not self._ship_unless_refused(path):
+                if not self._ship_unless_refused(name):
                     outcome = _Outcome.REFUSED
         except Exception as error:
             self._warn_of_outage(error)
@@ -173,20 +169,20 @@ class _Shipper:
             _log.warning("MLflow at %s answers again.", self._run_log.tracking_uri)
         return outcome
 
-    def _ship_unless_refused(self, path: Path) -> bool:
+    def _ship_unless_refused(self, name: str) -> bool:
         """Whether the record is done with. What else goes wrong is raised."""
         try:
-            self._ship(path)
+            self._ship(name)
         except Exception as error:
             self._known_steps.clear()  # What MLflow has is uncertain now.
             if is_away(error) and not isinstance(error, RegistryError):
                 raise
-            self._warn_of_refusal(path, error)
+            self._warn_of_refusal(name, error)
             return False
         return True
 
-    def _ship(self, path: Path) -> None:
-        left = [metric for metric in _read(path) if metric.step not in self._steps(metric.key)]
+    def _ship(self, name: str) -> None:
+        left = [metric for metric in self._read(name) if metric.step not in self._steps(metric.key)]
         for start in range(0, len(left), METRICS_PER_CALL):
             if self.stopped:
                 return
@@ -194,7 +190,21 @@ class _Shipper:
             self._client.log(self._run_log.run_id, batch)
             for metric in batch:
                 self._steps(metric.key).add(metric.step)
-        path.unlink(missing_ok=True)
+        self._records.remove(name)
+
+    def _read(self, name: str) -> list[Metric]:
+        """The record's values; none if another process was faster and removed it."""
+        try:
+            record = json.loads(self._records.read(name))
+            return [
+                Metric(metric, value, record["time_ms"], record["first_step"] + k)
+                for metric, values in record["values"].items()
+                for k, value in enumerate(values)
+            ]
+        except FileNotFoundError:
+            return []
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise RegistryError(f"The record is damaged ({error})") from error
 
     def _steps(self, name: str) -> set[int]:
         if name not in self._known_steps:
@@ -209,66 +219,25 @@ class _Shipper:
             "MLflow at %s does not answer: %s. The job goes on; metrics wait in %s.",
             self._run_log.tracking_uri,
             error,
-            self._folder,
+            self._records.location,
         )
 
-    def _warn_of_refusal(self, path: Path, error: Exception) -> None:
+    def _warn_of_refusal(self, name: str, error: Exception) -> None:
         if str(error) in self._refusals:
             return
         self._refusals.add(str(error))
         _log.warning(
-            "MLflow at %s does not take %s into the run %s: %s. The record stays there and is tried again.",
+            "MLflow at %s does not take %s/%s into the run %s: %s. The record stays there and is tried again.",
             self._run_log.tracking_uri,
-            path,
+            self._records.location,
+            name,
             self._run_log.run_id,
             error,
         )
 
 
-def _records(folder: Path) -> list[Path]:
-    """In the order in which they were made."""
+def _number(name: str) -> int:
     try:
-        return sorted(path for path in folder.iterdir() if path.suffix == RECORD)
-    except OSError as error:
-        raise RegistryError(f"The folder with metrics on their way to MLflow cannot be read: {error}.") from error
-
-
-def _number(path: Path) -> int:
-    try:
-        return int(path.name.partition("-")[0])
+        return int(name.partition("-")[0])
     except ValueError:
-        raise RegistryError(f"{path} is no record of metrics. Move it elsewhere.") from None
-
-
-def _read(path: Path) -> list[Metric]:
-    """The record's values; none if another process was faster and removed it."""
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        return [
-            Metric(name, value, record["time_ms"], record["first_step"] + k)
-            for name, values in record["values"].items()
-            for k, value in enumerate(values)
-        ]
-    except FileNotFoundError:
-        return []
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RegistryError(f"The record is damaged ({error})") from error
-
-
-def _write_durably(path: Path, text: str) -> None:
-    partial = path.with_suffix(".partial")
-    try:
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.rename(path)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
-    with contextlib.suppress(OSError):  # Some network file systems cannot: there a name is durable as it is.
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        raise RegistryError(f"{name} is no record of metrics. Move it elsewhere.") from None

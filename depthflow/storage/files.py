@@ -10,11 +10,12 @@ import tempfile
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
 import pyarrow as pa
+import pyarrow.fs
 from typing_extensions import override
 
 from depthflow.errors import StoreError
@@ -56,6 +57,10 @@ class StoreFiles(ABC):
         """
 
     @abstractmethod
+    def unlink(self, path: str) -> None:
+        """Removes a file, if it is there."""
+
+    @abstractmethod
     def remove(self, folder: str) -> None:
         """Removes a folder of the store with all that it holds, if it is there."""
 
@@ -70,6 +75,10 @@ class StoreFiles(ABC):
         Raises:
             StoreError: if another writer holds it.
         """
+
+    @abstractmethod
+    def arrow(self) -> tuple[pa.fs.FileSystem, str]:
+        """The same place as Arrow's readers, and Ray, take it: a file system and the path in it."""
 
     def read(self, path: str) -> pa.Buffer:
         """The file's bytes."""
@@ -131,6 +140,10 @@ class DiskFiles(StoreFiles):
             temporary.unlink(missing_ok=True)
 
     @override
+    def unlink(self, path: str) -> None:
+        (Path(self.root) / path).unlink(missing_ok=True)
+
+    @override
     def remove(self, folder: str) -> None:
         shutil.rmtree(Path(self.root) / folder, ignore_errors=True)
 
@@ -142,6 +155,10 @@ class DiskFiles(StoreFiles):
     @override
     def writer_lock(self) -> AbstractContextManager[None]:
         return disk_lock(Path(self.root) / LOCK_NAME)
+
+    @override
+    def arrow(self) -> tuple[pa.fs.FileSystem, str]:
+        return pa.fs.LocalFileSystem(), self.root
 
 
 class ObjectFiles(StoreFiles):
@@ -187,6 +204,11 @@ class ObjectFiles(StoreFiles):
                 self._filesystem.put_file(handle.name, f"{self._path}/{path}")
 
     @override
+    def unlink(self, path: str) -> None:
+        with suppress(FileNotFoundError), reported(f"{self.root}/{path} cannot be removed", StoreError):
+            self._filesystem.rm_file(f"{self._path}/{path}")
+
+    @override
     def remove(self, folder: str) -> None:
         with reported(f"{self.root}/{folder} cannot be removed", StoreError):
             if self._filesystem.exists(f"{self._path}/{folder}"):
@@ -199,6 +221,10 @@ class ObjectFiles(StoreFiles):
     @override
     def writer_lock(self) -> AbstractContextManager[None]:
         return object_lock(self._filesystem, self._path, self.root)
+
+    @override
+    def arrow(self) -> tuple[pa.fs.FileSystem, str]:
+        return pa.fs.PyFileSystem(pa.fs.FSSpecHandler(self._filesystem)), self._path
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import logging
 import os
 import shutil
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -183,9 +183,14 @@ def checkpoints(root: Path) -> list[Path]:
     return sorted(manifest.parent for manifest in root.glob(f"step-*/{MANIFEST_FILE}"))
 
 
-def latest_whole(root: Path) -> Path | None:
-    """The latest checkpoint whose files are all whole, or None. A damaged one is renamed, and counts no more."""
+def latest_whole(root: Path, *, fetch: Callable[[str], object] = lambda name: None) -> Path | None:
+    """The latest checkpoint whose files are all whole, or None. A damaged one is renamed, and counts no more.
+
+    Args:
+        fetch: called with a checkpoint's name before its arrays are looked at.
+    """
     for checkpoint in reversed(checkpoints(root)):
+        fetch(checkpoint.name)
         try:
             read_progress(checkpoint)
             for archive in checkpoint.glob("*.npz"):

@@ -6,52 +6,61 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from depthflow.config import Recipe, TrainJob
 from depthflow.errors import StoreError, TrainingError
 from depthflow.samples.store import SampleStore
-from depthflow.storage.lock import LOCK_NAME, disk_lock
+from depthflow.storage.files import open_files
+from depthflow.storage.location import absolute
 
 JOB_FILE = "job.json"
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobFolder:
-    """Where a job keeps what outlives its processes, on a disk that all nodes share.
+    """Where a job keeps what outlives its processes: on a disk that all nodes share, or in a bucket.
 
     Attributes:
-        root: STORAGE/NAME, absolute.
+        root: STORAGE/NAME, absolute, or its URI.
     """
 
-    root: Path
+    root: str
 
     @property
-    def checkpoints(self) -> Path:
+    def name(self) -> str:
+        """The job's."""
+        return self.root.rpartition("/")[2]
+
+    @property
+    def checkpoints(self) -> str:
         """One folder a checkpoint."""
-        return self.root / "checkpoints"
+        return f"{self.root}/checkpoints"
 
     @property
-    def spool(self) -> Path:
+    def spool(self) -> str:
         """Metrics on their way to MLflow."""
-        return self.root / "spool"
+        return f"{self.root}/spool"
 
     @property
-    def ray(self) -> Path:
+    def ray(self) -> str:
         """Ray Train's own records."""
-        return self.root / "ray"
+        return f"{self.root}/ray"
 
     def read(self) -> dict[str, Any]:
-        """What the job is: wanted (recipe and samples), run_id, finished."""
-        return json.loads((self.root / JOB_FILE).read_text())
+        """What the job is: wanted (recipe and samples), run_id, finished, and when that was noted."""
+        return json.loads(open_files(self.root).read(JOB_FILE).to_pybytes())
 
     def note(self, **changes: Any) -> None:
-        """Changes what is said of the job, by rename."""
-        there = self.read() if (self.root / JOB_FILE).is_file() else {}
-        temporary = self.root / f".tmp-{JOB_FILE}"
-        temporary.write_text(json.dumps({**there, **changes}, indent=1))
-        temporary.replace(self.root / JOB_FILE)
+        """Changes what is said of the job, all at once.
+
+        Raises:
+            StoreError: if it cannot be written.
+        """
+        files = open_files(self.root)
+        there = self.read() if files.exists(JOB_FILE) else {}
+        noted = {**there, **changes, "noted": datetime.now(UTC).isoformat()}
+        files.write(JOB_FILE, json.dumps(noted, indent=1).encode())
 
 
 @contextmanager
@@ -61,17 +70,16 @@ def open_job(recipe: Recipe, job: TrainJob, store: SampleStore) -> Iterator[JobF
     Raises:
         TrainingError: if there is none to resume, or another process is at it.
     """
-    storage = Path(job.storage).absolute()
+    storage = absolute(job.storage)
     wanted = {"recipe": asdict(recipe), "fingerprint": store.fingerprint, "model_name": job.model_name}
     wanted = json.loads(json.dumps(wanted))
-    folder = _unfinished(storage, wanted) if job.resume else JobFolder(root=storage / unique_name(recipe.name))
+    folder = _unfinished(storage, wanted) if job.resume else JobFolder(root=f"{storage}/{unique_name(recipe.name)}")
     with ExitStack() as stack:
         try:
-            stack.enter_context(disk_lock(folder.root / LOCK_NAME))
+            stack.enter_context(open_files(folder.root).writer_lock())
         except (StoreError, OSError) as error:
             raise TrainingError(f"The job's folder {folder.root} cannot be taken: {error}") from error
-        if not job.resume:
-            folder.note(wanted=wanted, run_id=None, finished=False)
+        folder.note(**({} if job.resume else {"wanted": wanted, "run_id": None, "finished": False}))
         yield folder
 
 
@@ -80,14 +88,16 @@ def unique_name(recipe_name: str) -> str:
     return f"{recipe_name}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}"
 
 
-def _unfinished(storage: Path, wanted: Mapping[str, Any]) -> JobFolder:
-    """The latest unfinished job that wants the same; a job whose file cannot be read is none."""
-    unfinished = []
-    for path in sorted(storage.glob(f"*/{JOB_FILE}"), key=lambda path: path.parent.stat().st_ctime):
+def _unfinished(storage: str, wanted: Mapping[str, Any]) -> JobFolder:
+    """The unfinished job that wants the same and was last at work; a job whose file cannot be read is none."""
+    files, found = open_files(storage), []
+    for path in files.names(f"*/{JOB_FILE}"):
         with suppress(ValueError, KeyError):
-            folder = JobFolder(root=path.parent)
-            if not folder.read()["finished"]:
-                unfinished.append((folder, folder.read()["wanted"]))
+            said = json.loads(files.read(path).to_pybytes())
+            if not said["finished"]:
+                folder = JobFolder(root=f"{storage}/{path.partition('/')[0]}")
+                found.append((said.get("noted", ""), folder, said["wanted"]))
+    unfinished = [(folder, there) for _, folder, there in sorted(found, key=lambda job: job[0])]
     for folder, there in reversed(unfinished):
         if there == wanted:
             return folder
@@ -96,7 +106,7 @@ def _unfinished(storage: Path, wanted: Mapping[str, Any]) -> JobFolder:
     folder, there = unfinished[-1]
     raise TrainingError(
         f"No unfinished job in {storage} is the one that was asked for. "
-        f"{folder.root.name} differs: {_differences(there, wanted)}."
+        f"{folder.name} differs: {_differences(there, wanted)}."
     )
 
 

@@ -3,24 +3,24 @@
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 
 from depthflow.training.checkpoint import Progress, Snapshot, annotate_checkpoint, prune, write_checkpoint
+from depthflow.training.kept_checkpoints import KeptCheckpoints
 
 
 class CheckpointSaver:
     """Writes checkpoints in a thread of its own, one after the other.
 
     Args:
-        root: the folder of checkpoints.
+        kept: where the checkpoints go.
         keep: the best so many are kept, and the latest.
 
     Attributes:
         paused_s: how long the training has waited for it, in all.
     """
 
-    def __init__(self, root: Path, *, keep: int) -> None:
-        self._root = root
+    def __init__(self, kept: KeptCheckpoints, *, keep: int) -> None:
+        self._kept = kept
         self._keep = keep
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._under_way: list[Future[None]] = []
@@ -44,8 +44,8 @@ class CheckpointSaver:
 
         def write() -> None:
             first()
-            write_checkpoint(self._root, taken, progress)
-            prune(self._root, keep=self._keep)
+            write_checkpoint(self._kept.folder, taken, progress)
+            self._prune()
 
         self._under_way.append(self._pool.submit(write))
         self.paused_s += time.monotonic() - began
@@ -55,10 +55,14 @@ class CheckpointSaver:
 
         def write() -> None:
             first()
-            annotate_checkpoint(self._root, progress)
-            prune(self._root, keep=self._keep)
+            annotate_checkpoint(self._kept.folder, progress)
+            self._prune()
 
         self._under_way.append(self._pool.submit(write))
+
+    def _prune(self) -> None:
+        prune(self._kept.folder, keep=self._keep)
+        self._kept.publish()
 
     def wait(self) -> None:
         """Until all that was handed over is written.

@@ -1,7 +1,6 @@
 """What the driver and its workers agree on. Imports no TensorFlow."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from depthflow.config import Recipe
 from depthflow.registry.runs import RunLog
@@ -15,10 +14,10 @@ class WorkerTask:
 
     Attributes:
         recipe: what to train.
-        samples: the store's folder, absolute.
+        samples: the store's folder, absolute, or URI.
         run_log: where worker 0 writes metrics.
-        checkpoints: folder on a disk that all nodes share, absolute.
-        spool: folder there for metrics on their way to MLflow.
+        checkpoints: folder on a disk that all nodes share, absolute, or URI.
+        spool: the same for metrics on their way to MLflow.
         cpus: threads of one worker.
         cache_bytes: memory for decoded training samples, a worker.
         cache_dir: folder on each node's own disk that shards are copied to first, absolute; or None.
@@ -31,8 +30,8 @@ class WorkerTask:
     recipe: Recipe
     samples: str
     run_log: RunLog
-    checkpoints: Path
-    spool: Path
+    checkpoints: str
+    spool: str
     cpus: int
     cache_bytes: int
     cache_dir: str | None

@@ -13,6 +13,7 @@ from depthflow.placement import TrainingPlan, cluster_room, plan_training
 from depthflow.registry.runs import RunLog
 from depthflow.samples.epoch import batch_sizes
 from depthflow.samples.store import SampleStore
+from depthflow.storage.files import open_files
 from depthflow.training.job import JobFolder
 from depthflow.training.task import BEST_METRIC, WorkerTask
 
@@ -27,7 +28,7 @@ class TrainingOutcome:
     Attributes:
         network: restored from the checkpoint with the lowest val/abs_rel; uint8 rgb to log-depth.
         metrics: the figures of its epoch.
-        checkpoint: that checkpoint's folder.
+        checkpoint: that checkpoint's folder or URI.
     """
 
     network: "keras.Model"
@@ -112,6 +113,7 @@ def run_on_workers(task: WorkerTask, plan: TrainingPlan, *, folder: JobFolder, m
     """
     from ray.train.tensorflow import TensorflowTrainer  # Imports TensorFlow, which takes seconds.
 
+    filesystem, path = open_files(folder.ray).arrow()
     trainer = TensorflowTrainer(
         run_worker,
         train_loop_config={"task": task},
@@ -123,7 +125,8 @@ def run_on_workers(task: WorkerTask, plan: TrainingPlan, *, folder: JobFolder, m
         ),
         run_config=RunConfig(
             name=f"workers-{uuid.uuid4().hex[:6]}",  # A used name would resume Ray's own record, which is not ours.
-            storage_path=str(folder.ray),
+            storage_path=path,
+            storage_filesystem=filesystem,
             logging_config=LoggingConfig(log_level="ERROR"),
             failure_config=FailureConfig(max_failures=max_failures),
             worker_runtime_env={"env_vars": tensorflow_environment(task.recipe)},
@@ -170,7 +173,7 @@ def run_worker(config: dict[str, Any]) -> dict[str, str]:
     return train_worker(config["task"])
 
 
-def best_outcome(recipe: Recipe, checkpoints: Path) -> TrainingOutcome:
+def best_outcome(recipe: Recipe, checkpoints: str) -> TrainingOutcome:
     """The network of the best checkpoint, with the figures of its epoch.
 
     Raises:
@@ -178,13 +181,18 @@ def best_outcome(recipe: Recipe, checkpoints: Path) -> TrainingOutcome:
     """
     from depthflow.models.unet import build_unet, serving_network  # Imports TensorFlow, which takes seconds.
     from depthflow.training.checkpoint import best, load_checkpoint
+    from depthflow.training.kept_checkpoints import open_checkpoints
 
-    found = best(checkpoints)
-    if found is None:
-        raise TrainingError(
-            f"No epoch ended with a finite {BEST_METRIC}: the predictions overflow. Lower --learning-rate."
-        )
-    checkpoint, progress = found
-    network = build_unet(recipe.blank())
-    load_checkpoint(checkpoint, model=network)
-    return TrainingOutcome(network=serving_network(network), metrics=dict(progress.metrics), checkpoint=str(checkpoint))
+    with open_checkpoints(checkpoints) as kept:
+        kept.refresh()
+        found = best(kept.folder)
+        if found is None:
+            raise TrainingError(
+                f"No epoch ended with a finite {BEST_METRIC}: the predictions overflow. Lower --learning-rate."
+            )
+        name, progress = found[0].name, found[1]
+        network = build_unet(recipe.blank())
+        load_checkpoint(kept.fetch(name), model=network)
+    return TrainingOutcome(
+        network=serving_network(network), metrics=dict(progress.metrics), checkpoint=f"{checkpoints}/{name}"
+    )

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TypeVar
 
 import keras
@@ -14,8 +14,8 @@ from depthflow.registry.spool import MetricSpool
 from depthflow.samples.epoch import batch_sizes
 from depthflow.samples.reader import SplitReader
 from depthflow.samples.store import open_store
-from depthflow.training.checkpoint import latest_whole
 from depthflow.training.collective import WorkerGroup
+from depthflow.training.kept_checkpoints import KeptCheckpoints, open_checkpoints
 from depthflow.training.loop import TrainingLoop
 from depthflow.training.node_metrics import NodeMonitor
 from depthflow.training.saver import CheckpointSaver
@@ -41,8 +41,10 @@ def train_worker(task: WorkerTask) -> dict[str, str]:
         context = ray.train.get_context()
         configure_process(task.cpus, seed=task.recipe.seed, xla=task.recipe.xla)
         group = WorkerGroup(rank=context.get_world_rank(), size=context.get_world_size())
-        with _metric_spool(task, group) as spool:
-            _training_loop(task, group, watchdog, spool).run()
+        with ExitStack() as stack:
+            [spool] = _by_all(group, lambda: [stack.enter_context(_metric_spool(task, group))])
+            kept = stack.enter_context(open_checkpoints(task.checkpoints))
+            _training_loop(task, group, watchdog, spool, kept).run()
     except DepthflowError as error:  # Raised on all workers alike: none is left waiting for the others.
         return {"status": "failed", "error": str(error)}
     finally:
@@ -78,7 +80,9 @@ def _metric_spool(task: WorkerTask, group: WorkerGroup) -> Iterator[MetricSpool 
         spool.close(SPOOL_CLOSE_S)
 
 
-def _training_loop(task: WorkerTask, group: WorkerGroup, watchdog: Watchdog, spool: MetricSpool | None) -> TrainingLoop:
+def _training_loop(
+    task: WorkerTask, group: WorkerGroup, watchdog: Watchdog, spool: MetricSpool | None, kept: KeptCheckpoints
+) -> TrainingLoop:
     """Each part is made without a word to the others; then all agree that they have it."""
     recipe = task.recipe
 
@@ -91,13 +95,19 @@ def _training_loop(task: WorkerTask, group: WorkerGroup, watchdog: Watchdog, spo
 
     train_reader, val_reader = _by_all(group, readers)
     steps_per_epoch = len(batch_sizes(len(train_reader), global_batch_size=recipe.global_batch_size))
-    latest = latest_whole(task.checkpoints) if group.rank == 0 else None
-    name = group.gather_texts(latest.name if latest else "")[0]
-    checkpoint = task.checkpoints / name if name else None
-    trainee = _by_all(
-        group, lambda: Trainee(recipe, steps_per_epoch=steps_per_epoch, group=group, checkpoint=checkpoint)
-    )
-    if checkpoint is None:
+
+    def name_of_latest() -> str:
+        latest = kept.latest() if group.rank == 0 else None
+        return latest.name if latest else ""
+
+    name = group.gather_texts(_by_all(group, name_of_latest))[0]
+
+    def start() -> Trainee:
+        checkpoint = kept.fetch(name) if name else None
+        return Trainee(recipe, steps_per_epoch=steps_per_epoch, group=group, checkpoint=checkpoint)
+
+    trainee = _by_all(group, start)
+    if not name:
         group.share_first_workers(trainee.model.weights)
     return TrainingLoop(
         trainee,
@@ -110,7 +120,7 @@ def _training_loop(task: WorkerTask, group: WorkerGroup, watchdog: Watchdog, spo
             max_batch_size=max(1, recipe.global_batch_size // group.size),
         ),
         watchdog=watchdog,
-        saver=CheckpointSaver(task.checkpoints, keep=task.keep_checkpoints) if group.rank == 0 else None,
+        saver=CheckpointSaver(kept, keep=task.keep_checkpoints) if group.rank == 0 else None,
         spool=spool,
         monitor=NodeMonitor() if ray.train.get_context().get_local_rank() == 0 else None,
         checkpoint_every_steps=task.checkpoint_every_steps,

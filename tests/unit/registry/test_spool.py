@@ -15,9 +15,11 @@ import threading
 import time
 import urllib.request
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import mlflow
 import pytest
+import s3fs
 from mlflow import MlflowClient
 from mlflow.entities import Metric
 
@@ -406,3 +408,45 @@ def test_outage_in_the_middle(tmp_path, server, database, values, monkeypatch, c
     assert values(run_log, "m") == [(k, float(k)) for k in range(60)] + [(k, 100.0) for k in range(60, 65)]
     assert values(run_log, "n") == [(k, float(-k)) for k in range(60)]
     assert MlflowClient(database).get_run(run_log.run_id).info.status == "FINISHED"
+
+
+# --- in a bucket ---
+
+BUCKET = "metrics"
+
+
+@pytest.fixture
+def bucket(serving):
+    """Lists a server's bucket, or stops the server."""
+    with serving() as server:
+        client = s3fs.S3FileSystem(use_listings_cache=False)
+        client.makedirs(BUCKET, exist_ok=True)
+        yield SimpleNamespace(names=lambda: sorted(map(os.path.basename, client.find(BUCKET))), stop=server.stop)
+
+
+def test_records_wait_in_a_bucket_and_go_out_once_in_order(bucket, new_run, values):
+    """MLflow is away when the first process dies; the second, on another node, does some steps anew."""
+    run_log = new_run()
+    away = RunLog(tracking_uri="http://127.0.0.1:9", run_id=run_log.run_id)
+    first = MetricSpool(f"s3://{BUCKET}/spool", away)
+    first.series("m", [1.0, 2.0, math.inf], first_step=1)
+    first.metrics({"n": 0.1}, step=1)
+    assert first.close(0) == 2
+    second = MetricSpool(f"s3://{BUCKET}/spool", away)
+    second.series("m", [-2.0, -3.0, 4.0], first_step=2)
+    assert second.close(0) == 3
+    assert [int(name.partition("-")[0]) for name in bucket.names()] == [1, 2, 3]
+    assert replay(f"s3://{BUCKET}/spool", run_log, timeout_s=30) == 0
+    assert values(run_log, "m") == [(1, 1.0), (2, 2.0), (3, LARGEST), (4, 4.0)]
+    assert values(run_log, "n") == [(1, 0.1)]
+    assert bucket.names() == []
+    assert replay(f"s3://{BUCKET}/none", run_log, timeout_s=30) == 0, "no records"
+
+
+def test_bucket_that_is_gone(bucket):
+    spool = MetricSpool(f"s3://{BUCKET}/gone", RunLog(tracking_uri="http://127.0.0.1:9", run_id="0" * 32))
+    bucket.stop()
+    with pytest.raises(RegistryError, match=rf"metrics of step 3 cannot be kept in s3://{BUCKET}/gone: "):
+        spool.metrics({"m": 1.0}, step=3)
+    with pytest.raises(RegistryError, match="cannot be listed"):
+        spool.close(0)

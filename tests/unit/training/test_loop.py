@@ -17,6 +17,7 @@ from depthflow.registry.spool import MetricSpool
 from depthflow.samples.reader import SampleBatch, SplitReader
 from depthflow.samples.store import open_store
 from depthflow.training.checkpoint import MODEL_FILE, checkpoints, latest_whole, read_progress
+from depthflow.training.kept_checkpoints import DiskCheckpoints
 from depthflow.training.loop import TrainingLoop
 from depthflow.training.saver import CheckpointSaver
 from depthflow.training.trainee import Trainee
@@ -103,7 +104,7 @@ class Job:
             trainee.model, SplitReader(self._store, "val", cache_bytes=0), self._group, max_batch_size=2
         )
         before(trainee, validator)
-        saver = CheckpointSaver(self.checkpoints, keep=options.pop("keep"))
+        saver = CheckpointSaver(DiskCheckpoints(self.checkpoints), keep=options.pop("keep"))
         watchdog = Watchdog(600)
         loop = TrainingLoop(
             trainee,

@@ -107,7 +107,7 @@ PLAN = TrainingPlan(num_workers=2, use_gpu=False, cpus_per_worker=3)
 def told(root, **changes):
     """The task of a job in root/job."""
     job = TrainJob(**{"samples": "s", "storage": "t", **changes})
-    folder = JobFolder(root=root / "job")
+    folder = JobFolder(root=f"{root}/job")
     return worker_task(smoke(), job, folder, samples="/s", run_log=cast(RunLog, None), plan=PLAN)
 
 
@@ -128,7 +128,7 @@ def test_workers_are_told_the_jobs_folder_and_knobs(tmp_path):
     knobs = {"keep_checkpoints": 5, "checkpoint_every_steps": 7, "step_timeout_s": 11.0, "drain_poll_s": 2.5}
     task = told(tmp_path, **knobs)
     assert {name: getattr(task, name) for name in knobs} == knobs
-    assert (task.checkpoints, task.spool) == (tmp_path / "job" / "checkpoints", tmp_path / "job" / "spool")
+    assert (task.checkpoints, task.spool) == (f"{tmp_path}/job/checkpoints", f"{tmp_path}/job/spool")
 
 
 # --- what is left of a run ---
@@ -136,4 +136,4 @@ def test_workers_are_told_the_jobs_folder_and_knobs(tmp_path):
 
 def test_without_a_finite_figure_there_is_no_model(tmp_path):
     with pytest.raises(TrainingError, match=r"No epoch ended with a finite val/abs_rel.*Lower --learning-rate"):
-        best_outcome(smoke(), tmp_path)
+        best_outcome(smoke(), str(tmp_path))

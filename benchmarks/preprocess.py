@@ -226,11 +226,11 @@ def pool_rate(source: str, benchmark: Benchmark) -> float:
     return steady_rate(arrivals, skipped=benchmark.processes)
 
 
-def ray_rate(source: str, benchmark: Benchmark) -> float:
-    """Samples a second of the Ray job."""
+def ray_rate(source: str, *, work: str, shard_mib: int, cpus: int) -> float:
+    """Samples a second of the Ray job, on a running Ray of so many CPUs."""
     arrivals: list[tuple[float, int]] = []
-    with tempfile.TemporaryDirectory(dir=benchmark.work) as out:
-        job = Job(source, out, shard_mib=benchmark.ray_shard_mib)
+    with tempfile.TemporaryDirectory(dir=work) as out:
+        job = Job(source, out, shard_mib=shard_mib)
         run_tasks(
             job.plans,
             job.work,
@@ -238,7 +238,7 @@ def ray_rate(source: str, benchmark: Benchmark) -> float:
             progress=lambda done: None,
             on_result=lambda row: arrivals.append((time.perf_counter(), row["done"])),
         )
-    return steady_rate(arrivals, skipped=benchmark.processes)
+    return steady_rate(arrivals, skipped=cpus)
 
 
 def measure_ray(benchmark: Benchmark) -> dict[str, float]:
@@ -248,7 +248,14 @@ def measure_ray(benchmark: Benchmark) -> dict[str, float]:
         link_tree(benchmark.source, Path(folder) / "tree", benchmark.ray_samples)
         for _ in range(benchmark.repeats):
             pool.append(pool_rate(f"{folder}/tree", benchmark))
-            job.append(ray_rate(f"{folder}/tree", benchmark))
+            job.append(
+                ray_rate(
+                    f"{folder}/tree",
+                    work=benchmark.work,
+                    shard_mib=benchmark.ray_shard_mib,
+                    cpus=benchmark.processes,
+                )
+            )
     rates = {"pool_samples_per_s": statistics.median(pool), "ray_samples_per_s": statistics.median(job)}
     return {**rates, "ratio": rates["ray_samples_per_s"] / rates["pool_samples_per_s"]}
 

@@ -10,8 +10,9 @@ and feed; checkpoints go to a scratch folder. Sides take turns, and every side d
 - scaling: two workers, pinned to a CPU each, against two one-worker trainings at the same time on the same two CPUs:
   what the machine gives at most.
 
-Prints images a second, the share of the time that was spent waiting for data and for checkpoints, and the ratios. The
-last line on stdout is one JSON object.
+Prints images a second, the share of the time that was spent waiting for data and for checkpoints, and the median of the
+repeats' ratios: each compares runs that followed each other, since a machine's speed drifts. The last line on stdout is
+one JSON object.
 """
 
 import json
@@ -96,9 +97,9 @@ def main(benchmark: Benchmark) -> int:
                 runs[name].append(_together(processes))
                 print(f"{part}: {name}: {runs[name][-1]}", file=sys.stderr, flush=True)
         result[part] = {name: _medians(figures) for name, figures in runs.items()}
-        ours, theirs = (result[part][name]["images_per_s"] for name in sides)
-        result[part]["ratio"] = ours / theirs
-        print(f"{part}: {' / '.join(sides)} = {ours:.1f} / {theirs:.1f} images a second = {ours / theirs:.2f}")
+        ratios = [ours["images_per_s"] / theirs["images_per_s"] for ours, theirs in zip(*runs.values(), strict=True)]
+        result[part]["ratio"] = statistics.median(ratios)
+        print(f"{part}: {' / '.join(sides)}: {result[part]['ratio']:.2f}, the median of", *(f"{r:.2f}" for r in ratios))
     print(json.dumps(result))
     return 0
 

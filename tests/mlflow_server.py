@@ -1,0 +1,61 @@
+"""An MLflow server on loopback that can be killed and started again with the same port and database."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+START_S = 120.0
+
+
+class MlflowServer:
+    """SQLite and artifacts in a folder, behind HTTP.
+
+    Args:
+        folder: for the database, the artifacts and the log.
+        host: to listen at.
+    """
+
+    def __init__(self, folder: Path, *, host: str = "127.0.0.1") -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            self.port = listener.getsockname()[1]
+        self.folder, self._host = folder, host
+        self.uri = f"http://{host}:{self.port}"
+        self.database = f"sqlite:///{folder}/mlflow.db"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Returns at once: see `wait`."""
+        store = ["--backend-store-uri", self.database, "--default-artifact-root", str(self.folder / "artifacts")]
+        command = [sys.executable, "-m", "mlflow", "server", *store, "--host", self._host, "--port", str(self.port)]
+        with (self.folder / "server.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [*command, "--workers", "1"],
+                stdout=log,
+                stderr=log,
+                cwd=self.folder,
+                env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+                start_new_session=True,
+            )
+
+    def wait(self) -> None:
+        """Until it answers."""
+        deadline = time.monotonic() + START_S
+        while time.monotonic() < deadline:
+            try:
+                with urllib.request.urlopen(f"{self.uri}/health", timeout=1):
+                    return
+            except OSError:
+                time.sleep(0.1)
+        raise AssertionError((self.folder / "server.log").read_text()[-2000:])
+
+    def kill(self) -> None:
+        """Also its worker, by the session that they share."""
+        if self._process is not None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+            self._process = None

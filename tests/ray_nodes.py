@@ -1,0 +1,142 @@
+"""A Ray cluster on this machine, as a user starts one: every node a `ray start` of its own, with a token."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+START_S = 120.0
+"""For a node to come up on a busy machine."""
+TOKEN = "0123456789abcdef" * 4
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]
+
+
+class RayNode:
+    """`ray start --block` and all that it started."""
+
+    def __init__(self, command: Sequence[str], *, env: Mapping[str, str], log: Path) -> None:
+        self._command, self._env, self.log = command, env, log
+        self._start()
+
+    def _start(self) -> None:
+        with self.log.open("ab") as output:
+            self._process = subprocess.Popen(
+                self._command, env=self._env, stdout=output, stderr=output, start_new_session=True
+            )
+
+    def ensure_started(self) -> None:
+        """Ray gives a node 30 s to join, which a busy machine does not always keep: it is started again then."""
+        if self._process.poll() is not None:
+            self._start()
+
+    def kill(self) -> None:
+        """As a machine that loses its power: everything at once, without a word."""
+        if self._process.poll() is None:
+            parent = psutil.Process(self._process.pid)
+            for process in (parent, *parent.children(recursive=True)):
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+        self._process.wait()
+
+
+class RayNodes:
+    """A head, and nodes that are added and killed.
+
+    Args:
+        env: of all nodes' processes, besides this process's own and the token.
+        host: the head's address.
+        prefix: what a node's command is put behind, such as `ip netns exec NAME`, by the node's name.
+
+    Attributes:
+        env: in which a client finds the cluster, and is let in.
+        api: where jobs are submitted.
+    """
+
+    def __init__(
+        self, env: Mapping[str, str], *, host: str = "127.0.0.1", prefix: Mapping[str, Sequence[str]] | None = None
+    ) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="ray-"))  # A short path: Ray's sockets lie there.
+        self._host, self._prefix = host, prefix or {}
+        self._port, api_port = free_port(), free_port()
+        self._nodes: dict[str, RayNode] = {}
+        self.api = f"http://{host}:{api_port}"
+        self._head_flags = ["--head", f"--port={self._port}", f"--dashboard-host={host}"]
+        self._head_flags += [f"--dashboard-port={api_port}", f"--temp-dir={self._folder / 'ray'}"]
+        self._node_env = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
+            **env,
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": TOKEN,
+        }
+        self.env = {**self._node_env, "RAY_API_SERVER_ADDRESS": self.api}
+
+    def start(self, name: str, *, num_cpus: int, role: str, address: str | None = None) -> None:
+        """Starts a node and waits until it is alive; the one called head first.
+
+        Args:
+            name: of the node.
+            num_cpus: CPUs it says it has.
+            role: its label depthflow.io/role.
+            address: its own. Default: the head's.
+        """
+        ports = ("dashboard-agent-listen-port", "dashboard-agent-grpc-port", "metrics-export-port")
+        command = [
+            *self._prefix.get(name, ()),
+            str(Path(sys.executable).with_name("ray")),
+            "start",
+            "--block",
+            "--disable-usage-stats",
+            f"--node-ip-address={address or self._host}",
+            f"--num-cpus={num_cpus}",
+            f"--labels=depthflow.io/role={role}",
+            f"--object-store-memory={200 * 2**20}",
+            *(f"--{flag}={free_port()}" for flag in ports),
+            *(self._head_flags if name == "head" else [f"--address={self._host}:{self._port}"]),
+        ]
+        self._nodes[name] = RayNode(command, env=self._node_env, log=self._folder / f"{name}.log")
+        self.wait_until_alive()
+
+    def wait_until_alive(self) -> None:
+        """Until all that were started are there, and those that were killed are known to be gone."""
+        deadline = time.monotonic() + START_S
+        while (alive := self._count_alive()) != len(self._nodes):
+            for node in self._nodes.values():
+                node.ensure_started()
+            if time.monotonic() > deadline:
+                logs = "\n".join(f"{name}: {node.log.read_text()[-1500:]}" for name, node in self._nodes.items())
+                raise AssertionError(f"{alive} of the nodes {', '.join(self._nodes)} are alive.\n{logs}")
+            time.sleep(0.3)
+
+    def _count_alive(self) -> int:
+        """As the head's state API tells it; 0 while it does not answer."""
+        request = urllib.request.Request(f"{self.api}/api/v0/nodes", headers={"Authorization": f"Bearer {TOKEN}"})
+        try:
+            with urllib.request.urlopen(request, timeout=10) as answer:
+                nodes = json.load(answer)["data"]["result"]["result"]
+        except OSError:
+            return 0
+        return sum(node["state"] == "ALIVE" for node in nodes)
+
+    def kill(self, name: str) -> None:
+        """Without a word to the others."""
+        self._nodes.pop(name).kill()
+
+    def stop(self) -> None:
+        """Ends all nodes, the head last."""
+        for name in [*self._nodes][::-1]:
+            self.kill(name)
+        shutil.rmtree(self._folder, ignore_errors=True)

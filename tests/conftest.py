@@ -1,5 +1,6 @@
 """What all tests share: one Ray, commands in processes of their own, small trees of DIODE, where other data are."""
 
+import contextlib
 import json
 import os
 import selectors
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
+from tests.object_store import serving_s3
 from tests.parsed_page import ParsedPage
 
 settings.register_profile("shared machines are noisy", deadline=None)
@@ -139,3 +141,9 @@ def write_triplet() -> Callable[..., Path]:
 def parse_html() -> type[ParsedPage]:
     """HTML to a `ParsedPage`."""
     return ParsedPage
+
+
+@pytest.fixture(scope="session")
+def serving() -> Callable[[], contextlib.AbstractContextManager[object]]:
+    """Starts a real server of S3's protocol for the block."""
+    return serving_s3

@@ -27,9 +27,3 @@ def serving_s3():
         finally:
             server.stop()
             s3fs.S3FileSystem.clear_instance_cache()
-
-
-@pytest.fixture(scope="session")
-def serving():
-    """Starts a real server of S3's protocol for the block."""
-    return serving_s3

@@ -1,0 +1,164 @@
+"""Every command as a job on a cluster of several nodes, and nodes that die: each node is a `ray start` of its own.
+
+Stores, photographs and checkpoints lie on S3's protocol, MLflow answers over HTTP, and every call carries a token.
+"""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+
+from depthflow.command import last_json_line
+from depthflow.diode.synthetic import synthesize
+from depthflow.samples.store import open_store
+from tests.mlflow_server import MlflowServer
+from tests.ray_nodes import RayNodes
+
+pytestmark = [pytest.mark.nodes, pytest.mark.slow]
+
+ROOT = Path(__file__).resolve().parents[2]
+JOB_S = 600.0
+SMALL = ("--height", 64, "--width", 64)
+
+
+class Cluster:
+    """A head for jobs, a node for data, one for training; and a client.
+
+    Args:
+        nodes: started.
+        folder: of the client.
+        mlflow: its URI.
+    """
+
+    def __init__(self, nodes: RayNodes, folder: Path, mlflow: str) -> None:
+        self.nodes, self._folder = nodes, folder
+        self._env = {**nodes.env, "MLFLOW_TRACKING_URI": mlflow}
+
+    def begin(self, *words: object, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
+        """Begins `submit.py` with these arguments."""
+        return subprocess.Popen(
+            [sys.executable, str(ROOT / "pipelines" / "submit.py"), *map(str, words)],
+            cwd=self._folder,
+            env={**self._env, **(env or {})},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def end(self, submitted: subprocess.Popen[str], *, code: int = 0) -> dict[str, Any]:
+        """Its result, with the exit code that was expected."""
+        stdout, stderr = submitted.communicate(timeout=JOB_S)
+        assert submitted.returncode == code, f"{stdout[-1000:]}\n{stderr[-6000:]}"
+        result = last_json_line(stdout.strip().splitlines()[-1])
+        assert result is not None
+        return result
+
+    def run(self, *words: object, code: int = 0) -> dict[str, Any]:
+        """Both."""
+        return self.end(self.begin(*words), code=code)
+
+
+@pytest.fixture(scope="module")
+def bucket(serving) -> Iterator[fsspec.AbstractFileSystem]:
+    with serving():
+        files = fsspec.filesystem("s3")
+        files.mkdir("bucket")
+        yield files
+
+
+@pytest.fixture(scope="module")
+def mlflow(tmp_path_factory) -> Iterator[str]:
+    server = MlflowServer(tmp_path_factory.mktemp("mlflow"))
+    server.start()
+    server.wait()
+    yield server.uri
+    server.kill()
+
+
+@pytest.fixture(scope="module")
+def cluster(bucket, mlflow, tmp_path_factory) -> Iterator[Cluster]:
+    nodes = RayNodes({})
+    try:
+        nodes.start("head", num_cpus=1, role="head")
+        nodes.start("data", num_cpus=2, role="data")
+        nodes.start("train", num_cpus=3, role="train")
+        yield Cluster(nodes, tmp_path_factory.mktemp("client"), mlflow)
+    finally:
+        nodes.stop()
+
+
+@pytest.fixture(scope="module")
+def tree(bucket, tmp_path_factory) -> str:
+    """A mini-DIODE in the bucket."""
+    folder = tmp_path_factory.mktemp("mini") / "tree"
+    synthesize(out=folder, scans=4, samples_per_scan=12, height=64, width=64, seed=0, val_fraction=0.5)
+    bucket.put(str(folder), "bucket/tree", recursive=True)
+    return "s3://bucket/tree"
+
+
+def test_the_whole_chain_as_jobs(cluster, tree, mlflow, bucket, tmp_path):
+    stored = cluster.run("preprocess", "--source", tree, "--out", "s3://bucket/samples", *SMALL)
+    assert (stored["samples"], stored["rejects"], stored["job_status"]) == (48, 0, "SUCCEEDED")
+    trained = cluster.run(
+        *("train", "smoke", "--samples", "s3://bucket/samples", "--storage", "s3://bucket/runs"),
+        *("--epochs", 2, "--num-workers", 2, "--global-batch-size", 8),
+    )
+    assert trained["model_uri"] == "models:/depthflow/1" and trained["unlogged"] == 0
+    assert bucket.glob("bucket/runs/*/checkpoints/step-*/checkpoint.json")
+    pool = ("--model", "models:/depthflow@challenger", "--num-workers", 1)
+    evaluated = cluster.run("evaluate", *pool, "--samples", "s3://bucket/samples")
+    assert evaluated["samples"] == 24 and set(evaluated["metrics"]) == {"all", "indoors", "outdoor"}
+    promoted = cluster.run("promote", "--samples", "s3://bucket/samples", "--force", "--reason", "two epochs are few")
+    assert (promoted["decision"], promoted["champion"]) == ("forced", "1")
+    predicted = cluster.run(
+        *("predict", "--model", "models:/depthflow@champion", "--images", f"{tree}/val/indoors", "--out", tmp_path),
+        *("--files", "npy", "--num-workers", 1),
+    )
+    assert predicted["images"] == 12 and len(list(tmp_path.rglob("*.npy"))) == 12
+
+
+def test_a_node_is_lost_in_the_middle_of_preprocessing(cluster, tree, bucket, tmp_path):
+    """The store is that of a run that nobody disturbed."""
+    flags = ("--seed", 1, "--shard-mib", 1)
+    undisturbed = cluster.run("preprocess", "--source", tree, "--out", "s3://bucket/whole", *SMALL, *flags)
+    cluster.nodes.start("more", num_cpus=1, role="data")
+    submitted = cluster.begin("preprocess", "--source", tree, "--out", "s3://bucket/torn", *SMALL, *flags)
+    wait_until(lambda: bucket.glob("bucket/torn/split=*/*.parquet"), submitted)
+    cluster.nodes.kill("data")
+    torn = cluster.end(submitted)
+    assert torn["samples"] == 48 and torn["fingerprint"] == undisturbed["fingerprint"]
+    one, other = (open_store(f"s3://bucket/{name}").manifest["shards"] for name in ("whole", "torn"))
+    assert one == other, "nothing is lost, nothing is done twice"
+    cluster.nodes.start("data", num_cpus=2, role="data")
+    cluster.nodes.kill("more")
+    cluster.nodes.wait_until_alive()
+
+
+def test_a_node_is_lost_in_the_middle_of_training(cluster, bucket):
+    """Workers start anew from the latest checkpoint on the node that comes in its place."""
+    submitted = cluster.begin(
+        *("train", "smoke", "--samples", "s3://bucket/samples", "--storage", "s3://bucket/lost", "--epochs", 4),
+        *("--num-workers", 2, "--global-batch-size", 8, "--model-name", "survivor", "--max-failures", 3),
+    )
+    manifests = "bucket/lost/*/checkpoints/step-*/checkpoint.json"
+    wait_until(lambda: bucket.glob(manifests), submitted)
+    cluster.nodes.kill("train")
+    cluster.nodes.start("train", num_cpus=3, role="train")
+    trained = cluster.end(submitted)
+    assert trained["model_uri"] == "models:/survivor/1" and trained["unlogged"] == 0
+    last = json.loads(bucket.cat_file(max(bucket.glob(manifests))))
+    assert last["position"]["epoch"] == 4 and last["steps_done"] == 4 * 3
+
+
+def wait_until(found: Callable[[], object], submitted: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + JOB_S
+    while not found():
+        assert submitted.poll() is None, submitted.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.2)

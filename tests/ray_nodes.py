@@ -12,6 +12,7 @@ import urllib.request
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -75,10 +76,11 @@ class RayNodes:
         self._nodes: dict[str, RayNode] = {}
         self.api = f"http://{host}:{api_port}"
         self._head_flags = ["--head", f"--port={self._port}", f"--dashboard-host={host}"]
-        self._head_flags += [f"--dashboard-port={api_port}", f"--temp-dir={self._folder / 'ray'}"]
+        self._head_flags.append(f"--dashboard-port={api_port}")
         self._node_env = {
             **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
             **env,
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",  # As where the environment is activated.
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": TOKEN,
         }
@@ -104,6 +106,7 @@ class RayNodes:
             f"--num-cpus={num_cpus}",
             f"--labels=depthflow.io/role={role}",
             f"--object-store-memory={200 * 2**20}",
+            f"--temp-dir={self._folder / name}",  # Each machine has its own: what one cleans up is not another's.
             *(f"--{flag}={free_port()}" for flag in ports),
             *(self._head_flags if name == "head" else [f"--address={self._host}:{self._port}"]),
         ]
@@ -122,14 +125,22 @@ class RayNodes:
             time.sleep(0.3)
 
     def _count_alive(self) -> int:
-        """As the head's state API tells it; 0 while it does not answer."""
-        request = urllib.request.Request(f"{self.api}/api/v0/nodes", headers={"Authorization": f"Bearer {TOKEN}"})
+        """0 while the head does not answer."""
         try:
-            with urllib.request.urlopen(request, timeout=10) as answer:
-                nodes = json.load(answer)["data"]["result"]["result"]
+            return sum(node["state"] == "ALIVE" for node in self.state("nodes"))
         except OSError:
             return 0
-        return sum(node["state"] == "ALIVE" for node in nodes)
+
+    def state(self, kind: str) -> list[dict[str, Any]]:
+        """What the head's state API knows: nodes, tasks, actors or jobs.
+
+        Raises:
+            OSError: if it does not answer.
+        """
+        url = f"{self.api}/api/v0/{kind}?detail=1&limit=10000"
+        request = urllib.request.Request(url, headers={"Authorization": f"Bearer {TOKEN}"})
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return json.load(answer)["data"]["result"]["result"]
 
     def kill(self, name: str) -> None:
         """Without a word to the others."""

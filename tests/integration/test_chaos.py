@@ -3,15 +3,12 @@
 import os
 import random
 import signal
-import socket
-import subprocess
-import sys
 import time
-import urllib.request
-from pathlib import Path
 
 import psutil
 import pytest
+
+from tests.mlflow_server import MlflowServer
 
 from .test_resume import (  # Fixtures among them.
     PATIENCE_S,
@@ -27,49 +24,11 @@ from .test_resume import (  # Fixtures among them.
 SEED = 20
 
 
-class Server:
-    """An MLflow server on loopback that can be killed and started again with the same port and database."""
-
-    def __init__(self, folder: Path) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            self.port = listener.getsockname()[1]
-        self.folder, self.uri = folder, f"http://127.0.0.1:{self.port}"
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        """Returns when it answers."""
-        store = ["--backend-store-uri", f"sqlite:///{self.folder}/mlflow.db"]
-        store += ["--default-artifact-root", str(self.folder / "artifacts")]
-        with (self.folder / "server.log").open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "mlflow", "server", *store, "--port", str(self.port), "--workers", "1"],
-                stdout=log,
-                stderr=log,
-                cwd=self.folder,
-                env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-                start_new_session=True,
-            )
-        deadline = time.monotonic() + PATIENCE_S
-        while time.monotonic() < deadline:
-            try:
-                with urllib.request.urlopen(f"{self.uri}/health", timeout=1):
-                    return
-            except OSError:
-                time.sleep(0.1)
-        raise AssertionError((self.folder / "server.log").read_text()[-2000:])
-
-    def kill(self) -> None:
-        """Also its worker, by the session that they share."""
-        if self._process is not None:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
-            self._process = None
-
-
 @pytest.fixture
 def server(tmp_path):
-    server = Server(tmp_path)
+    server = MlflowServer(tmp_path)
     server.start()
+    server.wait()
     yield server
     server.kill()
 
@@ -121,6 +80,7 @@ def test_chaos_changes_nothing(samples, undisturbed, start, server, tmp_path):  
     training.wait_until(lambda: training.first_workers()[-1] != before)
     assert [*training.checkpoints.parent.glob("spool/*.json")], "metrics wait for MLflow"
     server.start()
+    server.wait()
     result = training.succeed()
     assert result["unlogged"] == 0 and result["version"] is not None
     assert_logged_once(server.uri, result["run_id"])

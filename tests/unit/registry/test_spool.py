@@ -6,14 +6,11 @@ import math
 import os
 import resource
 import shutil
-import signal
 import socket
 import sqlite3
-import subprocess
 import sys
 import threading
 import time
-import urllib.request
 from contextlib import contextmanager
 from types import SimpleNamespace
 
@@ -27,59 +24,15 @@ from depthflow.errors import RegistryError
 from depthflow.registry.runs import RunLog, mlflow_run
 from depthflow.registry.spool import MetricSpool, replay
 from depthflow.registry.tracking import OneAttemptClient
+from tests.mlflow_server import MlflowServer
 
 LARGEST = sys.float_info.max
 """What MLflow's databases keep for infinity."""
 
 
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
-
-
-class Server:
-    """An MLflow server on loopback that can be killed and started again with the same port and database."""
-
-    def __init__(self, folder):
-        self.folder, self.port = folder, free_port()
-        self.uri = f"http://127.0.0.1:{self.port}"
-        self.database = f"sqlite:///{folder}/mlflow.db"
-        self.process = None
-
-    def start(self):
-        """Returns at once: see wait."""
-        store = ["--backend-store-uri", self.database, "--default-artifact-root", str(self.folder / "artifacts")]
-        command = [sys.executable, "-m", "mlflow", "server", *store, "--host", "127.0.0.1", "--port", str(self.port)]
-        with (self.folder / "server.log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [*command, "--workers", "1"],
-                stdout=log,
-                stderr=log,
-                cwd=self.folder,
-                env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-                start_new_session=True,
-            )
-
-    def wait(self):
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            try:
-                with urllib.request.urlopen(f"{self.uri}/health", timeout=1):
-                    return
-            except OSError:
-                time.sleep(0.1)
-        raise AssertionError((self.folder / "server.log").read_text()[-2000:])
-
-    def kill(self):
-        if self.process is not None:
-            os.killpg(self.process.pid, signal.SIGKILL)  # The session that start() made: the server and its worker.
-            self.process.wait()
-            self.process = None
-
-
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    server = Server(tmp_path_factory.mktemp("server"))
+    server = MlflowServer(tmp_path_factory.mktemp("server"))
     server.start()
     yield server
     server.kill()

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import pyarrow as pa
-import pyarrow.fs
+from pyarrow.fs import FileSystem, FSSpecHandler, LocalFileSystem, PyFileSystem
 from typing_extensions import override
 
 from depthflow.errors import StoreError
@@ -77,7 +77,7 @@ class StoreFiles(ABC):
         """
 
     @abstractmethod
-    def arrow(self) -> tuple[pa.fs.FileSystem, str]:
+    def arrow(self) -> tuple[FileSystem, str]:
         """The same place as Arrow's readers, and Ray, take it: a file system and the path in it."""
 
     def read(self, path: str) -> pa.Buffer:
@@ -157,8 +157,8 @@ class DiskFiles(StoreFiles):
         return disk_lock(Path(self.root) / LOCK_NAME)
 
     @override
-    def arrow(self) -> tuple[pa.fs.FileSystem, str]:
-        return pa.fs.LocalFileSystem(), self.root
+    def arrow(self) -> tuple[FileSystem, str]:
+        return LocalFileSystem(), self.root
 
 
 class ObjectFiles(StoreFiles):
@@ -223,8 +223,8 @@ class ObjectFiles(StoreFiles):
         return object_lock(self._filesystem, self._path, self.root)
 
     @override
-    def arrow(self) -> tuple[pa.fs.FileSystem, str]:
-        return pa.fs.PyFileSystem(pa.fs.FSSpecHandler(self._filesystem)), self._path
+    def arrow(self) -> tuple[FileSystem, str]:
+        return PyFileSystem(FSSpecHandler(self._filesystem)), self._path
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """The distributed evaluator: every sample of a split once, several models side by side in one pass."""
 
 import time
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
@@ -10,6 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import ray
 from ray.util import ActorPool
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from depthflow.diode.layout import SCENE_TYPES
 from depthflow.errors import unwrapped
@@ -111,16 +114,18 @@ class Evaluator:
         self._names, self._store, self._split, self._protocol = tuple(models), store, split, protocol
         rows = rows_of(protocol, store, split)
         self._batches = [rows[start : start + BATCH_SIZE] for start in range(0, len(rows), BATCH_SIZE)]
+        count = min(num_workers, len(self._batches))
+        room = _room_for(count, use_gpu=use_gpu, label_selector=label_selector)
+        weakref.finalize(self, _give_back, room).atexit = False
         worker_class = ray.remote(  # pyright: ignore[reportCallIssue]  # Ray's types know no max_concurrency.
             num_cpus=1,
             num_gpus=1 if use_gpu else 0,
             max_restarts=2,
             max_task_retries=2,
             max_concurrency=BATCHES_AT_ONCE,
-            label_selector=dict(label_selector),
+            scheduling_strategy=PlacementGroupSchedulingStrategy(room),
             runtime_env={"py_executable": python} if python else {},
         )(_EvaluationWorker)
-        count = min(num_workers, len(self._batches))
         self._workers = [worker_class.remote(dict(models), protocol, store.files.root, split) for _ in range(count)]
 
     def evaluate(self) -> dict[str, Evaluation]:
@@ -187,6 +192,17 @@ class _Truth:
     depth_gt: np.ndarray
     mask: np.ndarray
     edge_mask: np.ndarray
+
+
+def _room_for(count: int, *, use_gpu: bool, label_selector: Mapping[str, str]) -> PlacementGroup:
+    """Room for all workers at once: of two evaluators that need the same GPUs, one waits, and neither holds a part."""
+    bundle = {"CPU": 1.0, **({"GPU": 1.0} if use_gpu else {})}
+    return placement_group([bundle] * count, bundle_label_selector=[dict(label_selector)] * count)
+
+
+def _give_back(room: PlacementGroup) -> None:
+    if ray.is_initialized():
+        remove_placement_group(room)
 
 
 class _EvaluationWorker:

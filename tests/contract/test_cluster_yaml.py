@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import subprocess
 from pathlib import Path
 from typing import Any, get_args
@@ -26,6 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "cluster.yaml").read_text()
 NODE_TYPES = ("head", "data", "train")
 HEAD_IP = "172.31.5.9"
+HEAD_NAME = "ip-172-31-5-9.ec2.internal"
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +86,8 @@ def test_files_that_go_to_the_nodes_are_there(launched):
     for remote, local in launched["file_mounts"].items():
         assert remote.startswith("/home/ray/"), "Ray rsyncs to absolute paths of the container"
         assert local == "~/.ray/auth_token" or (ROOT / local).is_file(), local
-    used = set(re.findall(r"~/depthflow/([\w.-]+)", TEXT))
+    scripts = "".join(path.read_text() for path in (ROOT / "deploy").glob("*.sh"))
+    used = set(re.findall(r"~/depthflow/([\w.-]+)", TEXT + scripts))
     assert used == {Path(remote).name for remote in launched["file_mounts"] if "/depthflow/" in remote}
 
 
@@ -210,18 +213,40 @@ def test_mlflow_keeps_its_database_on_the_disk_and_answers_to_its_names(launched
     from mlflow.cli import server
     from mlflow.server.security_utils import is_allowed_host_header
 
-    line = next(command for command in launched["head_start_ray_commands"] if "mlflow server" in command)
-    line = line.replace("$(hostname -I | cut -d' ' -f1)", HEAD_IP).replace(
-        "$(hostname -f)", "ip-172-31-5-9.ec2.internal"
-    )
-    words = re.search(r"mlflow server (.*?) > ", line)[1].replace('"', "").split()
-    options = server.make_context("server", words, resilient_parsing=True).params
+    assert launched["head_start_ray_commands"][-1] == "bash ~/depthflow/mlflow_on_head.sh"
+    script = (ROOT / "deploy" / "mlflow_on_head.sh").read_text().replace("\\\n", "")
+    line = re.search(r"mlflow server (.*?) > ", script)[1]
+    for name, value in (("$(hostname -I | cut -d' ' -f1)", HEAD_IP), ("$(hostname -f)", HEAD_NAME)):
+        assert name in line
+        line = line.replace(name, value)
+    options = server.make_context("server", shlex.split(line), resilient_parsing=True).params
     assert options["backend_store_uri"] == "sqlite:////home/ray/mlflow/mlflow.db"
     assert any(option.endswith(":/home/ray/mlflow") for option in launched["docker"]["head_run_options"])
     assert options["serve_artifacts"] is True
     assert options["artifacts_destination"] == "s3://$DEPTHFLOW_BUCKET/mlflow/artifacts"
     allowed = options["allowed_hosts"].split(",")
-    port = options["port"]
-    for host in ("localhost", "127.0.0.1", HEAD_IP, "ip-172-31-5-9.ec2.internal"):
-        assert is_allowed_host_header(allowed, f"{host}:{port}"), host
-    assert not is_allowed_host_header(allowed, f"elsewhere.example:{port}")
+    for host in ("localhost", "127.0.0.1", HEAD_IP, HEAD_NAME):
+        assert is_allowed_host_header(allowed, f"{host}:{options['port']}"), host
+    assert not is_allowed_host_header(allowed, f"elsewhere.example:{options['port']}")
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "deploy").glob("*.sh")), ids=lambda path: path.name)
+def test_script_is_shell_and_calls_the_database_script_as_it_is(script):
+    done = subprocess.run(["bash", "-n", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    flags = set(re.findall(r"mlflow_database\.py (\w+) ", script.read_text()))
+    assert flags == {"restore", "keep"}
+
+
+def test_policies_are_taken_by_aws_and_the_nodes_may_only_reach_buckets(pretended_aws):
+    iam = boto3.client("iam")
+    policies = {path.stem: path.read_text() for path in (ROOT / "deploy" / "aws").glob("*.json")}
+    iam.create_role(RoleName="role", AssumeRolePolicyDocument=policies.pop("assume-role"))
+    for name, policy in policies.items():
+        iam.put_role_policy(RoleName="role", PolicyName=name, PolicyDocument=policy)
+    actions = {
+        name: {action for statement in json.loads(policy)["Statement"] for action in statement["Action"]}
+        for name, policy in policies.items()
+    }
+    assert {action.partition(":")[0] for action in actions["node-policy"]} == {"s3"}
+    assert "s3:*" not in actions["node-policy"]

@@ -1,0 +1,26 @@
+"""Ask the autoscaler for nodes ahead of a job, so that doctor.py sees them; without flags, take the request back.
+
+On AWS: ray submit cluster.yaml deploy/nodes.py --data 1 --train 2
+"""
+
+import ray
+import tyro
+from ray.autoscaler.sdk import request_resources
+
+
+def main(data: int = 0, train: int = 0) -> None:
+    """Nodes asked for stay until the request is taken back.
+
+    Args:
+        data: CPU nodes.
+        train: GPU nodes.
+    """
+    ray.init(address="auto", logging_level="WARNING")
+    # A bundle a node: more than half of its CPUs, so that no two of them fit on one.
+    bundles = [{"CPU": 10}] * data + [{"CPU": 30, "GPU": 1}] * train
+    roles = ["data"] * data + ["train"] * train
+    request_resources(bundles=bundles, bundle_label_selectors=[{"depthflow.io/role": role} for role in roles])
+
+
+if __name__ == "__main__":
+    tyro.cli(main, description=__doc__)

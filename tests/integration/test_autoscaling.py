@@ -1,0 +1,239 @@
+"""cluster.yaml's node types, labels and limits under Ray's own autoscaler.
+
+Ray's fake provider stands for AWS: each node that the autoscaler asks for is a raylet of this machine, with the
+resources and the labels of its node type. Work is placed by the code's own plans.
+"""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID, FAKE_HEAD_NODE_TYPE
+from ray.autoscaler._private.util import prepare_config
+from ray.util import get_node_ip_address
+
+from depthflow.placement import LIMITS_VARIABLE, ROLE_LABEL
+
+pytestmark = [pytest.mark.slow, pytest.mark.nodes]
+
+ROOT = Path(__file__).resolve().parents[2]
+PROVIDER = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"
+STORE_BYTES = 80 * 2**20
+DRIVER_TIMEOUT_S = 780
+
+DRIVER = """
+import json, sys, time
+from collections import Counter
+from pathlib import Path
+import ray
+from depthflow.errors import PlacementError
+from depthflow.placement import ROLE_LABEL, cluster_room, plan_data, plan_training
+from ray.util.placement_group import placement_group, remove_placement_group
+
+PATIENCE_S = 240
+ray.init(address=sys.argv[1], logging_level="ERROR", log_to_driver=False)
+
+def roles():
+    return dict(Counter(node["Labels"].get(ROLE_LABEL) for node in ray.nodes() if node["Alive"]))
+
+def wait_for(expected):
+    deadline = time.monotonic() + PATIENCE_S
+    while roles() != expected:
+        assert time.monotonic() < deadline, f"{roles()}, not {expected}"
+        time.sleep(0.2)
+    return roles()
+
+def look(release=None):
+    while release and not Path(release).exists():
+        time.sleep(0.2)
+    return ray.get_runtime_context().get_node_labels()[ROLE_LABEL], roles()
+
+seen = {"at first": roles()}
+
+data = plan_data(**cluster_room())
+task = ray.remote(num_cpus=data.most_cpus, label_selector=dict(data.label_selector))(look)
+seen["a data task ran on, beside"] = ray.get(task.remote(), timeout=PATIENCE_S)
+
+release = Path("release").absolute()
+held = [task.remote(str(release)) for _ in range(3)]
+wait_for({"head": 1, "data": 2})
+time.sleep(5.0)  # Five rounds of the autoscaler, in which it could have added more.
+seen["while three data tasks want a node each"] = roles()
+release.touch()
+seen["the three ran on"] = sorted({role for role, _ in ray.get(held, timeout=PATIENCE_S)})
+
+plan = plan_training(num_workers=8, **cluster_room())
+seen["training"] = [plan.num_workers, plan.use_gpu, dict(plan.label_selector)]
+workers = placement_group(
+    [{"CPU": plan.cpus_per_worker, "GPU": 1}] * plan.num_workers,
+    bundle_label_selector=[dict(plan.label_selector)] * plan.num_workers,
+)
+assert workers.wait(PATIENCE_S)
+seen["while eight workers have a GPU each"] = wait_for({"head": 1, "train": 2})
+try:
+    plan_training(num_workers=1000, **cluster_room())
+except PlacementError as error:
+    seen["too many workers"] = str(error)
+remove_placement_group(workers)
+
+seen["when there is nothing to do"] = wait_for({"head": 1})
+print(json.dumps(seen))
+"""
+
+
+@pytest.fixture(scope="module")
+def scratch() -> Iterator[Path]:
+    """A folder whose path is short enough for Ray's sockets."""
+    with tempfile.TemporaryDirectory(prefix="df", dir="/tmp") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture(scope="module")
+def config(scratch) -> dict[str, Any]:
+    """cluster.yaml with the fake provider in the place of AWS, small object stores, and little patience when idle."""
+    launched = prepare_config(yaml.safe_load((ROOT / "cluster.yaml").read_text()))
+    node_types = {
+        FAKE_HEAD_NODE_TYPE if name == launched["head_node_type"] else name: {
+            **{key: node_type[key] for key in ("labels", "min_workers", "max_workers") if key in node_type},
+            "resources": {**node_type["resources"], "object_store_memory": STORE_BYTES},
+            "node_config": {},
+        }
+        for name, node_type in launched["available_node_types"].items()
+    }
+    node_types["data"]["max_workers"] = 2  # Of 16, which this machine has no room for.
+    return {
+        **launched,
+        **{key: [] for key in launched if key.endswith("_commands")},
+        "docker": {},
+        "file_mounts": {},
+        "idle_timeout_minutes": 0.1,
+        "head_node_type": FAKE_HEAD_NODE_TYPE,
+        "available_node_types": node_types,
+        "provider": {
+            "type": "external",
+            "module": PROVIDER,
+            "head_node_id": FAKE_HEAD_NODE_ID,
+            "launch_multiple": True,
+            "disable_node_updaters": True,
+            "disable_launch_config_check": True,
+        },
+    }
+
+
+@pytest.fixture(scope="module")
+def environment(scratch, config) -> dict[str, str]:
+    """Of all processes of this Ray: they are known by it, and it has its own token."""
+    token = scratch / "auth_token"
+    token.write_text("a-token-of-this-test-alone")
+    limits = scratch / "cluster.yaml"
+    limits.write_text(yaml.safe_dump(config))
+    return {
+        **{name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "RAY_AUTH_TOKEN")},
+        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(token),
+        LIMITS_VARIABLE: str(limits),
+        "RAY_FAKE_CLUSTER": "1",
+        "RAY_enable_autoscaler_v2": "1",
+        "RAY_CLOUD_INSTANCE_ID": FAKE_HEAD_NODE_ID,
+        "RAY_NODE_TYPE_NAME": FAKE_HEAD_NODE_TYPE,
+        "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+
+
+@pytest.fixture(scope="module")
+def address(scratch, config, environment) -> Iterator[str]:
+    """A head that no task runs on, and its autoscaler; at the end every process of it is gone."""
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        port = taken.getsockname()[1]
+    address = f"{get_node_ip_address()}:{port}"
+    config["provider"]["gcs_address"] = address
+    Path(environment[LIMITS_VARIABLE]).write_text(yaml.safe_dump(config))
+    head = [
+        *(str(Path(sys.executable).with_name("ray")), "start", "--head", "--block"),
+        *(f"--port={port}", f"--temp-dir={scratch}", f"--autoscaling-config={environment[LIMITS_VARIABLE]}"),
+        *("--num-cpus=0", "--num-gpus=0", f"--labels={ROLE_LABEL}=head", "--include-dashboard=false"),
+        f"--object-store-memory={STORE_BYTES}",
+    ]
+    log = scratch / "head.log"
+    with log.open("w") as output:
+        process = subprocess.Popen(head, env=environment, stdout=output, stderr=output, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 120
+        while "Ray runtime started" not in log.read_text():
+            assert process.poll() is None and time.monotonic() < deadline, log.read_text()
+            time.sleep(0.2)
+        yield address
+    finally:
+        for one in processes_of(scratch):
+            one.kill()
+        process.wait(30)
+
+
+def processes_of(scratch: Path) -> list[psutil.Process]:
+    """Those whose command or environment names the folder, and what they started."""
+    found: dict[int, psutil.Process] = {}
+    for process in psutil.process_iter():
+        try:
+            if any(str(scratch) in text for text in [*process.cmdline(), *process.environ().values()]):
+                found.update({one.pid: one for one in [process, *process.children(recursive=True)]})
+        except psutil.Error:
+            continue
+    return [process for pid, process in found.items() if pid != os.getpid()]
+
+
+@pytest.fixture(scope="module")
+def seen(scratch, environment, address) -> dict[str, Any]:
+    """What a driver on the head saw, which had work of both kinds."""
+    done = subprocess.run(
+        [sys.executable, "-c", DRIVER, address],
+        env=environment,
+        cwd=scratch,
+        capture_output=True,
+        text=True,
+        timeout=DRIVER_TIMEOUT_S,
+    )
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n{autoscaler_log(scratch)}"
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def autoscaler_log(scratch: Path) -> str:
+    return "\n".join(path.read_text()[-3000:] for path in scratch.glob("session_2*/logs/monitor.*"))
+
+
+def test_nothing_is_there_but_the_head(seen):
+    assert seen["at first"] == {"head": 1}
+
+
+def test_data_task_brings_up_a_data_node(seen):
+    assert seen["a data task ran on, beside"] == ["data", {"head": 1, "data": 1}]
+
+
+def test_no_more_nodes_come_up_than_the_limit_and_tasks_wait_their_turn(seen):
+    assert seen["while three data tasks want a node each"] == {"head": 1, "data": 2}
+    assert seen["the three ran on"] == ["data"]
+
+
+def test_training_brings_up_train_nodes_for_all_its_workers_and_idle_data_nodes_go(seen):
+    assert seen["training"] == [8, True, {ROLE_LABEL: "train"}]
+    assert seen["while eight workers have a GPU each"] == {"head": 1, "train": 2}
+
+
+def test_more_workers_than_there_can_ever_be_are_refused_at_once(seen):
+    assert "1000 workers" in seen["too many workers"]
+
+
+def test_idle_nodes_go(seen):
+    assert seen["when there is nothing to do"] == {"head": 1}

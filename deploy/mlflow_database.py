@@ -1,6 +1,7 @@
 """Keep a copy of MLflow's SQLite database in an object store, and bring it back on a new disk.
 
 python deploy/mlflow_database.py restore --database mlflow.db --copy s3://BUCKET/mlflow/mlflow.db
+python deploy/mlflow_database.py once --database mlflow.db --copy s3://BUCKET/mlflow/mlflow.db
 python deploy/mlflow_database.py keep --database mlflow.db --copy s3://BUCKET/mlflow/mlflow.db --every-s 900
 """
 
@@ -52,4 +53,4 @@ def keep(*, database: Path, copy: str, every_s: float = 900.0) -> None:
 
 
 if __name__ == "__main__":
-    tyro.extras.subcommand_cli_from_dict({"restore": restore, "keep": keep})
+    tyro.extras.subcommand_cli_from_dict({"restore": restore, "keep": keep, "once": copy_once})

@@ -1,6 +1,6 @@
 """Ask the autoscaler for nodes ahead of a job, so that doctor.py sees them; without flags, take the request back.
 
-On AWS: ray submit cluster.yaml deploy/nodes.py --data 1 --train 2
+On AWS: ray submit cluster.yaml deploy/nodes.py -- --data 1 --train 2
 """
 
 import ray

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
+from depthflow.cluster.requirements import preflight_flags, requirements_of
+from depthflow.command import parse_command
 from depthflow.placement import LIMITS_VARIABLE, ROLE_LABEL
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -174,15 +176,28 @@ def test_there_is_a_job_for_every_step(manifests):
 
 
 @pytest.mark.parametrize("job", JOBS)
-def test_job_is_a_command_with_flags_of_its_own(manifests, job):
+def test_job_is_a_preflight_and_a_command_with_flags_of_their_own(manifests, job):
     listed = dict(line.split(": ") for line in Path(__file__).with_name("flags.txt").read_text().splitlines())
     spec = manifests["RayJob", job]["spec"]
     assert spec["clusterSelector"] == {"ray.io/cluster": "depthflow"}
-    assert "\n" not in spec["entrypoint"], "one line for the submitter's shell"
-    python, script, *words = shlex.split(spec["entrypoint"])
-    assert python == "python"
-    script = Path(script)
-    assert script.parent == Path("/home/ray/depthflow/pipelines"), "where the Dockerfile puts them"
-    assert (ROOT / "pipelines" / script.name).is_file()
-    flags = {word for word in words if word.startswith("-")}
-    assert flags <= set(listed[script.stem].split()), flags
+    assert spec["submissionMode"] == "HTTPMode", "KubeRay's submitter would read && as its own shell's"
+    folder, *commands = spec["entrypoint"].split(" && ")
+    assert folder == "cd /home/ray/depthflow"
+    assert f"WORKDIR {folder.removeprefix('cd ')}\n" in DOCKERFILE
+    assert len(commands) == (1 if job == "doctor" else 2)
+    assert commands[-1].startswith("exec ")
+    for command in commands:
+        python, script, *words = shlex.split(command.removeprefix("exec "))
+        assert python == "python"
+        assert (ROOT / script).is_file() and script.startswith("pipelines/")
+        flags = {word for word in words if word.startswith("-")}
+        assert flags <= set(listed[Path(script).stem].split()), flags
+
+
+@pytest.mark.parametrize("job", [job for job in JOBS if job != "doctor"])
+def test_preflight_is_that_of_submit_for_the_same_command(manifests, job):
+    _, preflight, command = manifests["RayJob", job]["spec"]["entrypoint"].split(" && ")
+    _, _, script, *arguments = shlex.split(command)
+    parsed = parse_command(ROOT / script, arguments)
+    wanted = preflight_flags(requirements_of(Path(script).stem, parsed))
+    assert shlex.split(preflight) == ["python", "pipelines/doctor.py", *wanted]

@@ -250,3 +250,12 @@ def test_policies_are_taken_by_aws_and_the_nodes_may_only_reach_buckets(pretende
     }
     assert {action.partition(":")[0] for action in actions["node-policy"]} == {"s3"}
     assert "s3:*" not in actions["node-policy"]
+
+
+def test_nodes_that_are_asked_for_ahead_take_more_than_half_of_one_each(launched):
+    script = (ROOT / "deploy" / "nodes.py").read_text()
+    assert f'"{ROLE_LABEL}": role' in script
+    asked = {name: int(cpus) for cpus, name in re.findall(r'\[\{"CPU": (\d+)[^}]*\}\] \* (\w+)', script)}
+    assert set(asked) == {"data", "train"}
+    for name, cpus in asked.items():
+        assert cpus > launched["available_node_types"][name]["resources"]["CPU"] / 2, name

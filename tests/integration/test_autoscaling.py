@@ -6,7 +6,6 @@ resources and the labels of its node type. Work is placed by the code's own plan
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,7 @@ from ray.autoscaler._private.util import prepare_config
 from ray.util import get_node_ip_address
 
 from depthflow.placement import LIMITS_VARIABLE, ROLE_LABEL
+from tests.ray_nodes import free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.nodes]
 
@@ -30,9 +30,11 @@ ROOT = Path(__file__).resolve().parents[2]
 PROVIDER = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"
 STORE_BYTES = 80 * 2**20
 DRIVER_TIMEOUT_S = 780
+ATTEMPTS = 3
+OWN_PORTS = ("dashboard-agent-listen-port", "dashboard-agent-grpc-port", "metrics-export-port")
 
 DRIVER = """
-import json, sys, time
+import json, os, subprocess, sys, time
 from collections import Counter
 from pathlib import Path
 import ray
@@ -85,6 +87,12 @@ try:
 except PlacementError as error:
     seen["too many workers"] = str(error)
 remove_placement_group(workers)
+wait_for({"head": 1})
+
+ask = [sys.executable, sys.argv[2]]
+subprocess.run([*ask, "--data", "1", "--train", "1"], env={**os.environ, "RAY_ADDRESS": sys.argv[1]}, check=True)
+seen["when nodes are asked for ahead"] = wait_for({"head": 1, "data": 1, "train": 1})
+subprocess.run(ask, env={**os.environ, "RAY_ADDRESS": sys.argv[1]}, check=True)
 
 seen["when there is nothing to do"] = wait_for({"head": 1})
 print(json.dumps(seen))
@@ -138,7 +146,7 @@ def environment(scratch, config) -> dict[str, str]:
     limits = scratch / "cluster.yaml"
     limits.write_text(yaml.safe_dump(config))
     return {
-        **{name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "RAY_AUTH_TOKEN")},
+        **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
         "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
@@ -155,31 +163,46 @@ def environment(scratch, config) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def address(scratch, config, environment) -> Iterator[str]:
     """A head that no task runs on, and its autoscaler; at the end every process of it is gone."""
-    with socket.socket() as taken:
-        taken.bind(("", 0))
-        port = taken.getsockname()[1]
-    address = f"{get_node_ip_address()}:{port}"
-    config["provider"]["gcs_address"] = address
+    try:
+        address = next(filter(None, (start_head(scratch, config, environment) for _ in range(ATTEMPTS))), None)
+        assert address, (scratch / "head.log").read_text()
+        yield address
+    finally:
+        kill_all(scratch)
+
+
+def start_head(scratch: Path, config: dict[str, Any], environment: dict[str, str]) -> str | None:
+    """Its address, or None if it did not come up: Ray gives a node 30 s, which a busy machine may not."""
+    port = free_port()
+    config["provider"]["gcs_address"] = f"{get_node_ip_address()}:{port}"
     Path(environment[LIMITS_VARIABLE]).write_text(yaml.safe_dump(config))
-    head = [
+    command = [
         *(str(Path(sys.executable).with_name("ray")), "start", "--head", "--block"),
         *(f"--port={port}", f"--temp-dir={scratch}", f"--autoscaling-config={environment[LIMITS_VARIABLE]}"),
         *("--num-cpus=0", "--num-gpus=0", f"--labels={ROLE_LABEL}=head", "--include-dashboard=false"),
         f"--object-store-memory={STORE_BYTES}",
+        *(f"--{name}={free_port()}" for name in OWN_PORTS),
     ]
     log = scratch / "head.log"
     with log.open("w") as output:
-        process = subprocess.Popen(head, env=environment, stdout=output, stderr=output, start_new_session=True)
-    try:
-        deadline = time.monotonic() + 120
-        while "Ray runtime started" not in log.read_text():
-            assert process.poll() is None and time.monotonic() < deadline, log.read_text()
-            time.sleep(0.2)
-        yield address
-    finally:
-        for one in processes_of(scratch):
-            one.kill()
-        process.wait(30)
+        head = subprocess.Popen(command, env=environment, stdout=output, stderr=output, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while "Ray runtime started" not in log.read_text():
+        if head.poll() is not None or time.monotonic() > deadline:
+            kill_all(scratch)
+            return None
+        time.sleep(0.2)
+    return config["provider"]["gcs_address"]
+
+
+def kill_all(scratch: Path) -> None:
+    """Ends every process of this Ray; what comes up meanwhile, too."""
+    deadline = time.monotonic() + 60
+    while found := processes_of(scratch):
+        assert time.monotonic() < deadline, found
+        for process in found:
+            process.kill()
+        psutil.wait_procs(found, timeout=5)
 
 
 def processes_of(scratch: Path) -> list[psutil.Process]:
@@ -191,14 +214,21 @@ def processes_of(scratch: Path) -> list[psutil.Process]:
                 found.update({one.pid: one for one in [process, *process.children(recursive=True)]})
         except psutil.Error:
             continue
-    return [process for pid, process in found.items() if pid != os.getpid()]
+    return [process for pid, process in found.items() if pid != os.getpid() and is_running(process)]
+
+
+def is_running(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
 
 
 @pytest.fixture(scope="module")
 def seen(scratch, environment, address) -> dict[str, Any]:
     """What a driver on the head saw, which had work of both kinds."""
     done = subprocess.run(
-        [sys.executable, "-c", DRIVER, address],
+        [sys.executable, "-c", DRIVER, address, str(ROOT / "deploy" / "nodes.py")],
         env=environment,
         cwd=scratch,
         capture_output=True,
@@ -233,6 +263,10 @@ def test_training_brings_up_train_nodes_for_all_its_workers_and_idle_data_nodes_
 
 def test_more_workers_than_there_can_ever_be_are_refused_at_once(seen):
     assert "1000 workers" in seen["too many workers"]
+
+
+def test_nodes_can_be_asked_for_ahead_of_a_job(seen):
+    assert seen["when nodes are asked for ahead"] == {"head": 1, "data": 1, "train": 1}
 
 
 def test_idle_nodes_go(seen):

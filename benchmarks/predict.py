@@ -3,7 +3,8 @@
     python benchmarks/predict.py --work DIR [--recipe tutorial] [--samples STORE]
 
 Photographs of 1024 x 768 are made in DIR, a scratch folder; the network has the recipe's encoder and decoder with
-random weights, which cost nothing. Sides take turns, figures are medians:
+random weights, which cost nothing. Sides take turns, rates are medians, and a ratio is the median of the pairs' ratios:
+who else uses the machine slows both sides of a pair, and not every pair alike.
 
 - predict: photographs a second of `predict_photographs` with one process and .npy files, between a short and a long
   run, so that starting Ray and loading the network are apart; beside model.predict, in a process of its own, on as many
@@ -142,8 +143,13 @@ def _beside_bare(benchmark: Benchmark, network: Path, seconds: Callable[[int], f
         with ray_session(benchmark.num_cpus):
             ours.append((long - short) / (seconds(long) - seconds(short)))
         bare.append(_apart(_bare_rate, str(network), short, long))
-    rates = {"ours_per_s": statistics.median(ours), "bare_per_s": statistics.median(bare)}
-    return {**rates, "ratio": rates["ours_per_s"] / rates["bare_per_s"], "runs": {"ours": ours, "bare": bare}}
+    ratios = [one / other for one, other in zip(ours, bare, strict=True)]
+    return {
+        "ours_per_s": statistics.median(ours),
+        "bare_per_s": statistics.median(bare),
+        "ratio": statistics.median(ratios),
+        "pairs": {"ours": ours, "bare": bare, "ratio": ratios},
+    }
 
 
 def measure_stages(benchmark: Benchmark, work: Path, network: Path) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """A photograph beside its depth maps, all on one colour scale with a bar in metres; invalid pixels are grey.
 
 The colour map is viridis: perceptually uniform, fit for colour-blind readers, and monotonic in black and white print;
-and it holds no grey. The scale is logarithmic: near differences matter as far ones do.
+and it holds no grey. The scale is logarithmic: near differences matter as far ones do. What print without colours would
+lose is drawn twice: invalid pixels are dotted, and where a prediction is too near there are stripes.
 """
 
 import io
@@ -23,6 +24,11 @@ INVALID_GREY = "0.6"
 EDGE_COLOUR = "#ff6a00"
 SCALE_PERCENTILES = (1.0, 99.0)
 ERROR_LIMIT = 0.5
+STRIPED_ERROR = -0.1
+"""Predictions that are nearer than the truth by this much are striped."""
+PATTERN_STEPS = 40
+"""Stripes or dots along a picture's longer side, at most."""
+PATTERN_STEP_PX = 6
 SCALE_TICKS = 5
 JPEG_OPTIONS = {"quality": 80, "subsampling": 0}
 """Full resolution of colour too: a mask's border is one pixel sharp."""
@@ -168,7 +174,7 @@ def _depth_norm(maps: Sequence[DepthMap]) -> Normalize:
 def _draw_scale_bar(figure: Figure, axes: Sequence[Axes], norm: Normalize, quantity: str) -> None:
     """The bar, its two ends always labelled; pointed, since depths beyond the ends are drawn as the ends."""
     bar = figure.colorbar(axes[0].images[0], ax=list(axes), fraction=0.05, pad=0.02, shrink=0.9, extend="both")
-    bar.set_label(f"{quantity} (grey: invalid)", fontsize=9)
+    bar.set_label(f"{quantity} (grey, dotted: invalid)", fontsize=9)
     ticks = np.geomspace(norm.vmin or 0.1, norm.vmax or 10.0, SCALE_TICKS)
     bar.ax.yaxis.set_major_locator(FixedLocator(list(ticks)))
     bar.ax.yaxis.set_major_formatter(
@@ -180,11 +186,12 @@ def _draw_scale_bar(figure: Figure, axes: Sequence[Axes], norm: Normalize, quant
 def _draw_map(axis: Axes, depth_map: DepthMap, norm: Normalize) -> None:
     colours = colormaps[INVERSE_COLOURS if depth_map.larger_is_nearer else DEPTH_COLOURS]
     axis.imshow(depth_map.masked, cmap=colours.with_extremes(bad=INVALID_GREY), norm=norm)
+    _draw_over(axis, np.ma.getmaskarray(depth_map.masked) & _dots(depth_map.depth_m.shape), "0.2")
     axis.set_title(depth_map.title, fontsize=10)
 
 
 def _draw_error(figure: Figure, axis: Axes, *, truth: DepthMap, prediction: DepthMap) -> None:
-    """Signed relative error: red where the prediction is too far, blue where it is too near."""
+    """Signed relative error: red where the prediction is too far, blue and striped where it is too near."""
     with np.errstate(divide="ignore", invalid="ignore"):
         error = (prediction.depth_m - truth.depth_m) / truth.depth_m
     invalid = np.ma.getmaskarray(truth.masked) | np.ma.getmaskarray(prediction.masked) | ~np.isfinite(error)
@@ -193,8 +200,40 @@ def _draw_error(figure: Figure, axis: Axes, *, truth: DepthMap, prediction: Dept
         cmap=colormaps[ERROR_COLOURS].with_extremes(bad=INVALID_GREY),
         norm=Normalize(-ERROR_LIMIT, ERROR_LIMIT),
     )
+    _draw_over(axis, invalid & _dots(error.shape), "0.2")
+    striped = ~invalid & (error < STRIPED_ERROR) & _stripes(error.shape)
+    for colour, tone in (("0.2", error >= -ERROR_LIMIT / 2), ("1.0", error < -ERROR_LIMIT / 2)):
+        _draw_over(axis, striped & tone, colour)
     axis.set_title("relative error", fontsize=10)
     bar = figure.colorbar(
         drawn, ax=axis, fraction=0.05, pad=0.02, shrink=0.9, extend="both", format=PercentFormatter(1.0)
     )
-    bar.set_label("\u2190 too near   too far \u2192", fontsize=9)
+    bar.set_label("\u2190 too near, striped   too far \u2192", fontsize=9)
+
+
+def _draw_over(axis: Axes, mask: np.ndarray, colour: str) -> None:
+    """Fills some pixels of a picture that is there already."""
+    layer = np.zeros((*mask.shape, 4))
+    layer[mask] = (*to_rgb(colour), 1.0)
+    axis.imshow(layer)
+
+
+def _stripes(shape: tuple[int, ...]) -> np.ndarray:
+    """(H, W) bool: True on thin diagonals."""
+    step, width = _pattern(shape)
+    rows, columns = np.indices(shape)
+    return (rows + columns) % step < width
+
+
+def _dots(shape: tuple[int, ...]) -> np.ndarray:
+    """(H, W) bool: True on small squares, every other row of them shifted."""
+    step, width = _pattern(shape)
+    rows, columns = np.indices(shape)
+    shifted = columns + rows // step % 2 * (step // 2)
+    return (rows % step < width) & (shifted % step < width)
+
+
+def _pattern(shape: tuple[int, ...]) -> tuple[int, int]:
+    """(step, width) in pixels, so that a pattern looks alike in pictures of any size."""
+    step = max(PATTERN_STEP_PX, max(shape) // PATTERN_STEPS)
+    return step, max(1, step // 6)

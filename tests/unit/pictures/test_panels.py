@@ -141,6 +141,38 @@ def test_too_far_is_red_and_too_near_is_blue(tmp_path, factor, red_over_blue):
     assert leaning > 0.95 if red_over_blue else leaning < 0.05
 
 
+def printed(path, **panel) -> np.ndarray:
+    """The panel without its colours, as black and white print has it."""
+    draw_panel(path, **panel)
+    with Image.open(path) as image:
+        return np.asarray(image.convert("L")).astype(int)
+
+
+def test_black_and_white_print_tells_too_near_from_too_far(tmp_path):
+    """Red and blue are equally dark; stripes make the one uneven."""
+    truth = DepthMap(title="truth", depth_m=ramp(96, 128))
+    spread = {}
+    for name, factor in (("far", 1.4), ("near", 0.6), ("right", 0.95)):
+        maps = [truth, DepthMap(title="prediction", depth_m=ramp(96, 128) * factor)]
+        pixels = printed(tmp_path / f"{name}.png", rgb=np.zeros((96, 128, 3), np.uint8), maps=maps)
+        height, width = pixels.shape
+        inside = pixels[round(height * 0.4) : round(height * 0.6), round(width * 0.79) : round(width * 0.87)]
+        spread[name] = inside.std()
+    assert spread["near"] > 20
+    assert spread["far"] < 5 and spread["right"] < 5
+
+
+def test_black_and_white_print_tells_invalid_from_any_depth(tmp_path):
+    spread = {}
+    for name, valid in (("valid", True), ("invalid", False)):
+        depth = DepthMap(title="depth", depth_m=np.full((96, 128), 2.0), valid_mask=np.full((96, 128), valid))
+        pixels = printed(tmp_path / f"{name}.png", rgb=np.zeros((96, 128, 3), np.uint8), maps=[depth])
+        height, width = pixels.shape
+        spread[name] = pixels[round(height * 0.4) : round(height * 0.6), round(width * 0.55) : round(width * 0.8)].std()
+    assert spread["invalid"] > 8
+    assert spread["valid"] < 1
+
+
 def test_masked_says_what_is_invalid():
     depth_m, valid = np.array([[1.0, 2.0]]), np.array([[True, False]])
     np.testing.assert_array_equal(DepthMap(title="", depth_m=depth_m, valid_mask=valid).masked.mask, [[False, True]])

@@ -24,6 +24,7 @@ from depthflow.registry.versions import CHALLENGER, CHAMPION, ResolvedModel, res
 from depthflow.samples.store import open_store
 
 BASELINE = "the mean-depth baseline"
+_ALIAS = {True: "after it had moved the alias", False: "the alias not moved"}
 
 
 def main(config: PromoteConfig) -> dict[str, Any]:
@@ -37,7 +38,7 @@ def _history(config: PromoteConfig) -> dict[str, Any]:
     rows = history(config.model_name, experiment=config.experiment)
     for row in rows:
         moved = f"{row['previous'] or 'none'} -> {row['champion'] or 'none'}"
-        status = "" if row["status"] == "finished" else f" ({row['status']})"
+        status = "" if row["status"] == "finished" else f" ({row['status']}, {_ALIAS[row['moved']]})"
         print(f"{row['when']} {row['who']} {row['decision']}{status} {moved}: {'; '.join(row['reasons'])}")
     champion = version_with_alias(config.model_name, CHAMPION)
     return {"model_name": config.model_name, "champion": champion.version if champion else None, "decisions": rows}

@@ -8,7 +8,7 @@ import getpass
 import json
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -37,10 +37,14 @@ class Move:
     Attributes:
         decision: one of `MOVES`.
         champion: the version that the alias went to.
+        previous: the one that it came from; None where there was none.
+        is_finished: whether the record says that the alias moved. One that was killed half-way does not.
     """
 
     decision: str
     champion: str
+    previous: str | None = None
+    is_finished: bool = True
 
 
 def version_with_alias(model_name: str, alias: str) -> ModelVersion | None:
@@ -66,6 +70,30 @@ def champions(moves: Iterable[Move]) -> list[str]:
     return stack
 
 
+def effective(moves: Sequence[Move], *, present: str | None) -> list[bool]:
+    """Which moves reached the alias: those that say so, and those that were killed after it had moved.
+
+    Every finished move has seen what the alias named before it. So a killed one had moved it if that is where the
+    next one, or who looks now, has found it, and if it was before where this one came from.
+
+    Args:
+        moves: the oldest first.
+        present: the version that the alias names now.
+    """
+    found_after: list[str | None] = []
+    found = present
+    for move in reversed(moves):
+        found_after.append(found)
+        if move.is_finished or move.champion == found:
+            found = move.previous
+    alias: str | None = None
+    reached = []
+    for move, after in zip(moves, reversed(found_after), strict=True):
+        reached.append(move.is_finished or (move.champion == after and move.previous == alias))
+        alias = move.champion if reached[-1] else alias
+    return reached
+
+
 def previous_champion(model_name: str, *, experiment: str) -> str:
     """The version to roll back to.
 
@@ -73,7 +101,9 @@ def previous_champion(model_name: str, *, experiment: str) -> str:
         RegistryError: if no champion came before the present one.
     """
     present = version_with_alias(model_name, CHAMPION)
-    before = champions(_recorded_moves(model_name, experiment, present=present.version if present else None))
+    runs = _decisions(model_name, experiment)
+    moved = _moved(runs, present=present.version if present else None)
+    before = champions(_move(run) for run in runs if run.info.run_id in moved)
     if len(before) < 2:
         raise RegistryError(
             f"{model_name} has no champion before the present one, so there is nothing to roll back to."
@@ -168,12 +198,16 @@ def history(model_name: str, *, experiment: str) -> list[dict[str, Any]]:
     """Every decision so far, the oldest first.
 
     Returns:
-        A row each: when, who, decision, champion and previous (versions or None), reasons, run_id; and status, which
-        is finished, or failed or killed where nothing was moved, or running where nobody knows: see the alias.
+        A row each: when, who, decision, champion and previous (versions or None), reasons, run_id; whether it moved
+        the alias; and status: finished, failed, killed, or running where it is too young to tell.
     """
     rows = []
-    for run in _decisions(model_name, experiment):
+    present = version_with_alias(model_name, CHAMPION)
+    runs = _decisions(model_name, experiment)
+    moved = _moved(runs, present=present.version if present else None)
+    for run in runs:
         tags = run.data.tags
+        is_stale = run.info.status == "RUNNING" and run.info.start_time <= (time.time() - STALE_S) * 1000
         rows.append(
             {
                 "when": datetime.fromtimestamp(run.info.start_time / 1000, UTC).isoformat(timespec="seconds"),
@@ -182,7 +216,8 @@ def history(model_name: str, *, experiment: str) -> list[dict[str, Any]]:
                 "champion": tags["depthflow.champion"] or None,
                 "previous": tags.get("depthflow.previous") or None,
                 "reasons": json.loads(tags.get("depthflow.reasons", "[]")),
-                "status": run.info.status.lower(),
+                "status": "killed" if is_stale else run.info.status.lower(),
+                "moved": run.info.run_id in moved,
                 "run_id": run.info.run_id,
             }
         )
@@ -197,24 +232,21 @@ def _user() -> str:
         return str(os.getuid())
 
 
-def _recorded_moves(model_name: str, experiment: str, *, present: str | None) -> list[Move]:
-    """The moves of a model's alias, in the order they were made.
+def _moved(runs: Iterable[Run], *, present: str | None) -> set[str]:
+    """Ids of the decisions that moved the alias; a failed one says itself that it did not."""
+    tried = [run for run in runs if run.data.tags["depthflow.decision"] in MOVES and run.info.status != "FAILED"]
+    reached = effective([_move(run) for run in tried], present=present)
+    return {run.info.run_id for run, has_moved in zip(tried, reached, strict=True) if has_moved}
 
-    Args:
-        present: the version that the alias names. A move that was killed before its record was finished counts if no
-            other followed it and the alias is where it was to go.
-    """
-    runs = [
-        run
-        for run in _decisions(model_name, experiment)
-        if run.data.tags["depthflow.decision"] in MOVES and run.info.status in ("FINISHED", "RUNNING")
-    ]
-    moves = []
-    for run in runs:
-        move = Move(decision=run.data.tags["depthflow.decision"], champion=run.data.tags["depthflow.champion"])
-        if run.info.status == "FINISHED" or (run is runs[-1] and move.champion == present):
-            moves.append(move)
-    return moves
+
+def _move(run: Run) -> Move:
+    tags = run.data.tags
+    return Move(
+        decision=tags["depthflow.decision"],
+        champion=tags["depthflow.champion"],
+        previous=tags.get("depthflow.previous") or None,
+        is_finished=run.info.status == "FINISHED",
+    )
 
 
 def _decisions(model_name: str, experiment: str) -> list[Run]:

@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import time
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -20,6 +21,7 @@ from depthflow.registry.promotion import (
     Move,
     Record,
     champions,
+    effective,
     history,
     previous_champion,
     record_decision,
@@ -90,6 +92,41 @@ def test_rolling_all_back_ends_at_the_first(versions):
         assert champions(moves)[-2] == target
         moves.append(Move(decision="rolled_back", champion=target))
     assert champions(moves) == versions[:1]
+
+
+def killed(move: str) -> Move:
+    """From words such as promoted:1>2."""
+    decision, versions = move.split(":")
+    previous, champion = versions.split(">")
+    return Move(decision=decision, champion=champion, previous=previous or None, is_finished=False)
+
+
+def finished(move: str) -> Move:
+    return replace(killed(move), is_finished=True)
+
+
+@pytest.mark.parametrize(
+    ("moves", "present", "reached"),
+    [
+        ([killed("promoted:>1")], None, [False]),
+        ([killed("promoted:>1")], "1", [True]),
+        ([finished("promoted:>1"), killed("promoted:1>2")], "1", [True, False]),
+        ([finished("promoted:>1"), killed("promoted:1>2")], "2", [True, True]),
+        # What came after it has seen where the alias was.
+        ([finished("promoted:>1"), killed("promoted:1>2"), finished("promoted:2>3")], "3", [True, True, True]),
+        ([finished("promoted:>1"), killed("promoted:1>2"), finished("promoted:1>3")], "3", [True, False, True]),
+        ([killed("promoted:>1"), killed("promoted:1>2"), killed("promoted:2>3")], "3", [True, True, True]),
+        ([killed("promoted:>1"), killed("promoted:1>2"), killed("promoted:2>3")], "2", [True, True, False]),
+        # Two rolled back at once: the one that was killed was not the one that did it.
+        (
+            [finished("promoted:>1"), finished("promoted:1>2"), finished("rolled_back:2>1"), killed("rolled_back:2>1")],
+            "1",
+            [True, True, True, False],
+        ),
+    ],
+)
+def test_a_killed_move_counts_if_the_alias_had_moved(moves, present, reached):
+    assert effective(moves, present=present) == reached
 
 
 # --- with a registry ---
@@ -214,6 +251,7 @@ def test_rollback_after_a_promotion_that_was_killed(client, model):
     client.set_registered_model_alias(model, CHAMPION, "3")
     assert client.get_run(killed.info.run_id).info.status == "RUNNING"
     assert previous_champion(model, experiment=EXPERIMENT) == "2"
+    assert [row["moved"] for row in history(model, experiment=EXPERIMENT)] == [True, True, True]
     decide_upon(model, "refused", "3", "3")
     with pytest.raises(RegistryError, match="became version 3"):
         decide_upon(model, "promoted", "1", "2")
@@ -226,7 +264,12 @@ def test_rollback_after_a_rollback_that_was_killed(client, model):
         decide_upon(model, "promoted", version, previous)
     killed = client.create_run(
         client.get_experiment_by_name(EXPERIMENT).experiment_id,
-        tags={"depthflow.model": model, "depthflow.decision": "rolled_back", "depthflow.champion": "2"},
+        tags={
+            "depthflow.model": model,
+            "depthflow.decision": "rolled_back",
+            "depthflow.champion": "2",
+            "depthflow.previous": "3",
+        },
     )
     client.set_registered_model_alias(model, CHAMPION, "2")
     assert client.get_run(killed.info.run_id).info.status == "RUNNING"
@@ -283,7 +326,12 @@ def test_one_that_was_killed_is_waited_for_a_while_only(client, model, monkeypat
     decide_upon(model, "promoted", "2", "1")
     assert 1.0 < time.monotonic() - began < 15
     assert champion_of(model) == "2"
-    assert [row["status"] for row in history(model, experiment=EXPERIMENT)] == ["finished", "running", "finished"]
+    rows = history(model, experiment=EXPERIMENT)
+    assert [(row["status"], row["moved"]) for row in rows] == [
+        ("finished", True),
+        ("killed", False),
+        ("finished", True),
+    ]
 
 
 def test_history_says_who_when_what_and_why(model):

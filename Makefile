@@ -7,7 +7,7 @@ SOURCE ?=
 OUT ?= demo-out
 
 .DEFAULT_GOAL := help
-.PHONY: help venv depth-anything demo test check format lock clean system-libraries
+.PHONY: help venv depth-anything demo test test-nodes check format lock clean system-libraries
 
 help: ## Say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-14s %s\n", $$1, $$2}'
@@ -17,8 +17,12 @@ venv: .venv/.installed ## Make .venv with exact versions; LOCK=requirements-gpu.
 demo: venv ## Run the whole chain on a mini-DIODE, or with SOURCE=DIR on your own tree
 	$(BIN)/python pipelines/demo.py --out "$(OUT)" $(if $(SOURCE),--source "$(SOURCE)")
 
-test: venv ## Run all tests, two files at a time
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+test: venv ## Run all tests: two files at a time, then those of several Ray nodes alone
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not nodes" $(ARGS)
+	$(MAKE) test-nodes
+
+test-nodes: venv ## Run the tests that start several Ray nodes, one after the other
+	$(BIN)/python -m pytest -m nodes $(ARGS) || [ $$? -eq 5 ]  # As pytest ends where there is none.
 
 check: venv ## Lint, format, types, import layers, spelling
 	$(BIN)/ruff check .
@@ -50,14 +54,24 @@ clean: ## Remove the environments and what the demo made
 .venv-depth-anything/.installed: requirements-depth-anything.lock pyproject.toml | system-libraries
 	$(call install,.venv-depth-anything,requirements-depth-anything.lock)
 
+# uv, of the locked version, installs the rest; pip does where uv cannot, behind a mirror that only pip is told of, say.
+PIP := bin/python -m pip install --quiet --disable-pip-version-check
+UV := bin/uv pip install --quiet --python
+
 define install
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "depthflow needs Python 3.11 or newer: pass PYTHON=python3.12, say."; exit 1; }
 	$(PYTHON) -m venv $(1)
-	$(1)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(2)
-	$(1)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@awk '/^[^ #]/ { is_uv = /^uv==/ } is_uv' requirements.lock >$(1)/uv.lock
+	$(1)/$(PIP) --require-hashes -r $(1)/uv.lock
+	$(1)/$(UV) $(1)/bin/python --require-hashes -r $(2) || $(1)/$(PIP) --require-hashes -r $(2)
+	$(1)/$(PIP) --no-deps --no-build-isolation --editable .
 	@touch $@
 endef
+
+# uv leaves the bytecode to the first import, so imports must write it, though containers often say otherwise.
+unexport PYTHONDONTWRITEBYTECODE
+export UV_HTTP_TIMEOUT ?= 180
 
 # opencv-python is linked against these two, which no wheel brings.
 system-libraries:

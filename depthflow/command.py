@@ -52,7 +52,7 @@ def run_command(
         return EXIT_INTERRUPTED
     except DepthflowError as error:
         print(f"error: {error}", file=sys.stderr)
-        _print_json({**error.details, "status": "failed", "error": str(error)})
+        _print_json({"status": "failed", "error": str(error), **error.details})
         return error.exit_code
     except Exception as error:
         traceback.print_exc()

@@ -52,7 +52,7 @@ def main(config: SubmitConfig) -> dict[str, Any]:
             details={**about, "job_status": "RUNNING"},
             exit_code=EXIT_INTERRUPTED,
         ) from None
-    return {**outcome(ended), "action": decision.action}
+    return outcome(ended, decision.action)
 
 
 def checked_job(config: SubmitConfig) -> Job:

@@ -1,6 +1,7 @@
 """A cluster's job server, asked over HTTP; a connection that is lost is made anew."""
 
 import asyncio
+import logging
 import os
 import sys
 import tempfile
@@ -19,6 +20,14 @@ SILENCE_S = 30.0
 RETRY_PAUSE_S = 2.0
 TAIL_PAUSE_S = 0.2
 """Between the end of a log and the job's own."""
+
+
+_TALKATIVE = (
+    "ray.dashboard.modules.dashboard_sdk",
+    "ray.dashboard.modules.job.sdk",
+    "ray._private.runtime_env.packaging",
+)
+"""Loggers of Ray's that tell of every step; each sets its own level when it is imported."""
 
 
 class Log:
@@ -67,6 +76,8 @@ class JobServer:
         with self._told():
             from ray.job_submission import JobSubmissionClient
 
+            for name in _TALKATIVE:
+                logging.getLogger(name).setLevel(logging.WARNING)
             self._client: Any = JobSubmissionClient(address)
 
     def statuses(self) -> dict[str, str]:
@@ -172,8 +183,8 @@ class JobServer:
             ) from None
         except OSError as error:  # Those of requests, too.
             raise ClusterError(
-                f"No job server answers at {self.address}: {error}. Start one with `ray start --head`, or pass the "
-                "address of the cluster's, with --address http://HOST:8265."
+                f"No job server answers at {self.address}: {str(error).rstrip('.')}. Start one with `ray start "
+                "--head`, or pass the address of the cluster's, with --address http://HOST:8265."
             ) from None
         except RuntimeError as error:
             missing = "ray[default]" in str(error)

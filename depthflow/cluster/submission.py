@@ -110,20 +110,26 @@ class Ended:
     log: str
 
 
-def outcome(ended: Ended) -> dict[str, Any]:
+def outcome(ended: Ended, action: str) -> dict[str, Any]:
     """The job's result, with the job it is of.
+
+    Args:
+        ended: the job.
+        action: what was done to have it, a `Decision`'s.
 
     Raises:
         ClusterError: with the job's reason and its exit code, if it did not succeed.
     """
     result = last_json_line(ended.log) or {}
-    about = {"submission_id": ended.submission_id, "job_status": ended.status}
+    about = {"submission_id": ended.submission_id, "job_status": ended.status, "action": action}
     succeeded = result.get("status") in ("ok", "rejects")
     if succeeded and ended.exit_code in (0, EXIT_REJECTS):
         return {**result, **about}
-    told = {} if succeeded else result  # The preflight's, if the command after it was killed.
+    told = {} if succeeded else dict(result)  # The preflight's own success is no word of a command killed after it.
+    told.pop("status", None)
+    error = told.pop("error", None)
     raise ClusterError(
-        f"The job failed: {told['error']}" if told.get("error") else _reason(ended),
+        f"The job failed: {error}" if error else _reason(ended),
         details={**told, **about},
         exit_code=_exit_code(ended),
     )

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from depthflow.command import EXIT_REJECTS, last_json_line, run_command
-from depthflow.errors import SourceError
+from depthflow.command import EXIT_REJECTS, last_json_line, parse_command, run_command
+from depthflow.errors import ClusterError, SourceError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +44,8 @@ def main(config: TinyConfig) -> dict:
     print("something on the way")
     if config.outcome == "failed":
         raise SourceError("There is no source. Pass --source.")
+    if config.outcome == "detailed":
+        raise ClusterError("It broke.", details={"job": "b"}, exit_code=75)
     if config.outcome == "defect":
         raise KeyError("a defect")
     return {**RESULTS[config.outcome], "count": config.count}
@@ -86,6 +88,32 @@ def test_a_users_error_is_told_in_one_line(run):
     assert code == 1
     assert last_line(stdout) == {"status": "failed", "error": "There is no source. Pass --source."}
     assert stderr == "error: There is no source. Pass --source.\n"
+
+
+def test_an_error_has_details_and_a_code_of_its_own(run):
+    code, stdout, _ = run("--out", "o", "--outcome", "detailed")
+    assert code == 75
+    assert last_line(stdout) == {"status": "failed", "error": "It broke.", "job": "b"}
+
+
+def test_arguments_may_be_given(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["tiny.py", "--wrong"])
+    assert run_command(main, "A tiny command.", ["--out", "o", "--count", "7"]) == 0
+    assert last_line(capsys.readouterr().out)["count"] == 7
+
+
+def test_a_command_line_is_parsed_without_running_it(tmp_path, capsys):
+    script = tmp_path / "tiny.py"
+    script.write_text(
+        '"""A tiny command."""\n'
+        "from depthflow.config import SynthesizeConfig\n"
+        "def main(config: SynthesizeConfig) -> dict:\n    raise AssertionError('it ran')\n"
+    )
+    assert parse_command(script, ["--out", "o", "--scans", "3"])["config"].scans == 3
+    with pytest.raises(SystemExit) as caught:
+        parse_command(script, ["--out", "o", "--scans", "many"])
+    assert caught.value.code == 2
+    assert "--scans" in capsys.readouterr().err
 
 
 def test_a_defect_keeps_its_traceback(run):

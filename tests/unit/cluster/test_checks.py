@@ -1,0 +1,229 @@
+"""What the looks say of a cluster: every judgement by hand-made looks."""
+
+import pytest
+
+from depthflow.cluster.checks import (
+    Check,
+    bus_bandwidth,
+    exempt,
+    judge_all_reduce,
+    judge_disks,
+    judge_gpus,
+    judge_mlflow,
+    judge_presence,
+    judge_proxies,
+    judge_storage,
+    judge_versions,
+    worst,
+)
+from depthflow.cluster.doctor import conclude, line
+from depthflow.cluster.scouts import ClusterNode, Unseen, named_nodes
+from depthflow.errors import ClusterError
+
+GB = 10**9
+LATE = Unseen(reason="no answer within 60 s")
+
+
+def node(name: str, gpus: int = 0) -> ClusterNode:
+    return ClusterNode(name=name, node_id=name * 4, address=name, gpus=gpus)
+
+
+def said(check: Check, status: str, *words: str) -> None:
+    assert check.status == status, check
+    for word in words:
+        assert word in check.message
+
+
+# --- storage ---
+
+
+def test_storage_that_all_write_and_read():
+    looks = {"a": ["a", "b"], "b": ["b", "a"]}
+    said(judge_storage("/shared", {"a": False, "b": False}, looks), "ok", "/shared", "all 2 nodes")
+
+
+def test_storage_of_one_node_each_is_not_shared():
+    looks = {"a": ["a", "b"], "b": ["b"]}
+    found = judge_storage("/data", {"a": True, "b": True}, looks)
+    said(found, "failed", "/data is not shared: b does not see what a wrote", "s3://")
+
+
+def test_storage_that_a_node_cannot_write():
+    written = {"a": False, "b": Unseen(reason="PermissionError: /shared"), "c": LATE}
+    found = judge_storage("/shared", written, {"a": ["a"], "b": [], "c": []})
+    said(found, "failed", "b: PermissionError: /shared", "c: no answer within 60 s")
+
+
+def test_storage_that_a_node_cannot_read():
+    said(
+        judge_storage("s3://b", {"a": False, "b": False}, {"a": ["a", "b"], "b": LATE}),
+        "failed",
+        "s3://b: b: no answer",
+    )
+
+
+@pytest.mark.parametrize(
+    ("looks", "status", "word"),
+    [
+        ({"a": True, "b": True}, "ok", "all 2 nodes"),
+        ({"a": True, "b": False}, "failed", "not there for b"),
+        ({"a": LATE, "b": True}, "failed", "a: no answer"),
+    ],
+)
+def test_presence(looks, status, word):
+    said(judge_presence("/samples", looks), status, "/samples", word)
+
+
+# --- disk ---
+
+
+@pytest.mark.parametrize(
+    ("free", "total", "status", "word"),
+    [
+        (100 * GB, 200 * GB, "ok", "a has 100.0 of 200.0 GB free at /tmp"),
+        (1 * GB, 200 * GB, "failed", "1.0 of 200.0 GB"),
+        (10 * GB, 20 * GB, "warning", "10.0 of 20.0 GB"),
+        (30 * GB, 1000 * GB, "warning", "95%"),
+    ],
+)
+def test_disk(free, total, status, word):
+    said(judge_disks({"a": {"/tmp": (free, total)}, "b": {"/tmp": (500 * GB, 1000 * GB)}}), status, word)
+
+
+def test_the_full_disk_is_named_and_not_the_low_one():
+    found = judge_disks({"a": {"/tmp": (10 * GB, 20 * GB)}, "b": {"/data": (0, 20 * GB)}})
+    said(found, "failed", "b has 0.0 of 20.0 GB free at /data")
+    assert "/tmp" not in found.message
+
+
+# --- MLflow ---
+
+
+@pytest.mark.parametrize("uri", ["sqlite:////m/mlflow.db", "file:///m", "/m", "./m"])
+def test_a_file_is_for_one_node_alone(uri):
+    said(judge_mlflow(uri, {}, nodes=1, may_grow=False), "ok", "only node")
+    said(judge_mlflow(uri, {}, nodes=2, may_grow=False), "failed", uri, "2 nodes", "mlflow server")
+    said(judge_mlflow(uri, {}, nodes=1, may_grow=True), "failed", "autoscaler")
+
+
+def test_a_server_must_answer_every_node():
+    said(judge_mlflow("http://m:5000", {"a": True, "b": True}, nodes=2, may_grow=True), "ok", "all 2 nodes")
+    found = judge_mlflow("http://m:5000", {"a": True, "b": Unseen(reason="refused")}, nodes=2, may_grow=False)
+    said(found, "failed", "b: refused", "--allowed-hosts")
+
+
+# --- versions ---
+
+
+def test_versions():
+    same = {"python": "3.11.7", "ray": "2.60.0"}
+    said(judge_versions({"a": same, "b": dict(same)}), "ok", "python 3.11.7, ray 2.60.0")
+    found = judge_versions({"a": same, "b": {**same, "ray": "2.61.0"}, "c": same})
+    said(found, "failed", "ray: 2.60.0 on a c, 2.61.0 on b", "requirements.lock")
+    assert "python" not in found.message
+    said(judge_versions({"a": same, "b": {"python": "3.11.7"}}), "failed", "missing on b")
+    said(judge_versions({"a": same, "b": Unseen(reason="No module named 'depthflow'")}), "failed", "No module named")
+
+
+# --- proxies ---
+
+
+@pytest.mark.parametrize(
+    ("found", "status"),
+    [
+        ({}, "ok"),
+        ({"no_proxy": "x"}, "ok"),
+        ({"https_proxy": "http://p:3128"}, "warning"),
+        ({"http_proxy": "http://p:3128", "no_proxy": "10.0.0.1"}, "warning"),
+        ({"https_proxy": "http://p:3128", "no_proxy": "10.0.0.1, 10.0.0.2"}, "ok"),
+        ({"https_proxy": "http://p:3128", "no_proxy": "10.0.0.0/24"}, "ok"),
+    ],
+)
+def test_proxies(found, status):
+    nodes = [node("10.0.0.1"), node("10.0.0.2")]
+    words = ["10.0.0.2", "http://p:3128", "no_proxy"] if status == "warning" else []
+    said(judge_proxies(nodes, {"10.0.0.1": {}, "10.0.0.2": found}), status, *words)
+
+
+@pytest.mark.parametrize(
+    ("no_proxy", "expected"),
+    [
+        ("", False),
+        ("localhost,127.0.0.1", False),
+        ("*", True),
+        ("10.1.2.3", True),
+        ("x, 10.1.2.3", True),
+        ("2.3", True),
+        (".3", True),
+        ("0.1.2.3", False),
+        ("10.1.0.0/16", True),
+        ("10.2.0.0/16", False),
+        ("example/16", False),
+    ],
+)
+def test_exempt(no_proxy, expected):
+    assert exempt("10.1.2.3", no_proxy) == expected
+
+
+# --- GPUs, and between them ---
+
+
+def test_gpus():
+    nodes = [node("a", 4), node("b", 2)]
+    said(judge_gpus([], {}), "skipped", "no GPU")
+    said(judge_gpus(nodes, {"a": 4, "b": 3}), "ok", "all 6")
+    said(judge_gpus(nodes, {"a": 4, "b": 0}), "failed", "b has 2 for Ray, TensorFlow sees 0", "requirements-gpu.lock")
+    said(judge_gpus(nodes, {"a": 4, "b": LATE}), "failed", "b: no answer")
+
+
+def test_bus_bandwidth():
+    assert bus_bandwidth(workers=2, bytes_each=100, seconds=2) == 50
+    assert bus_bandwidth(workers=4, bytes_each=100, seconds=1) == 150
+
+
+def test_all_reduce():
+    found = judge_all_reduce({"workers": 2, "bytes_each": 64_000_000, "seconds": 0.5})
+    said(found, "ok", "64 MB between 2 workers in 0.500 s", "0.13 GB/s")
+    said(judge_all_reduce("It did not end within 180 s"), "failed", "within 180 s", "NCCL_DEBUG=INFO")
+
+
+# --- all of them ---
+
+
+def test_worst():
+    ok, warning, failed = (Check(status=status, message=status) for status in ("ok", "warning", "failed"))
+    assert worst([ok, warning, ok]) == warning
+    assert worst([failed, warning, failed]) == Check(status="failed", message="failed; failed")
+    assert worst([]).status == "skipped"
+
+
+def test_conclude():
+    checks = {"disk": Check(status="warning", message="low"), "gpus": Check(status="skipped", message="no GPU")}
+    found = conclude(checks, nodes=2, seconds=1.234)
+    assert found == {
+        "nodes": 2,
+        "checks": {
+            "disk": {"status": "warning", "message": "low"},
+            "gpus": {"status": "skipped", "message": "no GPU"},
+        },
+        "seconds": 1.2,
+    }
+    with pytest.raises(ClusterError, match=r"^mlflow: away$") as caught:
+        conclude({**checks, "mlflow": Check(status="failed", message="away")}, nodes=2, seconds=1)
+    assert caught.value.details["checks"]["mlflow"]["status"] == "failed"
+
+
+def test_the_table_has_columns():
+    rows = [line("all-reduce", Check(status="skipped", message="M")), line("disk", Check(status="ok", message="M"))]
+    assert [row.index("M") for row in rows] == [21, 21]
+
+
+def test_nodes_have_names_of_their_own():
+    nodes = [
+        {"NodeID": "aaaaaaaa", "NodeManagerAddress": "10.0.0.1", "Resources": {"GPU": 2.0}},
+        {"NodeID": "bbbbbbbb", "NodeManagerAddress": "10.0.0.2", "Resources": {}},
+        {"NodeID": "cccccccc", "NodeManagerAddress": "10.0.0.1", "Resources": {"CPU": 1}},
+    ]
+    found = named_nodes(nodes)
+    assert [n.name for n in found] == ["10.0.0.1/aaaaaa", "10.0.0.2", "10.0.0.1/cccccc"]
+    assert [n.gpus for n in found] == [2, 0, 0]

@@ -8,9 +8,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from subprocess import Popen
 
 import psutil
 import pytest
@@ -20,6 +22,7 @@ from depthflow.command import last_json_line
 
 ROOT = Path(__file__).resolve().parents[2]
 START_S = 120
+ATTEMPTS = 3
 TOKEN = "a token of this test alone, 32 characters at least"
 
 pytestmark = pytest.mark.slow
@@ -42,58 +45,66 @@ def free_ports(count: int) -> list[int]:
         return [each.getsockname()[1] for each in sockets]
 
 
-def start_ray(*flags: str, env: dict[str, str]) -> psutil.Process:
-    """`ray start`, which stays and watches what it started."""
+def start_ray(make_flags: Callable[[], list[str]], is_up: Callable[[], bool], *, env: dict[str, str]) -> Popen:
+    """`ray start`, which stays and watches what it started; tried again where a port that was free is taken by now."""
     ray = Path(sys.executable).with_name("ray")
-    metrics, agent = free_ports(2)
-    ports = [f"--metrics-export-port={metrics}", f"--dashboard-agent-listen-port={agent}"]
-    started = subprocess.Popen(
-        [ray, "start", "--block", "--disable-usage-stats", *ports, *flags],
-        env=env,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    return psutil.Process(started.pid)
+    for _ in range(ATTEMPTS):
+        metrics, agent = free_ports(2)
+        ports = [f"--metrics-export-port={metrics}", f"--dashboard-agent-listen-port={agent}"]
+        process = Popen(
+            [ray, "start", "--block", "--disable-usage-stats", *ports, *make_flags()],
+            env=env,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        deadline = time.monotonic() + START_S
+        while process.poll() is None and time.monotonic() < deadline:
+            with suppress(requests.RequestException):
+                if is_up():
+                    return process
+            time.sleep(0.5)
+        stop(process)
+    raise AssertionError("ray start did not come up")
 
 
-def stop(process: psutil.Process) -> None:
+def stop(process: Popen) -> None:
     """Ends a node with all that it started; no other Ray of this machine."""
     with suppress(psutil.NoSuchProcess):
-        family = [*process.children(recursive=True), process]
+        family = psutil.Process(process.pid).children(recursive=True)
+        process.kill()
         for member in family:
             with suppress(psutil.NoSuchProcess):
                 member.kill()
         psutil.wait_procs(family, timeout=30)
+    process.wait()
+
+
+def ask(address: str, path: str) -> requests.Response:
+    return requests.get(f"{address}/{path}", headers={"Authorization": f"Bearer {TOKEN}"}, timeout=10)
 
 
 @pytest.fixture(scope="module")
 def head():
-    port, dashboard, client = free_ports(3)
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     env = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI")}
     env |= {"PATH": path, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
+    ports = {}
+
+    def flags() -> list[str]:
+        ports.update(zip(("port", "dashboard-port", "ray-client-server-port"), free_ports(3), strict=True))
+        return ["--head", "--num-cpus=2", f"--temp-dir={folder}", *(f"--{flag}={port}" for flag, port in ports.items())]
+
+    def takes_jobs() -> bool:
+        return ask(f"http://127.0.0.1:{ports['dashboard-port']}", "api/jobs/").ok
+
     with tempfile.TemporaryDirectory(prefix="r", dir="/tmp") as folder:  # Paths of sockets have 107 bytes at most.
-        flags = ["--head", "--num-cpus=2", "--temp-dir", folder, f"--port={port}", f"--dashboard-port={dashboard}"]
-        process = start_ray(*flags, f"--ray-client-server-port={client}", env=env)
+        process = start_ray(flags, takes_jobs, env=env)
         try:
-            address = f"http://127.0.0.1:{dashboard}"
-            wait_for_jobs(address)
-            yield Head(address, f"127.0.0.1:{port}", {**env, "RAY_API_SERVER_ADDRESS": address})
+            address = f"http://127.0.0.1:{ports['dashboard-port']}"
+            yield Head(address, f"127.0.0.1:{ports['port']}", {**env, "RAY_API_SERVER_ADDRESS": address})
         finally:
             stop(process)
-
-
-def wait_for_jobs(address: str) -> None:
-    """Until the head node's agent takes jobs."""
-    deadline = time.monotonic() + START_S
-    while True:
-        with suppress(requests.ConnectionError):
-            answer = requests.get(f"{address}/api/jobs/", headers={"Authorization": f"Bearer {TOKEN}"}, timeout=10)
-            if answer.ok:
-                return
-        assert time.monotonic() < deadline, "no job server"
-        time.sleep(0.5)
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +137,7 @@ def test_a_job_outlives_who_follows_it_and_is_attached_to(head, submit, tree, tm
     """Ctrl-C ends the following alone; the same again finds the job, and has its result and its exit code."""
     size = ["--height", "32", "--width", "32"]
     line = ["preprocess", "--source", str(tree), "--out", str(tmp_path / "store"), *size]
-    first = subprocess.Popen(
+    first = Popen(
         [sys.executable, str(ROOT / "pipelines" / "submit.py"), *line],
         cwd=tmp_path,
         env=head.env,
@@ -153,7 +164,7 @@ def test_a_job_outlives_who_follows_it_and_is_attached_to(head, submit, tree, tm
     assert sorted(path.name for path in tmp_path.iterdir()) == ["store"], "no mark of the preflight is left"
 
 
-def read_until(process: subprocess.Popen, words: str) -> str:
+def read_until(process: Popen, words: str) -> str:
     """Its stderr up to these words, unbuffered, so that communicate() finds the rest."""
     assert process.stderr is not None
     seen, deadline = b"", time.monotonic() + START_S
@@ -204,7 +215,6 @@ def test_without_the_token_it_is_refused(submit, tmp_path, env, words):
     ("line", "code", "words"),
     [
         (["synthesize", "--out", "/shared/mini", "--scans", "many"], 2, "--scans"),
-        (["synthesize", "--out", "/shared/mini", "--scans", "1"], 2, "--scans must be at least 2"),
         (["synthesise", "--out", "/shared/mini"], 2, "--out"),
         (["synthesize", "--out", "mini"], 1, "--out is relative"),
         (["promote", "--samples", "/shared/store"], 1, "MLFLOW_TRACKING_URI"),
@@ -224,22 +234,38 @@ def test_a_cluster_that_is_away(submit):
     assert "No job server answers at http://127.0.0.1:9" in result["error"]
 
 
-def test_doctor_looks_from_every_node(head, command_server, tmp_path):
-    """A second node that promises a GPU it has not; MLflow is a file, which is for one node alone."""
-    second = start_ray(f"--address={head.gcs}", "--num-cpus=1", "--num-gpus=1", env=head.env)
-    try:
+@pytest.fixture
+def doctor(head, command_server, tmp_path):
+    """Runs doctor.py on that Ray: (exit code, its JSON line)."""
+
+    def run(*arguments: object) -> tuple[int, dict]:
         env = {**head.env, "RAY_ADDRESS": head.gcs, "PYTHONPATH": str(ROOT)}
+        done = command_server.run("doctor", "--timeout-s", START_S, *arguments, cwd=tmp_path, env=env)
+        return done.returncode, last_json_line(done.stdout)
+
+    return run
+
+
+def test_doctor_sums_over_workers_as_training_does(doctor):
+    code, result = doctor("--checks", "all-reduce")
+    assert code == 0, result
+    assert result["checks"]["all-reduce"]["status"] == "ok"
+    assert "67 MB between 2 workers" in result["checks"]["all-reduce"]["message"]
+
+
+def test_doctor_looks_from_every_node(head, doctor, tmp_path):
+    """A second node that promises a GPU it has not; MLflow is a file, which is for one node alone."""
+
+    def both() -> bool:
+        nodes = ask(head.address, "nodes?view=summary").json()["data"]["summary"]
+        return [node["raylet"]["state"] for node in nodes].count("ALIVE") == 2
+
+    second = start_ray(lambda: [f"--address={head.gcs}", "--num-cpus=1", "--num-gpus=1"], both, env=head.env)
+    try:
         checks = ["plan", "storage", "disk", "mlflow", "proxies", "gpus"]
-        deadline = time.monotonic() + START_S
-        while True:
-            done = command_server.run(
-                "doctor", "--checks", *checks, "--storage", tmp_path / "shared", cwd=tmp_path, env=env
-            )
-            result = last_json_line(done.stdout)
-            if result["nodes"] == 2:
-                break
-            assert time.monotonic() < deadline, done.stderr
-        assert done.returncode == 1
+        code, result = doctor("--checks", *checks, "--storage", tmp_path / "shared")
+        assert code == 1
+        assert result["nodes"] == 2
         found = {name: check["status"] for name, check in result["checks"].items()}
         assert list(found) == checks
         assert (found["storage"], found["mlflow"], found["gpus"]) == ("ok", "failed", "failed"), result["checks"]

@@ -11,7 +11,8 @@ from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
 
 from depthflow.errors import RegistryError
-from depthflow.registry.runs import REPORT_ARTIFACT, mlflow_run
+from depthflow.registry import runs
+from depthflow.registry.runs import COMMIT_VARIABLE, REPORT_ARTIFACT, git_commit, mlflow_run
 from depthflow.samples.report import FINGERPRINT_META, REPORT
 from depthflow.storage.files import open_files
 
@@ -128,3 +129,12 @@ def test_mlflow_that_is_away_at_the_start_is_an_error(monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(RegistryError, match="does not answer"):
         mlflow_run(experiment="e", name="r", tags={}).__enter__()
+
+
+def test_the_commit_of_a_job_is_the_one_it_was_submitted_from(tmp_path, monkeypatch):
+    monkeypatch.setenv(COMMIT_VARIABLE, "c0ffee")
+    assert git_commit() != "c0ffee", "a checkout knows its own"
+    monkeypatch.setattr(runs, "__file__", str(tmp_path / "runs.py"))
+    assert git_commit() == "c0ffee"
+    monkeypatch.delenv(COMMIT_VARIABLE)
+    assert git_commit() == "unknown"

@@ -3,11 +3,11 @@
 import functools
 import inspect
 import json
+import logging
 import math
 import runpy
 import signal
 import sys
-import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
@@ -17,6 +17,7 @@ import numpy as np
 import tyro
 
 from depthflow.errors import DepthflowError
+from depthflow.observability.records import configure_logging, tell, tell_defect
 
 FLAG_STYLE = (tyro.conf.CascadeSubcommandArgs, tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes)
 EXIT_USAGE = 2
@@ -42,6 +43,7 @@ def run_command(
     """
     signal.signal(signal.SIGTERM, _interrupt)
     try:
+        configure_logging()
         result = tyro.cli(main, args=arguments, description=description, config=FLAG_STYLE)
     except SystemExit as error:  # tyro's, for --help and for wrong flags.
         if error.code:
@@ -51,11 +53,11 @@ def run_command(
         _print_json({"status": "failed", "error": "Interrupted."})
         return EXIT_INTERRUPTED
     except DepthflowError as error:
-        print(f"error: {error}", file=sys.stderr)
-        _print_json({"status": "failed", "error": str(error), **error.details})
+        tell(f"error: {error}", error.details, level=logging.ERROR)
+        _print_json({**error.details, "status": "failed", "error": str(error)})
         return error.exit_code
     except Exception as error:
-        traceback.print_exc()
+        tell_defect(error)
         _print_json({"status": "failed", "error": f"{type(error).__name__}: {error}"})
         return 1
     code = EXIT_REJECTS if result.get("rejects") else 0

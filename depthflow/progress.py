@@ -5,6 +5,8 @@ import sys
 import time
 from typing import Literal
 
+from depthflow.observability.records import is_json, tell
+
 
 class ProgressLine:
     """Progress on stderr: one live line on a terminal, a line every few seconds in a log file.
@@ -22,7 +24,7 @@ class ProgressLine:
     ) -> None:
         self._label = label
         self._unit = unit
-        self._live = sys.stderr.isatty()
+        self._live = sys.stderr.isatty() and not is_json()
         self._every_s = 0.2 if self._live else every_s
         self._since: tuple[float, int] | None = None if unit == "bytes" else (time.monotonic(), done_before)
         self._last = -math.inf
@@ -41,7 +43,7 @@ class ProgressLine:
         if self._live:
             print(f"\r\x1b[K{line}", end="\n" if done >= total else "", file=sys.stderr, flush=True)
         else:
-            print(line, file=sys.stderr, flush=True)
+            tell(line, {"stage": self._label, "done": done, "total": total, "per_s": round(rate, 3)}, logger=__name__)
 
 
 def _of_items(done: int, total: int, rate: float) -> str:

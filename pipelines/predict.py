@@ -17,6 +17,7 @@ from depthflow.inference.predict import Kind, Outputs, predict_photographs
 from depthflow.inference.tiles import TiledPredictor
 from depthflow.inference.writers import Lens
 from depthflow.models.interface import LoadPredictor
+from depthflow.observability.records import tell
 from depthflow.placement import cluster_room, plan_pool
 
 
@@ -40,7 +41,7 @@ def main(config: PredictConfig) -> dict[str, Any]:
     rows = results[0]
     refused = [row for row in rows if row["reason"]]
     for row in (row for result in results for row in result if row["reason"]):
-        print(f"{row['path']}: {row['reason']}: {row['message']}", file=sys.stderr)
+        tell(f"{row['path']}: {row['reason']}: {row['message']}", {"sample_id": row["path"], "reason": row["reason"]})
     return {
         "model": models[0].uri,
         "images": len(rows) - len(refused),

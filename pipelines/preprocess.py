@@ -7,6 +7,7 @@ from typing import Any
 from depthflow.cluster.session import ray_session
 from depthflow.command import run_command
 from depthflow.config import PreprocessConfig
+from depthflow.observability.records import tell
 from depthflow.progress import ProgressLine
 from depthflow.samples.preprocess import preprocess
 from depthflow.samples.report import write_report
@@ -19,14 +20,14 @@ def main(config: PreprocessConfig) -> dict[str, Any]:
         store = preprocess(config, ProgressLine)
     manifest = store.manifest
     if manifest["rejects"]:
-        print(
+        tell(
             f"{manifest['rejects']} inputs were refused ({manifest['rejects_by_reason']}): "
             f"see {store.files.root}/rejects.parquet",
-            file=sys.stderr,
+            {"rejects": manifest["rejects"]},
         )
     report = write_report(store, ProgressLine("samples surveyed")) if config.report else None
     if report:
-        print(f"The data report: {report}", file=sys.stderr)
+        tell(f"The data report: {report}")
     return {
         "out": store.files.root,
         "samples": manifest["samples"],

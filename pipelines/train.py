@@ -11,6 +11,7 @@ from depthflow.cluster.session import ray_session
 from depthflow.command import run_command
 from depthflow.config import Recipe, TrainJob
 from depthflow.inference import SERVING_CODE
+from depthflow.observability.records import configure_logging, tell
 from depthflow.recipes import RECIPES
 from depthflow.registry.runs import RunLog, git_commit, mlflow_run
 from depthflow.registry.spool import replay
@@ -36,9 +37,10 @@ def main(recipe: RecipeChoice, job: TrainJob) -> dict[str, Any]:
     recipe = replace(recipe, encoder_weights=absolute_weights(recipe.encoder_weights))
     tags = {"depthflow.kind": "train", "depthflow.fingerprint": store.fingerprint}
     with open_job(recipe, job, store) as folder:
-        print(f"job {folder.root}; if it is cut off, the same command with --resume goes on", file=sys.stderr)
+        tell(f"job {folder.root}; if it is cut off, the same command with --resume goes on")
         run_id = folder.read()["run_id"]
         with mlflow_run(experiment=job.experiment, name=folder.name, tags=tags, run_id=run_id) as run_log:
+            configure_logging(run_log.run_id)
             if run_id is None:
                 run_log.params({**asdict(recipe), **asdict(job)})
                 run_log.samples(store)
@@ -52,10 +54,9 @@ def main(recipe: RecipeChoice, job: TrainJob) -> dict[str, Any]:
                 "unlogged": replay(folder.spool, run_log, timeout_s=job.mlflow_wait_s),
             }
             if result["unlogged"]:
-                print(
+                tell(
                     f"MLflow at {run_log.tracking_uri} does not take the metrics: {result['unlogged']} records wait in "
-                    f"{folder.spool}. Training is done; the same command with --resume logs and registers it.",
-                    file=sys.stderr,
+                    f"{folder.spool}. Training is done; the same command with --resume logs and registers it."
                 )
                 return {**result, "model_uri": None, "version": None}
             version = register(outcome, recipe, job, store=store, run_log=run_log)

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 
 import ray
 
+from depthflow.observability.records import LOG_FORMAT, configure_logging, has_run, is_json
+
 WORKER_ENVIRONMENT = {"KERAS_BACKEND": "tensorflow", "RAY_TRAIN_ENABLE_PRINT_PATCH": "0", "TF_CPP_MIN_LOG_LEVEL": "3"}
 """Of every process: Keras on TensorFlow without its start-up messages, and no second copy of what workers print."""
 
@@ -26,9 +28,11 @@ def ray_session(num_cpus: int | None = None) -> Iterator[None]:
     ray.init(
         address=address or "local",
         num_cpus=None if address else num_cpus,
+        configure_logging=not is_json(),
         logging_level=logging.WARNING,
-        runtime_env={"env_vars": WORKER_ENVIRONMENT} if address else None,
+        runtime_env={"env_vars": _worker_environment()} if address else None,
     )
+    configure_logging(None if has_run() else ray.get_runtime_context().get_job_id())
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own handler dumps a stack and ends the process at once.
     context = ray.data.DataContext.get_current()
@@ -38,3 +42,9 @@ def ray_session(num_cpus: int | None = None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _worker_environment() -> dict[str, str]:
+    """Of workers on nodes that this process did not start; those that it did have its own."""
+    asked = os.environ.get(LOG_FORMAT)
+    return WORKER_ENVIRONMENT | ({LOG_FORMAT: asked} if asked else {})

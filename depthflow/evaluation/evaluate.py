@@ -20,6 +20,7 @@ from depthflow.evaluation.breakdown import Breakdown, image_breakdown, total
 from depthflow.evaluation.protocols import Protocol, check_output, rows_of
 from depthflow.metrics import image_metrics, mean_over_images
 from depthflow.models.interface import LoadPredictor, Output, Predictor
+from depthflow.observability.gauges import StageGauges
 from depthflow.placement import ANYWHERE
 from depthflow.progress import ProgressLine
 from depthflow.samples.reader import SampleBatch, SplitReader
@@ -137,6 +138,7 @@ class Evaluator:
         found: dict[str, list[_Evaluated]] = {name: [] for name in self._names}
         pool = ActorPool(self._workers * BATCHES_AT_ONCE)
         line, done, total_rows = ProgressLine("samples evaluated"), 0, sum(map(len, self._batches))
+        gauges = StageGauges("evaluation", total=total_rows)
         with unwrapped():
             outputs: Any = ray.get(self._workers[0].outputs.remote())
             for name, output in outputs.items():
@@ -147,6 +149,7 @@ class Evaluator:
                     found[name].append(evaluated)
                 done += len(next(iter(result.values())).images)
                 line(done, total_rows)
+                gauges(done, rejects=0)
         return {name: self._joined(evaluated, outputs[name]) for name, evaluated in found.items()}
 
     def depth_m(self, rows: Sequence[int]) -> dict[str, dict[int, np.ndarray]]:

@@ -19,6 +19,7 @@ from depthflow.errors import unwrapped
 from depthflow.inference.photographs import photograph_version, read_photograph
 from depthflow.inference.writers import SCALE_KEY, Lens, write_npy, write_ply, write_png16
 from depthflow.models.interface import LoadPredictor, Output
+from depthflow.observability.gauges import StageGauges
 from depthflow.pictures.panels import DepthMap, draw_panel
 from depthflow.placement import ANYWHERE
 from depthflow.progress import ProgressLine
@@ -247,6 +248,7 @@ def predict_photographs(
     ]
     todo = [row for row in named if not is_done[row["path"]]]
     line = ProgressLine("photographs")
+    gauges, rejects = StageGauges("prediction", total=len(named), done_before=len(done)), 0
     if todo:
         blocks = -(-len(todo) // BATCH_SIZE)
         processes = min(num_workers, blocks)
@@ -263,6 +265,8 @@ def predict_photographs(
             for result in results.iter_rows():
                 done.append({**json.loads(result["row"]), "done_before": False})
                 line(len(done), len(named))
+                rejects += bool(done[-1]["reason"])
+                gauges(len(done), rejects)
     return sorted(done, key=lambda row: row["path"])
 
 

@@ -97,30 +97,27 @@ class StageGauges:
 
     Args:
         stage: such as shards.
-        total: what it has to do; None where the caller does not know.
-        done_before: what an earlier run did.
+        total: what it has to do.
+        done_before: what an earlier run did: no merit of this one.
         every_s: seconds between two settings.
     """
 
-    def __init__(
-        self, stage: str, *, total: int | None = None, done_before: int = 0, every_s: float = SET_EVERY_S
-    ) -> None:
+    def __init__(self, stage: str, *, total: int, done_before: int = 0, every_s: float = SET_EVERY_S) -> None:
         self._gauges = Gauges({"run": ray_job(), "stage": stage}, every_s=every_s)
         self._total = total
         self._rate = Rate(done_before)
 
-    def show(self, done: int, *, rejects: int, is_last: bool = False) -> None:
-        """Says how far the stage is; between two settings only the last is not passed over."""
-        if not (self._gauges.is_due() or is_last):
-            return
-        values = {
-            "depthflow_samples_done": done,
-            "depthflow_samples_per_s": self._rate.at(done),
-            "depthflow_rejects": rejects,
-        }
-        if self._total is not None:
-            values["depthflow_samples_total"] = self._total
-        self._gauges.set(values)
+    def __call__(self, done: int, rejects: int) -> None:
+        """Says how far the stage is. What comes too soon is passed over, but not the last."""
+        if self._gauges.is_due() or done >= self._total:
+            self._gauges.set(
+                {
+                    "depthflow_samples_done": done,
+                    "depthflow_samples_total": self._total,
+                    "depthflow_samples_per_s": self._rate.at(done),
+                    "depthflow_rejects": rejects,
+                }
+            )
 
 
 class Rate:

@@ -1,6 +1,7 @@
 """Raw triplets to a sample store: list the sources, plan the shards, make them on every node, finish the store."""
 
 import json
+import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -10,6 +11,8 @@ from depthflow.config import PreprocessConfig
 from depthflow.diode.archive import archive_bytes, archive_identity, is_archive
 from depthflow.diode.camera import Camera
 from depthflow.errors import SourceError, StoreError
+from depthflow.observability.gauges import StageGauges
+from depthflow.observability.records import fields
 from depthflow.placement import cluster_room, plan_data
 from depthflow.samples.finish import finish_store
 from depthflow.samples.plan import PlannedSample, ShardPlan, deal_to_shards, plan_samples, resplit
@@ -33,6 +36,8 @@ from depthflow.storage.location import absolute
 
 Progress = Callable[[int, int], None]
 """Called with (done, in all)."""
+
+_log = logging.getLogger(__name__)
 
 
 def preprocess(config: PreprocessConfig, progress: Callable[[str], Progress]) -> SampleStore:
@@ -257,7 +262,13 @@ def _stage(
         )
         return {"done": len(segment.samples), "refused": refused}
 
-    run_tasks(segments, work, limits=_limits(config), progress=lambda done: progress(done, total))
+    run_tasks(
+        segments,
+        work,
+        limits=_limits(config),
+        progress=lambda done: progress(done, total),
+        gauges=StageGauges("staging", total=total),
+    )
 
 
 def _make_shards(
@@ -270,9 +281,31 @@ def _make_shards(
     """Makes the shards, a task a shard; only its index rows come back."""
     total = sum(len(plan.samples) for plan in plans)
     work = shard_work(sample_layout(config), cameras, files)
-    rows: list[dict[str, Any]] = []
-    run_tasks(plans, work, limits=_limits(config), progress=lambda done: progress(done, total), on_result=rows.append)
-    return sorted(map(ShardRecord.from_row, rows), key=lambda record: record.path)
+    records: list[ShardRecord] = []
+
+    def take(row: dict[str, Any]) -> None:
+        records.append(ShardRecord.from_row(row))
+        _log_rejects(records[-1])
+
+    run_tasks(
+        plans,
+        work,
+        limits=_limits(config),
+        progress=lambda done: progress(done, total),
+        gauges=StageGauges("shards", total=total),
+        on_result=take,
+    )
+    return sorted(records, key=lambda record: record.path)
+
+
+def _log_rejects(record: ShardRecord) -> None:
+    """For logs of records; for people rejects.parquet has them all."""
+    for reject in record.rejects.to_pylist():
+        _log.info(
+            "refused: %s",
+            reject["message"],
+            extra=fields(sample_id=reject["sample_id"], split=reject["split"], reason=reject["reason"]),
+        )
 
 
 def shard_work(

@@ -150,6 +150,7 @@ def run_tasks(
     *,
     limits: Limits,
     progress: Callable[[int], None],
+    gauges: Callable[[int, int], None] = lambda done, rejects: None,
     on_result: Callable[[dict[str, Any]], None] = lambda result: None,
 ) -> None:
     """Does the work for each item in a Ray task of its own. To be called from the main thread.
@@ -158,6 +159,7 @@ def run_tasks(
         items: they travel to the tasks by the object store.
         work: returns plain values; `done` and `refused` in it say how many samples the item held, and refused.
         progress: called with the number of samples done, from a thread.
+        gauges: called with the numbers of samples done and inputs refused, likewise.
         on_result: called with what each task returned, in any order.
 
     Raises:
@@ -180,7 +182,7 @@ def run_tasks(
             return {"task": task, **work(ray.get(items_ref)[task], reporter)}
 
     tasks = ray.data.from_items([{"task": n} for n in range(len(items))], override_num_blocks=len(items))
-    watcher = _Watcher(board, limits, progress)
+    watcher = _Watcher(board, limits, progress, gauges)
     with _ended_by(watcher), unwrapped():
         for result in tasks.map(call, label_selector=dict(where.label_selector)).iter_rows():
             watcher.finished[result["task"]] = (result["done"], result["refused"])
@@ -228,9 +230,11 @@ class _Watcher(threading.Thread):
         error: why the run must end, or None.
     """
 
-    def __init__(self, board: Any, limits: Limits, progress: Callable[[int], None]) -> None:
+    def __init__(
+        self, board: Any, limits: Limits, progress: Callable[[int], None], gauges: Callable[[int, int], None]
+    ) -> None:
         super().__init__(daemon=True)
-        self._board, self._limits, self._progress = board, limits, progress
+        self._board, self._limits, self._progress, self._gauges = board, limits, progress, gauges
         self._stopped = threading.Event()
         self._ending = threading.Lock()
         self.finished: dict[int, tuple[int, int]] = {}
@@ -251,9 +255,11 @@ class _Watcher(threading.Thread):
         """Shows the progress; StoreError if the run must end."""
         reports, finished = _read(self._board), dict(self.finished)
         running = [report for report in reports if report.task not in finished]
-        self._progress(sum(done for done, _ in finished.values()) + sum(report.done for report in running))
-        refuse_stall(running, sample_timeout_s=self._limits.sample_timeout_s)
+        done = sum(done for done, _ in finished.values()) + sum(report.done for report in running)
         refused = sum(refused for _, refused in finished.values()) + sum(report.rejects for report in running)
+        self._progress(done)
+        self._gauges(done, refused)
+        refuse_stall(running, sample_timeout_s=self._limits.sample_timeout_s)
         example = next((report.last_reject for report in reports if report.rejects), "")
         refuse_many_rejects(refused, max_rejects=self._limits.max_rejects, example=example)
 

@@ -38,12 +38,16 @@ class Progress:
         position: the batch that comes next.
         steps_done: optimizer steps.
         loss_sum: of the losses of this epoch's steps so far.
+        norm_sum: of the gradient norms of these steps, where they are finite.
+        norm_count: how many are.
         metrics: the figures of the epoch that has just ended; empty in the middle of one, and until it is validated.
     """
 
     position: Position
     steps_done: int = 0
     loss_sum: float = 0.0
+    norm_sum: float = 0.0
+    norm_count: int = 0
     metrics: Mapping[str, float] = field(default_factory=dict)
 
     @property

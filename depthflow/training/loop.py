@@ -4,7 +4,6 @@ Workers talk through the step's own all-reduce: each adds its signals, and all s
 place. So nobody leaves the others waiting in a collective that it will not join.
 """
 
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -15,12 +14,14 @@ import numpy as np
 
 from depthflow.errors import DepthflowError, TrainingError
 from depthflow.models.augmentation import draw
+from depthflow.observability.records import tell
 from depthflow.progress import ProgressLine
 from depthflow.registry.spool import MetricSpool
 from depthflow.samples.reader import SplitReader
 from depthflow.samples.share import Position
 from depthflow.training.checkpoint import Progress
 from depthflow.training.feed import TrainingBatch, read_ahead, training_batches
+from depthflow.training.live_figures import LiveFigures
 from depthflow.training.node_metrics import NOTHING, NodeMonitor
 from depthflow.training.saver import CheckpointSaver
 from depthflow.training.step import StepResult
@@ -56,6 +57,7 @@ class TrainingLoop:
         checkpoint_every_steps: besides every epoch; or None.
         draining: whether a node is being drained; all workers ask together.
         drain_poll_s: seconds between two such questions.
+        live: on worker 0, where someone may watch; else None.
     """
 
     def __init__(
@@ -72,13 +74,14 @@ class TrainingLoop:
         checkpoint_every_steps: int | None,
         draining: Callable[[], bool],
         drain_poll_s: float,
+        live: LiveFigures | None = None,
     ) -> None:
         self._trainee, self._group, self._recipe = trainee, trainee.group, trainee.recipe
         self._reader, self._validator = reader, validator
         self._steps_per_epoch = steps_per_epoch
         self._watchdog, self._saver, self._spool, self._monitor = watchdog, saver, spool, monitor
         self._checkpoint_every_steps = checkpoint_every_steps
-        self._draining, self._drain_poll_s = draining, drain_poll_s
+        self._draining, self._drain_poll_s, self._live = draining, drain_poll_s, live
         self._looked_at = time.monotonic()
         self._progress = trainee.progress
         self._unsaved: list[float] = []  # Losses of the steps since the last checkpoint.
@@ -106,7 +109,9 @@ class TrainingLoop:
     def _train_epoch(self) -> dict[str, float]:
         """One pass, or what is left of it, and its checkpoint; returns its speed."""
         began, waited_s, images = time.monotonic(), 0.0, 0
-        paused_before_s = self._saver.paused_s if self._saver else 0.0
+        paused_before_s = self._paused_s()
+        if self._live:
+            self._live.begin(paused_s=paused_before_s)
         step_began, step_seconds = began, []
         pending: tuple[StepResult, TrainingBatch] | None = None
         for batch, wait_s in self._batches():
@@ -123,8 +128,13 @@ class TrainingLoop:
             now = time.monotonic()
             step_seconds.append(now - step_began)
             step_began = now
+            if self._live:
+                self._live.waited(wait_s)
+                self._live.show(paused_s=self._paused_s())
         self._settle(pending)
         self._save()
+        if self._live:
+            self._live.show(paused_s=self._paused_s(), is_last=True)
         self._group.agree(self._failure)
         seconds = time.monotonic() - began
         waits = self._group.gather([waited_s / seconds])
@@ -136,8 +146,12 @@ class TrainingLoop:
             "perf/data_wait_fraction": float(waits.max()),
         }
         if self._saver:
-            speed["perf/checkpoint_pause_fraction"] = (self._saver.paused_s - paused_before_s) / seconds
+            speed["perf/checkpoint_pause_fraction"] = (self._paused_s() - paused_before_s) / seconds
         return speed
+
+    def _paused_s(self) -> float:
+        """How long training has waited for checkpoints, in all."""
+        return self._saver.paused_s if self._saver else 0.0
 
     def _batches(self) -> Iterator[tuple[TrainingBatch, float]]:
         """The epoch's batches and how long each was waited for. Once reading fails, a batch that teaches nothing."""
@@ -193,21 +207,34 @@ class TrainingLoop:
         if pending is None:
             return np.zeros(len(Signal))
         result, batch = pending
-        signals, loss = result.signals.numpy(), float(result.loss)
+        signals, loss, norm = result.signals.numpy(), float(result.loss), float(result.gradient_norm)
         if signals[Signal.FAILED] > 0:
             self._group.agree(self._failure)
         before = self._progress
         if not np.isfinite(loss):
-            names = ", ".join(self._reader.sample_ids[row] for row in batch.batch_rows)
+            sample_ids = [self._reader.sample_ids[row] for row in batch.batch_rows]
             raise TrainingError(
                 f"The loss became {loss} in epoch {batch.epoch + 1}, step {before.position.step + 1}, on the samples "
-                f"{names}. Lower --learning-rate, set --clip-norm, or look at these samples."
+                f"{', '.join(sample_ids)}. Lower --learning-rate, set --clip-norm, or look at these samples.",
+                details={"sample_id": sample_ids},
             )
         self._unsaved.append(loss)
         self._progress = Progress(
-            position=batch.then, steps_done=before.steps_done + 1, loss_sum=before.loss_sum + loss
+            position=batch.then,
+            steps_done=before.steps_done + 1,
+            loss_sum=before.loss_sum + loss,
+            norm_sum=before.norm_sum + (norm if np.isfinite(norm) else 0.0),  # A step that loss scaling skips.
+            norm_count=before.norm_count + bool(np.isfinite(norm)),
         )
         self._show(self._progress.steps_done)
+        if self._live:
+            self._live.step(
+                epoch=batch.epoch,
+                steps_done=self._progress.steps_done,
+                loss=loss,
+                gradient_norm=norm,
+                images=len(batch.batch_rows),
+            )
         return signals
 
     def _wants_checkpoint(self, signals: np.ndarray, batch: TrainingBatch) -> bool:
@@ -219,7 +246,10 @@ class TrainingLoop:
 
     def _end_epoch(self, speed: dict[str, float]) -> None:
         """Figures of the epoch whose weights are saved: what comes after it is lost at worst, not the epoch."""
-        metrics = {"train/loss": self._progress.loss_sum / self._steps_per_epoch, **speed}
+        progress = self._progress
+        metrics = {"train/loss": progress.loss_sum / self._steps_per_epoch, **speed}
+        if progress.norm_count:
+            metrics["train/gradient_norm"] = progress.norm_sum / progress.norm_count
         with self._trainee.averaged():
             sums = self._guard(lambda: self._validator.sums(beat=self._watchdog.beat))
         self._group.agree(self._failure)
@@ -227,11 +257,11 @@ class TrainingLoop:
         self._compare_weights()
         metrics |= NodeMonitor.named(self._group.gather(self._monitor.collect() if self._monitor else NOTHING))
         epoch = self._progress.position.epoch
-        self._progress = replace(self._progress, metrics=metrics, loss_sum=0.0)
+        self._progress = replace(self._progress, metrics=metrics, loss_sum=0.0, norm_sum=0.0, norm_count=0)
         if self._saver and self._spool:
             spool = self._spool
             self._saver.annotate(self._progress, first=lambda: spool.metrics(metrics, step=epoch))
-            print(_summary(epoch, self._recipe.epochs, metrics), file=sys.stderr, flush=True)
+            tell(_summary(epoch, self._recipe.epochs, metrics), {"epoch": epoch, **metrics}, logger=__name__)
         self._watchdog.beat("the first step of an epoch")
 
     def _compare_weights(self) -> None:

@@ -49,10 +49,13 @@ class StepResult(NamedTuple):
     Attributes:
         loss: scalar, of the whole batch, before the update.
         signals: (S,) float32, summed over workers.
+        gradient_norm: scalar, global norm of the whole batch's gradient, before clipping, without the loss scale; not
+            finite where a gradient is not.
     """
 
     loss: tf.Tensor
     signals: tf.Tensor
+    gradient_norm: tf.Tensor
 
 
 Step = Callable[[StepInput], StepResult]
@@ -111,8 +114,10 @@ def build_step(
     def step(batch: StepInput) -> StepResult:
         reduced = group.strategy.run(worker_part, args=(batch,))
         loss, signals, *gradients = (group.strategy.experimental_local_results(value)[0] for value in reduced)
+        # Before the update, which may change the loss scale.
+        gradient_norm = tf.linalg.global_norm(gradients) / optimizer.scale_loss(tf.ones((), loss.dtype))
         optimizer.apply(gradients_of.in_full(gradients), model.trainable_variables)
-        return StepResult(loss, signals)
+        return StepResult(loss, signals, gradient_norm)
 
     return step
 

@@ -138,7 +138,7 @@ def run_on_workers(task: WorkerTask, plan: TrainingPlan, *, folder: JobFolder, m
     except TrainingFailedError as error:
         raise TrainingError(f"Training failed after {max_failures} retries: {error}") from error
     if status["status"] != "ok":
-        raise TrainingError(status["error"])
+        raise TrainingError(status["error"], details=status["details"])
 
 
 def tensorflow_environment(recipe: Recipe) -> dict[str, str]:
@@ -166,7 +166,7 @@ def worker_task(
     )
 
 
-def run_worker(config: dict[str, Any]) -> dict[str, str]:
+def run_worker(config: dict[str, Any]) -> dict[str, Any]:
     """What Ray Train runs in each worker."""
     from depthflow.training.worker import train_worker  # Imports TensorFlow, in the worker alone.
 

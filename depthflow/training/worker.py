@@ -3,19 +3,21 @@
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import keras
 import ray.train
 import tensorflow as tf
 
 from depthflow.errors import DepthflowError
+from depthflow.observability.records import configure_logging
 from depthflow.registry.spool import MetricSpool
 from depthflow.samples.epoch import batch_sizes
 from depthflow.samples.reader import SplitReader
 from depthflow.samples.store import open_store
 from depthflow.training.collective import WorkerGroup
 from depthflow.training.kept_checkpoints import KeptCheckpoints, open_checkpoints
+from depthflow.training.live_figures import LiveFigures
 from depthflow.training.loop import TrainingLoop
 from depthflow.training.node_metrics import NodeMonitor
 from depthflow.training.saver import CheckpointSaver
@@ -30,15 +32,16 @@ SPOOL_CLOSE_S = 10.0
 """What is not with MLflow by then is left to the driver."""
 
 
-def train_worker(task: WorkerTask) -> dict[str, str]:
+def train_worker(task: WorkerTask) -> dict[str, Any]:
     """Trains this worker's part of the run, from the latest checkpoint if there is one.
 
     Returns:
-        status ok; or status failed and the error, for what a retry would not mend.
+        status ok; or status failed, the error and its details, for what a retry would not mend.
     """
     watchdog = Watchdog(task.step_timeout_s)
     try:
         context = ray.train.get_context()
+        configure_logging(task.run_log.run_id)
         configure_process(task.cpus, seed=task.recipe.seed, xla=task.recipe.xla)
         group = WorkerGroup(rank=context.get_world_rank(), size=context.get_world_size())
         with ExitStack() as stack:
@@ -46,7 +49,7 @@ def train_worker(task: WorkerTask) -> dict[str, str]:
             kept = stack.enter_context(open_checkpoints(task.checkpoints))
             _training_loop(task, group, watchdog, spool, kept).run()
     except DepthflowError as error:  # Raised on all workers alike: none is left waiting for the others.
-        return {"status": "failed", "error": str(error)}
+        return {"status": "failed", "error": str(error), "details": error.details}
     finally:
         watchdog.stop()
     return {"status": "ok"}
@@ -126,6 +129,7 @@ def _training_loop(
         checkpoint_every_steps=task.checkpoint_every_steps,
         draining=lambda: ray.train.get_preemption_info() is not None,
         drain_poll_s=task.drain_poll_s,
+        live=LiveFigures(task.run_log.run_id) if group.rank == 0 else None,
     )
 
 

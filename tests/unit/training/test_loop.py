@@ -190,6 +190,8 @@ def test_a_whole_run_leaves_checkpoints_and_figures(job, capfd):
     for epoch, (step, mean) in enumerate(run.notes.of("train/loss")):
         assert step == epoch + 1
         assert mean == pytest.approx(np.mean([loss for _, loss in losses[6 * epoch :][:6]]))
+    norms = dict(run.notes.of("train/gradient_norm"))
+    assert set(norms) == {1, 2} and all(0 < norm < math.inf for norm in norms.values())
     abs_rel = dict(run.notes.of("val/abs_rel"))
     assert set(abs_rel) == {1, 2} and all(math.isfinite(value) for value in abs_rel.values())
     for epoch, path in enumerate(checkpoints(run.checkpoints), start=1):
@@ -252,7 +254,7 @@ def assert_same_run(job, trainee, wanted):
     other, checksum = wanted
     assert trainee.checksum() == checksum
     names = {name for name, _ in other.notes.values if not name.startswith("perf/")}
-    assert {"train/step_loss", "train/loss", "val/abs_rel", "val/indoors/delta1"} <= names
+    assert {"train/step_loss", "train/loss", "train/gradient_norm", "val/abs_rel", "val/indoors/delta1"} <= names
     for name in names:
         assert job.notes.of(name) == other.notes.of(name)
 

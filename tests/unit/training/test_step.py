@@ -53,7 +53,7 @@ class Run:
     def step(self, batch, signals=(0.0,)):
         """The loss."""
         result = self._step(StepInput(*map(tf.constant, batch), signals=tf.constant(signals, tf.float32)))
-        self.signals = result.signals.numpy()
+        self.signals, self.gradient_norm = result.signals.numpy(), float(result.gradient_norm)
         return result.loss.numpy()
 
     def weights(self):
@@ -135,6 +135,26 @@ def mean_over_pixels(output, log_depth, valid):
 def mean_of_images(output, log_depth, valid):
     per_image = tf.reduce_sum(valid * tf.abs(output[..., 0] - log_depth), (1, 2)) / tf.reduce_sum(valid, (1, 2))
     return tf.reduce_mean(per_image)
+
+
+@pytest.mark.parametrize("clip_norm", [None, 1e-3])
+@pytest.mark.parametrize("parts", [1, 3])
+def test_the_gradient_norm_is_of_the_whole_batch_before_clipping(begin, parts, clip_norm):
+    run = begin(replace(PLAIN, dtype="float64", accumulation_steps=parts, clip_norm=clip_norm))
+    _, gradients = gradient_by_hand(run.model, batch_of(7), mean_over_pixels)
+    run.step(batch_of(7))
+    wanted = np.sqrt(sum(np.sum(np.square(gradient.numpy())) for gradient in gradients))
+    assert wanted > 1e-2, "else it would not be clipped"
+    assert run.gradient_norm == pytest.approx(wanted, rel=1e-12)
+
+
+def test_the_gradient_norm_is_without_the_loss_scale(begin):
+    """The first step's scale is 2^15, or so."""
+    runs = [begin(replace(PLAIN, dtype=dtype)) for dtype in ("float32", "mixed_float16")]
+    for run in runs:
+        run.step(batch_of(7))
+    assert float(runs[1].optimizer.scale_loss(1.0)) > 1000
+    assert runs[1].gradient_norm == pytest.approx(runs[0].gradient_norm, rel=0.02)
 
 
 @pytest.mark.parametrize("parts", [1, 3])

@@ -4,11 +4,14 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import requests
 
+from depthflow.observability.records import LOG_FORMAT
 from depthflow.samples.store import open_store
 
 DAMAGES = {
@@ -182,3 +185,36 @@ print(json.dumps(out))
     assert out["rgb"] == [32, 32, 3]
     assert out["log_depth"] == out["valid_mask"] == out["edge_mask"] == [32, 32]
     assert 1.0 < out["depth_max_m"] < 9.0
+
+
+def test_what_it_is_at_and_whom_it_refused(run, shared_ray, whole, tmp_path):
+    """Its gauges come to Prometheus by the node's agent; with records asked for, its stderr is records alone."""
+    tree = shutil.copytree(whole[0] / "tree", tmp_path / "tree")
+    image = sorted(tree.rglob("*.png"))[0]
+    DAMAGES["unreadable_image"](image)
+    flags = ("--source", tree, "--out", tmp_path / "out", "--height", 32, "--width", 32)
+    done = run("preprocess", *flags, cwd=tmp_path, env={LOG_FORMAT: "json"})
+    assert done.code == 3
+    records = [json.loads(line) for line in done.stderr.splitlines()]
+    [refused] = [record for record in records if record.get("reason")]
+    assert refused["sample_id"].endswith(image.stem) and refused["reason"] == "unreadable_image"
+    assert all(record["run_id"] == refused["run_id"] for record in records)
+    assert any((record.get("stage"), record.get("done")) == ("inputs", 40) for record in records)
+    wanted = {"ray_depthflow_samples_done": 40, "ray_depthflow_samples_total": 40, "ray_depthflow_rejects": 1}
+    assert gauges_of(run=refused["run_id"], stage="shards", names=wanted) == wanted
+
+
+def gauges_of(*, run, stage, names):
+    """The gauges' values at the node's metrics endpoint, once all are there."""
+    import ray
+
+    [node] = [node for node in ray.nodes() if node["Alive"]]
+    url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+    deadline, values = time.monotonic() + 60, {}
+    while time.monotonic() < deadline and values.keys() != set(names):
+        for line in requests.get(url, timeout=30).text.splitlines():
+            name, _, labels = line.partition("{")
+            if name in names and f'run="{run}"' in labels and f'stage="{stage}"' in labels:
+                values[name] = float(line.rsplit(" ", 1)[1])
+        time.sleep(0.5)
+    return values

@@ -216,9 +216,10 @@ def test_mlflow_keeps_its_database_on_the_disk_and_answers_to_its_names(launched
     assert launched["head_start_ray_commands"][-1] == "bash ~/depthflow/mlflow_on_head.sh"
     script = (ROOT / "deploy" / "mlflow_on_head.sh").read_text().replace("\\\n", "")
     line = re.search(r"mlflow server (.*?) > ", script)[1]
-    for name, value in (("$(hostname -I | cut -d' ' -f1)", HEAD_IP), ("$(hostname -f)", HEAD_NAME)):
-        assert name in line
-        line = line.replace(name, value)
+    told = {"port": "5000", "database": "/home/ray/mlflow/mlflow.db", "ip": HEAD_IP}
+    assert "port=${MLFLOW_PORT:-5000}\ndatabase=$HOME/mlflow/mlflow.db\n" in script
+    line = line.replace("$(hostname -f)", HEAD_NAME)
+    line = re.sub(r"\$(port|database|ip)\b", lambda found: told[found[1]], line)
     options = server.make_context("server", shlex.split(line), resilient_parsing=True).params
     assert options["backend_store_uri"] == "sqlite:////home/ray/mlflow/mlflow.db"
     assert any(option.endswith(":/home/ray/mlflow") for option in launched["docker"]["head_run_options"])

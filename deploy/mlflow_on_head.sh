@@ -12,7 +12,7 @@ if (echo > "/dev/tcp/127.0.0.1/$port") 2> /dev/null; then exit 0; fi
 
 # It answers to the names by which nodes, and a browser behind a forwarded port, call it.
 ip=$(hostname -I | cut -d' ' -f1)
-setsid nohup ~/venv/bin/mlflow server --host 0.0.0.0 --port "$port" \
+setsid nohup ~/venv/bin/mlflow server --host 0.0.0.0 --port "$port" --workers 2 \
     --backend-store-uri "sqlite:///$database" \
     --serve-artifacts --artifacts-destination "s3://$DEPTHFLOW_BUCKET/mlflow/artifacts" \
     --allowed-hosts "localhost:$port,127.0.0.1:$port,$ip:$port,$(hostname -f):$port" \

@@ -97,7 +97,6 @@ REFUSED = [
     (TrainJob, {"num_workers": 0}, "--num-workers", "0"),
     (TrainJob, {"keep_checkpoints": 0}, "--keep-checkpoints", "0"),
     (TrainJob, {"max_failures": -1}, "--max-failures", "-1"),
-    (TrainJob, {"storage": "s3://b/runs"}, "--storage", "s3://b/runs"),
     (TrainJob, {"checkpoint_every_steps": 0}, "--checkpoint-every-steps", "0"),
     (TrainJob, {"step_timeout_s": 0.0}, "--step-timeout-s", "0.0"),
     (TrainJob, {"drain_poll_s": 0.0}, "--drain-poll-s", "0.0"),
@@ -128,6 +127,7 @@ REFUSED = [
 ]
 
 ACCEPTED = [
+    (TrainJob, {"storage": "s3://b/runs"}),
     (SynthesizeConfig, {"scans": 2, "samples_per_scan": 1}),
     (DownloadConfig, {"connections": 1, "base_url": "https://h", "md5": "0123456789abcdefABCDEF0123456789"}),
     (PreprocessConfig, {"height": 1, "width": 1, "shard_mib": 1, "edge_radius_px": 0, "val_fraction": 0.999}),

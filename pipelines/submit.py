@@ -13,6 +13,7 @@ from depthflow.cluster.job_server import JobServer
 from depthflow.cluster.package import digest, find_files
 from depthflow.cluster.requirements import (
     KEPT_OUTCOMES,
+    LOOKS_ITSELF,
     check_submittable,
     job_environment,
     preflight_flags,
@@ -65,7 +66,7 @@ def checked_job(config: SubmitConfig) -> Job:
     return Job(
         name=name,
         arguments=tuple(arguments),
-        preflight=tuple(preflight_flags(requirements_of(name, parsed))),
+        preflight=None if name in LOOKS_ITSELF else tuple(preflight_flags(requirements_of(name, parsed))),
         environment=job_environment(config.env, os.environ, git_commit=git_commit()),
         python=config.python,
     )

@@ -79,6 +79,7 @@ class RayNodes:
         self._head_flags.append(f"--dashboard-port={api_port}")
         self._node_env = {
             **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",  # A job's `python` is looked up there.
             **env,
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",  # As where the environment is activated.
             "RAY_AUTH_MODE": "token",
@@ -86,13 +87,14 @@ class RayNodes:
         }
         self.env = {**self._node_env, "RAY_API_SERVER_ADDRESS": self.api}
 
-    def start(self, name: str, *, num_cpus: int, role: str, address: str | None = None) -> None:
+    def start(self, name: str, *, num_cpus: int, role: str, num_gpus: int = 0, address: str | None = None) -> None:
         """Starts a node and waits until it is alive; the one called head first.
 
         Args:
             name: of the node.
             num_cpus: CPUs it says it has.
             role: its label depthflow.io/role.
+            num_gpus: GPUs it says it has.
             address: its own. Default: the head's.
         """
         ports = ("dashboard-agent-listen-port", "dashboard-agent-grpc-port", "metrics-export-port")
@@ -104,6 +106,7 @@ class RayNodes:
             "--disable-usage-stats",
             f"--node-ip-address={address or self._host}",
             f"--num-cpus={num_cpus}",
+            f"--num-gpus={num_gpus}",
             f"--labels=depthflow.io/role={role}",
             f"--object-store-memory={200 * 2**20}",
             f"--temp-dir={self._folder / name}",  # Each machine has its own: what one cleans up is not another's.

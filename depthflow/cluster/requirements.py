@@ -20,6 +20,8 @@ USES_MLFLOW = ("train", "evaluate", "promote", "predict")
 WORK = {"train": "training", "evaluate": "pool", "promote": "pool", "predict": "pool", "preprocess": "data"}
 """What a command places on the cluster, as doctor.py's --work says it."""
 NOT_SUBMITTED = ("submit",)
+LOOKS_ITSELF = ("doctor",)
+"""Commands without a preflight."""
 KEPT_OUTCOMES = ("train",)
 """Commands whose result stands: the same again is asked for by --again. Others find by themselves what is done."""
 MLFLOW_VARIABLE = "MLFLOW_TRACKING_URI"

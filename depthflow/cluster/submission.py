@@ -26,23 +26,24 @@ class Job:
     Attributes:
         name: the command's.
         arguments: its flags.
-        preflight: flags of doctor.py, which runs before it.
+        preflight: flags of doctor.py, which runs before it; None for none.
         environment: variables of the job.
         python: the interpreter on the head node.
     """
 
     name: str
     arguments: tuple[str, ...]
-    preflight: tuple[str, ...]
+    preflight: tuple[str, ...] | None
     environment: Mapping[str, str]
     python: str
 
     @property
     def entrypoint(self) -> str:
         """The shell's command line: the command begins only after a preflight without a failure."""
-        preflight = [self.python, "pipelines/doctor.py", *self.preflight]
-        command = [self.python, f"pipelines/{self.name}.py", *self.arguments]
-        return f"{shlex.join(preflight)} && exec {shlex.join(command)}"
+        command = f"exec {shlex.join([self.python, f'pipelines/{self.name}.py', *self.arguments])}"
+        if self.preflight is None:
+            return command
+        return f"{shlex.join([self.python, 'pipelines/doctor.py', *self.preflight])} && {command}"
 
     def submission_id(self, code: str) -> str:
         """The same for the same command, environment and code; the commit alone changes nothing.

@@ -50,6 +50,10 @@ def test_the_command_comes_after_the_preflight_and_keeps_its_arguments():
     assert shlex.split(second) == ["python", "pipelines/train.py", "smoke", "--samples", "s3://b/a store"]
 
 
+def test_a_command_may_do_without_a_preflight():
+    assert job(name="doctor", arguments=(), preflight=None).entrypoint == "exec python pipelines/doctor.py"
+
+
 @pytest.mark.parametrize(
     ("statuses", "again", "expected"),
     [

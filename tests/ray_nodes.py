@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 
-START_S = 120.0
+START_S = 300.0
 """For a node to come up on a busy machine."""
 TOKEN = "0123456789abcdef" * 4
 

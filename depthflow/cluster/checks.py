@@ -34,7 +34,7 @@ def worst(checks: Sequence[Check]) -> Check:
     """Several judgements as one: the worst status, and the messages that have it."""
     if not checks:
         return Check(status="skipped", message="nothing to look at")
-    status = min((check.status for check in checks), key=("failed", "warning", "ok", "skipped").index)
+    status = min(checks, key=lambda check: ("failed", "warning", "ok", "skipped").index(check.status)).status
     return Check(status=status, message="; ".join(check.message for check in checks if check.status == status))
 
 

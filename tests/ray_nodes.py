@@ -79,7 +79,6 @@ class RayNodes:
         self._head_flags.append(f"--dashboard-port={api_port}")
         self._node_env = {
             **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",  # A job's `python` is looked up there.
             **env,
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",  # As where the environment is activated.
             "RAY_AUTH_MODE": "token",

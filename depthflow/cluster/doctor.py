@@ -26,6 +26,8 @@ from depthflow.placement import Node, plan_data, plan_pool, plan_training
 
 ALL_REDUCE_LIMITS = 3
 """How many times as long as a look the all-reduce may take: it starts processes that import TensorFlow."""
+CPU_WORKERS = 2
+"""That try the all-reduce where there is no GPU."""
 Probe = Callable[..., Mapping[str, float]]
 """An all-reduce between num_workers processes, use_gpu with a GPU each: takes these two, storage and timeout_s; gives
 workers, bytes_each and seconds."""
@@ -113,19 +115,22 @@ class Doctor:
         return {node: seen if isinstance(seen, Unseen) else [names[i] for i in seen] for node, seen in read.items()}
 
     def _all_reduce(self, scouts: Scouts) -> Callable[[], Check]:
-        return self._reduced
+        return self.reduced
 
-    def _reduced(self) -> Check:
+    def reduced(self) -> Check:
+        """The all-reduce between all GPUs, or between two CPU workers."""
         gpus = sum(node.gpus for node in self._nodes)
         if gpus == 1 or (self._config.quick and gpus == 0):
             return Check(status="skipped", message="one GPU" if gpus else "no GPU")
+        if gpus == 0 and sum(node.cpus for node in self._nodes) < CPU_WORKERS:
+            return Check(status="skipped", message="one CPU")
         shared = next(iter(self._config.storage), None)
         if shared is None and len(self._nodes) > 1:
             return Check(status="skipped", message="Ray Train wants a place that all nodes share: pass --storage")
         try:
             return judge_all_reduce(
                 self._probe(
-                    num_workers=gpus or 2,
+                    num_workers=gpus or CPU_WORKERS,
                     use_gpu=gpus > 0,
                     storage=shared,
                     timeout_s=ALL_REDUCE_LIMITS * self._config.timeout_s,

@@ -37,12 +37,14 @@ class ClusterNode:
         name: for people; unlike any other's.
         node_id: Ray's.
         address: its IP address.
-        gpus: that Ray gives out there.
+        cpus: that Ray gives out there.
+        gpus: the same.
     """
 
     name: str
     node_id: str
     address: str
+    cpus: int
     gpus: int
 
 
@@ -59,6 +61,7 @@ def named_nodes(nodes: Sequence[Mapping[str, Any]]) -> list[ClusterNode]:
             name=address if addresses.count(address) == 1 else f"{address}/{node['NodeID'][:6]}",
             node_id=node["NodeID"],
             address=address,
+            cpus=int(node["Resources"].get("CPU", 0)),
             gpus=int(node["Resources"].get("GPU", 0)),
         )
         for node, address in zip(nodes, addresses, strict=True)

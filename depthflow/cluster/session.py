@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import ray
 
+from depthflow.errors import ClusterError
 from depthflow.observability.records import LOG_FORMAT, configure_logging, has_run, is_json
 
 WORKER_ENVIRONMENT = {"KERAS_BACKEND": "tensorflow", "RAY_TRAIN_ENABLE_PRINT_PATCH": "0", "TF_CPP_MIN_LOG_LEVEL": "3"}
@@ -21,9 +22,18 @@ def ray_session(num_cpus: int | None = None) -> Iterator[None]:
 
     Args:
         num_cpus: CPUs of an own Ray. Default: all of the machine's.
+
+    Raises:
+        ClusterError: if RAY_ADDRESS names a job server: it takes jobs, and nothing else.
     """
-    os.environ.update(WORKER_ENVIRONMENT)
     address = os.environ.get("RAY_ADDRESS")
+    if address and address.startswith(("http://", "https://")):
+        raise ClusterError(
+            f"RAY_ADDRESS names a job server, which takes commands as jobs. Received: {address}. Run "
+            "`python pipelines/submit.py COMMAND ...`, or set RAY_ADDRESS to the head's HOST:PORT, from a node of the "
+            "cluster."
+        )
+    os.environ.update(WORKER_ENVIRONMENT)
     on_sigterm = signal.getsignal(signal.SIGTERM)
     ray.init(
         address=address or "local",

@@ -10,7 +10,8 @@ from typing import Any
 import ray
 from ray.exceptions import GetTimeoutError, RayError
 
-from depthflow.errors import TrainingError
+from depthflow.errors import StoreError, TrainingError
+from depthflow.storage.files import StoreFiles, open_files
 
 TENSORS = 4
 TENSOR_BYTES = 16 * 2**20
@@ -35,8 +36,8 @@ def probe_all_reduce(*, num_workers: int, use_gpu: bool, storage: str | None, ti
     """
     run = ray.remote(num_cpus=0, max_retries=0)(_run_on_workers)
     with tempfile.TemporaryDirectory() as own:
-        place = f"{storage or own}/.probe-{uuid.uuid4().hex[:8]}"
-        answer = run.remote(num_workers, use_gpu, place)
+        files, folder = open_files(storage or own), f".probe-{uuid.uuid4().hex[:8]}"
+        answer = run.remote(num_workers, use_gpu, files, folder)
         try:
             return ray.get(answer, timeout=timeout_s)
         except GetTimeoutError:
@@ -50,19 +51,26 @@ def probe_all_reduce(*, num_workers: int, use_gpu: bool, storage: str | None, ti
         finally:
             with suppress(Exception):
                 ray.cancel(answer, force=True)
-            _remove(place)
+            with suppress(StoreError):
+                files.remove(folder)
 
 
-def _run_on_workers(num_workers: int, use_gpu: bool, place: str) -> dict[str, float]:
+def _run_on_workers(num_workers: int, use_gpu: bool, files: StoreFiles, folder: str) -> dict[str, float]:
     """In a process of its own, so that a hung trial can be ended."""
     from ray.train import LoggingConfig, RunConfig, ScalingConfig
     from ray.train.tensorflow import TensorflowTrainer
 
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = "3600"  # The caller's limit is the one that counts.
+    filesystem, root = files.arrow()
     trainer = TensorflowTrainer(
         _measure,
         scaling_config=ScalingConfig(num_workers=num_workers, use_gpu=use_gpu, placement_strategy="SPREAD"),
-        run_config=RunConfig(name="probe", storage_path=place, logging_config=LoggingConfig(log_level="ERROR")),
+        run_config=RunConfig(
+            name="probe",
+            storage_path=f"{root}/{folder}",
+            storage_filesystem=filesystem,
+            logging_config=LoggingConfig(log_level="ERROR"),
+        ),
     )
     measured: Any = trainer.fit().return_value
     return measured
@@ -105,12 +113,3 @@ def _measure() -> dict[str, float]:
 
 def _last_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[-1]
-
-
-def _remove(place: str) -> None:
-    """Ray Train's few files."""
-    from pyarrow.fs import FileSystem
-
-    with suppress(Exception):
-        filesystem, path = FileSystem.from_uri(place)
-        filesystem.delete_dir(path)

@@ -16,16 +16,17 @@ from depthflow.cluster.checks import (
     judge_versions,
     worst,
 )
-from depthflow.cluster.doctor import conclude, line
+from depthflow.cluster.doctor import Doctor, conclude, line
 from depthflow.cluster.scouts import ClusterNode, Unseen, named_nodes
-from depthflow.errors import ClusterError
+from depthflow.config import DoctorConfig
+from depthflow.errors import ClusterError, TrainingError
 
 GB = 10**9
 LATE = Unseen(reason="no answer within 60 s")
 
 
 def node(name: str, gpus: int = 0) -> ClusterNode:
-    return ClusterNode(name=name, node_id=name * 4, address=name, gpus=gpus)
+    return ClusterNode(name=name, node_id=name * 4, address=name, cpus=1, gpus=gpus)
 
 
 def said(check: Check, status: str, *words: str) -> None:
@@ -227,3 +228,35 @@ def test_nodes_have_names_of_their_own():
     found = named_nodes(nodes)
     assert [n.name for n in found] == ["10.0.0.1/aaaaaa", "10.0.0.2", "10.0.0.1/cccccc"]
     assert [n.gpus for n in found] == [2, 0, 0]
+    assert [n.cpus for n in found] == [0, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("nodes", "quick", "storage", "reason"),
+    [
+        ([node("a", 1)], False, (), "one GPU"),
+        ([node("a"), node("b")], True, ("s3://b",), "no GPU"),
+        ([node("a")], False, (), "one CPU"),
+        ([node("a", 2), node("b", 2)], False, (), "--storage"),
+    ],
+)
+def test_an_all_reduce_that_would_say_nothing_is_left_out(nodes, quick, storage, reason):
+    def never(**_):
+        raise AssertionError("it was tried")
+
+    config = DoctorConfig(checks=("all-reduce",), quick=quick, storage=storage)
+    doctor = Doctor(config, nodes, mlflow_uri="sqlite:///m", may_grow=False, probe=never)
+    said(doctor.reduced(), "skipped", reason)
+
+
+def test_the_all_reduce_goes_between_all_gpus():
+    asked = {}
+
+    def probe(**arguments):
+        asked.update(arguments)
+        raise TrainingError("It did not end within 180 s")
+
+    config = DoctorConfig(checks=("all-reduce",), quick=True, storage=("s3://b/runs",))
+    doctor = Doctor(config, [node("a", 2), node("b", 2)], mlflow_uri="sqlite:///m", may_grow=False, probe=probe)
+    said(doctor.reduced(), "failed", "did not end within 180 s")
+    assert asked == {"num_workers": 4, "use_gpu": True, "storage": "s3://b/runs", "timeout_s": 180.0}

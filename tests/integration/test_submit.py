@@ -117,10 +117,9 @@ def test_bad_data_is_the_last_line_and_the_exit_code(submit, tmp_path):
 def test_a_preflight_that_fails_ends_the_job(submit, tmp_path):
     """What can never be placed is refused within a minute, before anything is looked at."""
     line = ["train", "smoke", "--samples", tmp_path, "--storage", tmp_path, "--num-workers", 64]
-    started = time.monotonic()
     code, result, stderr = submit(*line, MLFLOW_TRACKING_URI="http://127.0.0.1:9")
-    assert time.monotonic() - started < 60
     assert code == 1
+    assert result["seconds"] < 60
     assert "64 workers need one CPU each; Ray has 2 CPUs" in result["error"]
     assert list(result["checks"]) == ["plan"]
     assert "pipelines/train.py" in stderr and "mlflow" not in [line.split(" ")[0] for line in stderr.splitlines()]

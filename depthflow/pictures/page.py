@@ -12,6 +12,8 @@ from typing import Any, ClassVar
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 EMPTY_CELL = "–"
+DENSE_COLUMNS = 10
+"""A table of more is set smaller, so that a laptop's screen and a sheet of paper hold it: paper cannot be scrolled."""
 
 _SIGNATURES = {
     b"\x89PNG": "image/png",
@@ -48,6 +50,11 @@ class Table:
     columns: Mapping[str, str]
     rows: Sequence[Sequence[Any]]
     caption: str = ""
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether it has so many columns that they are set smaller."""
+        return len(self.columns) > DENSE_COLUMNS
 
     @property
     def cells(self) -> list[list[tuple[str, bool]]]:

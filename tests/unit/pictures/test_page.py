@@ -95,4 +95,16 @@ def test_details_hold_parts_and_details(parse_html):
 def test_it_shows_on_a_telephone_and_in_the_dark():
     html = page("text").to_html()
     assert 'name="viewport"' in html
-    assert "prefers-color-scheme: dark" in html
+    assert "@media screen and (prefers-color-scheme: dark)" in html, "on paper ink is dark, whatever the screen"
+
+
+@pytest.mark.parametrize(("columns", "is_dense"), [(10, False), (11, True)])
+def test_a_wide_table_is_set_smaller(columns, is_dense):
+    html = page(Table(columns={f"column {k}": "" for k in range(columns)}, rows=[range(columns)])).to_html()
+    assert ('<table class="dense">' in html) is is_dense
+
+
+def test_paper_cuts_no_table():
+    """There is no scrolling on paper, so a table goes over what the screen would hide."""
+    printed = page("text").to_html().split("@media print", 1)[1].split("</style>")[0]
+    assert ".wide { overflow: visible; }" in printed

@@ -2,7 +2,8 @@
 
 The colour map is viridis: perceptually uniform, fit for colour-blind readers, and monotonic in black and white print;
 and it holds no grey. The scale is logarithmic: near differences matter as far ones do. What print without colours would
-lose is drawn twice: invalid pixels are dotted, and where a prediction is too near there are stripes.
+lose is drawn twice: invalid pixels are dotted, where a prediction is too near there are stripes, and edges lie on a
+pale photograph.
 """
 
 import io
@@ -22,6 +23,8 @@ INVERSE_COLOURS = "viridis"
 ERROR_COLOURS = "RdBu_r"
 INVALID_GREY = "0.6"
 EDGE_COLOUR = "#ff6a00"
+PALENESS = 0.3
+"""How dark a photograph may be under depth edges: they are darker, in black and white print, too."""
 SCALE_PERCENTILES = (1.0, 99.0)
 ERROR_LIMIT = 0.5
 STRIPED_ERROR = -0.1
@@ -120,8 +123,8 @@ def sample_panel(*, rgb: np.ndarray, depth: DepthMap, edge_mask: np.ndarray) -> 
     _draw_scale_bar(figure, axes[1:2], norm, depth.quantity)
     axes[2].imshow(~np.ma.getmaskarray(depth.masked), cmap="gray", vmin=0, vmax=1)
     axes[2].set_title("valid (white)", fontsize=10)
-    grey = rgb.mean(axis=-1, keepdims=True) / 255
-    axes[3].imshow(np.where(edge_mask[..., None], to_rgb(EDGE_COLOUR), grey))
+    pale = 1 - PALENESS * (1 - rgb.mean(axis=-1, keepdims=True) / 255)
+    axes[3].imshow(np.where(edge_mask[..., None], to_rgb(EDGE_COLOUR), pale))
     axes[3].set_title("depth edges (orange)", fontsize=10)
     return _to_jpeg(figure)
 

@@ -173,6 +173,18 @@ def test_black_and_white_print_tells_invalid_from_any_depth(tmp_path):
     assert spread["valid"] < 1
 
 
+@pytest.mark.parametrize("brightness", [0, 255])
+def test_black_and_white_print_tells_edges_from_any_photograph(brightness):
+    edges = np.zeros((48, 64), bool)
+    edges[:, 32:] = True
+    depth, rgb = DepthMap(title="depth", depth_m=ramp(48, 64)), np.full((48, 64, 3), brightness, np.uint8)
+    with Image.open(io.BytesIO(sample_panel(rgb=rgb, depth=depth, edge_mask=edges))) as image:
+        pixels = np.asarray(image.convert("L")).astype(int)
+    row, width = pixels[round(pixels.shape[0] * 0.5)], pixels.shape[1]
+    shades = [row[round(width * place)] for place in (0.8, 0.95)]  # Either half of the fourth picture.
+    assert shades[0] - shades[1] > 30
+
+
 def test_masked_says_what_is_invalid():
     depth_m, valid = np.array([[1.0, 2.0]]), np.array([[True, False]])
     np.testing.assert_array_equal(DepthMap(title="", depth_m=depth_m, valid_mask=valid).masked.mask, [[False, True]])

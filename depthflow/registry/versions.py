@@ -152,8 +152,9 @@ def resolve_model(uri: str) -> ResolvedModel:
         else:
             found = client.get_model_version(match["name"], match["version"])
     except MlflowException as error:
+        said = error.message.rstrip(".")
         raise RegistryError(
-            f"There is no model {uri} at {tracking}: {error.message} Check the name and MLFLOW_TRACKING_URI."
+            f"There is no model {uri} at {tracking}: {said}. Check the name and MLFLOW_TRACKING_URI."
         ) from None
     version = ModelVersion(name=match["name"], version=str(found.version))
     return ResolvedModel(uri=version.uri, tracking_uri=tracking, version=version, tags=found.tags)

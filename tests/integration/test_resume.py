@@ -1,15 +1,18 @@
 """A run that is cut off, however, goes on from its checkpoint and ends as if nothing had happened, to the last bit."""
 
+import fcntl
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -155,30 +158,45 @@ def start():
         training.end()
 
 
+@contextmanager
+def made_once(tmp_path_factory: pytest.TempPathFactory, name: str) -> Iterator[tuple[Path, bool]]:
+    """A folder of this run of all tests, and whether it is to be made in the block; whoever comes meanwhile waits."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    with folder.with_suffix(".lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        whole = folder.with_suffix(".whole")
+        if not whole.exists():
+            shutil.rmtree(folder, ignore_errors=True)  # Of one who failed.
+        yield folder, not whole.exists()
+        whole.touch()
+
+
 @pytest.fixture(scope="session")
 def samples(run, tmp_path_factory, write_triplet) -> Path:
     """A store of 30 samples to train on and 10 to validate; one for all files that train, whichever asks first."""
-    folder = tmp_path_factory.getbasetemp() / "training-samples"
-    if not folder.exists():
-        for scene in range(4):
-            for view in range(10):
-                write_triplet(folder / "tree", split="val" if scene == 3 else "train", scene=scene, view=view)
-        done = run("preprocess", "--source", "tree", "--out", "store", "--height", 64, "--width", 64, cwd=folder)
-        assert done.code == 0
+    with made_once(tmp_path_factory, "training-samples") as (folder, to_be_made):
+        if to_be_made:
+            for scene in range(4):
+                for view in range(10):
+                    write_triplet(folder / "tree", split="val" if scene == 3 else "train", scene=scene, view=view)
+            size = ("--height", 64, "--width", 64)
+            done = run("preprocess", "--source", "tree", "--out", "store", *size, cwd=folder)
+            assert done.code == 0
     return folder / "store"
 
 
 @pytest.fixture(scope="session")
 def undisturbed(samples, tmp_path_factory) -> Path:
     """The last checkpoint of a run that nobody disturbed, made once likewise."""
-    folder = tmp_path_factory.getbasetemp() / "training-undisturbed"
-    if not folder.exists():
-        training = Training(samples, folder, mlflow=f"sqlite:///{folder}/mlflow.db")
-        try:
-            result = training.succeed()
-        finally:
-            training.end()
-        assert_logged_once(f"sqlite:///{folder}/mlflow.db", result["run_id"])
+    with made_once(tmp_path_factory, "training-undisturbed") as (folder, to_be_made):
+        if to_be_made:
+            training = Training(samples, folder, mlflow=f"sqlite:///{folder}/mlflow.db")
+            try:
+                result = training.succeed()
+            finally:
+                training.end()
+            assert_logged_once(f"sqlite:///{folder}/mlflow.db", result["run_id"])
     [checkpoint] = folder.glob(f"*/checkpoints/step-{STEPS:08d}")
     return checkpoint
 
@@ -260,8 +278,6 @@ def test_job_of_another_recipe_is_not_resumed(run, unfinished, tmp_path):
 
 
 def test_job_that_another_process_is_at_is_not_resumed(run, unfinished, tmp_path):
-    import fcntl
-
     [folder] = (tmp_path / "runs").glob("smoke-*")
     with (folder / ".lock").open("a+") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

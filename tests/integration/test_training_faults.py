@@ -143,9 +143,10 @@ def test_drained_node_is_no_failure(samples, start, cluster, mlflow, tmp_path): 
     node = cluster.add_node(num_cpus=1)
     patience = ("--drain-poll-s", 0.01, "--max-failures", 0)
     often = {"RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "0.2"}
-    training = start(samples, tmp_path / "runs", *patience, "--epochs", 100, mlflow=mlflow, env=often)
-    first = training.end_of_first_epoch()
+    training = start(samples, tmp_path / "runs", *patience, "--epochs", 60, mlflow=mlflow, env=often)
+    training.wait_until(training.first_workers)
     cluster.add_node(num_cpus=1)  # What is left, after the drain, has room for two workers.
+    first = training.end_of_first_epoch()
     drain(cluster, node.node_id, seconds=3)
     training.wait_until(lambda: any(step % STEPS_PER_EPOCH for step in training.steps()))
     training.wait_until(lambda: training.first_workers()[-1] != first)

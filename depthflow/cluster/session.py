@@ -38,7 +38,6 @@ def ray_session(num_cpus: int | None = None) -> Iterator[None]:
     ray.init(
         address=address or "local",
         num_cpus=None if address else num_cpus,
-        include_dashboard=None if address else False,  # Ten processes for a page that would end with the command.
         configure_logging=not is_json(),
         logging_level=logging.WARNING,
         runtime_env={"env_vars": _worker_environment()} if address else None,

@@ -28,7 +28,7 @@ class WorkerGroup:
         options = tf.distribute.experimental.CommunicationOptions(bytes_per_pack=PACK_BYTES)
         self.strategy = tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)
         self.options = options
-        self._sum = tf.function(self._sum_in_graph, reduce_retracing=True)
+        self._sum = tf.function(self._sum_in_graph, autograph=False, reduce_retracing=True)
 
     def sum(self, values: Sequence[float] | np.ndarray) -> np.ndarray:
         """Elementwise sum over all workers, float64. Every worker must call it, with the same shape."""

@@ -28,7 +28,9 @@ class Validator:
         self._group = group
         self._max_batch_size = max_batch_size
         network = serving_network(model)
-        self._predict = tf.function(lambda rgb: network(rgb, training=False)[..., 0], reduce_retracing=True)
+        self._predict = tf.function(
+            lambda rgb: network(rgb, training=False)[..., 0], autograph=False, reduce_retracing=True
+        )
 
     def sums(self, *, beat: Callable[[str], None]) -> np.ndarray:
         """This worker's sums over images with a valid pixel.

@@ -88,13 +88,16 @@ def _interrupt(_signal: int, _frame: FrameType | None) -> None:
 
 
 def last_json_line(output: str) -> dict[str, Any] | None:
-    """A command's result: the last line of what it printed that is a JSON object, or None."""
+    """A command's result: the last line of what it printed that is a JSON object with a status, or None.
+
+    Where stderr is in it, records of a log may follow.
+    """
     for line in reversed(output.splitlines()):
         try:
             result = json.loads(line)
         except ValueError:
             continue
-        if isinstance(result, dict):
+        if isinstance(result, dict) and "status" in result:
             return result
     return None
 

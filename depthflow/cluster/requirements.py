@@ -8,6 +8,7 @@ from typing import Any
 
 from depthflow.config import CheckName
 from depthflow.errors import ClusterError
+from depthflow.observability.records import LOG_FORMAT
 from depthflow.storage.location import is_uri
 
 WRITTEN = ("out", "storage")
@@ -97,7 +98,7 @@ def check_submittable(name: str, parsed: Mapping[str, Any], environment: Mapping
 
 
 def job_environment(names: Sequence[str], environment: Mapping[str, str], *, git_commit: str) -> dict[str, str]:
-    """The variables that a job is given: where MLflow is, the commit of the code, and those named.
+    """The variables that a job is given: where MLflow is, how to log, the commit of the code, and those named.
 
     Raises:
         ClusterError: if one that was named is not set.
@@ -105,7 +106,7 @@ def job_environment(names: Sequence[str], environment: Mapping[str, str], *, git
     missing = [name for name in names if name not in environment]
     if missing:
         raise ClusterError(f"--env names what is not set here: {', '.join(missing)}. Export it, or leave it out.")
-    handed = {name: environment[name] for name in (MLFLOW_VARIABLE, *names) if name in environment}
+    handed = {name: environment[name] for name in (MLFLOW_VARIABLE, LOG_FORMAT, *names) if name in environment}
     return {**handed, "DEPTHFLOW_GIT_COMMIT": git_commit}
 
 

@@ -10,11 +10,14 @@ from typing import Any, Literal
 
 from depthflow.command import EXIT_INTERRUPTED, EXIT_REJECTS, last_json_line
 from depthflow.errors import ClusterError
+from depthflow.observability.records import LOG_FORMAT
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 RUNNING = ("PENDING", "RUNNING")
 SUCCEEDED = "SUCCEEDED"
 STOPPED = "STOPPED"
+BESIDE_THE_POINT = ("DEPTHFLOW_GIT_COMMIT", LOG_FORMAT)
+"""Variables of a job that change nothing of what it does."""
 EXIT_NOT_FOUND = 127
 """A shell's, where there is no such program."""
 
@@ -46,12 +49,12 @@ class Job:
         return f"{shlex.join([self.python, 'pipelines/doctor.py', *self.preflight])} && {command}"
 
     def submission_id(self, code: str) -> str:
-        """The same for the same command, environment and code; the commit alone changes nothing.
+        """The same for the same command, environment and code; the commit and the log's format change nothing.
 
         Args:
             code: the package's digest.
         """
-        environment = {name: value for name, value in self.environment.items() if name != "DEPTHFLOW_GIT_COMMIT"}
+        environment = {name: value for name, value in self.environment.items() if name not in BESIDE_THE_POINT}
         text = json.dumps([self.name, self.arguments, self.python, environment, code], sort_keys=True)
         return f"depthflow-{self.name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 

@@ -165,9 +165,10 @@ def test_what_json_has_no_number_for_is_null(run):
 @pytest.mark.parametrize(
     ("output", "expected"),
     [
-        ('noise\n{"a": 1}\n', {"a": 1}),
-        ('{"a": 1}\n{"a": 2}\n', {"a": 2}),
-        ('{"a": 1}\n(raylet) noise after\n[1, 2]\n3\nnull\n', {"a": 1}),
+        ('noise\n{"status": "ok"}\n', {"status": "ok"}),
+        ('{"status": "ok"}\n{"status": "failed"}\n', {"status": "failed"}),
+        ('{"status": "ok"}\n(raylet) noise after\n[1, 2]\n3\nnull\n', {"status": "ok"}),
+        ('{"status": "ok"}\n{"level": "WARNING", "message": "a record"}\n', {"status": "ok"}),
         ("", None),
         ("no json at all\n{broken\n", None),
     ],

@@ -127,6 +127,10 @@ def test_only_named_variables_go():
     assert job_environment([], environment, git_commit="c") == {**MLFLOW, **commit}
     assert job_environment(["AWS_PROFILE"], environment, git_commit="c") == {**MLFLOW, "AWS_PROFILE": "p", **commit}
     assert job_environment([], {}, git_commit="c") == commit
+    assert job_environment([], {"DEPTHFLOW_LOG_FORMAT": "json"}, git_commit="c") == {
+        "DEPTHFLOW_LOG_FORMAT": "json",
+        **commit,
+    }
     with pytest.raises(ClusterError, match=r"--env names what is not set here: A, B\."):
         job_environment(["A", "AWS_PROFILE", "B"], environment, git_commit="c")
 

@@ -25,7 +25,8 @@ def test_an_id_is_the_same_for_the_same():
     assert job().submission_id("code") == job().submission_id("code")
     assert job().submission_id("code").startswith("depthflow-train-")
     later = {"MLFLOW_TRACKING_URI": "http://h:5000", "DEPTHFLOW_GIT_COMMIT": "a commit of the README"}
-    assert job(environment=later).submission_id("code") == job().submission_id("code")
+    for environment in (later, {**later, "DEPTHFLOW_LOG_FORMAT": "json"}):
+        assert job(environment=environment).submission_id("code") == job().submission_id("code")
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ def test_a_job_server_is_no_ray(monkeypatch, address):
     ],
 )
 def test_a_ray_that_came_up_too_late_is_started_again(monkeypatch, message, error, attempts):
-    """Ray's own start is the only thing that is played here: a machine that is too slow for it cannot be had at will."""
+    """Ray's start alone is played: a machine that is too slow for it cannot be had at will."""
     began = []
 
     def too_slow(**arguments):

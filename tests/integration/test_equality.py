@@ -21,6 +21,7 @@ from depthflow.samples.preprocess import preprocess
 from depthflow.samples.reader import SplitReader
 from depthflow.samples.share import Position
 from depthflow.samples.store import open_store
+from depthflow.training.trainer import tensorflow_environment
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # Workers cannot import a test.
 
@@ -254,7 +255,11 @@ def trained(samples, mobilenet, tmp_path_factory) -> Callable[[int, str], dict[s
             train_cells,
             train_loop_config={"cells": cells, "samples": samples, "out": str(folder)},
             scaling_config=ScalingConfig(num_workers=num_workers, resources_per_worker={"CPU": 0.5}),
-            run_config=RunConfig(storage_path=str(folder / "ray"), logging_config=LoggingConfig(log_level="ERROR")),
+            run_config=RunConfig(
+                storage_path=str(folder / "ray"),
+                logging_config=LoggingConfig(log_level="ERROR"),
+                worker_runtime_env={"env_vars": tensorflow_environment(smoke())},
+            ),
         ).fit()
 
     def seen(num_workers: int, name: str) -> dict[str, np.ndarray]:

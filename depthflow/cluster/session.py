@@ -45,12 +45,12 @@ def ray_session(num_cpus: int | None = None) -> Iterator[None]:
         _init(address=address, runtime_env={"env_vars": _worker_environment()})
     else:
         _start_own(num_cpus)
-    configure_logging(None if has_run() else ray.get_runtime_context().get_job_id())
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own handler dumps a stack and ends the process at once.
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.WARNING)
+    configure_logging(None if has_run() else ray.get_runtime_context().get_job_id())
     try:
         yield
     finally:

@@ -50,9 +50,10 @@ def configure_logging(run_id: str | None = None) -> None:
         root.removeHandler(handler)
     root.addHandler(_RecordHandler(run_id))
     logging.getLogger("depthflow").setLevel(logging.INFO)
-    ray_logger = logging.getLogger("ray")
-    ray_logger.handlers.clear()  # Ray's own, in lines: its warnings become records.
-    ray_logger.propagate = True
+    for name in [*logging.root.manager.loggerDict]:
+        if name.partition(".")[0] == "ray":  # It and its parts have handlers of their own, in lines.
+            logging.getLogger(name).handlers.clear()
+            logging.getLogger(name).propagate = True
 
 
 def has_run() -> bool:

@@ -198,7 +198,11 @@ def test_what_it_is_at_and_whom_it_refused(run, shared_ray, whole, tmp_path):
     records = [json.loads(line) for line in done.stderr.splitlines()]
     [refused] = [record for record in records if record.get("reason")]
     assert refused["sample_id"].endswith(image.stem) and refused["reason"] == "unreadable_image"
-    assert all(record["run_id"] == refused["run_id"] for record in records)
+    runs = [record.get("run_id") for record in records]
+    begun = runs.index(refused["run_id"])
+    assert {*runs[:begun]} <= {None} and {*runs[begun:]} == {refused["run_id"]}, (
+        "named as soon as Ray has a name for it"
+    )
     assert any((record.get("stage"), record.get("done")) == ("inputs", 40) for record in records)
     wanted = {"ray_depthflow_samples_done": 40, "ray_depthflow_samples_total": 40, "ray_depthflow_rejects": 1}
     assert gauges_of(run=refused["run_id"], stage="shards", names=wanted) == wanted

@@ -17,12 +17,11 @@ venv: .venv/.installed ## Make .venv with exact versions; LOCK=requirements-gpu.
 demo: venv ## Run the whole chain on a mini-DIODE, or with SOURCE=DIR on your own tree
 	$(BIN)/python pipelines/demo.py --out "$(OUT)" $(if $(SOURCE),--source "$(SOURCE)")
 
-test: venv ## Run all tests: two files at a time, then those of several Ray nodes alone
+test: venv ## Run all tests but test-nodes, two files at a time
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not nodes" $(ARGS)
-	$(MAKE) test-nodes
 
-test-nodes: venv ## Run the tests that start several Ray nodes, one after the other
-	$(BIN)/python -m pytest -m nodes $(ARGS) || [ $$? -eq 5 ]  # As pytest ends where there is none.
+test-nodes: venv ## Run the tests that start several Ray nodes, one after the other, on a machine that does nothing else
+	$(BIN)/python -m pytest -m nodes $(ARGS)
 
 check: venv ## Lint, format, types, import layers, spelling
 	$(BIN)/ruff check .

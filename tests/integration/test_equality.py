@@ -78,7 +78,8 @@ def grid(weights: str = "mobilenet.weights.h5") -> dict[str, Cell]:
     )
     augmented = {"horizontal_flip": True, "max_zoom": 1.5, "colour_jitter": 0.2, "blur": 0.5}
     # Five stages: with fewer the output is enlarged bilinearly, which TensorFlow does in float32 whatever the dtype.
-    batch_norm = {"decoder_norm": "batch", "dtype": "float64", "decoder_filters": (16, 16, 16, 8, 8)}
+    float64 = {"dtype": "float64", "decoder_filters": (16, 16, 16, 8, 8)}
+    batch_norm = {"decoder_norm": "batch", **float64}
     adamw = replace(sgd, optimizer="adamw", schedule="cosine", ema_momentum=0.9)
     even, remainder = sgd, replace(sgd, global_batch_size=12)
     frozen = replace(even, encoder="mobilenetv3_large", encoder_weights=weights, batch_norm="frozen")
@@ -103,7 +104,17 @@ def grid(weights: str = "mobilenet.weights.h5") -> dict[str, Cell]:
             most_workers=2,
         ),
         "adamw-average": Cell(
-            recipe=replace(adamw, global_batch_size=12, **augmented), split=REMAINDER, losses=1e-4, weights=None
+            recipe=replace(adamw, global_batch_size=12, **augmented),
+            split=REMAINDER,
+            losses=1e-4,
+            weights=None,
+            most_workers=2,
+        ),
+        "adamw-average-float64": Cell(
+            recipe=replace(adamw, global_batch_size=12, **float64, **augmented),
+            split=REMAINDER,
+            losses=1e-9,
+            weights=1e-6,
         ),
         "every-loss": Cell(
             recipe=replace(
@@ -297,7 +308,8 @@ def test_many_workers_do_what_one_does(trained, num_workers, name):
     Ten steps amplify rounding, the more the larger the learning rate, and most of all in Keras's synchronized variance,
     E[x^2] - E[x]^2: 1e-4 in the losses in float32, with masks as unequal as these. In float64 nothing else is left:
     ResNet50's losses agree to 2e-16 and its weights to 4e-14.
-    AdamW turns rounding noise on gradients of zero into full steps, so of its weights nothing close is asked.
+    AdamW turns rounding noise on gradients of zero into full steps: in float32 nothing close is asked of its weights,
+    and how far losses go apart depends on the processor: 1.3e-3 with AVX-512 and four workers. In float64 they agree.
     """
     cell, one, many = grid()[name], trained(1, name), trained(num_workers, name)
     assert len(one["losses"]) == STEPS
@@ -323,14 +335,14 @@ def test_accumulated_in_two_parts_it_does_the_same(trained, num_workers, name):
 @pytest.mark.parametrize("num_workers", [2, 4])
 def test_averaged_weights_are_the_same(trained, num_workers):
     """As a whole: the mean distance, against how far the weights have gone from their average."""
-    one, many = trained(1, "adamw-average"), trained(num_workers, "adamw-average")
+    one, many = (trained(workers, "adamw-average-float64") for workers in (1, num_workers))
     averages = [key for key in one if key.startswith("average")]
 
     def distance(a, b):
         return float(np.mean([np.abs(x - y).mean() for x, y in zip(a, b, strict=True)]))
 
     average, current = ([one[key.replace("average", kind)] for key in averages] for kind in ("average", "weight"))
-    assert distance(average, [many[key] for key in averages]) < 1e-3 * distance(average, current)
+    assert distance(average, [many[key] for key in averages]) < 1e-6 * distance(average, current)
 
 
 @pytest.mark.slow

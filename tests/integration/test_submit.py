@@ -15,7 +15,7 @@ from depthflow.command import last_json_line
 from tests.ray_nodes import RayNodes
 
 ROOT = Path(__file__).resolve().parents[2]
-START_S = 400
+START_S = 250
 """For what takes a quarter of a minute on a machine that does nothing else."""
 
 pytestmark = pytest.mark.slow

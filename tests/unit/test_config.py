@@ -8,12 +8,14 @@ import pytest
 import depthflow.config
 from depthflow.config import (
     DemoConfig,
+    DoctorConfig,
     DownloadConfig,
     EvaluateConfig,
     PredictConfig,
     PreprocessConfig,
     PromoteConfig,
     Recipe,
+    SubmitConfig,
     SynthesizeConfig,
     TrainJob,
 )
@@ -28,6 +30,8 @@ SOUND = {
     PromoteConfig: PromoteConfig(samples="s"),
     PredictConfig: PredictConfig(model="m", images=("i",), out="o"),
     DemoConfig: DemoConfig(),
+    SubmitConfig: SubmitConfig(command=("train",)),
+    DoctorConfig: DoctorConfig(),
 }
 
 # Configuration, changes, the flag that the message begins with, what it was given.
@@ -124,6 +128,12 @@ REFUSED = [
     (PromoteConfig, {"tolerance": -0.01}, "--tolerance", "-0.01"),
     (PredictConfig, {"images": ()}, "--images", "none"),
     (DemoConfig, {"out": "s3://b/x"}, "--out", "s3://b/x"),
+    (SubmitConfig, {"command": ()}, "A command is needed", "none"),
+    (SubmitConfig, {"env": ("AWS_PROFILE=p",)}, "--env", "AWS_PROFILE=p"),
+    (SubmitConfig, {"reconnect_s": -1.0}, "--reconnect-s", "-1.0"),
+    (DoctorConfig, {"checks": ()}, "--checks", "none"),
+    (DoctorConfig, {"num_workers": 0}, "--num-workers", "0"),
+    (DoctorConfig, {"timeout_s": 0.0}, "--timeout-s", "0.0"),
 ]
 
 ACCEPTED = [

@@ -128,7 +128,6 @@ REFUSED = [
     (PromoteConfig, {"tolerance": -0.01}, "--tolerance", "-0.01"),
     (PredictConfig, {"images": ()}, "--images", "none"),
     (DemoConfig, {"out": "s3://b/x"}, "--out", "s3://b/x"),
-    (SubmitConfig, {"command": ()}, "A command is", "none"),
     (SubmitConfig, {"env": ("AWS_PROFILE=p",)}, "--env", "AWS_PROFILE=p"),
     (SubmitConfig, {"reconnect_s": -1.0}, "--reconnect-s", "-1.0"),
     (DoctorConfig, {"checks": ()}, "--checks", "none"),

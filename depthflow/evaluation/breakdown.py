@@ -55,11 +55,10 @@ def image_breakdown(
         ratio = np.maximum(pred / gt, gt / pred)
     # To the nearest zero pixel of its argument; where there is no edge, the image's size and more.
     distance = cv2.distanceTransform((~edge_mask).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    shares = np.searchsorted(np.sort(ratio), RATIOS, side="left") / max(1, len(ratio))
     return Breakdown(
         by_depth=_sums(gt, DEPTH_EDGES_M, error),
         by_edge_distance=_sums(distance[mask], EDGE_DISTANCES_PX, error),
-        within_ratio=shares,
+        within_ratio=_less_than_ratios(ratio) / max(1, len(ratio)),
         images=int(mask.any()),
     )
 
@@ -76,3 +75,11 @@ def _sums(values: np.ndarray, edges: np.ndarray, error: np.ndarray) -> np.ndarra
     place = np.searchsorted(edges, values, side="right") - 1
     weights = (None, np.abs(error), error)
     return np.stack([np.bincount(place, weight, minlength=len(edges) - 1) for weight in weights], axis=1).astype(float)
+
+
+def _less_than_ratios(ratio: np.ndarray) -> np.ndarray:
+    """How many values are less than each of RATIOS; a NaN is not. Bins of one width take a fifth of a sort's time."""
+    counts, _ = np.histogram(ratio, bins=len(RATIOS) - 1, range=(RATIOS[0], RATIOS[-1]))
+    less = np.count_nonzero(ratio < RATIOS[0]) + np.concatenate([[0], np.cumsum(counts)])
+    less[-1] -= np.count_nonzero(ratio == RATIOS[-1])  # NumPy's last bin holds its upper edge.
+    return less

@@ -45,6 +45,18 @@ def test_every_counted_pixel_is_in_one_range(seed):
     np.testing.assert_allclose(found.within_ratio, [(ratio < bound).mean() for bound in RATIOS])
 
 
+def test_a_ratio_at_a_bound_is_not_within_it():
+    """Nor is one that is not a number, or infinite."""
+    depth_gt = np.ones((1, len(RATIOS) + 2))
+    found = image_breakdown(
+        depth_gt=depth_gt,
+        depth_pred=np.concatenate([RATIOS, [np.nan, np.inf]])[None],
+        mask=np.ones_like(depth_gt, bool),
+        edge_mask=np.zeros_like(depth_gt, bool),
+    )
+    np.testing.assert_allclose(found.within_ratio * depth_gt.size, np.arange(len(RATIOS)), rtol=1e-12)
+
+
 def test_sums_add_up_whatever_the_grouping():
     found = [image_breakdown(**maps(seed)) for seed in range(4)]
     whole, halves = total(found), total(found[:2]) + total(found[2:])

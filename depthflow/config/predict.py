@@ -1,0 +1,56 @@
+"""Flags of predict.py."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from depthflow.config.checks import require, require_folder
+from depthflow.config.resources import PoolConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictConfig(PoolConfig):
+    """Depth for photographs of any size."""
+
+    model: str
+    """MLflow model URI: models:/NAME@champion, models:/NAME/3, runs:/..., or a folder; or depth-anything-v2-small, or
+    depth-anything:FOLDER."""
+    compare: tuple[str, ...] = ()
+    """Other models: NAME.compare.png shows what they make of each photograph beside this one; their maps go to folders
+    of their own in --out."""
+    images: tuple[str, ...]
+    """Photographs, folders of them, patterns such as 'photos/**/*.jpg', s3:// or gs:// URIs of any of these (.jpg .jpeg
+    .png .webp .bmp .tif .tiff)."""
+    out: str
+    """Folder for the files and NAME.depth.json, which says what they were made of; a photograph that has them all, of
+    the same model, is not predicted again."""
+    files: tuple[Literal["npy", "png", "panel"], ...] = ("npy", "png", "panel")
+    """NAME.depth.npy (float32, metres), NAME.depth.png (16 bit, its scale inside) and NAME.panel.png (for people)."""
+    point_cloud: bool = False
+    """Write NAME.ply as well: a coloured point a pixel, metres; needs --fx and --fy, or --fov-deg."""
+    fx: float | None = None
+    """Horizontal focal length, pixels of the photograph."""
+    fy: float | None = None
+    """Vertical focal length, pixels of the photograph."""
+    fov_deg: float | None = None
+    """Horizontal field of view instead of --fx and --fy."""
+    tile_px: int | None = None
+    """Add detail from overlapping tiles of this size to photographs with a longer side. Default: no tiles."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_folder(out=self.out)
+        require(len(self.images) > 0, "--images needs at least one photograph or folder. Received: none")
+        require(bool(self.files) or self.point_cloud, "--files needs at least one kind. Received: none")
+        given = [self.fx is not None and self.fy is not None, self.fov_deg is not None]
+        require(
+            (sum(given) == 1) == self.point_cloud and (self.fx is None) == (self.fy is None),
+            "--point-cloud and either --fx and --fy or --fov-deg go together. Received: "
+            f"--point-cloud {self.point_cloud} --fx {self.fx} --fy {self.fy} --fov-deg {self.fov_deg}",
+        )
+        for name in ("fx", "fy"):
+            value = getattr(self, name)
+            require(value is None or value > 0, f"--{name} must be positive. Received: {value}")
+        require(
+            self.fov_deg is None or 0 < self.fov_deg < 180, f"--fov-deg must be in (0, 180). Received: {self.fov_deg}"
+        )
+        require(self.tile_px is None or self.tile_px >= 64, f"--tile-px must be 64 or more. Received: {self.tile_px}")

@@ -11,7 +11,7 @@ from depthflow.config.evaluate import EvaluateConfig
 from depthflow.config.predict import PredictConfig
 from depthflow.config.preprocess import PreprocessConfig
 from depthflow.config.promote import PromoteConfig
-from depthflow.config.recipe import NETWORK_STRIDE_PX, EncoderName, LossName, NormName, Recipe
+from depthflow.config.recipe import NETWORK_STRIDE_PX, AugmentationName, EncoderName, LossName, NormName, Recipe
 from depthflow.config.resources import PoolConfig, RayConfig
 from depthflow.config.split import Split
 from depthflow.config.submit import SubmitConfig
@@ -20,6 +20,7 @@ from depthflow.config.train import TrainJob
 
 __all__ = [
     "NETWORK_STRIDE_PX",
+    "AugmentationName",
     "CheckName",
     "DemoConfig",
     "DoctorConfig",

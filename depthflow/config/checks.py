@@ -1,5 +1,7 @@
 """Checks that the configurations share; a message names the flag, what it takes and what was received."""
 
+from collections.abc import Collection, Iterable
+
 
 def require(condition: bool, message: str) -> None:
     """Raises ValueError with this message unless the condition holds."""
@@ -19,3 +21,11 @@ def require_folder(**flags: str | None) -> None:
     for name, value in flags.items():
         flag = f"--{name.replace('_', '-')}"
         require(value is None or "://" not in value, f"{flag} must be a folder on a disk. Received: {value}")
+
+
+def require_known(**flags: tuple[Iterable[str], Collection[str]]) -> None:
+    """Each flag's names are of its table."""
+    for name, (received, known) in flags.items():
+        flag = f"--{name.replace('_', '-')}"
+        for one in received:
+            require(one in known, f"{flag} takes: {', '.join(known)}. Received: {one}")

@@ -2,15 +2,21 @@
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from depthflow.config.checks import require, require_positive
+from depthflow.config.checks import require, require_known, require_positive
+from depthflow.config.explained import explained
+from depthflow.ingredients.augmentations import AUGMENTATIONS
+from depthflow.ingredients.encoders import ENCODERS
+from depthflow.ingredients.loss_terms import TERMS
 
-EncoderName = Literal["resnet50", "resnet50v2", "convnext_tiny", "efficientnetv2_s", "mobilenetv3_large", "tiny"]
+if TYPE_CHECKING:
+    EncoderName = LossName = AugmentationName = str
+else:
+    EncoderName, LossName, AugmentationName = (Literal[tuple(table)] for table in (ENCODERS, TERMS, AUGMENTATIONS))
 NormName = Literal["none", "batch", "group"]
-LossName = Literal["tutorial", "l1", "silog", "gradient", "smoothness"]
 
 NETWORK_STRIDE_PX = 32
 """The encoders halve the resolution five times, so a network's sides are multiples of this."""
@@ -22,8 +28,7 @@ class Recipe:
 
     name: tyro.conf.Suppress[str]
     """The recipe this began as; not a flag."""
-    encoder: EncoderName
-    """resnet50 is the tutorial's; tiny has 0.05 M parameters, for tests and the demo."""
+    encoder: Annotated[EncoderName, explained("What looks at the image.", ENCODERS)]
     encoder_weights: str
     """imagenet (through keras.applications), none, or the path of a .weights.h5 file."""
     input_scaling: Literal["encoder", "unit"] = "encoder"
@@ -54,9 +59,10 @@ class Recipe:
     computed together."""
     xla: bool = False
     """Compile the forward and backward pass with XLA; needs batch normalisation to be frozen or absent."""
-    loss: tuple[tuple[LossName, float], ...] = (("tutorial", 1.0),)
-    """Terms and their weights, on log-depth, over valid pixels. tutorial: squared error + 0.1 Huber; l1: absolute
-    error; silog: scale-invariant; gradient: differences of neighbours at four scales; smoothness: edge-aware."""
+    loss: Annotated[
+        tuple[tuple[LossName, float], ...],
+        explained("Terms and their weights, on log-depth, over valid pixels.", TERMS),
+    ] = (("tutorial", 1.0),)
     clip_depth: Literal["none", "tutorial"] = "none"
     """tutorial: clip the training depth to [0.1 m, min(300 m, the image's 99th percentile)]; never the figures'."""
     horizontal_flip: bool = False
@@ -70,6 +76,10 @@ class Recipe:
     """Brightness, contrast and saturation change by up to this share, hue by a tenth of it of the colour circle."""
     blur: float = 0.0
     """Share of the training images that are blurred."""
+    augment: Annotated[
+        tuple[tuple[AugmentationName, float], ...],
+        explained("More that is drawn so, each with its amount, above 0 and up to 1.", AUGMENTATIONS),
+    ] = ()
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     """sgd has momentum 0.9."""
     learning_rate: float = 1e-3
@@ -122,6 +132,7 @@ class Recipe:
             epochs=self.epochs, global_batch_size=self.global_batch_size, accumulation_steps=self.accumulation_steps
         )
         terms = [name for name, _ in self.loss]
+        require_known(encoder=([self.encoder], ENCODERS), loss=(terms, TERMS))
         require(
             len(terms) > 0 and len(set(terms)) == len(terms) and all(0 < w < math.inf for _, w in self.loss),
             f"--loss takes terms, each once, with positive weights: l1 1 gradient 0.5. Received: {self.loss}",
@@ -129,6 +140,12 @@ class Recipe:
         require(1 <= self.max_zoom <= 4, f"--max-zoom must be 1 to 4. Received: {self.max_zoom}")
         require(0 <= self.colour_jitter < 1, f"--colour-jitter must be in [0, 1). Received: {self.colour_jitter}")
         require(0 <= self.blur <= 1, f"--blur must be in [0, 1]. Received: {self.blur}")
+        more = [name for name, _ in self.augment]
+        require_known(augment=(more, AUGMENTATIONS))
+        require(
+            len(set(more)) == len(more) and all(0 < amount <= 1 for _, amount in self.augment),
+            f"--augment takes names, each once, with amounts above 0 and up to 1: gamma 0.3. Received: {self.augment}",
+        )
         require(0 < self.encoder_rate <= 1, f"--encoder-rate must be in (0, 1]. Received: {self.encoder_rate}")
         require(
             0 <= self.frozen_encoder_epochs < self.epochs,
@@ -139,7 +156,7 @@ class Recipe:
             f"--ema-momentum must be between 0 and 1. Received: {self.ema_momentum}",
         )
         synchronized = self.decoder_norm == "batch" or (
-            self.batch_norm == "synchronized" and self.encoder not in ("tiny", "convnext_tiny")
+            self.batch_norm == "synchronized" and ENCODERS[self.encoder].has_batch_norm
         )
         require(
             not (self.xla and synchronized),

@@ -19,6 +19,7 @@ import xxhash
 from keras import ops
 
 from depthflow.config import Recipe
+from depthflow.ingredients.augmentations import AUGMENTATIONS, Batch
 
 Tensor = keras.KerasTensor
 
@@ -57,8 +58,9 @@ NEUTRAL = np.array([0, 1, 0.5, 0.5, 1, 1, 1, 0, 0], np.float32)
 
 
 def is_augmented(recipe: Recipe) -> bool:
-    """Whether any draw of the recipe can differ from `NEUTRAL`."""
-    return recipe.horizontal_flip or recipe.max_zoom > 1 or recipe.colour_jitter > 0 or recipe.blur > 0
+    """Whether any draw of the recipe can change a sample."""
+    ranges = recipe.horizontal_flip or recipe.max_zoom > 1 or recipe.colour_jitter > 0 or recipe.blur > 0
+    return ranges or bool(recipe.augment)
 
 
 def draw(recipe: Recipe, *, seed: int, epoch: int, sample_ids: Sequence[str]) -> np.ndarray:
@@ -74,9 +76,10 @@ def draw(recipe: Recipe, *, seed: int, epoch: int, sample_ids: Sequence[str]) ->
         sample_ids: n of them.
 
     Returns:
-        (n, 9) float32, columns as in `Column`.
+        (n, 9) float32, columns as in `Column`; after them those of recipe.augment, in its order.
     """
-    uniform = np.array([_uniform(seed, epoch, sample_id) for sample_id in sample_ids]).reshape(-1, len(Column) + 1)
+    # One value a column, and one for whether there is blur.
+    uniform = _uniform(f"augmentation/{seed}/{epoch}", sample_ids, columns=len(Column) + 1)
     signed = 2 * uniform - 1
     draws = np.tile(NEUTRAL, (len(uniform), 1))
     if recipe.horizontal_flip:
@@ -88,17 +91,33 @@ def draw(recipe: Recipe, *, seed: int, epoch: int, sample_ids: Sequence[str]) ->
         draws[:, factor] = 1 + recipe.colour_jitter * signed[:, factor]
     draws[:, Column.HUE] = HUE_SHARE * recipe.colour_jitter * signed[:, Column.HUE]
     draws[:, Column.BLUR] = np.where(uniform[:, -1] < recipe.blur, 1 - uniform[:, Column.BLUR], 0)
-    return draws
+    named = [_drawn(name, amount, seed=seed, epoch=epoch, sample_ids=sample_ids) for name, amount in recipe.augment]
+    return np.concatenate([draws, *named], axis=1)
 
 
-def _uniform(seed: int, epoch: int, sample_id: str) -> np.ndarray:
-    """In [0, 1): one value a column, and one for whether there is blur."""
-    key = xxhash.xxh3_128_intdigest(f"augmentation/{seed}/{epoch}/{sample_id}".encode())
-    return np.random.Generator(np.random.Philox(key=key)).random(len(Column) + 1)
+def _drawn(name: str, amount: float, *, seed: int, epoch: int, sample_ids: Sequence[str]) -> np.ndarray:
+    """(n, columns) float32 of one of `AUGMENTATIONS`, which draws the same whatever else there is."""
+    augmentation = AUGMENTATIONS[name]
+    uniform = _uniform(f"augmentation/{name}/{seed}/{epoch}", sample_ids, columns=augmentation.columns)
+    return augmentation.draw(amount, uniform).astype(np.float32)
+
+
+def _uniform(stream: str, sample_ids: Sequence[str], *, columns: int) -> np.ndarray:
+    """(n, columns) float64 in [0, 1)."""
+    keys = [xxhash.xxh3_128_intdigest(f"{stream}/{sample_id}".encode()) for sample_id in sample_ids]
+    return np.array([np.random.Generator(np.random.Philox(key=key)).random(columns) for key in keys]).reshape(
+        -1, columns
+    )
 
 
 def augment(
-    rgb: Tensor, log_depth: Tensor, valid_mask: Tensor, draws: Tensor, *, zoom_depth: Literal["focal", "keep"]
+    rgb: Tensor,
+    log_depth: Tensor,
+    valid_mask: Tensor,
+    draws: Tensor,
+    *,
+    zoom_depth: Literal["focal", "keep"],
+    named: Sequence[str] = (),
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The batch as drawn: one geometric transform for all planes, and colour and blur for the image.
 
@@ -111,14 +130,16 @@ def augment(
         rgb: (B, H, W, 3) uint8, sides of at least 2.
         log_depth: (B, H, W) float, natural log of metres; anything, NaN included, where invalid.
         valid_mask: (B, H, W) bool.
-        draws: (B, 9) float32, columns as in `Column`.
+        draws: (B, D) float32, columns as in `Column`, then those of the named augmentations.
         zoom_depth: focal divides depth by the zoom; keep leaves it.
+        named: of `AUGMENTATIONS`, carried out in this order, after all others.
 
     Returns:
         (rgb, log_depth, valid_mask) of the same shapes and dtypes. What lies outside the source's frame is invalid;
         log_depth is 0 where invalid. Neutral draws change nothing else, to the last bit.
     """
-    columns = ops.unstack(ops.cast(draws, "float32"), len(Column), axis=1)
+    draws = ops.cast(draws, "float32")
+    columns = ops.unstack(draws[:, : len(Column)], len(Column), axis=1)
     height, width = ops.shape(rgb)[1:3]
     zoom = columns[Column.ZOOM]
     rows = _source_places(height, zoom, columns[Column.CENTRE_Y], mirrored=ops.zeros_like(zoom))
@@ -130,7 +151,19 @@ def augment(
         shift = ops.cast(ops.log(ops.cast(zoom, "float64")), log_depth.dtype)
         log_depth = log_depth - shift[:, None, None]
     log_depth = ops.where(valid_mask, log_depth, ops.zeros_like(log_depth))
+    if named:
+        image, log_depth, valid_mask = _named(Batch(image, log_depth, valid_mask), draws[:, len(Column) :], named)
     return ops.cast(ops.round(ops.clip(image, 0, 255)), "uint8"), log_depth, valid_mask
+
+
+def _named(batch: Batch, draws: Tensor, names: Sequence[str]) -> Batch:
+    """The batch after the named augmentations: log_depth stays 0 where invalid."""
+    first = 0
+    for augmentation in map(AUGMENTATIONS.__getitem__, names):
+        batch = augmentation.apply(batch, draws[:, first : first + augmentation.columns])
+        first += augmentation.columns
+    log_depth = ops.where(batch.valid_mask, batch.log_depth, ops.zeros_like(batch.log_depth))
+    return batch._replace(log_depth=log_depth)
 
 
 def _source_places(size: int, zoom: Tensor, centre: Tensor, *, mirrored: Tensor) -> Tensor:

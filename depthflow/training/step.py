@@ -82,12 +82,12 @@ def build_step(
         A step that updates model and optimizer.
     """
     gradients_of = _Gradients(model, optimizer, Loss(recipe.loss, scales=recipe.supervised_scales), recipe, frozen)
-    augmented = is_augmented(recipe)
+    augmented, named = is_augmented(recipe), [name for name, _ in recipe.augment]
 
     def worker_part(batch: StepInput) -> list[tf.Tensor]:
         planes: Planes = (batch.rgb, batch.log_depth, batch.valid_mask)
         if augmented:
-            planes = augment(*planes, batch.draws, zoom_depth=recipe.zoom_depth)
+            planes = augment(*planes, batch.draws, zoom_depth=recipe.zoom_depth, named=named)
         counts = group.all_reduce([tf.cast(gradients_of.loss.counts(planes[2]), tf.float64)])[0]
         loss, gradients = gradients_of(planes, counts)
         # One dtype, as all_reduce packs them; identity places them on a device, as it insists.

@@ -357,3 +357,40 @@ def test_keeps_shapes_and_dtypes(dtype):
     result = augment(rgb, log_depth.astype(dtype), valid, draws, zoom_depth="focal")
     assert [plane.dtype for plane in result] == ["uint8", np.dtype(dtype).name, "bool"]
     assert [plane.shape for plane in result] == [rgb.shape, log_depth.shape, valid.shape]
+
+
+# Named ones.
+
+
+NAMED = replace(EVERYTHING, augment=(("gamma", 0.5),))
+
+
+def test_named_ones_leave_the_others_draws_alone():
+    draws = draw(NAMED, seed=0, epoch=1, sample_ids=IDS)
+    np.testing.assert_array_equal(draws[:, : len(Column)], draw(EVERYTHING, seed=0, epoch=1, sample_ids=IDS))
+    gamma = draws[:, len(Column)]
+    assert draws.shape == (400, len(Column) + 1) and draws.dtype == np.float32
+    assert -0.5 <= gamma.min() < -0.48 and 0.48 < gamma.max() < 0.5
+    np.testing.assert_array_equal(draw(NAMED, seed=0, epoch=1, sample_ids=IDS[7:9])[:, len(Column)], gamma[7:9])
+    assert is_augmented(replace(PLAIN, augment=NAMED.augment))
+
+
+def test_gamma_by_hand():
+    """255 x (51 / 255)^(2^g): squared for 1, the root for -1; black, white and an exponent of 0 stay."""
+    rgb = np.zeros((3, 2, 2, 3), np.uint8)
+    rgb[:, 0, 0], rgb[:, 1, 1] = 51, 255
+    planes = (rgb, np.zeros(rgb.shape[:3], np.float32), np.ones(rgb.shape[:3], bool))
+    draws = np.column_stack([draws_of(), np.array([1, -1, 0], np.float32)])
+    (changed, log_depth, valid) = (
+        np.asarray(plane) for plane in augment(*planes, draws, zoom_depth="focal", named=["gamma"])
+    )
+    assert changed[:, 0, 0, 0].tolist() == [round(255 * 0.2**2), round(255 * 0.2**0.5), 51]
+    assert (changed[:, 1, 1] == 255).all() and (changed[:, 0, 1] == 0).all()
+    assert valid.all() and not log_depth.any()
+
+
+def test_named_ones_keep_log_depth_0_where_invalid():
+    planes = random_planes()
+    draws = np.column_stack([draws_of(), np.zeros(3, np.float32)])
+    result = augment(*planes, draws, zoom_depth="focal", named=["gamma"])
+    assert_planes_equal([np.asarray(plane) for plane in result], planes)

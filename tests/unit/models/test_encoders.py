@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 
 from depthflow.errors import TrainingError
-from depthflow.models.encoders import APPLICATIONS, build_encoder
+from depthflow.ingredients.encoders import ENCODERS, Application
+from depthflow.models.encoders import build_encoder
+
+APPLICATIONS = {name: encoder for name, encoder in ENCODERS.items() if isinstance(encoder, Application)}
 
 # Channels at 1/2, 1/4, 1/8, 1/16 and 1/32, and parameters of the application as Keras publishes it without its top.
 CHANNELS = {
@@ -199,7 +202,7 @@ def test_failed_download_is_refused(monkeypatch):
         return keras.applications.MobileNetV3Large(weights=weights, **options)
 
     offline = replace(APPLICATIONS["mobilenetv3_large"], build=build)
-    monkeypatch.setitem(APPLICATIONS, "mobilenetv3_large", offline)
+    monkeypatch.setitem(ENCODERS, "mobilenetv3_large", offline)
     with pytest.raises(TrainingError, match=r"cannot be downloaded from here: URL fetch failure.*--encoder-weights"):
         encoder("mobilenetv3_large", weights="imagenet")
 

@@ -8,7 +8,8 @@ import pytest
 import tensorflow as tf
 
 from depthflow.config import LossName
-from depthflow.models.losses import TERMS, Loss, tutorial_loss
+from depthflow.ingredients.loss_terms import TERMS, tutorial_loss
+from depthflow.models.losses import Loss
 
 SCALES = 2
 NAMES = list(TERMS)

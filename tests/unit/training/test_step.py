@@ -325,6 +325,16 @@ def test_the_count_is_of_the_augmented_masks(begin):
     assert both == pytest.approx(alone, rel=1e-5)
 
 
+def test_a_named_augmentation_is_carried_out(begin):
+    """With what is drawn for it at 0 the step is the plain one; else it is not."""
+    rgb, log_depth, valid, draws = batch_of(4)
+    neutral, drawn_ = (np.column_stack([draws, np.full(4, value, np.float32)]) for value in (0.0, 0.5))
+    named = replace(PLAIN, augment=(("gamma", 0.5),))
+    plain = begin().step((rgb, log_depth, valid, draws))
+    assert begin(named).step((rgb, log_depth, valid, neutral)) == plain
+    assert begin(named).step((rgb, log_depth, valid, drawn_)) != plain
+
+
 # --- one trace ---
 
 

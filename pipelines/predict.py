@@ -3,25 +3,41 @@
 import re
 import sys
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from depthflow.cluster.session import ray_session
 from depthflow.command import run_command
 from depthflow.config import PredictConfig
+from depthflow.config.explained import explained
 from depthflow.errors import RegistryError
 from depthflow.inference.comparison import draw_comparisons
+from depthflow.inference.formats import FORMATS
 from depthflow.inference.named_model import NamedModel, find_models
 from depthflow.inference.photographs import find_photographs
-from depthflow.inference.predict import Kind, Outputs, predict_photographs
+from depthflow.inference.predict import Outputs, predict_photographs
 from depthflow.inference.tiles import TiledPredictor
 from depthflow.inference.writers import Lens
 from depthflow.models.interface import LoadPredictor
 from depthflow.observability.records import tell
 from depthflow.placement import cluster_room, plan_pool
 
+NAMED = {name: one for name, one in FORMATS.items() if not one.needs_lens}
+if TYPE_CHECKING:
+    FormatName = str
+else:
+    FormatName = Literal[tuple(NAMED)]
 
-def main(config: PredictConfig) -> dict[str, Any]:
+
+@dataclass(frozen=True, kw_only=True)
+class PredictFlags(PredictConfig):
+    """Depth for photographs of any size."""
+
+    files: Annotated[tuple[FormatName, ...], explained("What to write of each.", NAMED)] = PredictConfig.files
+
+
+def main(config: PredictFlags) -> dict[str, Any]:
     """Writes the files asked for of each photograph that has none yet; a broken one is reported."""
     paths = find_photographs(config.images)
     models = find_models([config.model, *config.compare])
@@ -60,11 +76,14 @@ def _outputs(model: NamedModel, config: PredictConfig, *, is_first: bool) -> Out
     """
     if model.output != "metres" and (config.point_cloud or config.tile_px) and is_first:
         raise RegistryError(f"{model.uri} predicts {model.output}: without metres, no --point-cloud and no --tile-px.")
-    kinds: tuple[Kind, ...] = config.files if is_first else ("npy",)
+    kinds: tuple[str, ...] = config.files if is_first else ("npy",)
     if config.compare and "npy" not in kinds:
         kinds = (*kinds, "npy")
     if config.point_cloud and is_first:
         kinds = (*kinds, "ply")
+    unwritable = [kind for kind in kinds if model.output not in FORMATS[kind].endings]
+    if unwritable:
+        raise RegistryError(f"{model.uri} predicts {model.output}, which no {unwritable[0]} holds. See --files.")
     out = Path(config.out).absolute()
     return Outputs(
         folder=str(out if is_first else out / re.sub(r"[^\w.-]+", "-", model.uri)),

@@ -1,7 +1,6 @@
 """Flags of predict.py."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 from depthflow.config.checks import require, require_folder
 from depthflow.config.resources import PoolConfig
@@ -23,8 +22,8 @@ class PredictConfig(PoolConfig):
     out: str
     """Folder for the files and NAME.depth.json, which says what they were made of; a photograph that has them all, of
     the same model, is not predicted again."""
-    files: tuple[Literal["npy", "png", "panel"], ...] = ("npy", "png", "panel")
-    """NAME.depth.npy (float32, metres), NAME.depth.png (16 bit, its scale inside) and NAME.panel.png (for people)."""
+    files: tuple[str, ...] = ("npy", "png", "panel")
+    """Which files to write of each; the command says what there are."""
     point_cloud: bool = False
     """Write NAME.ply as well: a coloured point a pixel, metres; needs --fx and --fy, or --fov-deg."""
     fx: float | None = None

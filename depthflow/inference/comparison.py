@@ -7,8 +7,9 @@ import numpy as np
 import ray
 
 from depthflow.errors import unwrapped
+from depthflow.inference.formats import DRAWN_AS, shrunk
 from depthflow.inference.photographs import read_photograph
-from depthflow.inference.predict import DRAWN_AS, Outputs, output_names, shrunk
+from depthflow.inference.predict import Outputs, output_names
 from depthflow.pictures.panels import DepthMap, draw_comparison
 from depthflow.placement import cluster_room, plan_data
 

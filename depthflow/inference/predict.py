@@ -8,35 +8,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Lock
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 import ray
 
 from depthflow.diode.triplet import RejectError
 from depthflow.errors import unwrapped
+from depthflow.inference.formats import FORMATS, Prediction
 from depthflow.inference.photographs import photograph_version, read_photograph
-from depthflow.inference.writers import SCALE_KEY, Lens, write_npy, write_ply, write_png16
+from depthflow.inference.writers import Lens
 from depthflow.models.interface import LoadPredictor, Output
 from depthflow.observability.gauges import StageGauges
-from depthflow.pictures.panels import DepthMap, draw_panel
 from depthflow.placement import ANYWHERE
 from depthflow.progress import ProgressLine
-from depthflow.samples.planes import resize_rgb
 
-Kind = Literal["npy", "png", "panel", "ply"]
-FILE_NAMES: Mapping[Output, Mapping[Kind, str]] = {
-    "metres": {"npy": "depth.npy", "png": "depth.png", "panel": "panel.png", "ply": "ply"},
-    "relative inverse depth": {"npy": "relative.npy", "png": "relative.png", "panel": "panel.png"},
-}
-"""Relative depth goes by another name: nobody shall take it for metres."""
-ALL_FILES = {name for names in FILE_NAMES.values() for name in names.values()}
-SCALE_KEYS: Mapping[Output, str] = {"metres": SCALE_KEY, "relative inverse depth": "relative_scale"}
-DRAWN_AS: Mapping[Output, Mapping[str, Any]] = {
-    "metres": {"quantity": "depth, m"},
-    "relative inverse depth": {"quantity": "relative inverse depth", "larger_is_nearer": True},
-}
 SIDECAR = "depth.json"
 """Taken away first and written last, so that it stands for the files it lists."""
 BATCH_SIZE = 8
@@ -46,8 +32,6 @@ CHUNK_PIXELS = 8_000_000
 """So many pixels are predicted together, or one photograph that has more."""
 LARGE_PIXELS = 16_000_000
 """Of photographs with more, a process predicts and writes one at a time; others that were read wait."""
-PANEL_PX = 1024
-"""Longer side of a picture in a panel: what is drawn is for people."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +40,7 @@ class Outputs:
 
     Attributes:
         folder: absolute.
-        kinds: which files.
+        kinds: which files: names in `FORMATS`.
         model: the model's URI, for the sidecar.
         output: what it predicts.
         lens: for point clouds; None where there are none.
@@ -64,7 +48,7 @@ class Outputs:
     """
 
     folder: str
-    kinds: tuple[Kind, ...]
+    kinds: tuple[str, ...]
     model: str
     output: Output
     lens: Lens | None
@@ -72,8 +56,8 @@ class Outputs:
 
     def files(self, name: str) -> list[str]:
         """Absolute paths of a photograph's files."""
-        names = FILE_NAMES[self.output]
-        return [str(Path(self.folder) / f"{name}.{names[kind]}") for kind in self.kinds]
+        endings = (FORMATS[kind].endings[self.output] for kind in self.kinds)
+        return [str(Path(self.folder) / f"{name}.{ending}") for ending in endings]
 
     def sidecar(self, name: str) -> Path:
         """The path of a photograph's sidecar."""
@@ -165,6 +149,7 @@ class PhotographPredictor:
         if not np.isfinite(depth_m).all() or not positive:
             message = "the model predicts depths that are not finite and positive"
             return _reject(photograph.path, RejectError("insane_depth", message))
+        prediction = Prediction(rgb=photograph.rgb, depth=depth_m, output=self._outputs.output, lens=self._outputs.lens)
         out = Path(self._outputs.folder)
         out.mkdir(parents=True, exist_ok=True)
         files = self._outputs.files(photograph.name)
@@ -172,46 +157,24 @@ class PhotographPredictor:
         with TemporaryDirectory(prefix=".tmp-", dir=out) as scratch:
             folder = Path(scratch)
             for kind, file in zip(self._outputs.kinds, files, strict=True):
-                facts |= self._write(kind, folder / Path(file).name, photograph.rgb, depth_m)
+                facts |= FORMATS[kind].write(folder / Path(file).name, prediction) or {}
             sidecar = self._outputs.sidecar(photograph.name)
             (folder / sidecar.name).write_text(json.dumps(facts))
             sidecar.unlink(missing_ok=True)
-            for suffix in ALL_FILES - {Path(file).name.removeprefix(f"{photograph.name}.") for file in files}:
-                (out / f"{photograph.name}.{suffix}").unlink(missing_ok=True)
+            for other in _possible_files(out, photograph.name) - {*map(Path, files)}:
+                other.unlink(missing_ok=True)
             for file in [*files, str(sidecar)]:
                 (folder / Path(file).name).rename(file)
         return {"path": photograph.path, "outputs": files, "reason": "", "message": ""}
 
-    def _write(self, kind: Kind, path: Path, rgb: np.ndarray, depth_m: np.ndarray) -> dict[str, Any]:
-        """Writes one file; what the sidecar is to say of it."""
-        match kind:
-            case "npy":
-                write_npy(path, depth_m)
-            case "png":
-                key = SCALE_KEYS[self._outputs.output]
-                return {key: write_png16(path, depth_m, scale_key=key)}
-            case "panel":
-                small_rgb, small_m = shrunk(rgb, depth_m)
-                drawn = DepthMap(title="predicted depth", depth_m=small_m, **DRAWN_AS[self._outputs.output])
-                draw_panel(path, rgb=small_rgb, maps=[drawn])
-            case "ply":
-                assert self._outputs.lens is not None
-                write_ply(path, depth_m, rgb, self._outputs.lens)
-        return {}
+
+def _possible_files(folder: Path, name: str) -> set[Path]:
+    """All that any run may leave of a photograph, its sidecar apart."""
+    return {folder / f"{name}.{ending}" for one in FORMATS.values() for ending in one.endings.values()}
 
 
 def _reject(path: str, error: RejectError) -> dict[str, Any]:
     return {"path": path, "outputs": [], "reason": error.reason, "message": error.message}
-
-
-def shrunk(rgb: np.ndarray, depth_m: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both, small enough to be drawn."""
-    scale = PANEL_PX / max(depth_m.shape)
-    if scale >= 1:
-        return rgb, depth_m
-    height, width = (max(1, round(length * scale)) for length in depth_m.shape)
-    small_m = cv2.resize(depth_m, (width, height), interpolation=cv2.INTER_AREA)
-    return resize_rgb(rgb, height=height, width=width), small_m
 
 
 def predict_photographs(

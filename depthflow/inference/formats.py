@@ -1,0 +1,112 @@
+"""The formats that --files may name: what a file is called, and what writes it."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from depthflow.inference.writers import SCALE_KEY, Lens, write_npy, write_ply, write_png16
+from depthflow.models.interface import Output
+from depthflow.pictures.panels import DepthMap, draw_panel
+from depthflow.samples.planes import resize_rgb
+
+SCALE_KEYS: Mapping[Output, str] = {"metres": SCALE_KEY, "relative inverse depth": "relative_scale"}
+DRAWN_AS: Mapping[Output, Mapping[str, Any]] = {
+    "metres": {"quantity": "depth, m"},
+    "relative inverse depth": {"quantity": "relative inverse depth", "larger_is_nearer": True},
+}
+PANEL_PX = 1024
+"""Longer side of a picture in a panel: what is drawn is for people."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """What there is to write of a photograph.
+
+    Attributes:
+        rgb: (H, W, 3) uint8, the photograph.
+        depth: (H, W) float32, finite: metres, above 0; or relative inverse depth, 0 or more.
+        output: which of the two.
+        lens: what the photograph was taken with; None where nobody said.
+    """
+
+    rgb: np.ndarray
+    depth: np.ndarray
+    output: Output
+    lens: Lens | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Format:
+    """A kind of file.
+
+    Attributes:
+        help: a few words for --help.
+        endings: of the file's name, NAME.ENDING; an output without one cannot be written so. No two formats have the
+            same.
+        write: writes the file at a path; returns what NAME.depth.json is to say of it, or None.
+        needs_lens: written where --point-cloud asks for it; --files does not name it.
+    """
+
+    help: str
+    endings: Mapping[Output, str]
+    write: Callable[[Path, Prediction], Mapping[str, Any] | None]
+    needs_lens: bool = False
+
+
+def endings(extension: str) -> Mapping[Output, str]:
+    """depth.EXTENSION of metres; relative depth goes by another name: nobody shall take it for metres."""
+    return {"metres": f"depth.{extension}", "relative inverse depth": f"relative.{extension}"}
+
+
+def shrunk(rgb: np.ndarray, depth_m: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both, small enough to be drawn."""
+    scale = PANEL_PX / max(depth_m.shape)
+    if scale >= 1:
+        return rgb, depth_m
+    height, width = (max(1, round(length * scale)) for length in depth_m.shape)
+    small_m = cv2.resize(depth_m, (width, height), interpolation=cv2.INTER_AREA)
+    return resize_rgb(rgb, height=height, width=width), small_m
+
+
+def _write_png(path: Path, prediction: Prediction) -> Mapping[str, Any]:
+    key = SCALE_KEYS[prediction.output]
+    return {key: write_png16(path, prediction.depth, scale_key=key)}
+
+
+def _write_panel(path: Path, prediction: Prediction) -> None:
+    rgb, small = shrunk(prediction.rgb, prediction.depth)
+    draw_panel(path, rgb=rgb, maps=[DepthMap(title="predicted depth", depth_m=small, **DRAWN_AS[prediction.output])])
+
+
+def _write_ply(path: Path, prediction: Prediction) -> None:
+    assert prediction.lens is not None
+    write_ply(path, prediction.depth, prediction.rgb, prediction.lens)
+
+
+FORMATS: dict[str, Format] = {
+    "npy": Format(
+        help="NAME.depth.npy, float32, metres",
+        endings=endings("npy"),
+        write=lambda path, prediction: write_npy(path, prediction.depth),
+    ),
+    "png": Format(
+        help="NAME.depth.png, 16 bit, its scale inside",
+        endings=endings("png"),
+        write=_write_png,
+    ),
+    "panel": Format(
+        help="NAME.panel.png, for people",
+        endings={"metres": "panel.png", "relative inverse depth": "panel.png"},
+        write=_write_panel,
+    ),
+    "ply": Format(
+        help="NAME.ply, a coloured point a pixel",
+        endings={"metres": "ply"},
+        write=_write_ply,
+        needs_lens=True,
+    ),
+}

@@ -1,8 +1,27 @@
 """Named configurations. Each docstring says what it is for, how to run it and what was seen."""
 
+from collections.abc import Callable
+
 from depthflow.config import Recipe
 
+RECIPES: dict[str, Callable[[], Recipe]] = {}
+"""By the names that train.py takes."""
 
+
+def named(recipe: Callable[[], Recipe]) -> Callable[[], Recipe]:
+    """Puts a recipe in `RECIPES`, under the name that it gives itself.
+
+    Raises:
+        ValueError: if another has this name.
+    """
+    name = recipe().name
+    if name in RECIPES:
+        raise ValueError(f"Two recipes are named {name}.")
+    RECIPES[name] = recipe
+    return recipe
+
+
+@named
 def smoke() -> Recipe:
     """A tiny encoder at 64 x 64, without downloads: does the chain hold?
 
@@ -32,6 +51,7 @@ def smoke() -> Recipe:
     )
 
 
+@named
 def tutorial() -> Recipe:
     """The notebook tutorial's network and hyper-parameters, but masked.
 
@@ -45,6 +65,7 @@ def tutorial() -> Recipe:
     return Recipe(name="tutorial", encoder="resnet50", encoder_weights="imagenet", clip_depth="tutorial")
 
 
+@named
 def diode() -> Recipe:
     """For full DIODE on several GPUs: ResNet50, L1 + scale-invariant + gradient loss on log-depth, AdamW, cosine.
 
@@ -77,6 +98,7 @@ def diode() -> Recipe:
     )
 
 
+@named
 def nyu_cpu() -> Recipe:
     """ResNet50 on a few hundred indoor photographs without a GPU.
 
@@ -111,6 +133,3 @@ def nyu_cpu() -> Recipe:
         epochs=16,
         global_batch_size=8,
     )
-
-
-RECIPES = {recipe().name: recipe for recipe in (smoke, tutorial, diode, nyu_cpu)}

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,7 +14,7 @@ from depthflow.cluster.session import ray_session
 from depthflow.command import run_command
 from depthflow.config import EvaluateConfig
 from depthflow.evaluation.evaluate import Evaluation, Evaluator
-from depthflow.evaluation.protocols import Protocol, check_output, find_protocol, rows_of
+from depthflow.evaluation.protocols import Protocol, ProtocolFlag, check_output, find_protocol, rows_of
 from depthflow.evaluation.report import shown_rows, write_evaluation
 from depthflow.inference.named_model import NamedModel, find_models
 from depthflow.inference.predictor import ConstantPredictor
@@ -26,7 +27,14 @@ from depthflow.samples.store import SampleStore, open_store
 MODEL, BASELINE = "model", "mean_depth"
 
 
-def main(config: EvaluateConfig) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class EvaluateFlags(EvaluateConfig):
+    """A model's figures under a named protocol, beside the mean-depth baseline's."""
+
+    protocol: ProtocolFlag = EvaluateConfig.protocol
+
+
+def main(config: EvaluateFlags) -> dict[str, Any]:
     """Computes the figures over every sample of the split, and logs them with a report to MLflow."""
     protocol, store = find_protocol(config.protocol), open_store(config.samples)
     rows_of(protocol, store, config.split)

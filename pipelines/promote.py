@@ -1,6 +1,7 @@
 """Promote the challenger if it is better, or roll back, or show the history."""
 
 import sys
+from dataclasses import dataclass
 from typing import Any
 
 from depthflow.cluster.session import ray_session
@@ -8,7 +9,7 @@ from depthflow.command import run_command
 from depthflow.config import PromoteConfig
 from depthflow.errors import RegistryError
 from depthflow.evaluation.evaluate import Evaluation, Evaluator
-from depthflow.evaluation.protocols import find_protocol
+from depthflow.evaluation.protocols import ProtocolFlag, find_protocol
 from depthflow.inference.predictor import ConstantPredictor, load_predictor
 from depthflow.models.interface import LoadPredictor
 from depthflow.placement import cluster_room, plan_pool
@@ -27,7 +28,14 @@ BASELINE = "the mean-depth baseline"
 _ALIAS = {True: "after it had moved the alias", False: "the alias not moved"}
 
 
-def main(config: PromoteConfig) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class PromoteFlags(PromoteConfig):
+    """Champion against challenger, and the alias only if the challenger is better."""
+
+    protocol: ProtocolFlag = PromoteConfig.protocol
+
+
+def main(config: PromoteFlags) -> dict[str, Any]:
     """Decides, moves the alias champion, and says what was decided and why."""
     if config.history:
         return _history(config)

@@ -4,8 +4,9 @@ import io
 import math
 import struct
 import tokenize
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import kornia_rs
@@ -25,8 +26,8 @@ class RejectError(Exception):
     """This input can be no sample.
 
     Attributes:
-        reason: a code for counting: bad_name, missing_member, duplicate, empty_file, unreadable_image,
-            unreadable_array, wrong_dtype, wrong_shape, shape_mismatch, non_finite_depth, no_valid_pixel.
+        reason: a code for counting, such as missing_member or no_valid_pixel: it is made up where it is raised, or in
+            `CHECKS`, and nowhere else.
         message: what was found, for a person.
     """
 
@@ -77,21 +78,48 @@ def decode_triplet(members: Mapping[str, bytes]) -> Frame:
     if not np.issubdtype(depth_m.dtype, np.floating):
         raise RejectError("wrong_dtype", f"depth must be floating point metres, received {depth_m.dtype}")
     depth_m = depth_m.astype(np.float32, copy=False)
-    valid_mask = mask > 0
-    _require_finite(depth_m, valid_mask)
-    valid_mask &= depth_m > 0
-    if not valid_mask.any():
-        raise RejectError("no_valid_pixel", "no pixel has mask > 0 and depth > 0")
+    called_valid = mask > 0
+    valid_mask = called_valid & (depth_m > 0)
+    _check(Decoded(rgb=rgb, depth_m=depth_m, called_valid=called_valid, valid_mask=valid_mask))
     return Frame(rgb=rgb, depth_m=depth_m, valid_mask=valid_mask)
 
 
-def _require_finite(depth_m: np.ndarray, valid_mask: np.ndarray) -> None:
-    """RejectError non_finite_depth if a pixel that the mask calls valid is NaN or infinite."""
-    if np.isfinite(depth_m).all():
-        return
-    broken = int(np.count_nonzero(valid_mask & ~np.isfinite(depth_m)))
-    if broken:
-        raise RejectError("non_finite_depth", f"{broken} pixels that the mask calls valid are NaN or infinite")
+class Decoded(NamedTuple):
+    """A triplet that was decoded, of one size, but not looked at.
+
+    Attributes:
+        rgb: (H, W, 3) uint8.
+        depth_m: (H, W) float32, metres; anything.
+        called_valid: (H, W) bool, mask > 0.
+        valid_mask: (H, W) bool, called_valid and depth_m > 0.
+    """
+
+    rgb: np.ndarray
+    depth_m: np.ndarray
+    called_valid: np.ndarray
+    valid_mask: np.ndarray
+
+
+def _non_finite_depth(decoded: Decoded) -> str:
+    if np.isfinite(decoded.depth_m).all():
+        return ""
+    broken = int(np.count_nonzero(decoded.called_valid & ~np.isfinite(decoded.depth_m)))
+    return f"{broken} pixels that the mask calls valid are NaN or infinite" if broken else ""
+
+
+CHECKS: dict[str, Callable[[Decoded], str]] = {
+    "non_finite_depth": _non_finite_depth,
+    "no_valid_pixel": lambda decoded: "" if decoded.valid_mask.any() else "no pixel has mask > 0 and depth > 0",
+}
+"""Reasons to refuse what was decoded, in the order they are looked for: each says what it found, or nothing."""
+
+
+def _check(decoded: Decoded) -> None:
+    """RejectError of the first of `CHECKS` that finds something."""
+    for reason, check in CHECKS.items():
+        found = check(decoded)
+        if found:
+            raise RejectError(reason, found)
 
 
 def decode_rgb(content: bytes) -> np.ndarray:

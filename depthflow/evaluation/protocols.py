@@ -1,9 +1,10 @@
 """Protocols: each names all that moves a number. A figure without its protocol says nothing."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
+import tyro
 
 from depthflow.errors import ProtocolError
 from depthflow.evaluation.alignment import affine_aligned, median_aligned
@@ -114,6 +115,14 @@ PROTOCOLS = {
         ),
     )
 }
+
+ProtocolFlag = Annotated[
+    str,
+    tyro.conf.arg(
+        help=f"Names all that moves a number: mask, cap, alignment, resolution. One of: {', '.join(PROTOCOLS)}."
+    ),
+]
+"""For --help; `find_protocol` refuses other names."""
 
 
 def find_protocol(name: str) -> Protocol:

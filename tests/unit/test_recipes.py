@@ -4,7 +4,7 @@ import pytest
 
 from depthflow.config import Recipe
 from depthflow.models.augmentation import is_augmented
-from depthflow.recipes import RECIPES
+from depthflow.recipes import RECIPES, named, smoke
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -20,6 +20,12 @@ def test_each_says_what_it_is_for_and_how_to_run_it(name):
     text = RECIPES[name].__doc__
     assert len(text.splitlines()[0]) > 40
     assert f"python pipelines/train.py {name} --samples " in text
+
+
+def test_two_of_one_name_are_refused():
+    with pytest.raises(ValueError, match="named smoke"):
+        named(lambda: smoke())
+    assert RECIPES["smoke"] is smoke
 
 
 def test_the_documented_ones():

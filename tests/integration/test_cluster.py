@@ -7,7 +7,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ pytestmark = [pytest.mark.nodes, pytest.mark.slow]
 
 ROOT = Path(__file__).resolve().parents[2]
 JOB_S = 600.0
+EPOCHS = 40
+"""Enough for a training to be in its middle when its node is lost: one takes half a second."""
 SMALL = ("--height", 64, "--width", 64)
 
 
@@ -129,7 +131,7 @@ def test_a_node_is_lost_in_the_middle_of_preprocessing(cluster, tree, bucket, tm
     undisturbed = cluster.run("preprocess", "--source", tree, "--out", "s3://bucket/whole", *SMALL, *flags)
     cluster.nodes.start("more", num_cpus=1, role="data")
     submitted = cluster.begin("preprocess", "--source", tree, "--out", "s3://bucket/torn", *SMALL, *flags)
-    wait_until(lambda: bucket.glob("bucket/torn/split=*/*.parquet"), submitted)
+    wait_until_there(bucket, "bucket/torn/split=*/*.parquet", submitted)
     cluster.nodes.kill("data")
     torn = cluster.end(submitted)
     assert torn["samples"] == 48 and torn["fingerprint"] == undisturbed["fingerprint"]
@@ -143,22 +145,24 @@ def test_a_node_is_lost_in_the_middle_of_preprocessing(cluster, tree, bucket, tm
 def test_a_node_is_lost_in_the_middle_of_training(cluster, bucket):
     """Workers start anew from the latest checkpoint on the node that comes in its place."""
     submitted = cluster.begin(
-        *("train", "smoke", "--samples", "s3://bucket/samples", "--storage", "s3://bucket/lost", "--epochs", 4),
+        *("train", "smoke", "--samples", "s3://bucket/samples", "--storage", "s3://bucket/lost", "--epochs", EPOCHS),
         *("--num-workers", 2, "--global-batch-size", 8, "--model-name", "survivor", "--max-failures", 3),
     )
     manifests = "bucket/lost/*/checkpoints/step-*/checkpoint.json"
-    wait_until(lambda: bucket.glob(manifests), submitted)
+    wait_until_there(bucket, manifests, submitted)
     cluster.nodes.kill("train")
     cluster.nodes.start("train", num_cpus=3, role="train")
     trained = cluster.end(submitted)
     assert trained["model_uri"] == "models:/survivor/1" and trained["unlogged"] == 0
+    bucket.invalidate_cache()
     last = json.loads(bucket.cat_file(max(bucket.glob(manifests))))
-    assert last["position"]["epoch"] == 4 and last["steps_done"] == 4 * 3
+    assert last["position"]["epoch"] == EPOCHS and last["steps_done"] == EPOCHS * 3
 
 
-def wait_until(found: Callable[[], object], submitted: subprocess.Popen[str]) -> None:
+def wait_until_there(bucket: fsspec.AbstractFileSystem, pattern: str, submitted: subprocess.Popen[str]) -> None:
     deadline = time.monotonic() + JOB_S
-    while not found():
+    while not bucket.glob(pattern):
         assert submitted.poll() is None, submitted.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.2)
+        bucket.invalidate_cache()  # s3fs remembers what it listed.

@@ -7,7 +7,7 @@ SOURCE ?=
 OUT ?= demo-out
 
 .DEFAULT_GOAL := help
-.PHONY: help venv depth-anything demo test test-nodes check format lock clean system-libraries
+.PHONY: help venv depth-anything demo test test-nodes check docs format lock clean system-libraries
 
 help: ## Say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-14s %s\n", $$1, $$2}'
@@ -30,6 +30,10 @@ check: venv ## Lint, format, types, import layers, spelling
 	$(BIN)/lint-imports
 	$(BIN)/codespell
 
+docs: venv ## Build the documentation into site/, without a network
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "$(CURDIR)/site/index.html"
+
 format: venv ## Rewrite the code as ruff formats it
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -40,8 +44,8 @@ RESOLVE := $(BIN)/uv pip compile pyproject.toml --extra cluster --extra s3 --ext
 	--generate-hashes --no-emit-index-url --no-emit-find-links --no-header
 
 lock: venv ## Resolve pyproject.toml anew into all lock files
-	$(RESOLVE) --extra dev --extra bench --upgrade --output-file requirements.lock
-	$(RESOLVE) --extra dev --extra bench --extra gpu --constraints requirements.lock --output-file requirements-gpu.lock
+	$(RESOLVE) --extra dev --extra bench --extra docs --upgrade --output-file requirements.lock
+	$(RESOLVE) --extra dev --extra bench --extra docs --extra gpu --constraints requirements.lock --output-file requirements-gpu.lock
 	$(RESOLVE) --extra depth-anything --constraints requirements.lock --output-file requirements-depth-anything.lock
 
 clean: ## Remove the environments and what the demo made

@@ -1,4 +1,4 @@
-"""docs/cluster.md: its commands, files and figures are those of the code, the manifests and the README."""
+"""docs/how-to/cluster.md: its commands, files and figures are those of the code, the manifests and other pages."""
 
 import re
 import shlex
@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
-GUIDE = (ROOT / "docs" / "cluster.md").read_text()
-BLOCKS = "".join(re.findall(r"^```sh\n(.*?)^```", GUIDE, re.MULTILINE | re.DOTALL)).replace("\\\n", " ")
+GUIDE = (ROOT / "docs" / "how-to" / "cluster.md").read_text()
+BLOCKS = "".join(re.findall(r"^```sh[^\n]*\n(.*?)^```", GUIDE, re.MULTILINE | re.DOTALL)).replace("\\\n", " ")
 COMMANDS = re.findall(r"python pipelines/(?:submit\.py )?(\w+)(?:\.py)? ?(.*)", BLOCKS)
 
 
@@ -39,10 +39,10 @@ def test_files_that_it_names_are_there():
 
 
 def test_figures_are_those_of_the_capacity_table():
-    readme = (ROOT / "README.md").read_text()
-    assert "at $0.8064 an hour (m7i.4xlarge" in readme and "m7i.4xlarge $0.8064" in GUIDE
+    capacity = (ROOT / "docs" / "how-to" / "whole-diode.md").read_text()
+    assert "at $0.8064 an hour (m7i.4xlarge" in capacity and "m7i.4xlarge $0.8064" in GUIDE
     for nodes in (4, 16):
-        hours, dollars = re.findall(rf"^\| {nodes} \| [^|]+ \| ([\d.]+ h), (\$[\d.]+) \|$", readme, re.MULTILINE)[0]
+        hours, dollars = re.findall(rf"^\| {nodes} \| [^|]+ \| ([\d.]+ h), (\$[\d.]+) \|$", capacity, re.MULTILINE)[0]
         assert re.search(rf"\| {nodes} data \| {hours} \| {re.escape(dollars)} \|", GUIDE), nodes
 
 

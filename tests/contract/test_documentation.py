@@ -1,0 +1,124 @@
+"""`make docs`: the site builds without a warning and without a network, wants nothing of a server, and is complete."""
+
+import importlib
+import os
+import pkgutil
+import re
+import subprocess
+import sys
+from dataclasses import fields, is_dataclass
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+import depthflow
+from depthflow import config
+
+ROOT = Path(__file__).resolve().parents[2]
+NO_NETWORK = """
+import socket
+
+def connect(self, address, *rest):
+    raise SystemExit(f"The documentation was built with a network: {address}")
+
+socket.socket.connect = socket.socket.connect_ex = connect
+socket.getaddrinfo = lambda *address, **options: connect(None, address)
+"""
+FETCHED = {
+    "script": "src",
+    "link": "href",
+    "img": "src",
+    "iframe": "src",
+    "source": "src",
+    "video": "src",
+    "object": "data",
+}
+"""Elements whose address a browser fetches by itself."""
+
+
+class Fetched(HTMLParser):
+    """Collects the addresses that a browser fetches by itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.addresses: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        address = dict(attrs).get(FETCHED.get(tag, ""))
+        if address:
+            self.addresses.append(address)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory) -> Path:
+    """The built site."""
+    folder = tmp_path_factory.mktemp("documentation")
+    (folder / "sitecustomize.py").write_text(NO_NETWORK)
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder / "site")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "PYTHONPATH": str(folder), "NO_MKDOCS_2_WARNING": "1"},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder / "site"
+
+
+def text_of(site: Path, page: str) -> str:
+    return (site / page).read_text()
+
+
+def test_every_page_is_built_and_in_the_navigation(site):
+    pages = {path.relative_to(ROOT / "docs").with_suffix(".html") for path in (ROOT / "docs").rglob("*.md")}
+    built = {path.relative_to(site) for path in site.rglob("*.html")} - {Path("404.html")}
+    assert built == pages
+    assert len(pages) > 20
+
+
+def test_nothing_is_fetched_from_elsewhere(site):
+    pages = list(site.rglob("*.html"))
+    for page in pages:
+        parser = Fetched()
+        parser.feed(page.read_text())
+        assert len(parser.addresses) > 3
+        assert [address for address in parser.addresses if re.match(r"(?i)([a-z]+:)?//", address)] == [], page
+        assert not re.search(r"@import|url\(['\"]?(https?:)?//", page.read_text()), page
+    styles = list(site.rglob("*.css"))
+    assert len(styles) >= 3
+    for style in styles:
+        assert not re.search(r"@import|url\(['\"]?(https?:)?//", style.read_text()), style
+
+
+def test_reference_has_every_field_of_every_command(site):
+    pages = text_of(site, "reference/commands.html") + text_of(site, "reference/recipes.html")
+    classes = [value for value in map(config.__dict__.get, config.__all__) if is_dataclass(value)]
+    assert len(classes) >= 12
+    for each in classes:
+        assert isinstance(each, type)
+        own = [field.name for field in fields(each) if field.name in each.__annotations__]
+        for name in own:
+            if (each.__name__, name) != ("Recipe", "name"):  # Not a flag, but documented all the same.
+                assert f'id="depthflow.config.{each.__name__}.{name}"' in pages, f"{each.__name__}.{name}"
+
+
+def test_reference_has_every_command(site):
+    commands = {path.stem for path in (ROOT / "pipelines").glob("*.py")}
+    headings = set(re.findall(r'<h2 id="(\w+)"', text_of(site, "reference/commands.html")))
+    assert commands <= headings
+
+
+def test_reference_has_every_module(site):
+    pages = "".join(page.read_text() for page in (site / "reference").rglob("*.html"))
+    modules = [info.name for info in pkgutil.walk_packages(depthflow.__path__, "depthflow.") if not info.ispkg]
+    assert len(modules) > 60
+    documented = [name for name in modules if not name.startswith("depthflow.config.")]  # By its dataclasses instead.
+    assert [name for name in documented if f'id="{name}"' not in pages] == []
+
+
+def test_reference_says_what_the_docstrings_say(site):
+    page = " ".join(text_of(site, "reference/library/training.html").split())
+    first = (importlib.import_module("depthflow.training.task").__doc__ or "").split(".")[0]
+    assert first in page

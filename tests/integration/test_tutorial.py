@@ -1,0 +1,90 @@
+"""Every command of docs/tutorial.md, word for word, in its order, in one empty folder: each does what the page says.
+
+Commands that need something which a laptop may lack are parsed in tests/contract/test_pages.py. The Python programs of
+the other pages run in the tutorial's folder, too, since they look at what it made.
+"""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from depthflow.command import last_json_line
+from tests.pages import PAGES, ROOT, Block, blocks_of
+
+TUTORIAL = ROOT / "docs" / "tutorial.md"
+
+
+def steps() -> list[tuple[Block, str]]:
+    """Each block that anyone can run, with what the page shows under it, or an empty text."""
+    blocks = blocks_of(TUTORIAL)
+    return [
+        (block, after.text if after is not None and after.language == "text" else "")
+        for block, after in zip(blocks, [*blocks[1:], None], strict=True)
+        if block.language in ("sh", "python") and block.needs is None
+    ]
+
+
+@pytest.mark.slow
+def test_the_tutorial_does_what_it_says(shared_ray, command_server, tmp_path):
+    """On a Ray that runs, as on a cluster: that each command starts one of its own is tested elsewhere."""
+    ran = []
+    for block, shown in steps():
+        if block.language == "python":
+            run_program(block, tmp_path)
+            continue
+        for line in block.lines:
+            if line.startswith("python pipelines/"):
+                ran.append(line)
+                run_command(block, line, shown if line == block.lines[-1] else "", command_server, tmp_path)
+            else:
+                done = subprocess.run(line, shell=True, cwd=tmp_path, capture_output=True, text=True, check=True)
+                assert done.stdout == shown, f"{block.where}: {line}"
+    assert len(ran) >= 9
+    others = [block for page in PAGES if page != TUTORIAL for block in blocks_of(page) if block.language == "python"]
+    assert len(others) >= 4
+    for block in others:
+        run_program(block, tmp_path)
+    depths_m = [np.load(path) for path in (tmp_path / "tutorial-out" / "depth").glob("*.depth.npy")]
+    assert [depth_m.shape for depth_m in depths_m] == [(96, 128)] * 32
+    for report in ("samples", "evaluation"):
+        assert (tmp_path / "tutorial-out" / report / "report.html").is_file()
+
+
+def run_command(block: Block, line: str, shown: str, command_server, folder: Path) -> None:
+    """Runs a command, which must end well and print what the page shows."""
+    assert not set(line) & set("$*?|<>`;&"), f"{block.where}: this wants a shell: {line}"
+    _, script, *arguments = shlex.split(line)
+    done = command_server.run(Path(script).stem, *arguments, cwd=folder, env=without_mlflow_server())
+    result = last_json_line(done.stdout)
+    assert done.returncode == 0, f"{block.where}: {line}\n{done.stdout[-500:]}\n{done.stderr[-3000:]}"
+    assert result is not None
+    assert shown or line != block.lines[-1], f"{block.where}: the page does not show what it prints"
+    for key, value in re.findall(r'"([\w/]+)": ("[^"/.]+"|\d+(?![.\d])|null|\{\}|(?=[\[{"\d]))', shown):
+        assert key in all_keys(result), f"{line} prints no {key}"
+        if value and key in result:
+            assert result[key] == json.loads(value), f"{line}: {key} is {result[key]}, the page says {value}"
+
+
+def run_program(block: Block, folder: Path) -> None:
+    """Runs a Python program of a page, which must end well and print something."""
+    program = [sys.executable, "-W", "error::SyntaxWarning", "-c", block.text]
+    done = subprocess.run(program, cwd=folder, capture_output=True, text=True, env=without_mlflow_server(), timeout=300)
+    assert done.returncode == 0, f"{block.where}\n{done.stderr[-3000:]}"
+    assert done.stdout, block.where
+
+
+def all_keys(result: dict) -> set[str]:
+    """Keys at any depth."""
+    inner = [all_keys(value) for value in result.values() if isinstance(value, dict)]
+    return set(result).union(*inner)
+
+
+def without_mlflow_server() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}

@@ -27,3 +27,14 @@ def serving_s3():
         finally:
             server.stop()
             s3fs.S3FileSystem.clear_instance_cache()
+
+
+@contextlib.contextmanager
+def serving_bucket(name):
+    """A client of such a server, with one bucket, that remembers no listing."""
+    with serving_s3():
+        import s3fs
+
+        client = s3fs.S3FileSystem(use_listings_cache=False)
+        client.mkdir(name)
+        yield client

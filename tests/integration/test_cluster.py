@@ -18,6 +18,7 @@ from depthflow.command import last_json_line
 from depthflow.diode.synthetic import synthesize
 from depthflow.samples.store import open_store
 from tests.mlflow_server import MlflowServer
+from tests.object_store import serving_bucket
 from tests.ray_nodes import RayNodes
 
 pytestmark = [pytest.mark.nodes, pytest.mark.slow]
@@ -67,10 +68,8 @@ class Cluster:
 
 
 @pytest.fixture(scope="module")
-def bucket(serving) -> Iterator[fsspec.AbstractFileSystem]:
-    with serving():
-        files = fsspec.filesystem("s3")
-        files.mkdir("bucket")
+def bucket() -> Iterator[fsspec.AbstractFileSystem]:
+    with serving_bucket("bucket") as files:
         yield files
 
 
@@ -154,7 +153,6 @@ def test_a_node_is_lost_in_the_middle_of_training(cluster, bucket):
     cluster.nodes.start("train", num_cpus=3, role="train")
     trained = cluster.end(submitted)
     assert trained["model_uri"] == "models:/survivor/1" and trained["unlogged"] == 0
-    bucket.invalidate_cache()
     last = json.loads(bucket.cat_file(max(bucket.glob(manifests))))
     assert last["position"]["epoch"] == EPOCHS and last["steps_done"] == EPOCHS * 3
 
@@ -165,4 +163,3 @@ def wait_until_there(bucket: fsspec.AbstractFileSystem, pattern: str, submitted:
         assert submitted.poll() is None, submitted.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.2)
-        bucket.invalidate_cache()  # s3fs remembers what it listed.

@@ -12,7 +12,6 @@ from dataclasses import replace
 
 import pytest
 import ray
-import s3fs
 from mlflow import MlflowClient
 from ray.cluster_utils import Cluster
 from ray.util.state import list_actors, list_tasks
@@ -28,6 +27,7 @@ from depthflow.samples.preprocess import preprocess
 from depthflow.samples.store import open_store
 from depthflow.training.job import open_job
 from depthflow.training.trainer import train
+from tests.object_store import serving_bucket
 
 pytestmark = pytest.mark.nodes
 
@@ -39,11 +39,9 @@ PATIENCE_S = 400
 
 
 @pytest.fixture(scope="module")
-def bucket(serving):
+def bucket():
     """The client of an S3 server, which processes that are started from now on find in their environment, too."""
-    with serving():
-        client = s3fs.S3FileSystem(use_listings_cache=False)
-        client.mkdir(BUCKET)
+    with serving_bucket(BUCKET) as client:
         yield client
 
 

@@ -1,6 +1,5 @@
 """Small trees of real files, and stores made of them without Ray."""
 
-import contextlib
 import tarfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,14 +9,7 @@ import numpy as np
 import pytest
 
 from depthflow.config import PreprocessConfig
-from depthflow.diode.archive import archive_identity, is_archive
-from depthflow.samples.finish import finish_store
-from depthflow.samples.preprocess import content_config, plan_store, sample_layout, shard_maker, source_splits
-from depthflow.samples.shard import make_shard
-from depthflow.samples.sources import account_for, list_source
-from depthflow.samples.staging import list_archive, stage_segment
-from depthflow.samples.store import open_store
-from depthflow.storage.files import open_files
+from tests.stores import make_store
 
 HEIGHT, WIDTH = 6, 8
 
@@ -65,41 +57,14 @@ def write_tree(root, splits):
 
 
 def write_store(out, *sources, **changes):
-    """What preprocess.py does, archives included, without its lock and without Ray."""
-    config = config_of(out, *sources, **changes)
-    files = open_files(config.out)
-    identities = {source: archive_identity(source) for source in config.source if is_archive(source)}
-    for archive, identity in identities.items():
-        list_archive(archive, identity, files, threads=2, progress=lambda name, done: None)
-    splits = source_splits(config)
-    listed = [list_source(source, splits, files, identities) for source in config.source]
-    cameras = {source.location: source.camera for source in listed}
-    layout = sample_layout(config)
-    shards, segments = plan_store(config, listed, identities)
-    for segment in segments:
-        stage_segment(segment, files=files, layout=layout, camera=cameras[segment.archive], watch=unwatched)
-    make = shard_maker(layout, cameras, files)
-    records = [make_shard(plan, files=files, layout=layout, make=make, watch=unwatched) for plan in shards]
-    records.sort(key=lambda record: record.path)
-    finish_store(
-        files,
-        records,
-        account_for(listed, splits),
-        settings=content_config(config),
-        origin={"sources": list(config.source), "archives": sorted(identities.values())},
-    )
-    return open_store(config.out)
+    """A store of these sources, archives among them."""
+    return make_store(config_of(out, *sources, **changes))
 
 
 def config_of(out, *sources, **changes):
     """The configuration of a store at the source's size."""
     defaults = {"source": tuple(map(str, sources)), "out": str(out), "height": HEIGHT, "width": WIDTH}
     return PreprocessConfig(**{**defaults, **changes})
-
-
-def unwatched(planned):
-    """For what wants to report what it is at."""
-    return contextlib.nullcontext()
 
 
 def write_archive(path, tree):

@@ -1,7 +1,5 @@
 """A disk that refuses a write: told with what to do, nothing half-written is left, and the next run goes on."""
 
-import contextlib
-import resource
 import subprocess
 import sys
 import tempfile
@@ -11,20 +9,10 @@ import pytest
 
 from depthflow.errors import StoreError
 from depthflow.storage.files import open_files
+from tests.full_disk import files_at_most
 
 SPLITS = {"train": {"00001_00001_indoors": 80}, "val": {"00002_00001_outdoor": 5}}
 TOLD = r"cannot be written: File too large\. Free space, or raise the quota, and run the same command again: it goes on"
-
-
-@contextlib.contextmanager
-def files_at_most(size_bytes):
-    """Has the kernel refuse to let any file of this process grow beyond a size."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def files_in(root, pattern="*"):

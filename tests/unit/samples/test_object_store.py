@@ -28,6 +28,7 @@ from depthflow.samples.staging import list_archive
 from depthflow.samples.store import open_store
 from depthflow.storage.files import open_files
 from depthflow.storage.lock import object_lock
+from tests.object_store import serving_bucket
 
 BUCKET = "depth"
 SPLITS = {"train": {"00001_00001_indoors": 5, "00002_00001_outdoor": 3}, "val": {"00003_00001_indoors": 3}}
@@ -35,11 +36,9 @@ HEARTBEAT_S, LEASE_S = 0.1, 1.5
 
 
 @pytest.fixture(scope="module")
-def s3(serving):
+def s3():
     """The client of a server that holds one bucket."""
-    with serving():
-        client = s3fs.S3FileSystem(use_listings_cache=False)
-        client.mkdir(BUCKET)
+    with serving_bucket(BUCKET) as client:
         yield client
 
 

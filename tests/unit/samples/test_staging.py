@@ -38,14 +38,11 @@ from depthflow.samples.staging import (
     with_pieces,
 )
 from depthflow.storage.files import open_files
+from tests.stores import unwatched
 
 SCAN = "00001_00001_indoors"
 TREE = {SCAN: 20, "00001_00002_indoors": 10}
 LAYOUT = SampleLayout(height=4, width=5, edge_relative_jump=0.1, edge_radius_px=1)
-
-
-def unwatched(planned):
-    return nullcontext()
 
 
 # --- segments ---

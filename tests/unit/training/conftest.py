@@ -1,19 +1,12 @@
 """A small store of real files, and a network of two convolutions: what is tested here does not depend on its size."""
 
-import contextlib
-
 import keras
 import numpy as np
 import pytest
 
 from depthflow.config import PreprocessConfig
-from depthflow.samples.finish import finish_store
-from depthflow.samples.preprocess import content_config, plan_store, sample_layout, shard_maker, source_splits
-from depthflow.samples.shard import make_shard
-from depthflow.samples.sources import account_for, list_source
-from depthflow.samples.store import open_store
-from depthflow.storage.files import open_files
 from depthflow.training.collective import WorkerGroup
+from tests.stores import make_store
 
 SIZE = 32
 TRAIN_SAMPLES, VAL_SAMPLES = 22, 3
@@ -86,29 +79,7 @@ def real_store(tmp_path_factory, write_triplet):
             valid_fraction=fraction,
         )
     config = PreprocessConfig(source=(str(root / "tree"),), out=str(root / "store"), height=SIZE, width=SIZE)
-    return _store_of(config)
-
-
-def _store_of(config):
-    """What preprocess.py makes of a tree, without Ray."""
-    files, splits, layout = open_files(config.out), source_splits(config), sample_layout(config)
-    listed = [list_source(source, splits, files, {}) for source in config.source]
-    shards, _ = plan_store(config, listed, {})
-    make = shard_maker(layout, {source.location: source.camera for source in listed}, files)
-    records = [make_shard(plan, files=files, layout=layout, make=make, watch=_unwatched) for plan in shards]
-    records.sort(key=lambda record: record.path)
-    finish_store(
-        files,
-        records,
-        account_for(listed, splits),
-        settings=content_config(config),
-        origin={"sources": list(config.source), "archives": []},
-    )
-    return open_store(config.out)
-
-
-def _unwatched(planned):
-    return contextlib.nullcontext()
+    return make_store(config)
 
 
 @pytest.fixture(scope="session")

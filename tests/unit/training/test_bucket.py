@@ -20,16 +20,15 @@ from depthflow.training.checkpoint import MANIFEST_FILE, MODEL_FILE, Progress, S
 from depthflow.training.job import open_job
 from depthflow.training.kept_checkpoints import BucketCheckpoints, open_checkpoints
 from depthflow.training.saver import CheckpointSaver
+from tests.object_store import serving_bucket
 
 BUCKET = "jobs"
 
 
 @pytest.fixture(scope="module")
-def s3(serving):
+def s3():
     """The client of a server that holds one bucket."""
-    with serving():
-        client = s3fs.S3FileSystem(use_listings_cache=False)
-        client.mkdir(BUCKET)
+    with serving_bucket(BUCKET) as client:
         yield client
 
 

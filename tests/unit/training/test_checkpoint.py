@@ -3,7 +3,6 @@
 import contextlib
 import json
 import math
-import resource
 import shutil
 from dataclasses import replace
 
@@ -39,6 +38,7 @@ from depthflow.training.checkpoint import (
 from depthflow.training.feed import TrainingBatch
 from depthflow.training.optimizer import build_optimizer
 from depthflow.training.trainee import Trainee
+from tests.full_disk import files_at_most
 
 STEPS = 6
 RECIPE = replace(
@@ -530,17 +530,6 @@ def test_an_annotation_takes_the_place_of_the_manifest(tmp_path):
     annotate_checkpoint(tmp_path, PROGRESS)
     assert read_progress(folder) == PROGRESS
     assert {path.name for path in folder.iterdir()} == {MODEL_FILE, OPTIMIZER_FILE, MANIFEST_FILE}
-
-
-@contextlib.contextmanager
-def files_at_most(size_bytes):
-    """Has the kernel refuse to let any file of this process grow beyond a size."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_an_annotation_that_does_not_fit_leaves_the_manifest(tmp_path):

@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,9 +11,9 @@ import numpy as np
 
 from depthflow.cluster.session import ray_session
 from depthflow.command import run_command
-from depthflow.config import EvaluateConfig
 from depthflow.evaluation.evaluate import Evaluation, Evaluator
-from depthflow.evaluation.protocols import Protocol, ProtocolFlag, check_output, find_protocol, rows_of
+from depthflow.evaluation.flags import EvaluateFlags
+from depthflow.evaluation.protocols import Protocol, check_output, find_protocol, rows_of
 from depthflow.evaluation.report import shown_rows, write_evaluation
 from depthflow.inference.named_model import NamedModel, find_models
 from depthflow.inference.predictor import ConstantPredictor
@@ -25,13 +24,6 @@ from depthflow.registry.versions import tag_version
 from depthflow.samples.store import SampleStore, open_store
 
 MODEL, BASELINE = "model", "mean_depth"
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluateFlags(EvaluateConfig):
-    """A model's figures under a named protocol, beside the mean-depth baseline's."""
-
-    protocol: ProtocolFlag = EvaluateConfig.protocol
 
 
 def main(config: EvaluateFlags) -> dict[str, Any]:
@@ -82,7 +74,7 @@ def main(config: EvaluateFlags) -> dict[str, Any]:
 
 
 def _evaluate(
-    models: Mapping[str, NamedModel], config: EvaluateConfig, *, protocol: Protocol, store: SampleStore
+    models: Mapping[str, NamedModel], config: EvaluateFlags, *, protocol: Protocol, store: SampleStore
 ) -> tuple[dict[str, Evaluation], dict[str, dict[int, np.ndarray]]]:
     """Figures of all, the model's first, and the predictions that the report shows; one pass an interpreter."""
     evaluations: dict[str, Evaluation] = {}

@@ -3,16 +3,14 @@
 import re
 import sys
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Any
 
 from depthflow.cluster.session import ray_session
 from depthflow.command import run_command
-from depthflow.config import PredictConfig
-from depthflow.config.explained import explained
 from depthflow.errors import RegistryError
 from depthflow.inference.comparison import draw_comparisons
+from depthflow.inference.flags import PredictFlags
 from depthflow.inference.formats import FORMATS
 from depthflow.inference.named_model import NamedModel, find_models
 from depthflow.inference.photographs import find_photographs
@@ -22,19 +20,6 @@ from depthflow.inference.writers import Lens
 from depthflow.models.interface import LoadPredictor
 from depthflow.observability.records import tell
 from depthflow.placement import cluster_room, plan_pool
-
-NAMED = {name: one for name, one in FORMATS.items() if not one.needs_lens}
-if TYPE_CHECKING:
-    FormatName = str
-else:
-    FormatName = Literal[tuple(NAMED)]
-
-
-@dataclass(frozen=True, kw_only=True)
-class PredictFlags(PredictConfig):
-    """Depth for photographs of any size."""
-
-    files: Annotated[tuple[FormatName, ...], explained("What to write of each.", NAMED)] = PredictConfig.files
 
 
 def main(config: PredictFlags) -> dict[str, Any]:
@@ -68,7 +53,7 @@ def main(config: PredictFlags) -> dict[str, Any]:
     }
 
 
-def _outputs(model: NamedModel, config: PredictConfig, *, is_first: bool) -> Outputs:
+def _outputs(model: NamedModel, config: PredictFlags, *, is_first: bool) -> Outputs:
     """What a model leaves of each photograph, and where.
 
     Raises:
@@ -95,7 +80,7 @@ def _outputs(model: NamedModel, config: PredictConfig, *, is_first: bool) -> Out
     )
 
 
-def _loader(model: NamedModel, config: PredictConfig) -> LoadPredictor:
+def _loader(model: NamedModel, config: PredictFlags) -> LoadPredictor:
     tile_px = config.tile_px
     if tile_px is None or model.output != "metres":
         return model.load

@@ -1,15 +1,14 @@
 """Promote the challenger if it is better, or roll back, or show the history."""
 
 import sys
-from dataclasses import dataclass
 from typing import Any
 
 from depthflow.cluster.session import ray_session
 from depthflow.command import run_command
-from depthflow.config import PromoteConfig
 from depthflow.errors import RegistryError
 from depthflow.evaluation.evaluate import Evaluation, Evaluator
-from depthflow.evaluation.protocols import ProtocolFlag, find_protocol
+from depthflow.evaluation.flags import PromoteFlags
+from depthflow.evaluation.protocols import find_protocol
 from depthflow.inference.predictor import ConstantPredictor, load_predictor
 from depthflow.models.interface import LoadPredictor
 from depthflow.placement import cluster_room, plan_pool
@@ -28,13 +27,6 @@ BASELINE = "the mean-depth baseline"
 _ALIAS = {True: "after it had moved the alias", False: "the alias not moved"}
 
 
-@dataclass(frozen=True, kw_only=True)
-class PromoteFlags(PromoteConfig):
-    """Champion against challenger, and the alias only if the challenger is better."""
-
-    protocol: ProtocolFlag = PromoteConfig.protocol
-
-
 def main(config: PromoteFlags) -> dict[str, Any]:
     """Decides, moves the alias champion, and says what was decided and why."""
     if config.history:
@@ -42,7 +34,7 @@ def main(config: PromoteFlags) -> dict[str, Any]:
     return _roll_back(config) if config.rollback else _challenge(config)
 
 
-def _history(config: PromoteConfig) -> dict[str, Any]:
+def _history(config: PromoteFlags) -> dict[str, Any]:
     rows = history(config.model_name, experiment=config.experiment)
     for row in rows:
         moved = f"{row['previous'] or 'none'} -> {row['champion'] or 'none'}"
@@ -52,14 +44,14 @@ def _history(config: PromoteConfig) -> dict[str, Any]:
     return {"model_name": config.model_name, "champion": champion.version if champion else None, "decisions": rows}
 
 
-def _roll_back(config: PromoteConfig) -> dict[str, Any]:
+def _roll_back(config: PromoteFlags) -> dict[str, Any]:
     champion = version_with_alias(config.model_name, CHAMPION)
     target = previous_champion(config.model_name, experiment=config.experiment)
     reasons = (config.reason or "rolled back by hand",)
     return _conclude(config, "rolled_back", target, champion.version if champion else None, reasons, {})
 
 
-def _challenge(config: PromoteConfig) -> dict[str, Any]:
+def _challenge(config: PromoteFlags) -> dict[str, Any]:
     challenger = resolve_model(f"models:/{config.model_name}@{CHALLENGER}")
     alias = version_with_alias(config.model_name, CHAMPION)
     champion = resolve_model(alias.uri) if alias else None
@@ -97,9 +89,7 @@ def _figures(candidate: Candidate) -> dict[str, Any]:
     return {name: value for name, value in vars(candidate).items() if name != "errors"}
 
 
-def _evaluate(
-    config: PromoteConfig, challenger: ResolvedModel, champion: ResolvedModel | None
-) -> dict[str, Evaluation]:
+def _evaluate(config: PromoteFlags, challenger: ResolvedModel, champion: ResolvedModel | None) -> dict[str, Evaluation]:
     """Both models, or the challenger and the mean-depth baseline, in one pass."""
     protocol, store = find_protocol(config.protocol), open_store(config.samples or "")
     baseline_depth_m = challenger.baseline_depth_m
@@ -134,7 +124,7 @@ def _candidate(label: str, evaluation: Evaluation) -> Candidate:
 
 
 def _conclude(
-    config: PromoteConfig,
+    config: PromoteFlags,
     decision: str,
     champion: str | None,
     previous: str | None,

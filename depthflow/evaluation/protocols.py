@@ -1,10 +1,9 @@
 """Protocols: each names all that moves a number. A figure without its protocol says nothing."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Literal
 
 import numpy as np
-import tyro
 
 from depthflow.errors import ProtocolError
 from depthflow.evaluation.alignment import affine_aligned, median_aligned
@@ -63,66 +62,56 @@ class Protocol:
         return pred if self.cap_m is None else np.minimum(pred, self.cap_m)
 
 
-PROTOCOLS = {
-    protocol.name: protocol
-    for protocol in (
-        Protocol(
-            name="devkit",
-            description=(
-                "DIODE's official devkit: ground truth at the source's resolution, all valid pixels, no cap, no crop, "
-                "no alignment; per image, then the mean over images that have a valid pixel."
-            ),
+NAMED = (
+    Protocol(
+        name="devkit",
+        description=(
+            "DIODE's official devkit: ground truth at the source's resolution, all valid pixels, no cap, no crop, "
+            "no alignment; per image, then the mean over images that have a valid pixel."
         ),
-        Protocol(
-            name="devkit-clean",
-            description=(
-                "As devkit, without pixels at depth edges, where the laser returns depths that belong to neither side."
-            ),
-            without_edges=True,
-        ),
-        Protocol(
-            name="indoor-10m",
-            description="As devkit, indoors only; truth beyond 10 m is left out and predictions are cut to 10 m.",
-            scene_type="indoors",
-            cap_m=10.0,
-        ),
-        Protocol(
-            name="outdoor-80m",
-            description="As devkit, outdoor only; truth beyond 80 m is left out and predictions are cut to 80 m.",
-            scene_type="outdoor",
-            cap_m=80.0,
-        ),
-        Protocol(
-            name="median",
-            description="As devkit, after each prediction is scaled so that its median is the truth's.",
-            alignment="median",
-        ),
-        Protocol(
-            name="affine",
-            description=(
-                "As devkit, after scale and shift are fitted to each image's truth by least squares in the model's own "
-                "space: log-depth for metric models, inverse depth for relative ones. Says nothing of metres."
-            ),
-            alignment="affine",
-        ),
-        Protocol(
-            name="stored",
-            description=(
-                "As devkit, but at the store's own resolution: what training computes after each epoch. Figures at "
-                "different resolutions cannot be compared."
-            ),
-            at_source_resolution=False,
-        ),
-    )
-}
-
-ProtocolFlag = Annotated[
-    str,
-    tyro.conf.arg(
-        help=f"Names all that moves a number: mask, cap, alignment, resolution. One of: {', '.join(PROTOCOLS)}."
     ),
-]
-"""For --help; `find_protocol` refuses other names."""
+    Protocol(
+        name="devkit-clean",
+        description=(
+            "As devkit, without pixels at depth edges, where the laser returns depths that belong to neither side."
+        ),
+        without_edges=True,
+    ),
+    Protocol(
+        name="indoor-10m",
+        description="As devkit, indoors only; truth beyond 10 m is left out and predictions are cut to 10 m.",
+        scene_type="indoors",
+        cap_m=10.0,
+    ),
+    Protocol(
+        name="outdoor-80m",
+        description="As devkit, outdoor only; truth beyond 80 m is left out and predictions are cut to 80 m.",
+        scene_type="outdoor",
+        cap_m=80.0,
+    ),
+    Protocol(
+        name="median",
+        description="As devkit, after each prediction is scaled so that its median is the truth's.",
+        alignment="median",
+    ),
+    Protocol(
+        name="affine",
+        description=(
+            "As devkit, after scale and shift are fitted to each image's truth by least squares in the model's own "
+            "space: log-depth for metric models, inverse depth for relative ones. Says nothing of metres."
+        ),
+        alignment="affine",
+    ),
+    Protocol(
+        name="stored",
+        description=(
+            "As devkit, but at the store's own resolution: what training computes after each epoch. Figures at "
+            "different resolutions cannot be compared."
+        ),
+        at_source_resolution=False,
+    ),
+)
+PROTOCOLS = {protocol.name: protocol for protocol in NAMED}
 
 
 def find_protocol(name: str) -> Protocol:

@@ -34,7 +34,7 @@ NEEDS = {
     "your photographs",
 }
 """What blocks of commands may need; a new need is seen in review."""
-OTHERS_FLAGS = {"--allowed-hosts", "--help"}
+OTHERS_FLAGS = {"--allowed-hosts", "--directory", "--help"}
 """Flags in running text that stand for no field of a dataclass."""
 
 

@@ -119,7 +119,7 @@ def rate_on_nodes(tree: str, work: str, shard_mib: int, cpus: tuple[int, ...]) -
     for number in cpus:
         cluster.add_node(num_cpus=number)
     cluster.wait_for_nodes()
-    os.environ["RAY_ADDRESS"] = cluster.address
+    os.environ["RAY_ADDRESS"] = str(cluster.address)
     try:
         with ray_session():
             return ray_rate(tree, work=work, shard_mib=shard_mib, cpus=sum(cpus))

@@ -105,7 +105,9 @@ def main(benchmark: Benchmark) -> dict[str, Any]:
 
 def tutorial_sample(rgb: str, depth: str, mask: str) -> tuple[np.ndarray, np.ndarray]:
     """What the tutorial's data loader does for one sample: (256, 256, 3) float32 in [0, 1] and (256, 256) log-depth."""
-    image = cv2.cvtColor(cv2.imread(rgb), cv2.COLOR_BGR2RGB)
+    bgr = cv2.imread(rgb)
+    assert bgr is not None
+    image = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
     image = cv2.resize(image, (256, 256)).astype(np.float32) / 255.0
     depth_m = np.load(depth).squeeze()
     valid_mask = np.load(mask) > 0

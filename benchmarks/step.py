@@ -13,6 +13,9 @@ is a lower bound. The peak is measured by square matrix products in the step's o
 name, the data sheet's is given, too. Weights are random: they cost nothing. The last line on stdout is one JSON object.
 """
 
+# A layer that is built has a kernel.
+# pyright: reportOptionalMemberAccess=false
+
 import json
 import os
 import statistics
@@ -189,7 +192,7 @@ def _tensorflow(recipe: Recipe, benchmark: Benchmark) -> tuple[Callable[[], None
 
 
 def _jax(recipe: Recipe, benchmark: Benchmark) -> tuple[Callable[[], None], float, str, str]:
-    import jax
+    import jax  # pyright: ignore[reportMissingImports]
 
     from depthflow.models.losses import Loss
 
@@ -237,7 +240,7 @@ def _measured_peak(backend: str, dtype: str, kind: str) -> float:
     side = MATRIX_SIDE[kind]
     arithmetic = dtype.removeprefix("mixed_")
     if backend == "jax":
-        import jax
+        import jax  # pyright: ignore[reportMissingImports]
 
         a = jax.numpy.ones((side, side), arithmetic)
         product = jax.jit(jax.numpy.matmul)

@@ -174,6 +174,7 @@ def _loop(side: Side, ready: Any) -> Figures:
     from depthflow.samples.epoch import batch_sizes
     from depthflow.samples.reader import SplitReader
     from depthflow.training.collective import WorkerGroup
+    from depthflow.training.kept_checkpoints import DiskCheckpoints
     from depthflow.training.loop import TrainingLoop
     from depthflow.training.saver import CheckpointSaver
     from depthflow.training.trainee import Trainee
@@ -197,7 +198,7 @@ def _loop(side: Side, ready: Any) -> Figures:
             steps_per_epoch=steps_per_epoch,
             validator=Validator(trainee.model, SplitReader(store, "val"), group, max_batch_size=8),
             watchdog=Watchdog(600.0),
-            saver=CheckpointSaver(Path(folder), keep=1) if side.rank == 0 else None,
+            saver=CheckpointSaver(DiskCheckpoints(Path(folder)), keep=1) if side.rank == 0 else None,
             spool=recorder,
             monitor=None,
             checkpoint_every_steps=None,
@@ -238,7 +239,7 @@ def _fit(side: Side, ready: Any) -> Figures:
 
     def masked(y_true: Any, y_pred: Any) -> Any:
         valid = y_true[..., 1] > 0
-        grey = tf.zeros((tf.shape(y_true)[0], 1, 1, 3), tf.uint8)
+        grey: Any = tf.zeros((tf.shape(y_true)[0], 1, 1, 3), tf.uint8)
         sums = loss.sums([y_pred[..., 0]], log_depth=y_true[..., 0], valid_mask=valid, rgb=grey)
         return loss.value(sums, loss.counts(valid))
 
@@ -258,12 +259,11 @@ def _fit(side: Side, ready: Any) -> Figures:
     optimizer = build_optimizer(
         recipe, total_steps=recipe.epochs * steps, steps_per_epoch=steps, encoder=encoder_variables(model)
     )
-    model.compile(optimizer=optimizer, loss=masked, jit_compile=False)
+    model.compile(optimizer=optimizer, loss=masked, jit_compile=False)  # pyright: ignore[reportArgumentType]
     clock = Clock()
     ready.wait()
-    model.fit(
-        samples.rgb, truth, batch_size=recipe.global_batch_size, epochs=recipe.epochs, callbacks=[clock], verbose=0
-    )
+    passes: Any = {"batch_size": recipe.global_batch_size, "epochs": recipe.epochs, "verbose": 0}
+    model.fit(samples.rgb, truth, callbacks=[clock], **passes)
     return {
         "images_per_s": len(reader) / statistics.median(clock.seconds[1:]),
         "data_wait_fraction": 0.0,

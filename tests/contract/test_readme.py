@@ -29,4 +29,4 @@ def test_it_leads_to_every_part_of_the_documentation():
     for link in links:
         assert (ROOT / link).is_file(), link
     linked = {Path(link).parent.name for link in links}
-    assert linked == {"docs", "how-to", "explanation", "reference"}
+    assert {"docs", "how-to", "explanation", "reference"} <= linked

@@ -13,9 +13,6 @@ is a lower bound. The peak is measured by square matrix products in the step's o
 name, the data sheet's is given, too. Weights are random: they cost nothing. The last line on stdout is one JSON object.
 """
 
-# A layer that is built has a kernel.
-# pyright: reportOptionalMemberAccess=false
-
 import json
 import os
 import statistics
@@ -147,16 +144,12 @@ def forward_flops(model: Any, batch_size: int) -> tuple[float, float]:
 
     counts = []
     for layer in model.layers:
-        if isinstance(layer, keras.layers.DepthwiseConv2D):
-            kernel_height, kernel_width, channels, multiplier = layer.kernel.shape
-            _, height, width, _ = layer.output.shape
-            counts.append(2.0 * kernel_height * kernel_width * channels * multiplier * height * width)
-        elif isinstance(layer, keras.layers.Conv2D):
-            _, height, width, _ = layer.output.shape
-            counts.append(2.0 * np.prod(layer.kernel.shape) * height * width)
-        elif isinstance(layer, keras.layers.Dense):
-            positions = np.prod(list(layer.output.shape[1:-1]), initial=1.0)
-            counts.append(2.0 * np.prod(layer.kernel.shape) * positions)
+        if not isinstance(layer, keras.layers.DepthwiseConv2D | keras.layers.Conv2D | keras.layers.Dense):
+            continue
+        output: Any = layer.output
+        places = np.prod(list(output.shape[1:-1]), initial=1.0)
+        # A depthwise kernel is (height, width, channels, multiplier): an entry for each product at a place, too.
+        counts.append(2.0 * np.prod(list(layer.weights[0].shape)) * places)
     return batch_size * float(sum(counts)), batch_size * float(counts[0])
 
 

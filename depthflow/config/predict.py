@@ -23,7 +23,7 @@ class PredictConfig(PoolConfig):
     """Folder for the files and NAME.depth.json, which says what they were made of; a photograph that has them all, of
     the same model, is not predicted again."""
     files: tuple[str, ...] = ("npy", "png", "panel")
-    """Which files to write of each; the command says what there are."""
+    """Which files to write of each: names of `depthflow.inference.formats.FORMATS`."""
     point_cloud: bool = False
     """Write NAME.ply as well: a coloured point a pixel, metres; needs --fx and --fy, or --fov-deg."""
     fx: float | None = None

@@ -1,12 +1,11 @@
 """Flags of demo.py."""
 
-from dataclasses import dataclass
-
 from depthflow.config.checks import require_folder, require_positive
+from depthflow.config.flags import flags
 from depthflow.config.resources import RayConfig
 
 
-@dataclass(frozen=True, kw_only=True)
+@flags
 class DemoConfig(RayConfig):
     """The whole chain on a mini-DIODE, or on your own tree."""
 

@@ -1,15 +1,15 @@
 """Flags of doctor.py."""
 
-from dataclasses import dataclass
 from typing import Literal, get_args
 
 from depthflow.config.checks import require, require_positive
+from depthflow.config.flags import flags
 from depthflow.config.resources import RayConfig
 
 CheckName = Literal["plan", "versions", "storage", "disk", "mlflow", "proxies", "gpus", "all-reduce"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@flags
 class DoctorConfig(RayConfig):
     """What this machine, or the cluster that RAY_ADDRESS names, can and cannot do."""
 

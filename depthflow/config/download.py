@@ -1,13 +1,13 @@
 """Flags of download.py."""
 
 import re
-from dataclasses import dataclass
 
 from depthflow.config.checks import require, require_folder, require_positive
+from depthflow.config.flags import flags
 from depthflow.config.split import Split
 
 
-@dataclass(frozen=True, kw_only=True)
+@flags
 class DownloadConfig:
     """An official archive of DIODE, fetched and verified."""
 

@@ -1,13 +1,12 @@
 """Flags of evaluate.py."""
 
-from dataclasses import dataclass
-
 from depthflow.config.checks import require_folder
+from depthflow.config.flags import flags
 from depthflow.config.resources import PoolConfig
 from depthflow.config.split import Split
 
 
-@dataclass(frozen=True, kw_only=True)
+@flags
 class EvaluateConfig(PoolConfig):
     """A model's figures under a named protocol, beside the mean-depth baseline's."""
 

@@ -1,12 +1,11 @@
 """Flags of predict.py."""
 
-from dataclasses import dataclass
-
 from depthflow.config.checks import require, require_folder
+from depthflow.config.flags import flags
 from depthflow.config.resources import PoolConfig
 
 
-@dataclass(frozen=True, kw_only=True)
+@flags
 class PredictConfig(PoolConfig):
     """Depth for photographs of any size."""
 

@@ -1,13 +1,12 @@
 """Flags of preprocess.py."""
 
-from dataclasses import dataclass
-
 from depthflow.config.checks import require, require_positive
+from depthflow.config.flags import flags
 from depthflow.config.resources import RayConfig
 from depthflow.config.split import Split
 
 
-@dataclass(frozen=True, kw_only=True)
+@flags
 class PreprocessConfig(RayConfig):
     """Raw triplets to a Parquet sample store."""
 

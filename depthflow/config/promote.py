@@ -1,13 +1,12 @@
 """Flags of promote.py."""
 
-from dataclasses import dataclass
-
 from depthflow.config.checks import require
+from depthflow.config.flags import flags
 from depthflow.config.resources import PoolConfig
 from depthflow.config.split import Split
 
 
-@dataclass(frozen=True, kw_only=True)
+@flags
 class PromoteConfig(PoolConfig):
     """Champion against challenger, and the alias only if the challenger is better."""
 

@@ -1,13 +1,13 @@
 """Flags of train.py that move the result."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from depthflow.config.checks import require, require_known, require_positive
-from depthflow.config.explained import explained
+from depthflow.config.flags import explained, flags
 from depthflow.ingredients.augmentations import AUGMENTATIONS
 from depthflow.ingredients.encoders import ENCODERS
 from depthflow.ingredients.loss_terms import TERMS
@@ -22,7 +22,7 @@ NETWORK_STRIDE_PX = 32
 """The encoders halve the resolution five times, so a network's sides are multiples of this."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@flags
 class Recipe:
     """What is trained, and how: everything that moves the result, nothing about where it runs."""
 

@@ -1,11 +1,10 @@
 """What every command on Ray may be given of the machine."""
 
-from dataclasses import dataclass
-
 from depthflow.config.checks import require_positive
+from depthflow.config.flags import flags
 
 
-@dataclass(frozen=True, kw_only=True)
+@flags
 class RayConfig:
     """Of every command that runs on Ray."""
 
@@ -16,7 +15,7 @@ class RayConfig:
         require_positive(num_cpus=self.num_cpus)
 
 
-@dataclass(frozen=True, kw_only=True)
+@flags
 class PoolConfig(RayConfig):
     """Of every command that predicts."""
 

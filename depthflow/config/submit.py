@@ -1,20 +1,22 @@
 """Flags of submit.py."""
 
 import re
-from dataclasses import dataclass
 from typing import Annotated
 
 import tyro
 
 from depthflow.config.checks import require
+from depthflow.config.flags import flags
 
 
-@dataclass(frozen=True, kw_only=True)
+@flags
 class SubmitConfig:
     """A command of pipelines/ as a Ray job, with a preflight before it. Everything after the command's name is the
     command's; flags of submit.py itself come before it."""
 
-    command: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="COMMAND [ITS FLAGS]")]
+    command: Annotated[
+        tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="COMMAND [ITS FLAGS]", help_behavior_hint="")
+    ]
     """The command with its flags, as without submit.py: train diode --samples s3://bucket/store ..."""
     address: str | None = None
     """The cluster's job server. Default: RAY_API_SERVER_ADDRESS, else RAY_ADDRESS, else http://127.0.0.1:8265."""

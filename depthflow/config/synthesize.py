@@ -1,11 +1,10 @@
 """Flags of synthesize.py."""
 
-from dataclasses import dataclass
-
 from depthflow.config.checks import require, require_folder
+from depthflow.config.flags import flags
 
 
-@dataclass(frozen=True, kw_only=True)
+@flags
 class SynthesizeConfig:
     """A mini-DIODE: ray-cast rooms and streets with exact depth, in DIODE's layout."""
 

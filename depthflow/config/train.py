@@ -1,13 +1,13 @@
 """Flags of train.py that say where a recipe is trained."""
 
 import math
-from dataclasses import dataclass
 
 from depthflow.config.checks import require, require_folder, require_positive
+from depthflow.config.flags import flags
 from depthflow.config.resources import RayConfig
 
 
-@dataclass(frozen=True, kw_only=True)
+@flags
 class TrainJob(RayConfig):
     """Where a recipe is trained and what becomes of it."""
 

@@ -1,10 +1,9 @@
 """Flags of predict.py, with the formats that there are."""
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from depthflow.config import PredictConfig
-from depthflow.config.explained import explained
+from depthflow.config.flags import explained, flags
 from depthflow.inference.formats import FORMATS
 
 NAMED = {name: one for name, one in FORMATS.items() if not one.needs_lens}
@@ -14,7 +13,7 @@ else:
     FormatName = Literal[tuple(NAMED)]
 
 
-@dataclass(frozen=True, kw_only=True)
+@flags
 class PredictFlags(PredictConfig):
     """Depth for photographs of any size."""
 

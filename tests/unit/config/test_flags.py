@@ -69,8 +69,6 @@ def test_nothing_is_no_default_to_speak_of(help_of):
 
 
 def test_a_table_explains_its_names(help_of):
-    monkeypatch.setenv("COLUMNS", "200")
-
     class Entry:
         help = "the only one"
 

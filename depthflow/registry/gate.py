@@ -87,6 +87,29 @@ def decide(*, challenger: Candidate, champion: Candidate, policy: Policy) -> Dec
     Raises:
         RegistryError: if the two were not evaluated on the same protocol, store and samples.
     """
+    _refuse_incomparable(challenger, champion)
+    ids = sorted(challenger.errors)
+    improvement = paired_bootstrap(
+        np.array([challenger.errors[name] for name in ids]),
+        np.array([champion.errors[name] for name in ids]),
+        confidence=policy.confidence,
+    )
+    new, old = (candidate.figures["all"][PRIMARY_METRIC] for candidate in (challenger, champion))
+    comparison = f"{PRIMARY_METRIC} {new:.4f} of {challenger.label} against {old:.4f} of {champion.label}"
+    found = f"{improvement.estimate:.1%} lower, {improvement.low:.1%} to {improvement.high:.1%}"
+    against = [f"{challenger.label}: {problem}" for problem in challenger.problems]
+    if not (new < old and new <= old * (1 - policy.margin)):
+        against.append(f"{comparison}: not lower by the margin of {policy.margin:.1%}")
+    elif not improvement.low > 0:
+        against.append(f"{PRIMARY_METRIC} is {found} with confidence {policy.confidence:.0%}: it may be luck")
+    against += _where_worse(challenger, champion, tolerance=policy.tolerance)
+    against += _if_slow(challenger, champion, max_ratio=policy.max_latency_ratio)
+    if against:
+        return Decision(promote=False, reasons=tuple(against), improvement=improvement)
+    return Decision(promote=True, reasons=(f"{comparison}: {found}",), improvement=improvement)
+
+
+def _refuse_incomparable(challenger: Candidate, champion: Candidate) -> None:
     for name in ("protocol", "fingerprint", "samples"):
         ours, theirs = getattr(challenger, name), getattr(champion, name)
         if ours != theirs:
@@ -98,35 +121,30 @@ def decide(*, challenger: Candidate, champion: Candidate, policy: Policy) -> Dec
         raise RegistryError(
             f"{challenger.label} and {champion.label} were evaluated on different samples. Evaluate both in one run."
         )
-    against = [f"{challenger.label}: {problem}" for problem in challenger.problems]
-    new, old = (candidate.figures["all"][PRIMARY_METRIC] for candidate in (challenger, champion))
-    comparison = f"{PRIMARY_METRIC} {new:.4f} of {challenger.label} against {old:.4f} of {champion.label}"
-    ids = sorted(challenger.errors)
-    improvement = paired_bootstrap(
-        np.array([challenger.errors[name] for name in ids]),
-        np.array([champion.errors[name] for name in ids]),
-        confidence=policy.confidence,
-    )
-    found = f"{improvement.estimate:.1%} lower, {improvement.low:.1%} to {improvement.high:.1%}"
-    if not (new < old and new <= old * (1 - policy.margin)):
-        against.append(f"{comparison}: not lower by the margin of {policy.margin:.1%}")
-    elif not improvement.low > 0:
-        against.append(f"{PRIMARY_METRIC} is {found} with confidence {policy.confidence:.0%}: it may be luck")
+
+
+def _where_worse(challenger: Candidate, champion: Candidate, *, tolerance: float) -> list[str]:
+    """A reason for each scene type on which the challenger is worse than may be."""
+    reasons = []
     for scene_type in sorted(challenger.figures.keys() - {"all"}):
         ours, theirs = (c.figures[scene_type][PRIMARY_METRIC] for c in (challenger, champion))
-        if not math.isnan(theirs) and not ours <= theirs * (1 + policy.tolerance):
-            allowed = f"more than {policy.tolerance:.1%} over {theirs:.4f}"
-            against.append(f"{scene_type}: {PRIMARY_METRIC} {ours:.4f} is {allowed} of {champion.label}")
-    if challenger.image_ms and champion.image_ms:
-        ratio = challenger.image_ms / champion.image_ms
-        if ratio > policy.max_latency_ratio:
-            against.append(
-                f"an image takes {challenger.image_ms:.1f} ms, {ratio:.2f} times as long as with {champion.label}: "
-                f"more than {policy.max_latency_ratio:g} times"
-            )
-    if against:
-        return Decision(promote=False, reasons=tuple(against), improvement=improvement)
-    return Decision(promote=True, reasons=(f"{comparison}: {found}",), improvement=improvement)
+        if not math.isnan(theirs) and not ours <= theirs * (1 + tolerance):
+            allowed = f"more than {tolerance:.1%} over {theirs:.4f}"
+            reasons.append(f"{scene_type}: {PRIMARY_METRIC} {ours:.4f} is {allowed} of {champion.label}")
+    return reasons
+
+
+def _if_slow(challenger: Candidate, champion: Candidate, *, max_ratio: float) -> list[str]:
+    """The reason, if an image takes too long; none where one of the two was not timed."""
+    if not (challenger.image_ms and champion.image_ms):
+        return []
+    ratio = challenger.image_ms / champion.image_ms
+    if ratio <= max_ratio:
+        return []
+    return [
+        f"an image takes {challenger.image_ms:.1f} ms, {ratio:.2f} times as long as with {champion.label}: "
+        f"more than {max_ratio:g} times"
+    ]
 
 
 def paired_bootstrap(challenger: np.ndarray, champion: np.ndarray, *, confidence: float) -> Interval:

@@ -17,6 +17,9 @@ from depthflow.samples.shard import ShardRecord
 from depthflow.samples.store import ACCOUNTING, FORMAT, INDEX, MANIFEST, REJECTS, fingerprint
 from depthflow.storage.files import StoreFiles
 
+PACKAGES = ("depthflow", "ray", "pyarrow", "numpy", "opencv-python", "kornia-rs", "rapidgzip")
+"""Whose versions the manifest names."""
+
 
 def finish_store(
     files: StoreFiles,
@@ -53,24 +56,29 @@ def finish_store(
     _write_table(files, INDEX, index)
     _write_table(files, REJECTS, rejects.cast(REJECT_SCHEMA))
     _write_table(files, ACCOUNTING, pa.Table.from_pylist(accounting.rows()))
-    packages = ("depthflow", "ray", "pyarrow", "numpy", "opencv-python", "kornia-rs", "rapidgzip")
     manifest = {
         "format": FORMAT,
         "fingerprint": fingerprint(settings, index, rejects),
         "config": dict(settings),
         **origin,
-        "samples": index.num_rows,
-        "rejects": rejects.num_rows,
-        "counts": _counts(zip(index["split"].to_pylist(), index["scene_type"].to_pylist(), strict=True)),
-        "rejects_by_reason": dict(sorted(Counter(rejects["reason"].to_pylist()).items())),
+        **_contents(index, rejects),
         "accounting": accounting.summary(),
         "shards": [
             {"path": r.path, "rows": r.rows.num_rows, "bytes": r.file_bytes, "xxh3_128": r.file_xxh3} for r in records
         ],
-        "versions": {name: version(name) for name in packages},
+        "versions": {name: version(name) for name in PACKAGES},
         "written": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
     files.write(MANIFEST, json.dumps(manifest, indent=2).encode())
+
+
+def _contents(index: pa.Table, rejects: pa.Table) -> dict[str, Any]:
+    return {
+        "samples": index.num_rows,
+        "rejects": rejects.num_rows,
+        "counts": _counts(zip(index["split"].to_pylist(), index["scene_type"].to_pylist(), strict=True)),
+        "rejects_by_reason": dict(sorted(Counter(rejects["reason"].to_pylist()).items())),
+    }
 
 
 def _index_rows(record: ShardRecord) -> pa.Table:

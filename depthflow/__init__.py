@@ -1,3 +1,63 @@
-"""depthflow: from DIODE archives to a depth model in production, on Ray, Keras 3 and MLflow."""
+"""depthflow: from DIODE archives to a depth model in production, on Ray, Keras 3 and MLflow.
+
+What a program that uses the library needs can be imported from here. The other modules' names without an underscore are
+documented, too, and serve the commands.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from depthflow.config import Recipe
+    from depthflow.errors import DepthflowError
+    from depthflow.evaluation.protocols import PROTOCOLS, Protocol
+    from depthflow.inference.predictor import load_predictor
+    from depthflow.metrics import image_metrics, mean_over_images
+    from depthflow.models.losses import Loss
+    from depthflow.models.unet import build_unet
+    from depthflow.recipes import RECIPES
+    from depthflow.samples.planes import make_planes
+    from depthflow.samples.reader import SplitReader
+    from depthflow.samples.store import SampleStore, open_store
 
 __version__ = "0.1.0"
+__all__ = [
+    "PROTOCOLS",
+    "RECIPES",
+    "DepthflowError",
+    "Loss",
+    "Protocol",
+    "Recipe",
+    "SampleStore",
+    "SplitReader",
+    "build_unet",
+    "image_metrics",
+    "load_predictor",
+    "make_planes",
+    "mean_over_images",
+    "open_store",
+]
+
+_HOMES = {
+    "PROTOCOLS": "evaluation.protocols",
+    "RECIPES": "recipes",
+    "DepthflowError": "errors",
+    "Loss": "models.losses",
+    "Protocol": "evaluation.protocols",
+    "Recipe": "config",
+    "SampleStore": "samples.store",
+    "SplitReader": "samples.reader",
+    "build_unet": "models.unet",
+    "image_metrics": "metrics",
+    "load_predictor": "inference.predictor",
+    "make_planes": "samples.planes",
+    "mean_over_images": "metrics",
+    "open_store": "samples.store",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a name's module when the name is first asked for: Keras takes seconds, and most programs need a part."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'depthflow' has no attribute {name!r}")
+    return getattr(import_module(f"depthflow.{_HOMES[name]}"), name)

@@ -118,6 +118,13 @@ def test_reference_has_every_module(site):
     assert [name for name in documented if f'id="{name}"' not in pages] == []
 
 
+def test_reference_leads_to_what_a_program_imports(site):
+    page = text_of(site, "reference/library/index.html")
+    names = [name for name in depthflow.__all__ if not f"<code>{name}</code>" not in page]
+    assert len(depthflow.__all__) > 10
+    assert names == []
+
+
 def test_reference_says_what_the_docstrings_say(site):
     page = " ".join(text_of(site, "reference/library/training.html").split())
     first = (importlib.import_module("depthflow.training.task").__doc__ or "").split(".")[0]

@@ -31,7 +31,7 @@ check: venv ## Lint, format, types, import layers, spelling
 	$(BIN)/codespell
 
 docs: venv ## Build the documentation into site/, without a network
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo "$(CURDIR)/site/index.html"
 
 format: venv ## Rewrite the code as ruff formats it

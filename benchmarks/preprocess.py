@@ -1,4 +1,4 @@
-"""Preprocessing beside what a user would write instead, in one run; prints ratios and the README's capacity table.
+"""Preprocessing beside what a user would write instead, in one run; prints ratios and the capacity table.
 
     python benchmarks/preprocess.py --source TREE --archive TAR_GZ --work DIR
 

@@ -107,7 +107,7 @@ def nyu_cpu() -> Recipe:
     The encoder's batch normalisation keeps its ImageNet statistics, its weights a third of the rate; the decoder has a
     quarter of the tutorial's width and ends at half resolution; a zoom divides depth, as all frames are one camera's.
     Seen on 648 photographs of NYU Depth V2 at 128 x 160, 147 others held out: val abs_rel 0.180, delta1 0.719 after 51
-    minutes on two cores (docs/learning.md).
+    minutes on two cores (docs/explanation/learning.md).
     """
     return Recipe(
         name="nyu-cpu",

@@ -22,6 +22,7 @@ from depthflow.placement import cluster_room, plan_pool
 from depthflow.registry.runs import mlflow_run
 from depthflow.registry.versions import tag_version
 from depthflow.samples.store import SampleStore, open_store
+from depthflow.storage.files import open_files
 
 MODEL, BASELINE = "model", "mean_depth"
 
@@ -30,6 +31,7 @@ def main(config: EvaluateFlags) -> dict[str, Any]:
     """Computes the figures over every sample of the split, and logs them with a report to MLflow."""
     protocol, store = find_protocol(config.protocol), open_store(config.samples)
     rows_of(protocol, store, config.split)
+    out = open_files(config.out) if config.out else None
     models = dict(zip((MODEL, *config.compare), find_models([config.model, *config.compare]), strict=True))
     for named in models.values():
         check_output(protocol, named.output, model=named.uri)
@@ -46,10 +48,9 @@ def main(config: EvaluateFlags) -> dict[str, Any]:
             run_log.metrics({f"{prefix}/{name}": value for name, value in metrics.items() if value == value})
         run_log.metrics({f"{config.split}/samples": result.samples})
         with TemporaryDirectory() as scratch:
-            out = Path(config.out or scratch).absolute()
             titles = {MODEL: model.uri, BASELINE: "mean depth"}
             files = write_evaluation(
-                out,
+                Path(scratch),
                 {titles.get(name, name): found for name, found in evaluations.items()},
                 protocol=protocol,
                 store=store,
@@ -57,6 +58,8 @@ def main(config: EvaluateFlags) -> dict[str, Any]:
             )
             for file in files:
                 run_log.artifact(file, "evaluation")
+                if out is not None:
+                    out.write(file.name, file.read_bytes())
     if model.resolved is not None and model.resolved.version is not None:
         figures = {**facts, "samples": result.samples, "metrics": result.figures}
         tag_version(model.resolved.version, {f"figures.{protocol.name}": figures}, model.resolved.tracking_uri)
@@ -69,7 +72,7 @@ def main(config: EvaluateFlags) -> dict[str, Any]:
         "compared": {name: evaluations[name].figures for name in config.compare},
         "problems": result.problems,
         "run_id": run_log.run_id,
-        "files": [str(file) for file in files] if config.out else [],
+        "files": [f"{out.root}/{file.name}" for file in files] if out is not None else [],
     }
 
 

@@ -3,7 +3,6 @@
 import re
 import sys
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 from depthflow.cluster.session import ray_session
@@ -20,6 +19,7 @@ from depthflow.inference.writers import Lens
 from depthflow.models.interface import LoadPredictor
 from depthflow.observability.records import tell
 from depthflow.placement import cluster_room, plan_pool
+from depthflow.storage.files import open_files
 
 
 def main(config: PredictFlags) -> dict[str, Any]:
@@ -69,9 +69,9 @@ def _outputs(model: NamedModel, config: PredictFlags, *, is_first: bool) -> Outp
     unwritable = [kind for kind in kinds if model.output not in FORMATS[kind].endings]
     if unwritable:
         raise RegistryError(f"{model.uri} predicts {model.output}, which no {unwritable[0]} holds. See --files.")
-    out = Path(config.out).absolute()
+    out, own = open_files(config.out).root, re.sub(r"[^\w.-]+", "-", model.uri)
     return Outputs(
-        folder=str(out if is_first else out / re.sub(r"[^\w.-]+", "-", model.uri)),
+        folder=out if is_first else f"{out}/{own}",
         kinds=kinds,
         model=model.uri,
         output=model.output,

@@ -1,6 +1,5 @@
 """Flags of evaluate.py."""
 
-from depthflow.config.checks import require_folder
 from depthflow.config.flags import flags
 from depthflow.config.resources import PoolConfig
 from depthflow.config.split import Split
@@ -22,10 +21,6 @@ class EvaluateConfig(PoolConfig):
     split: Split = "val"
     """The split to evaluate."""
     out: str | None = None
-    """Folder for report.html and images.csv. Default: they go to the MLflow run alone."""
+    """Folder, s3:// or gs:// URI for report.html and images.csv. Default: they go to the MLflow run alone."""
     experiment: str = "depthflow"
     """MLflow experiment of the evaluation's run."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_folder(out=self.out)

@@ -1,6 +1,6 @@
 """Flags of predict.py."""
 
-from depthflow.config.checks import require, require_folder
+from depthflow.config.checks import require
 from depthflow.config.flags import flags
 from depthflow.config.resources import PoolConfig
 
@@ -19,8 +19,8 @@ class PredictConfig(PoolConfig):
     """Photographs, folders of them, patterns such as 'photos/**/*.jpg', s3:// or gs:// URIs of any of these (.jpg .jpeg
     .png .webp .bmp .tif .tiff)."""
     out: str
-    """Folder for the files and NAME.depth.json, which says what they were made of; a photograph that has them all, of
-    the same model, is not predicted again."""
+    """Folder, s3:// or gs:// URI for the files and NAME.depth.json, which says what they were made of; a photograph
+    that has them all, of the same model, is not predicted again."""
     files: tuple[str, ...] = ("npy", "png", "panel")
     """Which files to write of each: names of `depthflow.inference.formats.FORMATS`."""
     point_cloud: bool = False
@@ -36,7 +36,6 @@ class PredictConfig(PoolConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_folder(out=self.out)
         require(len(self.images) > 0, "--images needs at least one photograph or folder. Received: none")
         require(bool(self.files) or self.point_cloud, "--files needs at least one kind. Received: none")
         given = [self.fx is not None and self.fy is not None, self.fov_deg is not None]

@@ -1,7 +1,9 @@
 """Pictures of what several models make of the same photographs."""
 
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import ray
@@ -12,6 +14,7 @@ from depthflow.inference.photographs import read_photograph
 from depthflow.inference.predict import Outputs, output_names
 from depthflow.pictures.panels import DepthMap, draw_comparison
 from depthflow.placement import cluster_room, plan_data
+from depthflow.storage.files import open_files
 
 SUFFIX = "compare.png"
 
@@ -24,24 +27,26 @@ def draw_comparisons(paths: list[str], outputs: Sequence[Outputs]) -> list[str]:
         outputs: where each model's maps are; the pictures go to the first's folder. All must hold npy.
 
     Returns:
-        The pictures' paths.
+        The pictures' paths or URIs.
     """
 
     def draw(path: str, name: str) -> str:
+        folders = [open_files(one.folder) for one in outputs]
         files = [one.files(name)[one.kinds.index("npy")] for one in outputs]
-        if not all(Path(file).is_file() for file in files):
+        if not all(folder.exists(file) for folder, file in zip(folders, files, strict=True)):
             return ""
         rgb = read_photograph(path)
-        shrunken = [shrunk(rgb, np.load(file)) for file in files]
+        depths = (np.load(BytesIO(folder.read(file))) for folder, file in zip(folders, files, strict=True))
+        shrunken = [shrunk(rgb, depth) for depth in depths]
         maps = [
             DepthMap(title=one.model, depth_m=small, **DRAWN_AS[one.output])
             for one, (_, small) in zip(outputs, shrunken, strict=True)
         ]
-        picture = Path(outputs[0].folder) / f"{name}.{SUFFIX}"
-        scratch = picture.with_name(f".{picture.name}")
-        draw_comparison(scratch, rgb=shrunken[0][0], maps=maps)
-        scratch.rename(picture)
-        return str(picture)
+        picture = f"{name}.{SUFFIX}"
+        with TemporaryDirectory() as scratch:
+            draw_comparison(Path(scratch, picture), rgb=shrunken[0][0], maps=maps)
+            folders[0].write(picture, Path(scratch, picture).read_bytes())
+        return f"{folders[0].root}/{picture}"
 
     where = plan_data(**cluster_room()).label_selector
     task = ray.remote(num_cpus=1, label_selector=dict(where))(draw)

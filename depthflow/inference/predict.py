@@ -1,6 +1,7 @@
 """Photographs to depth files, with Ray Data and a pool of processes that load the model once."""
 
 import json
+import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -22,6 +23,7 @@ from depthflow.models.interface import LoadPredictor, Output
 from depthflow.observability.gauges import StageGauges
 from depthflow.placement import ANYWHERE
 from depthflow.progress import ProgressLine
+from depthflow.storage.files import open_files
 
 SIDECAR = "depth.json"
 """Taken away first and written last, so that it stands for the files it lists."""
@@ -39,7 +41,7 @@ class Outputs:
     """What is written of each photograph.
 
     Attributes:
-        folder: absolute.
+        folder: absolute, or an s3:// or gs:// URI.
         kinds: which files: names in `FORMATS`.
         model: the model's URI, for the sidecar.
         output: what it predicts.
@@ -55,13 +57,12 @@ class Outputs:
     settings: Mapping[str, Any]
 
     def files(self, name: str) -> list[str]:
-        """Absolute paths of a photograph's files."""
-        endings = (FORMATS[kind].endings[self.output] for kind in self.kinds)
-        return [str(Path(self.folder) / f"{name}.{ending}") for ending in endings]
+        """Names of a photograph's files in the folder."""
+        return [f"{name}.{FORMATS[kind].endings[self.output]}" for kind in self.kinds]
 
-    def sidecar(self, name: str) -> Path:
-        """The path of a photograph's sidecar."""
-        return Path(self.folder) / f"{name}.{SIDECAR}"
+    def locations(self, name: str) -> list[str]:
+        """Absolute paths or URIs of a photograph's files."""
+        return [f"{self.folder}/{file}" for file in self.files(name)]
 
     def facts(self, path: str) -> dict[str, Any]:
         """What a photograph's files depend on."""
@@ -77,12 +78,13 @@ class Outputs:
     def is_done(self, path: str, name: str) -> bool:
         """Whether an earlier run left all files of this photograph, as this run would make them."""
         try:
-            written = json.loads(self.sidecar(name).read_text())
+            folder = open_files(self.folder)
+            written = json.loads(folder.read(f"{name}.{SIDECAR}").to_pybytes())
             same = all(written.get(key) == value for key, value in self.facts(path).items())
             listed = {*self.kinds} <= {*written["files"]}
         except (OSError, ValueError, AttributeError, KeyError, TypeError):
             return False
-        return same and listed and all(Path(file).is_file() for file in self.files(name))
+        return same and listed and all(map(folder.exists, self.files(name)))
 
 
 class _Photograph(NamedTuple):
@@ -141,7 +143,7 @@ class PhotographPredictor:
         return [self._written(photograph, one) for photograph, one in zip(photographs, depth_m, strict=True)]
 
     def _written(self, photograph: _Photograph, depth_m: np.ndarray) -> dict[str, Any]:
-        """Writes a photograph's files beside their place, then renames them: none is ever seen half-written.
+        """Writes a photograph's files elsewhere, then commits them: none is ever seen half-written.
 
         What an earlier run left of it, of another model perhaps, goes: all files of a photograph are of one run.
         """
@@ -150,27 +152,29 @@ class PhotographPredictor:
             message = "the model predicts depths that are not finite and positive"
             return _reject(photograph.path, RejectError("insane_depth", message))
         prediction = Prediction(rgb=photograph.rgb, depth=depth_m, output=self._outputs.output, lens=self._outputs.lens)
-        out = Path(self._outputs.folder)
-        out.mkdir(parents=True, exist_ok=True)
-        files = self._outputs.files(photograph.name)
+        out, files = open_files(self._outputs.folder), self._outputs.files(photograph.name)
         facts = {**photograph.facts, "files": self._outputs.kinds}
-        with TemporaryDirectory(prefix=".tmp-", dir=out) as scratch:
-            folder = Path(scratch)
+        sidecar = f"{photograph.name}.{SIDECAR}"
+        with TemporaryDirectory() as scratch:
             for kind, file in zip(self._outputs.kinds, files, strict=True):
-                facts |= FORMATS[kind].write(folder / Path(file).name, prediction) or {}
-            sidecar = self._outputs.sidecar(photograph.name)
-            (folder / sidecar.name).write_text(json.dumps(facts))
-            sidecar.unlink(missing_ok=True)
-            for other in _possible_files(out, photograph.name) - {*map(Path, files)}:
-                other.unlink(missing_ok=True)
-            for file in [*files, str(sidecar)]:
-                (folder / Path(file).name).rename(file)
-        return {"path": photograph.path, "outputs": files, "reason": "", "message": ""}
+                facts |= FORMATS[kind].write(Path(scratch, file), prediction) or {}
+            out.unlink(sidecar)
+            for other in _possible_files(photograph.name) - {*files}:
+                out.unlink(other)
+            for file in files:
+                with Path(scratch, file).open("rb") as written, out.commit(file) as committed:
+                    shutil.copyfileobj(written, committed)
+        out.write(sidecar, json.dumps(facts).encode())
+        return _accept(photograph.path, self._outputs.locations(photograph.name))
 
 
-def _possible_files(folder: Path, name: str) -> set[Path]:
+def _possible_files(name: str) -> set[str]:
     """All that any run may leave of a photograph, its sidecar apart."""
-    return {folder / f"{name}.{ending}" for one in FORMATS.values() for ending in one.endings.values()}
+    return {f"{name}.{ending}" for one in FORMATS.values() for ending in one.endings.values()}
+
+
+def _accept(path: str, outputs: list[str]) -> dict[str, Any]:
+    return {"path": path, "outputs": outputs, "reason": "", "message": ""}
 
 
 def _reject(path: str, error: RejectError) -> dict[str, Any]:
@@ -205,7 +209,7 @@ def predict_photographs(
     named = [{"path": path, "name": name} for path, name in zip(paths, output_names(paths), strict=True)]
     is_done = {row["path"]: outputs.is_done(**row) for row in named}
     done = [
-        {"path": row["path"], "outputs": outputs.files(row["name"]), "reason": "", "message": "", "done_before": True}
+        {**_accept(row["path"], outputs.locations(row["name"])), "done_before": True}
         for row in named
         if is_done[row["path"]]
     ]

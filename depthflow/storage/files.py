@@ -237,7 +237,7 @@ def _told_if_full(what: str) -> Iterator[None]:
             raise
         raise StoreError(
             f"{what}: {os.strerror(error.errno)}. Free space, or raise the quota, and run the same command again: it "
-            "goes on from the shards that are done."
+            "goes on from what is done."
         ) from error
 
 

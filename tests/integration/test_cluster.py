@@ -103,7 +103,7 @@ def tree(bucket, tmp_path_factory) -> str:
     return "s3://bucket/tree"
 
 
-def test_the_whole_chain_as_jobs(cluster, tree, mlflow, bucket, tmp_path):
+def test_the_whole_chain_as_jobs(cluster, tree, mlflow, bucket):
     stored = cluster.run("preprocess", "--source", tree, "--out", "s3://bucket/samples", *SMALL)
     assert (stored["samples"], stored["rejects"], stored["job_status"]) == (48, 0, "SUCCEEDED")
     trained = cluster.run(
@@ -113,18 +113,19 @@ def test_the_whole_chain_as_jobs(cluster, tree, mlflow, bucket, tmp_path):
     assert trained["model_uri"] == "models:/depthflow/1" and trained["unlogged"] == 0
     assert bucket.glob("bucket/runs/*/checkpoints/step-*/checkpoint.json")
     pool = ("--model", "models:/depthflow@challenger", "--num-workers", 1)
-    evaluated = cluster.run("evaluate", *pool, "--samples", "s3://bucket/samples")
+    evaluated = cluster.run("evaluate", *pool, "--samples", "s3://bucket/samples", "--out", "s3://bucket/evaluation")
+    assert bucket.size("bucket/evaluation/report.html") > 100_000
     assert evaluated["samples"] == 24 and set(evaluated["metrics"]) == {"all", "indoors", "outdoor"}
     promoted = cluster.run("promote", "--samples", "s3://bucket/samples", "--force", "--reason", "two epochs are few")
     assert (promoted["decision"], promoted["champion"]) == ("forced", "1")
     predicted = cluster.run(
-        *("predict", "--model", "models:/depthflow@champion", "--images", f"{tree}/val/indoors", "--out", tmp_path),
-        *("--files", "npy", "--num-workers", 1),
+        *("predict", "--model", "models:/depthflow@champion", "--images", f"{tree}/val/indoors"),
+        *("--out", "s3://bucket/depth", "--files", "npy", "--num-workers", 1),
     )
-    assert predicted["images"] == 12 and len(list(tmp_path.rglob("*.npy"))) == 12
+    assert predicted["images"] == 12 and len(bucket.glob("bucket/depth/*.depth.npy")) == 12
 
 
-def test_a_node_is_lost_in_the_middle_of_preprocessing(cluster, tree, bucket, tmp_path):
+def test_a_node_is_lost_in_the_middle_of_preprocessing(cluster, tree, bucket):
     """The store is that of a run that nobody disturbed."""
     flags = ("--seed", 1, "--shard-mib", 1)
     undisturbed = cluster.run("preprocess", "--source", tree, "--out", "s3://bucket/whole", *SMALL, *flags)

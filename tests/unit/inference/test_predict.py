@@ -1,5 +1,6 @@
 """Names of output files, what is done already, and one process's work on photographs. Ray is not started."""
 
+import io
 import json
 import string
 from pathlib import Path
@@ -13,6 +14,7 @@ from PIL import Image
 from depthflow.inference.predict import Outputs, PhotographPredictor, output_names
 from depthflow.inference.predictor import ConstantPredictor
 from depthflow.inference.writers import Lens, read_png16
+from tests.object_store import serving_bucket
 
 parts = st.text(alphabet=string.ascii_lowercase[:2] + "._0", min_size=1, max_size=4).filter(
     lambda part: part not in (".", "..")
@@ -96,11 +98,31 @@ def test_writes_three_files_and_a_sidecar(tmp_path, photograph):
 def test_writes_what_is_asked_for_and_nothing_else(tmp_path, photograph, kinds):
     wanted = outputs(tmp_path / "out", kinds)
     [row] = predicted([photograph], wanted)
-    assert row["outputs"] == wanted.files("room") and len(row["outputs"]) == len(kinds)
+    assert row["outputs"] == wanted.locations("room") and len(row["outputs"]) == len(kinds)
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         *(Path(file).name for file in row["outputs"]),
         "room.depth.json",
     }
+
+
+def test_into_a_bucket(tmp_path, photograph):
+    """All files of a photograph, whole; the sidecar is last, and is what is asked whether it was done before."""
+    with serving_bucket("depth") as bucket:
+        wanted = outputs("s3://depth/out", ("npy", "png"))
+        assert not wanted.is_done(str(photograph), "room")
+        bucket.pipe("depth/out/room.panel.png", b"of an earlier run")
+        [row] = predicted([photograph], wanted)
+        assert row["outputs"] == ["s3://depth/out/room.depth.npy", "s3://depth/out/room.depth.png"]
+        assert set(bucket.ls("depth/out", detail=False)) == {
+            *(location.removeprefix("s3://") for location in row["outputs"]),
+            "depth/out/room.depth.json",
+        }
+        depth_m = np.load(io.BytesIO(bucket.cat_file("depth/out/room.depth.npy")))
+        np.testing.assert_array_equal(depth_m, np.full((40, 60), 2.5, np.float32))
+        assert wanted.is_done(str(photograph), "room")
+        bucket.rm("depth/out/room.depth.png")
+        assert not wanted.is_done(str(photograph), "room")
+    assert not list(tmp_path.glob("**/*.npy"))
 
 
 def test_photographs_of_many_sizes_in_one_batch(tmp_path):

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import ray
 
-import depthflow
 from depthflow.cluster.package import digest
 from depthflow.errors import StoreError
 from depthflow.registry.tracking import OneAttemptClient
@@ -88,9 +87,9 @@ def versions() -> dict[str, str]:
             found[package] = version(package)
         except PackageNotFoundError:
             found[package] = "missing"
-    root = Path(depthflow.__file__).parent
+    root = Path(__file__).parents[1]
     code = digest({path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*.py")})
-    return {**found, "depthflow": f"{depthflow.__version__} (code {code[:8]})"}
+    return {**found, "depthflow": f"code {code[:8]}"}
 
 
 def proxies() -> dict[str, str]:

@@ -15,7 +15,6 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
 
-import depthflow
 from depthflow.errors import RegistryError
 from depthflow.models.interface import NETWORK_ARTIFACT
 from depthflow.registry.runs import RunLog
@@ -83,7 +82,7 @@ def register_network(
             name="model",
             python_model=str(serving_code),
             artifacts={NETWORK_ARTIFACT: str(path)},
-            code_paths=[str(Path(depthflow.__file__).parent)],
+            code_paths=[str(Path(__file__).parents[1])],
             signature=SIGNATURE,
             input_example=input_example,
             pip_requirements=[f"{package}=={version(package)}" for package in SERVING_PACKAGES],

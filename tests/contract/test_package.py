@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+import depthflow
+
 ROOT = Path(__file__).resolve().parents[2]
 USE = """
 import sys, depthflow
@@ -44,6 +46,10 @@ def test_it_holds_the_package_its_data_and_its_types(wheel):
     assert {"depthflow/py.typed", "depthflow/diode/catalog.csv", "depthflow/pictures/page.html"} <= held
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "depthflow").rglob("*.py")}
     assert modules == {name for name in held if name.endswith(".py")}
+
+
+def test_it_is_of_the_version_that_it_says(wheel):
+    assert wheel.name.split("-")[1] == depthflow.__version__
 
 
 def test_it_works_without_its_checkout(wheel, tmp_path):

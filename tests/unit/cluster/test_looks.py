@@ -30,7 +30,7 @@ def test_a_location_that_was_made_stays_once_it_holds_something(tmp_path):
 def test_versions_name_what_runs():
     found = versions()
     assert found["python"] == platform.python_version()
-    assert found["ray"][0].isdigit() and found["depthflow"].startswith("0.1.0 (code ")
+    assert found["ray"][0].isdigit() and found["depthflow"].startswith("code ")
 
 
 def test_proxies_are_read_in_either_case(monkeypatch):

@@ -7,7 +7,7 @@ SOURCE ?=
 OUT ?= demo-out
 
 .DEFAULT_GOAL := help
-.PHONY: help venv depth-anything demo test test-nodes check docs format lock clean system-libraries
+.PHONY: help venv depth-anything demo test test-nodes coverage check docs format lock clean system-libraries
 
 help: ## Say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-14s %s\n", $$1, $$2}'
@@ -22,6 +22,9 @@ test: venv ## Run all tests but test-nodes, two files at a time
 
 test-nodes: venv ## Run the tests that start several Ray nodes, one after the other, on a machine that does nothing else
 	$(BIN)/python -m pytest -m nodes $(ARGS)
+
+coverage: venv ## Run the tests of make test, and say which lines of depthflow/ none of them reaches in its own process
+	$(MAKE) test ARGS="--cov=depthflow --cov-report=term-missing:skip-covered $(ARGS)"
 
 check: venv ## Lint, format, types, import layers, spelling
 	$(BIN)/ruff check .

@@ -18,12 +18,14 @@ import math
 import multiprocessing
 import os
 import resource
+import secrets
 import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -205,11 +207,12 @@ def local_head(folder: str) -> Iterator[dict[str, str]]:
     command = [ray, "start", "--head", "--block", f"--port={port}", f"--dashboard-port={api_port}", "--num-cpus=2"]
     command += [f"--temp-dir={folder}/ray", "--disable-usage-stats"]
     api = f"http://127.0.0.1:{api_port}"
+    environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     with Path(folder, "head.log").open("wb") as log:
-        head = subprocess.Popen(command, stdout=log, stderr=log)
+        head = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
     try:
         _wait_for(f"{api}/api/jobs/")
-        yield {**os.environ, "RAY_API_SERVER_ADDRESS": api}
+        yield {**environment, "RAY_API_SERVER_ADDRESS": api}
     finally:
         for process in (psutil.Process(head.pid), *psutil.Process(head.pid).children(recursive=True)):
             process.kill()
@@ -221,6 +224,8 @@ def _wait_for(url: str) -> None:
         try:
             with urllib.request.urlopen(url, timeout=5):
                 return
+        except urllib.error.HTTPError:
+            return  # It answers, be it that it wants the token.
         except OSError:
             time.sleep(0.2)
     raise RuntimeError(f"{url} does not answer")

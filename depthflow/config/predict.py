@@ -37,17 +37,24 @@ class PredictConfig(PoolConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(len(self.images) > 0, "--images needs at least one photograph or folder. Received: none")
-        require(bool(self.files) or self.point_cloud, "--files needs at least one kind. Received: none")
+        require(bool(self.files) or self.point_cloud, "--files needs at least one kind, npy say. Received: none")
         given = [self.fx is not None and self.fy is not None, self.fov_deg is not None]
         require(
             (sum(given) == 1) == self.point_cloud and (self.fx is None) == (self.fy is None),
-            "--point-cloud and either --fx and --fy or --fov-deg go together. Received: "
-            f"--point-cloud {self.point_cloud} --fx {self.fx} --fy {self.fy} --fov-deg {self.fov_deg}",
+            "--point-cloud needs the camera, --fx and --fy or else --fov-deg; without it none of these is used. "
+            f"Received: {self._camera_flags()}",
         )
         for name in ("fx", "fy"):
             value = getattr(self, name)
             require(value is None or value > 0, f"--{name} must be positive. Received: {value}")
         require(
-            self.fov_deg is None or 0 < self.fov_deg < 180, f"--fov-deg must be in (0, 180). Received: {self.fov_deg}"
+            self.fov_deg is None or 0 < self.fov_deg < 180,
+            f"--fov-deg must be above 0 and below 180. Received: {self.fov_deg}",
         )
         require(self.tile_px is None or self.tile_px >= 64, f"--tile-px must be 64 or more. Received: {self.tile_px}")
+
+    def _camera_flags(self) -> str:
+        """The flags of the camera and the point cloud as they were given."""
+        values = {"--fx": self.fx, "--fy": self.fy, "--fov-deg": self.fov_deg}
+        given = [f"{flag} {value:g}" for flag, value in values.items() if value is not None]
+        return " ".join(["--point-cloud"] * self.point_cloud + given)

@@ -55,8 +55,8 @@ class PreprocessConfig(RayConfig):
         require_positive(height=self.height, width=self.width, shard_mib=self.shard_mib)
         require(len(self.splits) > 0, "--splits needs at least one of: train, val. Received: none")
         for flag, values in (("--source", self.source), ("--splits", self.splits)):
-            require(len(set(values)) == len(values), f"{flag} names one of them twice. Received: {' '.join(values)}")
-        require(0 < self.val_fraction < 1, f"--val-fraction must be in (0, 1). Received: {self.val_fraction}")
+            require(len(set(values)) == len(values), f"{flag} takes each name once. Received: {' '.join(values)}")
+        require(0 < self.val_fraction < 1, f"--val-fraction must be above 0 and below 1. Received: {self.val_fraction}")
         require(
             self.edge_relative_jump > 0, f"--edge-relative-jump must be positive. Received: {self.edge_relative_jump}"
         )

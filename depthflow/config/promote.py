@@ -45,9 +45,10 @@ class PromoteConfig(PoolConfig):
         alone = [f"--{flag}" for flag in ("force", "rollback", "history") if getattr(self, flag)]
         require(len(alone) < 2, f"--force, --rollback and --history exclude each other. Received: {' '.join(alone)}")
         require(
-            self.rollback or self.history or bool(self.samples), "--samples is needed to compare models. Received: none"
+            self.rollback or self.history or bool(self.samples),
+            "--samples STORE is needed to compare models. Received: none",
         )
         require(self.margin >= 0, f"--margin must not be negative. Received: {self.margin}")
         require(self.tolerance >= 0, f"--tolerance must not be negative. Received: {self.tolerance}")
-        require(0 < self.confidence < 1, f"--confidence must be in (0, 1). Received: {self.confidence}")
+        require(0 < self.confidence < 1, f"--confidence must be above 0 and below 1. Received: {self.confidence}")
         require(self.max_latency_ratio > 0, f"--max-latency-ratio must be positive. Received: {self.max_latency_ratio}")

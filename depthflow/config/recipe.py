@@ -120,7 +120,8 @@ class Recipe:
             )
         require(
             3 <= len(self.decoder_filters) <= 5 and min(self.decoder_filters) >= 1,
-            f"--decoder-filters takes three to five numbers of at least 1. Received: {self.decoder_filters}",
+            f"--decoder-filters takes three to five numbers of at least 1. "
+            f"Received: {' '.join(map(str, self.decoder_filters))}",
         )
         require(
             self.bottleneck_filters >= 0,
@@ -138,21 +139,28 @@ class Recipe:
         require_known(encoder=([self.encoder], ENCODERS), loss=(terms, TERMS))
         require(
             len(terms) > 0 and len(set(terms)) == len(terms) and all(0 < w < math.inf for _, w in self.loss),
-            f"--loss takes terms, each once, with positive weights: l1 1 gradient 0.5. Received: {self.loss}",
+            f"--loss takes terms, each once, with positive weights: l1 1 gradient 0.5. Received: {_spelt(self.loss)}",
         )
         require(1 <= self.max_zoom <= 4, f"--max-zoom must be 1 to 4. Received: {self.max_zoom}")
-        require(0 <= self.colour_jitter < 1, f"--colour-jitter must be in [0, 1). Received: {self.colour_jitter}")
-        require(0 <= self.blur <= 1, f"--blur must be in [0, 1]. Received: {self.blur}")
+        require(
+            0 <= self.colour_jitter < 1,
+            f"--colour-jitter must be 0 or more and below 1. Received: {self.colour_jitter}",
+        )
+        require(0 <= self.blur <= 1, f"--blur must be 0 to 1. Received: {self.blur}")
         more = [name for name, _ in self.augment]
         require_known(augment=(more, AUGMENTATIONS))
         require(
             len(set(more)) == len(more) and all(0 < amount <= 1 for _, amount in self.augment),
-            f"--augment takes names, each once, with amounts above 0 and up to 1: gamma 0.3. Received: {self.augment}",
+            f"--augment takes names, each once, with amounts above 0 and up to 1: gamma 0.3. "
+            f"Received: {_spelt(self.augment)}",
         )
-        require(0 < self.encoder_rate <= 1, f"--encoder-rate must be in (0, 1]. Received: {self.encoder_rate}")
+        require(
+            0 < self.encoder_rate <= 1, f"--encoder-rate must be above 0 and at most 1. Received: {self.encoder_rate}"
+        )
         require(
             0 <= self.frozen_encoder_epochs < self.epochs,
-            f"--frozen-encoder-epochs must be 0 to --epochs - 1. Received: {self.frozen_encoder_epochs}",
+            f"--frozen-encoder-epochs must be 0 to {self.epochs - 1}, one less than --epochs. "
+            f"Received: {self.frozen_encoder_epochs}",
         )
         require(
             self.ema_momentum is None or 0 < self.ema_momentum < 1,
@@ -164,11 +172,13 @@ class Recipe:
         require(
             not (self.xla and synchronized),
             "--xla compiles no collectives, which synchronized batch normalisation needs: take --batch-norm frozen and "
-            f"--decoder-norm group or none. Received: {self.batch_norm}, {self.decoder_norm}",
+            "--decoder-norm group or none. "
+            f"Received: --batch-norm {self.batch_norm} --decoder-norm {self.decoder_norm}",
         )
         require(
             self.batch_norm != "frozen" or self.encoder_weights != "none",
-            "--batch-norm frozen keeps pre-trained statistics, so it needs --encoder-weights. Received: none",
+            "--batch-norm frozen keeps pre-trained statistics: pass --encoder-weights imagenet or a file, or "
+            "--batch-norm synchronized. Received: --encoder-weights none",
         )
         require(self.learning_rate > 0, f"--learning-rate must be positive. Received: {self.learning_rate}")
         require(self.weight_decay >= 0, f"--weight-decay must not be negative. Received: {self.weight_decay}")
@@ -184,3 +194,8 @@ class Recipe:
     def blank(self) -> "Recipe":
         """The same network with no pre-trained weights to load, for who fills in weights of their own."""
         return replace(self, encoder_weights="none", batch_norm="synchronized", xla=False)
+
+
+def _spelt(pairs: tuple[tuple[str, float], ...]) -> str:
+    """Names and numbers as the command line takes them: l1 1 gradient 0.5."""
+    return " ".join(f"{name} {number:g}" for name, number in pairs) or "none"

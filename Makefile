@@ -6,6 +6,8 @@ LOCK ?= requirements.lock
 SOURCE ?=
 OUT ?= demo-out
 
+PYTEST_IN_TWO = $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not nodes"
+
 .DEFAULT_GOAL := help
 .PHONY: help venv depth-anything demo test test-nodes coverage check docs format lock clean system-libraries
 
@@ -18,13 +20,13 @@ demo: venv ## Run the whole chain on a mini-DIODE, or with SOURCE=DIR on your ow
 	$(BIN)/python pipelines/demo.py --out "$(OUT)" $(if $(SOURCE),--source "$(SOURCE)")
 
 test: venv ## Run all tests but test-nodes, two files at a time
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not nodes" $(ARGS)
+	$(PYTEST_IN_TWO) $(ARGS)
 
 test-nodes: venv ## Run the tests that start several Ray nodes, one after the other, on a machine that does nothing else
 	$(BIN)/python -m pytest -m nodes $(ARGS)
 
 coverage: venv ## Run the tests of make test, and say which lines of depthflow/ none of them reaches in its own process
-	$(MAKE) test ARGS="--cov=depthflow --cov-report=term-missing:skip-covered $(ARGS)"
+	$(PYTEST_IN_TWO) --cov=depthflow --cov-report=term-missing:skip-covered $(ARGS)
 
 check: venv ## Lint, format, types, import layers, spelling
 	$(BIN)/ruff check .
@@ -52,7 +54,7 @@ lock: venv ## Resolve pyproject.toml anew into all lock files
 	$(RESOLVE) --extra depth-anything --constraints requirements.lock --output-file requirements-depth-anything.lock
 
 clean: ## Remove the environments and what the demo made
-	rm -rf .venv .venv-depth-anything demo-out
+	rm -rf .venv .venv-depth-anything demo-out tutorial-out site .coverage
 
 .venv/.installed: $(LOCK) pyproject.toml | system-libraries
 	$(call install,.venv,$(LOCK))

@@ -207,7 +207,12 @@ def local_head(folder: str) -> Iterator[dict[str, str]]:
     command = [ray, "start", "--head", "--block", f"--port={port}", f"--dashboard-port={api_port}", "--num-cpus=2"]
     command += [f"--temp-dir={folder}/ray", "--disable-usage-stats"]
     api = f"http://127.0.0.1:{api_port}"
-    environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",  # As where the environment is activated.
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+    }
     with Path(folder, "head.log").open("wb") as log:
         head = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
     try:
@@ -248,6 +253,8 @@ def first_line_s(out: str, environment: dict[str, str]) -> float:
         seconds = next((time.perf_counter() - started for line in lines if line.startswith(FIRST_WORD)), math.nan)
         for _ in lines:  # To its end, so that the next job meets an idle cluster.
             continue
+    if process.returncode:
+        raise RuntimeError(f"{' '.join(command)} ended with exit code {process.returncode}")
     return seconds
 
 

@@ -22,7 +22,8 @@ from depthflow.placement import cluster_room, plan_pool
 from depthflow.registry.runs import mlflow_run
 from depthflow.registry.versions import tag_version
 from depthflow.samples.store import SampleStore, open_store
-from depthflow.storage.files import open_files
+from depthflow.storage.files import open_output
+from depthflow.storage.location import absolute
 
 MODEL, BASELINE = "model", "mean_depth"
 
@@ -31,7 +32,7 @@ def main(config: EvaluateFlags) -> dict[str, Any]:
     """Computes the figures over every sample of the split, and logs them with a report to MLflow."""
     protocol, store = find_protocol(config.protocol), open_store(config.samples)
     rows_of(protocol, store, config.split)
-    out = open_files(config.out) if config.out else None
+    out = open_output(config.out) if config.out else None
     models = dict(zip((MODEL, *config.compare), find_models([config.model, *config.compare]), strict=True))
     for named in models.values():
         check_output(protocol, named.output, model=named.uri)
@@ -41,13 +42,13 @@ def main(config: EvaluateFlags) -> dict[str, Any]:
     result = evaluations[MODEL]
     facts = {"protocol": protocol.name, "fingerprint": store.fingerprint, "split": config.split, "model": model.uri}
     tags = {"depthflow.kind": "evaluate", **{f"depthflow.{name}": value for name, value in facts.items()}}
-    with mlflow_run(experiment=config.experiment, name=f"evaluate-{protocol.name}", tags=tags) as run_log:
-        run_log.samples(store)
-        for group, metrics in result.figures.items():
-            prefix = config.split if group == "all" else f"{config.split}/{group}"
-            run_log.metrics({f"{prefix}/{name}": value for name, value in metrics.items() if value == value})
-        run_log.metrics({f"{config.split}/samples": result.samples})
-        with TemporaryDirectory() as scratch:
+    with TemporaryDirectory() as scratch:
+        with mlflow_run(experiment=config.experiment, name=f"evaluate-{protocol.name}", tags=tags) as run_log:
+            run_log.samples(store)
+            for group, metrics in result.figures.items():
+                prefix = config.split if group == "all" else f"{config.split}/{group}"
+                run_log.metrics({f"{prefix}/{name}": value for name, value in metrics.items() if value == value})
+            run_log.metrics({f"{config.split}/samples": result.samples})
             titles = {MODEL: model.uri, BASELINE: "mean depth"}
             files = write_evaluation(
                 Path(scratch),
@@ -58,11 +59,12 @@ def main(config: EvaluateFlags) -> dict[str, Any]:
             )
             for file in files:
                 run_log.artifact(file, "evaluation")
-                if out is not None:
-                    out.write(file.name, file.read_bytes())
-    if model.resolved is not None and model.resolved.version is not None:
-        figures = {**facts, "samples": result.samples, "metrics": result.figures}
-        tag_version(model.resolved.version, {f"figures.{protocol.name}": figures}, model.resolved.tracking_uri)
+        if model.resolved is not None and model.resolved.version is not None:
+            figures = {**facts, "samples": result.samples, "metrics": result.figures}
+            tag_version(model.resolved.version, {f"figures.{protocol.name}": figures}, model.resolved.tracking_uri)
+        if out is not None:
+            for file in files:
+                out.write(file.name, file.read_bytes())
     return {
         **facts,
         "protocol_means": protocol.description,
@@ -72,7 +74,7 @@ def main(config: EvaluateFlags) -> dict[str, Any]:
         "compared": {name: evaluations[name].figures for name in config.compare},
         "problems": result.problems,
         "run_id": run_log.run_id,
-        "files": [f"{out.root}/{file.name}" for file in files] if out is not None else [],
+        "files": [f"{absolute(config.out)}/{file.name}" for file in files] if config.out else [],
     }
 
 

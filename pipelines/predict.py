@@ -19,7 +19,8 @@ from depthflow.inference.writers import Lens
 from depthflow.models.interface import LoadPredictor
 from depthflow.observability.records import tell
 from depthflow.placement import cluster_room, plan_pool
-from depthflow.storage.files import open_files
+from depthflow.storage.files import open_output
+from depthflow.storage.location import absolute
 
 
 def main(config: PredictFlags) -> dict[str, Any]:
@@ -60,7 +61,9 @@ def _outputs(model: NamedModel, config: PredictFlags, *, is_first: bool) -> Outp
         RegistryError: if metres are asked for of a model that has none.
     """
     if model.output != "metres" and (config.point_cloud or config.tile_px) and is_first:
-        raise RegistryError(f"{model.uri} predicts {model.output}: without metres, no --point-cloud and no --tile-px.")
+        raise RegistryError(
+            f"{model.uri} predicts {model.output}: without metres, no --point-cloud and no --tile-px. Leave them out."
+        )
     kinds: tuple[str, ...] = config.files if is_first else ("npy",)
     if config.compare and "npy" not in kinds:
         kinds = (*kinds, "npy")
@@ -68,8 +71,13 @@ def _outputs(model: NamedModel, config: PredictFlags, *, is_first: bool) -> Outp
         kinds = (*kinds, "ply")
     unwritable = [kind for kind in kinds if model.output not in FORMATS[kind].endings]
     if unwritable:
-        raise RegistryError(f"{model.uri} predicts {model.output}, which no {unwritable[0]} holds. See --files.")
-    out, own = open_files(config.out).root, re.sub(r"[^\w.-]+", "-", model.uri)
+        able = [kind for kind, found in FORMATS.items() if model.output in found.endings]
+        raise RegistryError(
+            f"{model.uri} predicts {model.output}, which no {unwritable[0]} holds. Pass --files {' '.join(able)}, or "
+            f"some of them. Received: {' '.join(config.files)}"
+        )
+    open_output(config.out)
+    out, own = absolute(config.out), re.sub(r"[^\w.-]+", "-", model.uri)
     return Outputs(
         folder=out if is_first else f"{out}/{own}",
         kinds=kinds,

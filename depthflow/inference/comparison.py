@@ -45,8 +45,9 @@ def draw_comparisons(paths: list[str], outputs: Sequence[Outputs]) -> list[str]:
         picture = f"{name}.{SUFFIX}"
         with TemporaryDirectory() as scratch:
             draw_comparison(Path(scratch, picture), rgb=shrunken[0][0], maps=maps)
-            folders[0].write(picture, Path(scratch, picture).read_bytes())
-        return f"{folders[0].root}/{picture}"
+            with folders[0].commit(picture, durable=False) as committed:
+                committed.write(Path(scratch, picture).read_bytes())
+        return f"{outputs[0].folder}/{picture}"
 
     where = plan_data(**cluster_room()).label_selector
     task = ray.remote(num_cpus=1, label_selector=dict(where))(draw)

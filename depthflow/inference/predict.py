@@ -4,6 +4,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,6 +31,8 @@ SIDECAR = "depth.json"
 BATCH_SIZE = 8
 BATCHES_AT_ONCE = 3
 """In each process: one is read, one predicted, one written."""
+LOOKS_AT_ONCE = 16
+"""For what is done already."""
 CHUNK_PIXELS = 8_000_000
 """So many pixels are predicted together, or one photograph that has more."""
 LARGE_PIXELS = 16_000_000
@@ -162,9 +165,10 @@ class PhotographPredictor:
             for other in _possible_files(photograph.name) - {*files}:
                 out.unlink(other)
             for file in files:
-                with Path(scratch, file).open("rb") as written, out.commit(file) as committed:
+                with Path(scratch, file).open("rb") as written, out.commit(file, durable=False) as committed:
                     shutil.copyfileobj(written, committed)
-        out.write(sidecar, json.dumps(facts).encode())
+        with out.commit(sidecar, durable=False) as committed:
+            committed.write(json.dumps(facts).encode())
         return _accept(photograph.path, self._outputs.locations(photograph.name))
 
 
@@ -207,7 +211,8 @@ def predict_photographs(
         it was done_before.
     """
     named = [{"path": path, "name": name} for path, name in zip(paths, output_names(paths), strict=True)]
-    is_done = {row["path"]: outputs.is_done(**row) for row in named}
+    with ThreadPoolExecutor(LOOKS_AT_ONCE) as pool:  # A bucket takes its time to answer.
+        is_done = dict(zip(paths, pool.map(lambda row: outputs.is_done(**row), named), strict=True))
     done = [
         {**_accept(row["path"], outputs.locations(row["name"])), "done_before": True}
         for row in named

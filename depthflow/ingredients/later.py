@@ -15,6 +15,9 @@ class Later(ModuleType):
         name: the module's.
     """
 
+    def __reduce__(self) -> tuple[type, tuple[str]]:
+        return Later, (self.__name__,)
+
     def __getattr__(self, attribute: str) -> Any:
         if attribute.startswith("__"):  # Asked for by who inspects modules, not by who uses this one.
             raise AttributeError(attribute)

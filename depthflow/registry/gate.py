@@ -139,7 +139,7 @@ def _if_slow(challenger: Candidate, champion: Candidate, *, max_ratio: float) ->
     if not (challenger.image_ms and champion.image_ms):
         return []
     ratio = challenger.image_ms / champion.image_ms
-    if ratio <= max_ratio:
+    if not ratio > max_ratio:
         return []
     return [
         f"an image takes {challenger.image_ms:.1f} ms, {ratio:.2f} times as long as with {champion.label}: "

@@ -49,8 +49,12 @@ class StoreFiles(ABC):
         """The file for reading, seekable: memory-mapped from a disk, by ranged requests from an object store."""
 
     @abstractmethod
-    def commit(self, path: str) -> AbstractContextManager[IO[bytes]]:
+    def commit(self, path: str, *, durable: bool = True) -> AbstractContextManager[IO[bytes]]:
         """A handle to write to; the file appears under its path, whole, when the block ends without an error.
+
+        Args:
+            path: of the file.
+            durable: False saves the wait for the disk: then a power failure may lose what a killed process does not.
 
         Raises:
             StoreError: if the disk is full, or the object store refuses.
@@ -100,6 +104,23 @@ def open_files(root: str) -> StoreFiles:
     return ObjectFiles(root) if is_uri(root) else DiskFiles(root)
 
 
+def open_output(root: str) -> StoreFiles:
+    """As `open_files`, of a place that results go to: one that can be none is told before the work, not after it.
+
+    Raises:
+        StoreError: if the URI is of another kind, or the path is a file, lies in one, or may not be written to.
+    """
+    files = open_files(root)
+    if is_uri(root):
+        return files
+    place = next(path for path in (Path(files.root), *Path(files.root).parents) if path.exists())
+    if not place.is_dir():
+        raise StoreError(f"--out must be a folder, and {place} is a file. Pass another folder. Received: {root}")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise StoreError(f"--out must be a folder that you may write to, and {place} is none. Received: {root}")
+    return files
+
+
 class DiskFiles(StoreFiles):
     """A store in a folder, on a disk that every node sees under one path."""
 
@@ -124,18 +145,20 @@ class DiskFiles(StoreFiles):
 
     @override
     @contextmanager
-    def commit(self, path: str) -> Iterator[IO[bytes]]:
+    def commit(self, path: str, *, durable: bool = True) -> Iterator[IO[bytes]]:
         target = Path(self.root) / path
-        temporary = target.with_name(f"{TEMPORARY_PREFIX}{target.name}-{uuid.uuid4().hex[:8]}")
+        temporary = target.with_name(f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}")  # However long the name is.
         try:
             with _told_if_full(f"{target} cannot be written"):
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with temporary.open("xb") as handle:
                     yield handle
                     handle.flush()
-                    os.fsync(handle.fileno())
+                    if durable:
+                        os.fsync(handle.fileno())
                 temporary.rename(target)
-                _sync_folder(target.parent)
+                if durable:
+                    _sync_folder(target.parent)
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -166,7 +189,7 @@ class ObjectFiles(StoreFiles):
 
     def __init__(self, root: str) -> None:
         self.root = root.rstrip("/")
-        self._filesystem, self._path = object_store(self.root, StoreError)
+        self._filesystem, self._path = object_store(root, StoreError)
 
     def __reduce__(self) -> tuple[type, tuple[str]]:
         return type(self), (self.root,)
@@ -195,7 +218,7 @@ class ObjectFiles(StoreFiles):
 
     @override
     @contextmanager
-    def commit(self, path: str) -> Iterator[IO[bytes]]:
+    def commit(self, path: str, *, durable: bool = True) -> Iterator[IO[bytes]]:
         folder = tempfile.gettempdir()
         with _told_if_full(f"{path} cannot be gathered in {folder}"), tempfile.NamedTemporaryFile(dir=folder) as handle:
             yield handle

@@ -4,7 +4,7 @@ import json
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
 from datetime import UTC, datetime
 from typing import Any
 
@@ -96,7 +96,7 @@ def _unfinished(storage: str, wanted: Mapping[str, Any]) -> JobFolder:
             said = json.loads(files.read(path).to_pybytes())
             if not said["finished"]:
                 folder = JobFolder(root=f"{storage}/{path.partition('/')[0]}")
-                found.append((said.get("noted", ""), folder, said["wanted"]))
+                found.append((said.get("noted", ""), folder, _with_defaults(said["wanted"])))
     unfinished = [(folder, there) for _, folder, there in sorted(found, key=lambda job: job[0])]
     for folder, there in reversed(unfinished):
         if there == wanted:
@@ -106,8 +106,15 @@ def _unfinished(storage: str, wanted: Mapping[str, Any]) -> JobFolder:
     folder, there = unfinished[-1]
     raise TrainingError(
         f"No unfinished job in {storage} is the one that was asked for. "
-        f"{folder.name} differs: {_differences(there, wanted)}."
+        f"{folder.name} differs: {_differences(there, wanted)}. Pass what it was begun with, or begin a new job "
+        "without --resume."
     )
+
+
+def _with_defaults(wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """With the default of each field that recipes did not have when the job was begun."""
+    defaults = {field.name: field.default for field in fields(Recipe) if field.default is not MISSING}
+    return {**wanted, "recipe": {**json.loads(json.dumps(defaults)), **wanted["recipe"]}}
 
 
 def _differences(there: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:

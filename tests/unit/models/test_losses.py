@@ -1,13 +1,11 @@
 """Losses on log-depth: by hand, their gradients, any split of a batch, and that an invalid pixel is worth nothing."""
 
 from itertools import pairwise
-from typing import get_args
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from depthflow.config import LossName
 from depthflow.ingredients.loss_terms import TERMS, tutorial_loss
 from depthflow.models.losses import Loss
 
@@ -65,8 +63,8 @@ def value_of(name, difference, valid=None, rgb=None):
     return value_and_gradients(loss_of(name), [difference + 1], planes)[0]
 
 
-def test_every_name_of_the_configuration_is_a_term():
-    assert set(TERMS) == set(get_args(LossName))
+def test_these_names_are_on_people_s_command_lines():
+    assert {"tutorial", "l1", "silog", "gradient", "smoothness"} <= set(TERMS)
 
 
 # By hand.

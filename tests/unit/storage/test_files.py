@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from depthflow.errors import StoreError
-from depthflow.storage.files import DiskFiles, ObjectFiles, open_files
+from depthflow.storage.files import DiskFiles, ObjectFiles, open_files, open_output
 
 KILLED_WHILE_WRITING = """
 import sys, time
@@ -143,3 +143,23 @@ def test_a_folder_is_no_file(files, tmp_path):
     (tmp_path / "a").mkdir()
     assert not files.exists("a")
     assert not files.exists("gone")
+
+
+@pytest.mark.parametrize("out", ["file", "file/below"])
+def test_a_file_is_no_place_for_results(tmp_path, out):
+    (tmp_path / "file").write_bytes(b"x")
+    with pytest.raises(StoreError, match=rf"{tmp_path}/file is a file\..*Received: {tmp_path / out}$"):
+        open_output(str(tmp_path / out))
+
+
+def test_a_place_for_results_is_not_made_before_there_are_any(tmp_path):
+    assert open_output(str(tmp_path / "new" / "folder")).root == str(tmp_path / "new" / "folder")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_a_name_may_be_as_long_as_the_disk_takes(tmp_path, durable):
+    files, name = open_files(str(tmp_path)), "n" * 255
+    with files.commit(name, durable=durable) as handle:
+        handle.write(b"all of it")
+    assert [path.name for path in tmp_path.iterdir()] == [name] and files.read(name).to_pybytes() == b"all of it"

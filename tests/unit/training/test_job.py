@@ -151,11 +151,15 @@ def test_nothing_to_resume(opened, tmp_path, exists):
 @pytest.mark.parametrize(
     ("recipe", "changes", "told"),
     [
-        ({"learning_rate": 3e-4}, {}, r"learning_rate 0\.003 there, 0\.0003 here\.$"),
+        ({"learning_rate": 3e-4}, {}, r"learning_rate 0\.003 there, 0\.0003 here\. Pass "),
         ({"learning_rate": 3e-4, "epochs": 7}, {}, r"learning_rate 0\.003 there, 0\.0003 here, epochs 2 there, 7 here"),
-        ({"decoder_filters": (8,) * 5}, {}, r"decoder_filters \[64, 48, 32, 24, 16\] there, \[8, 8, 8, 8, 8\] here\.$"),
-        ({}, {"fingerprint": "f2"}, r"fingerprint f1 there, f2 here\.$"),
-        ({}, {"model_name": "other"}, r"model_name depthflow there, other here\.$"),
+        (
+            {"decoder_filters": (8,) * 5},
+            {},
+            r"decoder_filters \[64, 48, 32, 24, 16\] there, \[8, 8, 8, 8, 8\] here\. Pass ",
+        ),
+        ({}, {"fingerprint": "f2"}, r"fingerprint f1 there, f2 here\. Pass "),
+        ({}, {"model_name": "other"}, r"model_name depthflow there, other here\. Pass "),
     ],
 )
 def test_another_job_is_refused_with_what_differs(opened, recipe, changes, told):
@@ -175,3 +179,17 @@ def test_a_folder_that_says_nothing_does_not_count(opened, tmp_path):
     with opened(resume=True) as folder:
         assert folder.root == wanted.root
     assert isinstance(folder, JobFolder)
+
+
+def test_a_job_that_was_begun_before_a_field_was_there_is_resumed_with_its_default(opened):
+    folder = begun(opened)
+    said = folder.read()
+    del said["wanted"]["recipe"]["augment"]
+    folder.note(wanted=said["wanted"])
+    with (
+        pytest.raises(TrainingError, match="augment"),
+        opened(replace(smoke(), augment=(("gamma", 0.2),)), resume=True),
+    ):
+        pass
+    with opened(resume=True) as again:
+        assert again.root == folder.root

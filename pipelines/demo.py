@@ -19,6 +19,7 @@ from depthflow.diode.layout import find_triplets
 from depthflow.errors import DepthflowError
 from depthflow.metrics import HIGHER_IS_BETTER
 from depthflow.samples.store import SampleStore, open_store
+from depthflow.storage.files import open_output
 from depthflow.storage.location import is_uri
 
 PIPELINES = Path(__file__).resolve().parent
@@ -57,6 +58,7 @@ def main(config: DemoConfig) -> dict[str, Any]:
 def make_room(out: Path) -> None:
     """An empty folder for the demo; what an earlier demo left there goes, anything else is refused."""
     marker = out / MARKER
+    open_output(str(out))
     if out.exists() and any(out.iterdir()):
         if not marker.is_file():
             raise DepthflowError(f"{out} is not empty and not a demo's. Pass --out another folder.")
@@ -159,7 +161,10 @@ def _source_size(store: SampleStore) -> tuple[int, int]:
     """Height and width of the source's frames, which the protocol wants to be one and the same."""
     sizes = set(zip(store.index["source_height"].to_pylist(), store.index["source_width"].to_pylist(), strict=True))
     if len(sizes) > 1:
-        raise DepthflowError(f"The demo wants frames of one size. Received: {sorted(sizes)} (height, width).")
+        raise DepthflowError(
+            f"The demo wants frames of one size. Received: {sorted(sizes)} (height, width). Pass --source a tree of "
+            "one size, or run the commands one by one: preprocess.py resizes."
+        )
     return sizes.pop()
 
 

@@ -23,8 +23,13 @@ def main(config: SynthesizeConfig) -> dict[str, Any]:
             seed=config.seed,
             progress=ProgressLine("views"),
         )
-    except FileExistsError as error:
-        raise SourceError(str(error)) from None
+    except OSError as error:
+        if error.errno is None:  # Our own: the folder is not empty.
+            raise SourceError(f"--{error}") from None
+        raise SourceError(
+            f"{error.filename or config.out} cannot be written: {error.strerror}. Check --out, its permissions and the "
+            "free space."
+        ) from None
     return {"samples": samples, "out": str(Path(config.out).absolute())}
 
 

@@ -135,15 +135,16 @@ def use_tracking_uri(uri: str) -> MlflowClient:
     """Points this process's MLflow at a server.
 
     Raises:
-        RegistryError: if the server cannot be reached.
+        RegistryError: if the server cannot be reached, or the database's file can be none.
     """
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
     try:
         client = MlflowClient(uri, uri)
         client.search_experiments(max_results=1)
-    except MlflowException as error:
-        raise RegistryError(f"MLflow at {uri} does not answer: {error}. Check MLFLOW_TRACKING_URI.") from error
+    except (MlflowException, OSError) as error:
+        said = str(error).strip().rstrip(".")
+        raise RegistryError(f"MLflow at {uri} does not answer: {said}. Check MLFLOW_TRACKING_URI.") from error
     return client
 
 

@@ -28,13 +28,13 @@ def object_store(uri: str, error: type[DepthflowError]) -> tuple[Any, str]:
     AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, GOOGLE_APPLICATION_CREDENTIALS, ...
 
     Args:
-        error: raised for a scheme that is not known, or whose client is not installed.
+        error: raised for a scheme that is not known or whose client is not installed, and where no bucket is named.
     """
     import fsspec
 
-    scheme = uri.split("://", 1)[0]
-    if scheme not in EXTRAS:
-        raise error(f"A location is a path, s3://bucket/key or gs://bucket/key. Received: {uri}")
+    scheme, _, place = uri.partition("://")
+    if scheme not in EXTRAS or not place.strip("/"):
+        raise error(f"A location must be a path, s3://bucket/key or gs://bucket/key. Received: {uri}")
     try:
         filesystem, path = fsspec.url_to_fs(uri, use_listings_cache=False)
     except ImportError:

@@ -5,6 +5,7 @@ no such thing: there the lock is an object made by exclusive create (If-None-Mat
 few seconds, and which another writer takes over once it has stood still for long enough.
 """
 
+import errno
 import fcntl
 import json
 import os
@@ -21,6 +22,7 @@ from depthflow.errors import StoreError
 from depthflow.storage.location import reported
 
 LOCK_NAME = ".lock"
+_NO_PLACE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.EISDIR)
 HEARTBEAT_S = 5.0
 """Seconds between two writings of a held lock object."""
 LEASE_S = 30.0
@@ -40,14 +42,29 @@ def try_lock(descriptor: int, path: Path) -> bool:
 
 
 @contextmanager
+def _placed(what: str) -> Iterator[None]:
+    """Tells that a file or folder cannot be made where the user wants it; a full disk passes as it is."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NO_PLACE:
+            raise
+        raise StoreError(
+            f"{what}: {error.strerror}. Pass a folder that exists or can be made, and that you may write to."
+        ) from None
+
+
+@contextmanager
 def disk_lock(path: Path) -> Iterator[None]:
     """Holds a lock file for the block.
 
     Raises:
-        StoreError: if another writer holds it.
+        StoreError: if another writer holds it, or the folder cannot be made or written to.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as handle:
+    with _placed(f"{path.parent} cannot be written to"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        opened = path.open("a+")
+    with opened as handle:
         if not try_lock(handle.fileno(), path):
             handle.seek(0)
             raise _held_by_another(str(path.parent), handle.read())

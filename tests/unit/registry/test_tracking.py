@@ -78,3 +78,9 @@ def test_server_that_does_not_answer_is_named(monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(RegistryError, match=r"MLflow at http://127\.0\.0\.1:9 does not answer.*MLFLOW_TRACKING_URI"):
         use_tracking_uri("http://127.0.0.1:9")
+
+
+def test_database_that_can_be_no_file_is_told(tmp_path):
+    (tmp_path / "file").write_bytes(b"x")
+    with pytest.raises(RegistryError, match=r"file/mlflow\.db does not answer: .*MLFLOW_TRACKING_URI"):
+        use_tracking_uri(f"sqlite:///{tmp_path}/file/mlflow.db")

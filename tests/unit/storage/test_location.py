@@ -26,7 +26,9 @@ def test_a_uri_is_what_has_a_scheme(location, wanted):
     assert is_uri(location) == wanted
 
 
-@pytest.mark.parametrize("uri", ["http://host/x", "file:///x", "memory://x", "S3://bucket/x", "://x"])
+@pytest.mark.parametrize(
+    "uri", ["s3://", "gs:///", "http://host/x", "file:///x", "memory://x", "S3://bucket/x", "://x"]
+)
 @pytest.mark.parametrize("error", [SourceError, StoreError])
 def test_another_scheme_is_refused(uri, error):
     with pytest.raises(error, match=rf"s3://bucket/key or gs://bucket/key\. Received: {uri}"):

@@ -101,3 +101,11 @@ def test_a_file_that_nobody_holds_is_no_lock(tmp_path, content):
 def test_stores_do_not_share_a_lock(tmp_path):
     with lock(tmp_path / "a"), lock(tmp_path / "b"):
         pass
+
+
+@pytest.mark.parametrize("folder", ["file", "file/below"])
+def test_a_folder_that_can_be_none_is_told(tmp_path, folder):
+    (tmp_path / "file").write_bytes(b"x")
+    told = rf"{tmp_path / folder} cannot be written to: .*\. Pass a folder"
+    with pytest.raises(StoreError, match=told), disk_lock(tmp_path / folder / LOCK_NAME):
+        pass

@@ -222,7 +222,10 @@ def autoscaled_nodes(nodes: Sequence[Node]) -> list[Node]:
         config = yaml.safe_load(path.read_text())
         types = {*config["available_node_types"]}
     except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
-        raise PlacementError(f"{path} has no available_node_types as cluster.yaml has: {error!r}.") from None
+        raise PlacementError(
+            f"{path} has no available_node_types as cluster.yaml has: {error!r}. Let {LIMITS_VARIABLE} name the file "
+            "that the cluster was launched with."
+        ) from None
     if not any(node.labels.get(GROUP_LABEL) in types for node in nodes):
         return []
     return addable_nodes(config, nodes)

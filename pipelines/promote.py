@@ -99,7 +99,10 @@ def _evaluate(config: PromoteFlags, challenger: ResolvedModel, champion: Resolve
     elif baseline_depth_m is not None:
         models[BASELINE] = lambda: ConstantPredictor(baseline_depth_m)
     else:
-        raise RegistryError(f"{challenger.uri} has no baseline_depth_m tag, and there is no champion to compare with.")
+        raise RegistryError(
+            f"{challenger.uri} has no baseline_depth_m tag, and there is no champion to compare with. Register one "
+            "with train.py, which sets the tag."
+        )
     with ray_session(config.num_cpus):
         return Evaluator(
             models,

@@ -60,7 +60,7 @@ def checked_job(config: SubmitConfig) -> Job:
     """The job of a command line that was found good."""
     name, *arguments = config.command
     if name not in COMMANDS:
-        raise ClusterError(f"There is no command {name}. Received: {name}. Known: {', '.join(COMMANDS)}.", exit_code=2)
+        raise ClusterError(f"There is no command {name}. Pass one of: {', '.join(COMMANDS)}.", exit_code=2)
     parsed = parse_command(ROOT / "pipelines" / f"{name}.py", arguments)
     check_submittable(name, parsed, os.environ)
     return Job(

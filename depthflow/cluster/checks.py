@@ -140,7 +140,7 @@ def judge_versions(looks: Looks) -> Check:
     """
     unable = _unseen(looks)
     if unable:
-        return Check(status="failed", message=f"{unable}. Is depthflow installed there?")
+        return Check(status="failed", message=f"{unable}. Install depthflow on every node.")
     differing = []
     for package in sorted({package for found in looks.values() for package in found}):
         nodes_by_version: dict[str, list[str]] = defaultdict(list)

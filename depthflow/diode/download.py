@@ -86,7 +86,7 @@ def download(
     except OSError as error:
         raise SourceError(
             f"{error.filename or target} could not be written or read: {error.strerror or error}. "
-            "Check the disk and its free space, then run the same command again: what has arrived is kept."
+            "Check --out, the disk and its free space, then run the same command again: what has arrived is kept."
         ) from error
 
 

@@ -120,7 +120,8 @@ def _disk_files(source: str, split: str) -> Iterator[SourceFile]:
     """Every file below a split's folder, linked folders included; a broken link counts as a file, to be reported."""
     root = Path(source).absolute()
     if not root.is_dir():
-        raise SourceError(f"There is no source at {source}. Pass --source a folder in DIODE's layout, or its .tar.gz.")
+        there = f"The source {source} is no folder" if root.exists() else f"There is no source at {source}"
+        raise SourceError(f"{there}. Pass --source a folder in DIODE's layout, or its .tar.gz.")
     top = root if root.name == split and not (root / split).is_dir() else root / split
 
     def refuse(error: OSError) -> None:

@@ -147,7 +147,7 @@ def rows_of(protocol: Protocol, store: SampleStore, split: str) -> list[int]:
     if not rows:
         raise ProtocolError(
             f"The protocol {protocol.name} evaluates {protocol.scene_type} only, and {split} of {store.files.root} has "
-            f"none. It holds: {', '.join(sorted(set(scene_types)))}."
+            f"none. It holds: {', '.join(sorted(set(scene_types)))}. Pass another --protocol."
         )
     return rows
 

@@ -40,7 +40,10 @@ def location(model: str) -> str:
     folder = Path(place).absolute()
     if folder.is_dir():
         if not (folder / "config.json").is_file():
-            raise RegistryError(f"The folder {folder} is no model of transformers: it has no config.json.")
+            raise RegistryError(
+                f"The folder {folder} is no model of transformers: it has no config.json. "
+                "Pass the folder that holds it."
+            )
         return str(folder)
     if place.count("/") != 1 or place.startswith((".", "/")):
         known = ", ".join(HUB)

@@ -28,7 +28,10 @@ def find_photographs(images: tuple[str, ...]) -> list[str]:
         if inside is None:
             raise SourceError(f"There is no photograph {image}. Pass --images files, folders, patterns or s3:// URIs.")
         if not inside:
-            raise SourceError(f"{image} holds no photograph ({' '.join(sorted(SUFFIXES))}).")
+            raise SourceError(
+                f"{image} holds no photograph ({' '.join(sorted(SUFFIXES))}). Pass --images a file, a folder or a "
+                "pattern that has some."
+            )
         found.extend(inside)
     return list(dict.fromkeys(found))
 

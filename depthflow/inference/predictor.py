@@ -87,5 +87,8 @@ def find_network(model_folder: str) -> str:
     """
     networks = sorted(Path(model_folder).rglob("*.keras"))
     if not (Path(model_folder) / "MLmodel").is_file() or len(networks) != 1:
-        raise RegistryError(f"{model_folder} is not a depthflow model: it needs an MLmodel file and one .keras file.")
+        raise RegistryError(
+            f"{model_folder} is not a depthflow model: it needs an MLmodel file and one .keras file. "
+            "Pass the folder of a registered model, or models:/NAME@ALIAS."
+        )
     return str(networks[0])

@@ -106,7 +106,7 @@ def previous_champion(model_name: str, *, experiment: str) -> str:
     before = champions(_move(run) for run in runs if run.info.run_id in moved)
     if len(before) < 2:
         raise RegistryError(
-            f"{model_name} has no champion before the present one, so there is nothing to roll back to."
+            f"{model_name} has no champion before the present one, so there is nothing to roll back to. See --history."
         )
     return before[-2]
 

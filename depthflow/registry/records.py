@@ -89,14 +89,18 @@ class DiskRecords(Records):
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise RegistryError(f"The folder for metrics on their way to MLflow cannot be made: {error}.") from error
+            raise RegistryError(
+                f"The folder for metrics on their way to MLflow cannot be made: {error}. Check --storage."
+            ) from error
 
     @override
     def names(self) -> list[str]:
         try:
             return sorted(path.name for path in self._folder.iterdir() if path.suffix == RECORD)
         except OSError as error:
-            raise RegistryError(f"The folder with metrics on their way to MLflow cannot be read: {error}.") from error
+            raise RegistryError(
+                f"The folder with metrics on their way to MLflow cannot be read: {error}. Check --storage."
+            ) from error
 
     @override
     def read(self, name: str) -> str:

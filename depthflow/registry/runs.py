@@ -110,7 +110,9 @@ def mlflow_run(*, experiment: str, name: str, tags: Mapping[str, str], run_id: s
         else:
             _reopen(client, run_id, tags)
     except MlflowException as error:
-        raise RegistryError(f"MLflow at {uri} cannot begin the run {run_id or name}: {error}") from error
+        raise RegistryError(
+            f"MLflow at {uri} cannot begin the run {run_id or name}: {error}. Check the server and MLFLOW_TRACKING_URI."
+        ) from error
     run_log = RunLog(tracking_uri=uri, run_id=run_id)
     try:
         yield run_log

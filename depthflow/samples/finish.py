@@ -51,7 +51,8 @@ def finish_store(
     if index.num_rows == 0:
         raise SourceError(
             f"Every one of the {rejects.num_rows} inputs was refused: "
-            f"{dict(Counter(rejects['reason'].to_pylist()))}. For example {rejects['message'][0].as_py()}."
+            f"{dict(Counter(rejects['reason'].to_pylist()))}. For example {rejects['message'][0].as_py()}. Mend the "
+            "source, then run the same command again."
         )
     _write_table(files, INDEX, index)
     _write_table(files, REJECTS, rejects.cast(REJECT_SCHEMA))

@@ -57,7 +57,8 @@ class ShardMirror:
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise StoreError(
-                    f"The cache folder {self._folder} cannot be used: {error}. Choose another --cache-dir."
+                    f"The cache folder {self._folder} cannot be used: {error.strerror or error}. Choose another "
+                    "--cache-dir."
                 ) from None
         warnings.warn(
             f"No room in {self._folder} for {shard['path']} ({shard['bytes'] / 1e6:.0f} MB and a reserve of "

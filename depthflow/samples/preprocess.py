@@ -108,7 +108,8 @@ def plan_store(
         reasons = Counter(sample.reject_reason for sample in samples)
         raise SourceError(
             f"No whole triplet in {', '.join(config.source)}: {dict(reasons)}. For example "
-            f"{samples[0].triplet.sample_id}: {samples[0].reject_message}."
+            f"{samples[0].triplet.sample_id}: {samples[0].reject_message}. Mend the source, then run the "
+            "same command again."
         )
     if config.resplit:
         divided = resplit(samples, val_fraction=config.val_fraction, seed=config.seed)

@@ -96,7 +96,7 @@ class SplitReader:
         if self._starts[-1] != len(self.sample_ids):
             raise StoreError(
                 f"{store.files.root} disagrees with its index: {self._starts[-1]} rows in the shards of {split}, "
-                f"{len(self.sample_ids)} in index.parquet. Write the store again."
+                f"{len(self.sample_ids)} in index.parquet. Write the store again with preprocess.py."
             )
         self._no_rows = {
             name: np.empty((0, *plane_shape(name, height=store.height, width=store.width)), PLANE_DTYPES[name])

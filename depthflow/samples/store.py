@@ -111,7 +111,7 @@ def open_store(root: str) -> SampleStore:
     files = open_files(root)
     if not files.exists(MANIFEST):
         raise StoreError(
-            f"{root} is not a sample store: it has no {MANIFEST}, which is written last. "
+            f"{root or files.root} is not a sample store: it has no {MANIFEST}, which is written last. "
             "Write one with preprocess.py, or run the same preprocess.py command again to finish it."
         )
     try:
@@ -119,9 +119,14 @@ def open_store(root: str) -> SampleStore:
         if not isinstance(manifest, dict):
             raise ValueError(f"it holds {manifest!r}")
     except ValueError as error:
-        raise StoreError(f"{root}/{MANIFEST} cannot be read: {error}. Write the store again.") from None
+        raise StoreError(
+            f"{root}/{MANIFEST} cannot be read: {error}. Write the store again with preprocess.py."
+        ) from None
     if manifest.get("format") != FORMAT:
-        raise StoreError(f"{root} has format {manifest.get('format')}, this version reads {FORMAT}. Write it again.")
+        raise StoreError(
+            f"{root} has format {manifest.get('format')}, this version reads {FORMAT}. Write it again with "
+            "preprocess.py."
+        )
     return SampleStore(files, manifest)
 
 

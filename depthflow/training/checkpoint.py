@@ -142,7 +142,9 @@ def annotate_checkpoint(root: Path, progress: Progress) -> None:
         _write_durably(temporary, progress.to_json().encode())
         temporary.replace(manifest)
     except OSError as error:
-        raise TrainingError(f"The checkpoint {manifest.parent} cannot be written: {error}.") from error
+        raise TrainingError(
+            f"The checkpoint {manifest.parent} cannot be written: {error}. Free space there."
+        ) from error
 
 
 def read_progress(checkpoint: Path) -> Progress:
@@ -153,7 +155,7 @@ def read_progress(checkpoint: Path) -> Progress:
     """
     manifest = checkpoint / MANIFEST_FILE
     if not manifest.is_file():
-        raise TrainingError(f"{checkpoint} is not a finished checkpoint: it has no {MANIFEST_FILE}.")
+        raise TrainingError(f"{checkpoint} is not a finished checkpoint: it has no {MANIFEST_FILE}. Remove it.")
     try:
         return Progress.from_json(manifest.read_text())
     except (OSError, ValueError, TypeError, KeyError, StoreError) as error:

@@ -181,7 +181,7 @@ def test_a_missing_source_is_refused(tmp_path):
 
 def test_a_file_is_no_source(tmp_path):
     (tmp_path / "train.tar.gz").write_bytes(b"x")
-    with pytest.raises(SourceError, match="no source at"):
+    with pytest.raises(SourceError, match=r"train\.tar\.gz is no folder\. Pass --source"):
         find_triplets(str(tmp_path / "train.tar.gz"), BOTH)
 
 

@@ -1,7 +1,7 @@
 """Evaluate a model under a named protocol, beside others, with a report."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -41,24 +41,16 @@ def main(config: EvaluateFlags) -> dict[str, Any]:
         evaluations, depth_m = _evaluate(models, config, protocol=protocol, store=store)
     result = evaluations[MODEL]
     facts = {"protocol": protocol.name, "fingerprint": store.fingerprint, "split": config.split, "model": model.uri}
-    tags = {"depthflow.kind": "evaluate", **{f"depthflow.{name}": value for name, value in facts.items()}}
     with TemporaryDirectory() as scratch:
-        with mlflow_run(experiment=config.experiment, name=f"evaluate-{protocol.name}", tags=tags) as run_log:
-            run_log.samples(store)
-            for group, metrics in result.figures.items():
-                prefix = config.split if group == "all" else f"{config.split}/{group}"
-                run_log.metrics({f"{prefix}/{name}": value for name, value in metrics.items() if value == value})
-            run_log.metrics({f"{config.split}/samples": result.samples})
-            titles = {MODEL: model.uri, BASELINE: "mean depth"}
-            files = write_evaluation(
-                Path(scratch),
-                {titles.get(name, name): found for name, found in evaluations.items()},
-                protocol=protocol,
-                store=store,
-                depth_m={titles.get(name, name): maps for name, maps in depth_m.items()},
-            )
-            for file in files:
-                run_log.artifact(file, "evaluation")
+        titles = {MODEL: model.uri, BASELINE: "mean depth"}
+        files = write_evaluation(
+            Path(scratch),
+            {titles.get(name, name): found for name, found in evaluations.items()},
+            protocol=protocol,
+            store=store,
+            depth_m={titles.get(name, name): maps for name, maps in depth_m.items()},
+        )
+        run_id = _logged(result, files, facts, store=store, experiment=config.experiment)
         if model.resolved is not None and model.resolved.version is not None:
             figures = {**facts, "samples": result.samples, "metrics": result.figures}
             tag_version(model.resolved.version, {f"figures.{protocol.name}": figures}, model.resolved.tracking_uri)
@@ -73,9 +65,25 @@ def main(config: EvaluateFlags) -> dict[str, Any]:
         "baseline": evaluations[BASELINE].figures if BASELINE in evaluations else None,
         "compared": {name: evaluations[name].figures for name in config.compare},
         "problems": result.problems,
-        "run_id": run_log.run_id,
+        "run_id": run_id,
         "files": [f"{absolute(config.out)}/{file.name}" for file in files] if config.out else [],
     }
+
+
+def _logged(
+    result: Evaluation, files: Sequence[Path], facts: Mapping[str, str], *, store: SampleStore, experiment: str
+) -> str:
+    """The id of a new MLflow run with the figures and the files."""
+    tags = {"depthflow.kind": "evaluate", **{f"depthflow.{name}": value for name, value in facts.items()}}
+    with mlflow_run(experiment=experiment, name=f"evaluate-{result.protocol}", tags=tags) as run_log:
+        run_log.samples(store)
+        for group, metrics in result.figures.items():
+            prefix = result.split if group == "all" else f"{result.split}/{group}"
+            run_log.metrics({f"{prefix}/{name}": value for name, value in metrics.items() if value == value})
+        run_log.metrics({f"{result.split}/samples": result.samples})
+        for file in files:
+            run_log.artifact(file, "evaluation")
+    return run_log.run_id
 
 
 def _evaluate(

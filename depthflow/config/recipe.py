@@ -113,6 +113,17 @@ class Recipe:
 
     def __post_init__(self) -> None:
         require(self.seed >= 0, f"--seed must not be negative. Received: {self.seed}")
+        require_positive(
+            epochs=self.epochs, global_batch_size=self.global_batch_size, accumulation_steps=self.accumulation_steps
+        )
+        self._check_network()
+        self._check_normalisation()
+        self._check_loss()
+        self._check_augmentation()
+        self._check_optimizer()
+
+    def _check_network(self) -> None:
+        require_known(encoder=([self.encoder], ENCODERS))
         for flag, size in (("--height", self.height), ("--width", self.width)):
             require(
                 size > 0 and size % NETWORK_STRIDE_PX == 0,
@@ -132,40 +143,8 @@ class Recipe:
             f"--supervised-scales must be 1 to {len(self.decoder_filters)}, the decoder's stages. "
             f"Received: {self.supervised_scales}",
         )
-        require_positive(
-            epochs=self.epochs, global_batch_size=self.global_batch_size, accumulation_steps=self.accumulation_steps
-        )
-        terms = [name for name, _ in self.loss]
-        require_known(encoder=([self.encoder], ENCODERS), loss=(terms, TERMS))
-        require(
-            len(terms) > 0 and len(set(terms)) == len(terms) and all(0 < w < math.inf for _, w in self.loss),
-            f"--loss takes terms, each once, with positive weights: l1 1 gradient 0.5. Received: {_spelt(self.loss)}",
-        )
-        require(1 <= self.max_zoom <= 4, f"--max-zoom must be 1 to 4. Received: {self.max_zoom}")
-        require(
-            0 <= self.colour_jitter < 1,
-            f"--colour-jitter must be 0 or more and below 1. Received: {self.colour_jitter}",
-        )
-        require(0 <= self.blur <= 1, f"--blur must be 0 to 1. Received: {self.blur}")
-        more = [name for name, _ in self.augment]
-        require_known(augment=(more, AUGMENTATIONS))
-        require(
-            len(set(more)) == len(more) and all(0 < amount <= 1 for _, amount in self.augment),
-            f"--augment takes names, each once, with amounts above 0 and up to 1: gamma 0.3. "
-            f"Received: {_spelt(self.augment)}",
-        )
-        require(
-            0 < self.encoder_rate <= 1, f"--encoder-rate must be above 0 and at most 1. Received: {self.encoder_rate}"
-        )
-        require(
-            0 <= self.frozen_encoder_epochs < self.epochs,
-            f"--frozen-encoder-epochs must be 0 to {self.epochs - 1}, one less than --epochs. "
-            f"Received: {self.frozen_encoder_epochs}",
-        )
-        require(
-            self.ema_momentum is None or 0 < self.ema_momentum < 1,
-            f"--ema-momentum must be between 0 and 1. Received: {self.ema_momentum}",
-        )
+
+    def _check_normalisation(self) -> None:
         synchronized = self.decoder_norm == "batch" or (
             self.batch_norm == "synchronized" and ENCODERS[self.encoder].has_batch_norm
         )
@@ -180,6 +159,31 @@ class Recipe:
             "--batch-norm frozen keeps pre-trained statistics: pass --encoder-weights imagenet or a file, or "
             "--batch-norm synchronized. Received: --encoder-weights none",
         )
+
+    def _check_loss(self) -> None:
+        terms = [name for name, _ in self.loss]
+        require_known(loss=(terms, TERMS))
+        require(
+            len(terms) > 0 and len(set(terms)) == len(terms) and all(0 < w < math.inf for _, w in self.loss),
+            f"--loss takes terms, each once, with positive weights: l1 1 gradient 0.5. Received: {_spelt(self.loss)}",
+        )
+
+    def _check_augmentation(self) -> None:
+        require(1 <= self.max_zoom <= 4, f"--max-zoom must be 1 to 4. Received: {self.max_zoom}")
+        require(
+            0 <= self.colour_jitter < 1,
+            f"--colour-jitter must be 0 or more and below 1. Received: {self.colour_jitter}",
+        )
+        require(0 <= self.blur <= 1, f"--blur must be 0 to 1. Received: {self.blur}")
+        more = [name for name, _ in self.augment]
+        require_known(augment=(more, AUGMENTATIONS))
+        require(
+            len(set(more)) == len(more) and all(0 < amount <= 1 for _, amount in self.augment),
+            f"--augment takes names, each once, with amounts above 0 and up to 1: gamma 0.3. "
+            f"Received: {_spelt(self.augment)}",
+        )
+
+    def _check_optimizer(self) -> None:
         require(self.learning_rate > 0, f"--learning-rate must be positive. Received: {self.learning_rate}")
         require(self.weight_decay >= 0, f"--weight-decay must not be negative. Received: {self.weight_decay}")
         require(
@@ -189,6 +193,18 @@ class Recipe:
         )
         require(
             self.clip_norm is None or self.clip_norm > 0, f"--clip-norm must be positive. Received: {self.clip_norm}"
+        )
+        require(
+            0 < self.encoder_rate <= 1, f"--encoder-rate must be above 0 and at most 1. Received: {self.encoder_rate}"
+        )
+        require(
+            0 <= self.frozen_encoder_epochs < self.epochs,
+            f"--frozen-encoder-epochs must be 0 to {self.epochs - 1}, one less than --epochs. "
+            f"Received: {self.frozen_encoder_epochs}",
+        )
+        require(
+            self.ema_momentum is None or 0 < self.ema_momentum < 1,
+            f"--ema-momentum must be between 0 and 1. Received: {self.ema_momentum}",
         )
 
     def blank(self) -> "Recipe":

@@ -31,10 +31,13 @@ def serving_s3():
 
 @contextlib.contextmanager
 def serving_bucket(name):
-    """A client of such a server, with one bucket, that remembers no listing."""
+    """A client of such a server, with one new bucket, that remembers no listing."""
     with serving_s3():
         import s3fs
 
         client = s3fs.S3FileSystem(use_listings_cache=False)
         client.mkdir(name)
-        yield client
+        try:
+            yield client
+        finally:
+            client.rm(name, recursive=True)  # All servers of a process have the same buckets.

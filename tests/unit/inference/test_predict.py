@@ -107,20 +107,20 @@ def test_writes_what_is_asked_for_and_nothing_else(tmp_path, photograph, kinds):
 
 def test_into_a_bucket(tmp_path, photograph):
     """All files of a photograph, whole; the sidecar is last, and is what is asked whether it was done before."""
-    with serving_bucket("depth") as bucket:
-        wanted = outputs("s3://depth/out", ("npy", "png"))
+    with serving_bucket("predictions") as bucket:
+        wanted = outputs("s3://predictions/out", ("npy", "png"))
         assert not wanted.is_done(str(photograph), "room")
-        bucket.pipe("depth/out/room.panel.png", b"of an earlier run")
+        bucket.pipe("predictions/out/room.panel.png", b"of an earlier run")
         [row] = predicted([photograph], wanted)
-        assert row["outputs"] == ["s3://depth/out/room.depth.npy", "s3://depth/out/room.depth.png"]
-        assert set(bucket.ls("depth/out", detail=False)) == {
+        assert row["outputs"] == ["s3://predictions/out/room.depth.npy", "s3://predictions/out/room.depth.png"]
+        assert set(bucket.ls("predictions/out", detail=False)) == {
             *(location.removeprefix("s3://") for location in row["outputs"]),
-            "depth/out/room.depth.json",
+            "predictions/out/room.depth.json",
         }
-        depth_m = np.load(io.BytesIO(bucket.cat_file("depth/out/room.depth.npy")))
+        depth_m = np.load(io.BytesIO(bucket.cat_file("predictions/out/room.depth.npy")))
         np.testing.assert_array_equal(depth_m, np.full((40, 60), 2.5, np.float32))
         assert wanted.is_done(str(photograph), "room")
-        bucket.rm("depth/out/room.depth.png")
+        bucket.rm("predictions/out/room.depth.png")
         assert not wanted.is_done(str(photograph), "room")
     assert not list(tmp_path.glob("**/*.npy"))
 

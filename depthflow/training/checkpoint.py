@@ -143,7 +143,7 @@ def annotate_checkpoint(root: Path, progress: Progress) -> None:
         temporary.replace(manifest)
     except OSError as error:
         raise TrainingError(
-            f"The checkpoint {manifest.parent} cannot be written: {error}. Free space there."
+            f"The checkpoint {manifest.parent} cannot be written: {error}. Free space there, or check its permissions."
         ) from error
 
 

@@ -39,9 +39,9 @@ from typing import Any
 import numpy as np
 import tyro
 
-from depthflow.samples.reader import SplitReader
-from depthflow.samples.share import EpochShare, Position
-from depthflow.samples.store import SampleStore, open_store
+from depthflow.store.read.reader import SplitReader
+from depthflow.store.read.share import EpochShare, Position
+from depthflow.store.store import SampleStore, open_store
 from depthflow.training.feed import read_ahead
 
 Batch = tuple[np.ndarray, np.ndarray]

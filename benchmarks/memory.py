@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from depthflow.diode.layout import MEMBER_SUFFIXES, find_triplets
+from depthflow.datasets.diode import MEMBER_SUFFIXES, find_triplets
 
 PREPROCESS = Path(__file__).resolve().parent.parent / "pipelines" / "preprocess.py"
 OBJECT_STORE_BYTES = 2 * 10**9

@@ -40,10 +40,10 @@ from depthflow.inference.predict import Outputs, predict_photographs
 from depthflow.inference.predictor import NetworkPredictor
 from depthflow.inference.writers import Lens, write_npy, write_ply, write_png16
 from depthflow.models.interface import LoadPredictor
-from depthflow.pictures.panels import DepthMap, draw_panel
 from depthflow.recipes import RECIPES
-from depthflow.samples.planes import resize_rgb
-from depthflow.samples.store import open_store
+from depthflow.reports.panels import DepthMap, draw_panel
+from depthflow.store.store import open_store
+from depthflow.store.write.planes import resize_rgb
 
 SIZES = ((768, 1024), (3000, 4000), (4000, 6000))
 Part = Literal["predict", "evaluate", "stages"]

@@ -34,15 +34,15 @@ import tyro
 from memory import link_tree, measure_memory
 
 from depthflow.cluster.session import ray_session
-from depthflow.config import PreprocessConfig
-from depthflow.diode.archive import archive_triplets, open_archive, scan_archive
-from depthflow.diode.layout import Triplet, find_triplets
-from depthflow.samples.plan import ShardPlan, plan_samples
-from depthflow.samples.preprocess import plan_store, preprocess, sample_layout, shard_work
-from depthflow.samples.sources import list_source
-from depthflow.samples.staging import Segment, plan_segments, sweep
-from depthflow.samples.work import Limits, Reporter, keep_freed_memory, run_tasks
+from depthflow.datasets.archive import archive_triplets, open_archive, scan_archive
+from depthflow.datasets.diode import Triplet, find_triplets
 from depthflow.storage.files import DiskFiles
+from depthflow.store.write.config import PreprocessConfig
+from depthflow.store.write.plan import ShardPlan, plan_samples
+from depthflow.store.write.preprocess import plan_store, preprocess, sample_layout, shard_work
+from depthflow.store.write.sources import list_source
+from depthflow.store.write.staging import Segment, plan_segments, sweep
+from depthflow.store.write.work import Limits, Reporter, keep_freed_memory, run_tasks
 
 DIODE_SAMPLES = 25_458 + 771
 DIODE_ARCHIVE_BYTES = 81e9 + 2.6e9

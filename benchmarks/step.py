@@ -25,7 +25,7 @@ from typing import Any, Literal
 import numpy as np
 import tyro
 
-from depthflow.config import Recipe
+from depthflow.recipe import Recipe
 from depthflow.recipes import RECIPES
 
 DATASHEET_TFLOPS = {

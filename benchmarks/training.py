@@ -30,9 +30,9 @@ from typing import Any, Literal
 import tyro
 
 from depthflow.cluster.session import WORKER_ENVIRONMENT
-from depthflow.config import Recipe
+from depthflow.recipe import Recipe
 from depthflow.recipes import RECIPES
-from depthflow.samples.store import open_store
+from depthflow.store.store import open_store
 from depthflow.training.trainer import tensorflow_environment
 
 Figures = dict[str, float]
@@ -171,13 +171,13 @@ class _Recorder:
 
 
 def _loop(side: Side, ready: Any) -> Figures:
-    from depthflow.samples.epoch import batch_sizes
-    from depthflow.samples.reader import SplitReader
+    from depthflow.store.read.epoch import batch_sizes
+    from depthflow.store.read.reader import SplitReader
     from depthflow.training.collective import WorkerGroup
     from depthflow.training.kept_checkpoints import DiskCheckpoints
     from depthflow.training.loop import TrainingLoop
     from depthflow.training.saver import CheckpointSaver
-    from depthflow.training.trainee import Trainee
+    from depthflow.training.train_state import TrainState
     from depthflow.training.validation import Validator
     from depthflow.training.watchdog import Watchdog
     from depthflow.training.worker import configure_process
@@ -187,16 +187,16 @@ def _loop(side: Side, ready: Any) -> Figures:
     store = open_store(side.samples)
     reader = SplitReader(store, "train")
     steps_per_epoch = len(batch_sizes(len(reader), global_batch_size=side.recipe.global_batch_size))
-    trainee = Trainee(side.recipe, steps_per_epoch=steps_per_epoch, group=group, checkpoint=None)
-    group.share_first_workers(trainee.model.weights)
+    train_state = TrainState(side.recipe, steps_per_epoch=steps_per_epoch, group=group, checkpoint=None)
+    group.share_first_workers(train_state.model.weights)
     recorder: Any = _Recorder()
     ready.wait()
     with tempfile.TemporaryDirectory() as folder:
         TrainingLoop(
-            trainee,
+            train_state,
             reader=reader,
             steps_per_epoch=steps_per_epoch,
-            validator=Validator(trainee.model, SplitReader(store, "val"), group, max_batch_size=8),
+            validator=Validator(train_state.model, SplitReader(store, "val"), group, max_batch_size=8),
             watchdog=Watchdog(600.0),
             saver=CheckpointSaver(DiskCheckpoints(Path(folder)), keep=1) if side.rank == 0 else None,
             spool=recorder,
@@ -220,7 +220,7 @@ def _fit(side: Side, ready: Any) -> Figures:
 
     from depthflow.models.losses import Loss
     from depthflow.models.unet import build_unet, encoder_variables, set_batch_norm
-    from depthflow.samples.reader import SplitReader
+    from depthflow.store.read.reader import SplitReader
     from depthflow.training.optimizer import build_optimizer
 
     tf.config.threading.set_intra_op_parallelism_threads(len(side.cpus))

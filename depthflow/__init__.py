@@ -8,17 +8,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from depthflow.config import Recipe
     from depthflow.errors import DepthflowError
     from depthflow.evaluation.protocols import PROTOCOLS, Protocol
     from depthflow.inference.predictor import load_predictor
     from depthflow.metrics import image_metrics, mean_over_images
     from depthflow.models.losses import Loss
     from depthflow.models.unet import build_unet
+    from depthflow.recipe import Recipe
     from depthflow.recipes import RECIPES
-    from depthflow.samples.planes import make_planes
-    from depthflow.samples.reader import SplitReader
-    from depthflow.samples.store import SampleStore, open_store
+    from depthflow.store.read.reader import SplitReader
+    from depthflow.store.store import SampleStore, open_store
+    from depthflow.store.write.planes import make_planes
 
 __version__ = "0.1.0"
 __all__ = [
@@ -44,15 +44,15 @@ _HOMES = {
     "DepthflowError": "errors",
     "Loss": "models.losses",
     "Protocol": "evaluation.protocols",
-    "Recipe": "config",
-    "SampleStore": "samples.store",
-    "SplitReader": "samples.reader",
+    "Recipe": "recipe",
+    "SampleStore": "store.store",
+    "SplitReader": "store.read.reader",
     "build_unet": "models.unet",
     "image_metrics": "metrics",
     "load_predictor": "inference.predictor",
-    "make_planes": "samples.planes",
+    "make_planes": "store.write.planes",
     "mean_over_images": "metrics",
-    "open_store": "samples.store",
+    "open_store": "store.store",
 }
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import tyro
 
 from depthflow.errors import DepthflowError
-from depthflow.observability.records import configure_logging, tell, tell_defect
+from depthflow.observability.logs import configure_logging, tell, tell_defect
 
 FLAG_STYLE = (tyro.conf.CascadeSubcommandArgs, tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes)
 EXIT_USAGE = 2

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from depthflow.config import Recipe
+from depthflow.recipe import Recipe
 
 RECIPES: dict[str, Callable[[], Recipe]] = {}
 """By the names that train.py takes."""

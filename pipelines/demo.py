@@ -13,14 +13,14 @@ import ray
 
 from depthflow.cluster.session import ray_session
 from depthflow.command import EXIT_REJECTS, last_json_line, run_command
-from depthflow.config import DemoConfig
-from depthflow.diode.archive import is_archive
-from depthflow.diode.layout import find_triplets
+from depthflow.datasets.archive import is_archive
+from depthflow.datasets.diode import find_triplets
 from depthflow.errors import DepthflowError
+from depthflow.flags import RayConfig, flags, require_folder, require_positive
 from depthflow.metrics import HIGHER_IS_BETTER
-from depthflow.samples.store import SampleStore, open_store
 from depthflow.storage.files import open_output
 from depthflow.storage.location import is_uri
+from depthflow.store.store import SampleStore, open_store
 
 PIPELINES = Path(__file__).resolve().parent
 MINI_DIODE = ["--scans", "48", "--samples-per-scan", "8", "--height", "192", "--width", "256"]
@@ -28,6 +28,25 @@ IMAGES_TRAINED_ON = 20_000
 """Epochs are chosen so that about so many images pass through training: a minute and a half on two cores."""
 PHOTOGRAPHS = 3
 MARKER = ".depthflow-demo"
+
+
+@flags
+class DemoConfig(RayConfig):
+    """The whole chain on a mini-DIODE, or on your own tree."""
+
+    source: str | None = None
+    """A tree in DIODE's layout. Default: a mini-DIODE is synthesized."""
+    out: str = "demo-out"
+    """Folder for everything the demo makes; a demo's earlier output there is replaced."""
+    num_workers: int = 2
+    """Training workers."""
+    epochs: int | None = None
+    """Passes over the training split. Default: chosen so that the demo takes about as long on any source."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_folder(out=self.out)
+        require_positive(num_workers=self.num_workers, epochs=self.epochs)
 
 
 def main(config: DemoConfig) -> dict[str, Any]:

@@ -5,11 +5,11 @@ import time
 from typing import Any
 
 from depthflow.cluster.checks import Check
+from depthflow.cluster.config import DoctorConfig
 from depthflow.cluster.doctor import Doctor, check_plan, conclude, line
 from depthflow.cluster.scouts import cluster_nodes
 from depthflow.cluster.session import ray_session
 from depthflow.command import run_command
-from depthflow.config import DoctorConfig
 from depthflow.placement import cluster_room
 from depthflow.registry.tracking import tracking_uri
 from depthflow.training.probe import probe_all_reduce

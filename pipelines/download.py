@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from depthflow.command import run_command
-from depthflow.config import DownloadConfig
-from depthflow.diode.download import MD5_OF_SPLIT, download
-from depthflow.progress import ProgressLine
+from depthflow.datasets.config import DownloadConfig
+from depthflow.datasets.download import MD5_OF_SPLIT, download
+from depthflow.observability.progress import ProgressLine
 
 
 def main(config: DownloadConfig) -> dict[str, Any]:

@@ -11,24 +11,24 @@ import numpy as np
 
 from depthflow.cluster.session import ray_session
 from depthflow.command import run_command
+from depthflow.evaluation.config import EvaluateConfig
 from depthflow.evaluation.evaluate import Evaluation, Evaluator
-from depthflow.evaluation.flags import EvaluateFlags
 from depthflow.evaluation.protocols import Protocol, check_output, find_protocol, rows_of
-from depthflow.evaluation.report import shown_rows, write_evaluation
 from depthflow.inference.named_model import NamedModel, find_models
 from depthflow.inference.predictor import ConstantPredictor
 from depthflow.models.interface import LoadPredictor
 from depthflow.placement import cluster_room, plan_pool
 from depthflow.registry.runs import mlflow_run
 from depthflow.registry.versions import tag_version
-from depthflow.samples.store import SampleStore, open_store
+from depthflow.reports.evaluation_report import shown_rows, write_evaluation
 from depthflow.storage.files import open_output
 from depthflow.storage.location import absolute
+from depthflow.store.store import SampleStore, open_store
 
 MODEL, BASELINE = "model", "mean_depth"
 
 
-def main(config: EvaluateFlags) -> dict[str, Any]:
+def main(config: EvaluateConfig) -> dict[str, Any]:
     """Computes the figures over every sample of the split, and logs them with a report to MLflow."""
     protocol, store = find_protocol(config.protocol), open_store(config.samples)
     rows_of(protocol, store, config.split)
@@ -87,7 +87,7 @@ def _logged(
 
 
 def _evaluate(
-    models: Mapping[str, NamedModel], config: EvaluateFlags, *, protocol: Protocol, store: SampleStore
+    models: Mapping[str, NamedModel], config: EvaluateConfig, *, protocol: Protocol, store: SampleStore
 ) -> tuple[dict[str, Evaluation], dict[str, dict[int, np.ndarray]]]:
     """Figures of all, the model's first, and the predictions that the report shows; one pass an interpreter."""
     evaluations: dict[str, Evaluation] = {}

@@ -9,7 +9,7 @@ from depthflow.cluster.session import ray_session
 from depthflow.command import run_command
 from depthflow.errors import RegistryError
 from depthflow.inference.comparison import draw_comparisons
-from depthflow.inference.flags import PredictFlags
+from depthflow.inference.config import PredictConfig
 from depthflow.inference.formats import FORMATS
 from depthflow.inference.named_model import NamedModel, find_models
 from depthflow.inference.photographs import find_photographs
@@ -17,13 +17,13 @@ from depthflow.inference.predict import Outputs, predict_photographs
 from depthflow.inference.tiles import TiledPredictor
 from depthflow.inference.writers import Lens
 from depthflow.models.interface import LoadPredictor
-from depthflow.observability.records import tell
+from depthflow.observability.logs import tell
 from depthflow.placement import cluster_room, plan_pool
 from depthflow.storage.files import open_output
 from depthflow.storage.location import absolute
 
 
-def main(config: PredictFlags) -> dict[str, Any]:
+def main(config: PredictConfig) -> dict[str, Any]:
     """Writes the files asked for of each photograph that has none yet; a broken one is reported."""
     paths = find_photographs(config.images)
     models = find_models([config.model, *config.compare])
@@ -54,7 +54,7 @@ def main(config: PredictFlags) -> dict[str, Any]:
     }
 
 
-def _outputs(model: NamedModel, config: PredictFlags, *, is_first: bool) -> Outputs:
+def _outputs(model: NamedModel, config: PredictConfig, *, is_first: bool) -> Outputs:
     """What a model leaves of each photograph, and where.
 
     Raises:
@@ -88,7 +88,7 @@ def _outputs(model: NamedModel, config: PredictFlags, *, is_first: bool) -> Outp
     )
 
 
-def _loader(model: NamedModel, config: PredictFlags) -> LoadPredictor:
+def _loader(model: NamedModel, config: PredictConfig) -> LoadPredictor:
     tile_px = config.tile_px
     if tile_px is None or model.output != "metres":
         return model.load

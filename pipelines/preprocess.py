@@ -6,11 +6,11 @@ from typing import Any
 
 from depthflow.cluster.session import ray_session
 from depthflow.command import run_command
-from depthflow.config import PreprocessConfig
-from depthflow.observability.records import tell
-from depthflow.progress import ProgressLine
-from depthflow.samples.preprocess import preprocess
-from depthflow.samples.report import write_report
+from depthflow.observability.logs import tell
+from depthflow.observability.progress import ProgressLine
+from depthflow.reports.data_report import write_report
+from depthflow.store.write.config import PreprocessConfig
+from depthflow.store.write.preprocess import preprocess
 
 
 def main(config: PreprocessConfig) -> dict[str, Any]:

@@ -6,8 +6,8 @@ from typing import Any
 from depthflow.cluster.session import ray_session
 from depthflow.command import run_command
 from depthflow.errors import RegistryError
+from depthflow.evaluation.config import PromoteConfig
 from depthflow.evaluation.evaluate import Evaluation, Evaluator
-from depthflow.evaluation.flags import PromoteFlags
 from depthflow.evaluation.protocols import find_protocol
 from depthflow.inference.predictor import ConstantPredictor, load_predictor
 from depthflow.models.interface import LoadPredictor
@@ -21,20 +21,20 @@ from depthflow.registry.promotion import (
     version_with_alias,
 )
 from depthflow.registry.versions import CHALLENGER, CHAMPION, ResolvedModel, resolve_model
-from depthflow.samples.store import open_store
+from depthflow.store.store import open_store
 
 BASELINE = "the mean-depth baseline"
 _ALIAS = {True: "after it had moved the alias", False: "the alias not moved"}
 
 
-def main(config: PromoteFlags) -> dict[str, Any]:
+def main(config: PromoteConfig) -> dict[str, Any]:
     """Decides, moves the alias champion, and says what was decided and why."""
     if config.history:
         return _history(config)
     return _roll_back(config) if config.rollback else _challenge(config)
 
 
-def _history(config: PromoteFlags) -> dict[str, Any]:
+def _history(config: PromoteConfig) -> dict[str, Any]:
     rows = history(config.model_name, experiment=config.experiment)
     for row in rows:
         moved = f"{row['previous'] or 'none'} -> {row['champion'] or 'none'}"
@@ -44,14 +44,14 @@ def _history(config: PromoteFlags) -> dict[str, Any]:
     return {"model_name": config.model_name, "champion": champion.version if champion else None, "decisions": rows}
 
 
-def _roll_back(config: PromoteFlags) -> dict[str, Any]:
+def _roll_back(config: PromoteConfig) -> dict[str, Any]:
     champion = version_with_alias(config.model_name, CHAMPION)
     target = previous_champion(config.model_name, experiment=config.experiment)
     reasons = (config.reason or "rolled back by hand",)
     return _conclude(config, "rolled_back", target, champion.version if champion else None, reasons, {})
 
 
-def _challenge(config: PromoteFlags) -> dict[str, Any]:
+def _challenge(config: PromoteConfig) -> dict[str, Any]:
     challenger = resolve_model(f"models:/{config.model_name}@{CHALLENGER}")
     alias = version_with_alias(config.model_name, CHAMPION)
     champion = resolve_model(alias.uri) if alias else None
@@ -89,7 +89,9 @@ def _figures(candidate: Candidate) -> dict[str, Any]:
     return {name: value for name, value in vars(candidate).items() if name != "errors"}
 
 
-def _evaluate(config: PromoteFlags, challenger: ResolvedModel, champion: ResolvedModel | None) -> dict[str, Evaluation]:
+def _evaluate(
+    config: PromoteConfig, challenger: ResolvedModel, champion: ResolvedModel | None
+) -> dict[str, Evaluation]:
     """Both models, or the challenger and the mean-depth baseline, in one pass."""
     protocol, store = find_protocol(config.protocol), open_store(config.samples or "")
     baseline_depth_m = challenger.baseline_depth_m
@@ -127,7 +129,7 @@ def _candidate(label: str, evaluation: Evaluation) -> Candidate:
 
 
 def _conclude(
-    config: PromoteFlags,
+    config: PromoteConfig,
     decision: str,
     champion: str | None,
     previous: str | None,

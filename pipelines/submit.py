@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from depthflow.cluster.config import SubmitConfig
 from depthflow.cluster.job_server import JobServer
 from depthflow.cluster.package import digest, find_files
 from depthflow.cluster.requirements import (
@@ -21,7 +22,6 @@ from depthflow.cluster.requirements import (
 )
 from depthflow.cluster.submission import Decision, Job, api_server, decide, outcome
 from depthflow.command import EXIT_INTERRUPTED, parse_command, run_command
-from depthflow.config import SubmitConfig
 from depthflow.errors import ClusterError
 from depthflow.registry.runs import git_commit
 

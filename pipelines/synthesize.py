@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from depthflow.command import run_command
-from depthflow.config import SynthesizeConfig
-from depthflow.diode.synthetic import synthesize
 from depthflow.errors import SourceError
-from depthflow.progress import ProgressLine
+from depthflow.observability.progress import ProgressLine
+from depthflow.synthetic.config import SynthesizeConfig
+from depthflow.synthetic.synthesize import synthesize
 
 
 def main(config: SynthesizeConfig) -> dict[str, Any]:

@@ -9,15 +9,16 @@ import tyro
 
 from depthflow.cluster.session import ray_session
 from depthflow.command import run_command
-from depthflow.config import Recipe, TrainJob
 from depthflow.inference import SERVING_CODE
-from depthflow.observability.records import configure_logging, tell
+from depthflow.observability.logs import configure_logging, tell
+from depthflow.recipe import Recipe
 from depthflow.recipes import RECIPES
 from depthflow.registry.runs import RunLog, git_commit, mlflow_run
 from depthflow.registry.spool import replay
 from depthflow.registry.versions import BASELINE_TAG, ModelVersion, register_network
-from depthflow.samples.reader import SplitReader
-from depthflow.samples.store import SampleStore, open_store
+from depthflow.store.read.reader import SplitReader
+from depthflow.store.store import SampleStore, open_store
+from depthflow.training.config import TrainJob
 from depthflow.training.job import open_job
 from depthflow.training.trainer import TrainingOutcome, absolute_weights, check_store, train
 

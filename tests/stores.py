@@ -2,14 +2,14 @@
 
 import contextlib
 
-from depthflow.diode.archive import archive_identity, is_archive
-from depthflow.samples.finish import finish_store
-from depthflow.samples.preprocess import content_config, plan_store, sample_layout, shard_maker, source_splits
-from depthflow.samples.shard import make_shard
-from depthflow.samples.sources import account_for, list_source
-from depthflow.samples.staging import list_archive, stage_segment
-from depthflow.samples.store import open_store
+from depthflow.datasets.archive import archive_identity, is_archive
 from depthflow.storage.files import open_files
+from depthflow.store.store import open_store
+from depthflow.store.write.finish import finish_store
+from depthflow.store.write.preprocess import content_config, plan_store, sample_layout, shard_maker, source_splits
+from depthflow.store.write.shard import make_shard
+from depthflow.store.write.sources import account_for, list_source
+from depthflow.store.write.staging import list_archive, stage_segment
 
 
 def unwatched(planned):

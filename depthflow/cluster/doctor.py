@@ -18,9 +18,9 @@ from depthflow.cluster.checks import (
     judge_versions,
     worst,
 )
+from depthflow.cluster.config import DoctorConfig
 from depthflow.cluster.requirements import is_local_store
 from depthflow.cluster.scouts import ClusterNode, Looks, Scouts, Unseen
-from depthflow.config import DoctorConfig
 from depthflow.errors import ClusterError, DepthflowError, PlacementError
 from depthflow.placement import Node, plan_data, plan_pool, plan_training
 

@@ -9,7 +9,13 @@ from depthflow.errors import ClusterError
 MAX_BYTES = 2_000_000
 LARGEST_NAMED = 5
 """Files named where the package is too large."""
-ALLOWED = ("pipelines/*.py", "depthflow/**/*.py", "depthflow/py.typed", "depthflow/diode/*.csv", "depthflow/**/*.html")
+ALLOWED = (
+    "pipelines/*.py",
+    "depthflow/**/*.py",
+    "depthflow/py.typed",
+    "depthflow/datasets/*.csv",
+    "depthflow/**/*.html",
+)
 """Patterns of what is taken; everything else of a folder stays, however much it is."""
 
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from depthflow.config import CheckName
+from depthflow.cluster.config import CheckName
 from depthflow.errors import ClusterError
-from depthflow.observability.records import LOG_FORMAT
+from depthflow.observability.logs import LOG_FORMAT
 from depthflow.storage.location import is_uri
 
 WRITTEN = ("out", "storage")

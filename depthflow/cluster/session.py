@@ -11,7 +11,7 @@ from typing import Any
 import ray
 
 from depthflow.errors import ClusterError
-from depthflow.observability.records import LOG_FORMAT, configure_logging, has_run, is_json, tell
+from depthflow.observability.logs import LOG_FORMAT, configure_logging, has_run, is_json, tell
 
 WORKER_ENVIRONMENT = {"KERAS_BACKEND": "tensorflow", "RAY_TRAIN_ENABLE_PRINT_PATCH": "0", "TF_CPP_MIN_LOG_LEVEL": "3"}
 """Of every process: Keras on TensorFlow without its start-up messages, and no second copy of what workers print."""

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from depthflow.command import EXIT_INTERRUPTED, EXIT_REJECTS, last_json_line
 from depthflow.errors import ClusterError
-from depthflow.observability.records import LOG_FORMAT
+from depthflow.observability.logs import LOG_FORMAT
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 RUNNING = ("PENDING", "RUNNING")

@@ -14,18 +14,18 @@ from ray.util import ActorPool
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from depthflow.diode.layout import SCENE_TYPES
+from depthflow.datasets.diode import SCENE_TYPES
 from depthflow.errors import unwrapped
 from depthflow.evaluation.breakdown import Breakdown, image_breakdown, total
 from depthflow.evaluation.protocols import Protocol, check_output, rows_of
 from depthflow.metrics import image_metrics, mean_over_images
 from depthflow.models.interface import LoadPredictor, Output, Predictor
 from depthflow.observability.gauges import StageGauges
+from depthflow.observability.progress import ProgressLine
 from depthflow.placement import ANYWHERE
-from depthflow.progress import ProgressLine
-from depthflow.samples.reader import SampleBatch, SplitReader
-from depthflow.samples.schema import PLANE_DTYPES
-from depthflow.samples.store import SampleStore, open_store
+from depthflow.store.read.reader import SampleBatch, SplitReader
+from depthflow.store.schema import PLANE_DTYPES
+from depthflow.store.store import SampleStore, open_store
 
 BATCH_SIZE = 8
 """Samples are dealt to batches of this size in the store's order, whatever the number of workers."""

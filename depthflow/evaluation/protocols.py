@@ -8,7 +8,7 @@ import numpy as np
 from depthflow.errors import ProtocolError
 from depthflow.evaluation.alignment import affine_aligned, median_aligned
 from depthflow.models.interface import Output
-from depthflow.samples.store import SampleStore
+from depthflow.store.store import SampleStore
 
 
 @dataclass(frozen=True, kw_only=True)

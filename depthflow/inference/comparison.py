@@ -12,8 +12,8 @@ from depthflow.errors import unwrapped
 from depthflow.inference.formats import DRAWN_AS, shrunk
 from depthflow.inference.photographs import read_photograph
 from depthflow.inference.predict import Outputs, output_names
-from depthflow.pictures.panels import DepthMap, draw_comparison
 from depthflow.placement import cluster_room, plan_data
+from depthflow.reports.panels import DepthMap, draw_comparison
 from depthflow.storage.files import open_files
 
 SUFFIX = "compare.png"

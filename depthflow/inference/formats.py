@@ -10,8 +10,8 @@ import numpy as np
 
 from depthflow.inference.writers import SCALE_KEY, Lens, write_npy, write_ply, write_png16
 from depthflow.models.interface import Output
-from depthflow.pictures.panels import DepthMap, draw_panel
-from depthflow.samples.planes import resize_rgb
+from depthflow.reports.panels import DepthMap, draw_panel
+from depthflow.store.write.planes import resize_rgb
 
 SCALE_KEYS: Mapping[Output, str] = {"metres": SCALE_KEY, "relative inverse depth": "relative_scale"}
 DRAWN_AS: Mapping[Output, Mapping[str, Any]] = {

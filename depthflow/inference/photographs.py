@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from depthflow.diode.triplet import RejectError, decode_rgb
+from depthflow.datasets.triplet import RejectError, decode_rgb
 from depthflow.errors import SourceError
 from depthflow.storage.location import is_uri, object_store, reported
 

@@ -15,15 +15,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import ray
 
-from depthflow.diode.triplet import RejectError
+from depthflow.datasets.triplet import RejectError
 from depthflow.errors import unwrapped
 from depthflow.inference.formats import FORMATS, Prediction
 from depthflow.inference.photographs import photograph_version, read_photograph
 from depthflow.inference.writers import Lens
 from depthflow.models.interface import LoadPredictor, Output
 from depthflow.observability.gauges import StageGauges
+from depthflow.observability.progress import ProgressLine
 from depthflow.placement import ANYWHERE
-from depthflow.progress import ProgressLine
 from depthflow.storage.files import open_files
 
 SIDECAR = "depth.json"

@@ -8,7 +8,7 @@ import numpy as np
 
 from depthflow.errors import RegistryError
 from depthflow.models.interface import Output, Predictor
-from depthflow.samples.planes import resize_rgb
+from depthflow.store.write.planes import resize_rgb
 
 if TYPE_CHECKING:
     import keras

@@ -9,17 +9,17 @@ A draw depends on (seed, epoch, sample id) alone, so an epoch is the same on any
 # pyright: reportGeneralTypeIssues=false
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from enum import IntEnum
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import keras
 import numpy as np
 import xxhash
 from keras import ops
 
-from depthflow.config import Recipe
-from depthflow.ingredients.augmentations import AUGMENTATIONS, Batch
+from depthflow.recipe import Recipe
 
 Tensor = keras.KerasTensor
 
@@ -28,6 +28,56 @@ HUE_SHARE = 0.1
 RGB_TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.595716, -0.274453, -0.321263], [0.211456, -0.522591, 0.311135]])
 """NTSC 1953: brightness and two colour axes, in whose plane a rotation turns the hue."""
 BLUR_RADIUS_PX = 2
+
+
+class Batch(NamedTuple):
+    """What an augmentation changes.
+
+    Attributes:
+        rgb: (B, H, W, 3) float32, 0 to 255; it is rounded and cut to these when all augmentations are done.
+        log_depth: (B, H, W) float, natural log of metres; 0 where invalid.
+        valid_mask: (B, H, W) bool.
+    """
+
+    rgb: Tensor
+    log_depth: Tensor
+    valid_mask: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """What is drawn for a sample, and what that makes of a batch.
+
+    Attributes:
+        draw: from the amount and (n, columns) float64, uniform in [0, 1), to as many values, which must leave the
+            sample as it is where they are 0. What is uniform depends on name, seed, epoch and sample id alone.
+        apply: a batch with (B, columns) float32 of these values.
+        columns: how many.
+    """
+
+    draw: Callable[[float, np.ndarray], np.ndarray]
+    apply: Callable[[Batch, Tensor], Batch]
+    columns: int = 1
+
+
+def with_gamma(batch: Batch, exponent: Tensor) -> Batch:
+    """rgb to the power 2^exponent, of values in [0, 1]. Source: Godard et al. 2017, arXiv:1609.03677, section 4.
+
+    Args:
+        batch: to change.
+        exponent: (B, 1) float32; an image whose exponent is 0 is returned to the last bit.
+    """
+    power = 2 ** exponent[:, :, None, None]
+    curved = 255 * (ops.maximum(batch.rgb, 0) / 255) ** power
+    return batch._replace(rgb=ops.where(ops.equal(power, 1), batch.rgb, curved))
+
+
+AUGMENTATIONS: dict[str, Augmentation] = {
+    "gamma": Augmentation(
+        draw=lambda amount, uniform: amount * (2 * uniform - 1),
+        apply=with_gamma,
+    ),
+}
 
 
 class Column(IntEnum):

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import keras
 from keras import layers
 
-from depthflow.config import Recipe
 from depthflow.models.encoders import DECODER_PREFIX, Features, build_encoder
+from depthflow.recipe import Recipe
 
 BATCH_NORM_MOMENTUM = 0.9
 """Of the decoder's: its statistics are of the last tens of steps. At Keras's 0.99, the figures of the first epochs on

@@ -16,8 +16,8 @@ from mlflow.exceptions import MlflowException
 
 from depthflow.errors import RegistryError
 from depthflow.registry.tracking import OneAttemptClient, experiment_id, is_away, tracking_uri, use_tracking_uri
-from depthflow.samples.report import REPORT, read_report
-from depthflow.samples.store import SampleStore
+from depthflow.reports.data_report import REPORT, read_report
+from depthflow.store.store import SampleStore
 
 METRICS_PER_CALL = 1000
 """MLflow's limit for one batch."""
@@ -80,7 +80,7 @@ class RunLog:
         report = read_report(store)
         if report is not None:
             self._client().log_text(self.run_id, report, REPORT_ARTIFACT)
-            self.tag({"samples.report": f"{store.files.root}/{REPORT}"})
+            self.tag({"reports.data_report": f"{store.files.root}/{REPORT}"})
 
     def _client(self) -> MlflowClient:
         return MlflowClient(self.tracking_uri, self.tracking_uri)

@@ -18,7 +18,7 @@ import keras
 import numpy as np
 
 from depthflow.errors import StoreError, TrainingError
-from depthflow.samples.share import Position
+from depthflow.store.read.share import Position
 from depthflow.training.task import BEST_METRIC
 
 MODEL_FILE = "model.npz"

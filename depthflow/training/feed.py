@@ -8,10 +8,10 @@ from typing import TypeVar
 
 import numpy as np
 
-from depthflow.config import Recipe
 from depthflow.models.augmentation import draw
-from depthflow.samples.reader import SplitReader
-from depthflow.samples.share import EpochShare, Position, ShareBatch
+from depthflow.recipe import Recipe
+from depthflow.store.read.reader import SplitReader
+from depthflow.store.read.share import EpochShare, Position, ShareBatch
 
 T = TypeVar("T")
 

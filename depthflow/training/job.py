@@ -8,11 +8,12 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from datetime import UTC, datetime
 from typing import Any
 
-from depthflow.config import Recipe, TrainJob
 from depthflow.errors import StoreError, TrainingError
-from depthflow.samples.store import SampleStore
+from depthflow.recipe import Recipe
 from depthflow.storage.files import open_files
 from depthflow.storage.location import absolute
+from depthflow.store.store import SampleStore
+from depthflow.training.config import TrainJob
 
 JOB_FILE = "job.json"
 

@@ -14,19 +14,19 @@ import numpy as np
 
 from depthflow.errors import DepthflowError, TrainingError
 from depthflow.models.augmentation import draw
-from depthflow.observability.records import tell
-from depthflow.progress import ProgressLine
+from depthflow.observability.logs import tell
+from depthflow.observability.progress import ProgressLine
 from depthflow.registry.spool import MetricSpool
-from depthflow.samples.reader import SplitReader
-from depthflow.samples.share import Position
+from depthflow.store.read.reader import SplitReader
+from depthflow.store.read.share import Position
 from depthflow.training.checkpoint import Progress
 from depthflow.training.feed import TrainingBatch, read_ahead, training_batches
-from depthflow.training.live_figures import LiveFigures
+from depthflow.training.live_metrics import LiveFigures
 from depthflow.training.node_metrics import NOTHING, NodeMonitor
 from depthflow.training.saver import CheckpointSaver
 from depthflow.training.step import StepResult
 from depthflow.training.task import BEST_METRIC
-from depthflow.training.trainee import Trainee
+from depthflow.training.train_state import TrainState
 from depthflow.training.validation import Validator
 from depthflow.training.watchdog import Watchdog
 
@@ -43,10 +43,10 @@ class Signal(IntEnum):
 
 
 class TrainingLoop:
-    """One worker's run from where its trainee stands to the last epoch.
+    """One worker's run from where its train_state stands to the last epoch.
 
     Args:
-        trainee: what to train.
+        train_state: what to train.
         reader: the training split.
         steps_per_epoch: of it.
         validator: of the validation split.
@@ -62,7 +62,7 @@ class TrainingLoop:
 
     def __init__(
         self,
-        trainee: Trainee,
+        train_state: TrainState,
         *,
         reader: SplitReader,
         steps_per_epoch: int,
@@ -76,14 +76,14 @@ class TrainingLoop:
         drain_poll_s: float,
         live: LiveFigures | None = None,
     ) -> None:
-        self._trainee, self._group, self._recipe = trainee, trainee.group, trainee.recipe
+        self._train_state, self._group, self._recipe = train_state, train_state.group, train_state.recipe
         self._reader, self._validator = reader, validator
         self._steps_per_epoch = steps_per_epoch
         self._watchdog, self._saver, self._spool, self._monitor = watchdog, saver, spool, monitor
         self._checkpoint_every_steps = checkpoint_every_steps
         self._draining, self._drain_poll_s, self._live = draining, drain_poll_s, live
         self._looked_at = time.monotonic()
-        self._progress = trainee.progress
+        self._progress = train_state.progress
         self._unsaved: list[float] = []  # Losses of the steps since the last checkpoint.
         self._failure = ""
         total = self._recipe.epochs * steps_per_epoch
@@ -118,7 +118,7 @@ class TrainingLoop:
             self._watchdog.beat(f"step {self._progress.steps_done + 1}")
             waited_s += wait_s
             images += len(batch.batch_rows)
-            result = self._trainee.step(batch, self._signals())
+            result = self._train_state.step(batch, self._signals())
             signals = self._settle(pending)
             pending = (result, batch)
             if self._wants_checkpoint(signals, batch):
@@ -250,7 +250,7 @@ class TrainingLoop:
         metrics = {"train/loss": progress.loss_sum / self._steps_per_epoch, **speed}
         if progress.norm_count:
             metrics["train/gradient_norm"] = progress.norm_sum / progress.norm_count
-        with self._trainee.averaged():
+        with self._train_state.averaged():
             sums = self._guard(lambda: self._validator.sums(beat=self._watchdog.beat))
         self._group.agree(self._failure)
         metrics |= self._validator.figures(sums)
@@ -266,7 +266,7 @@ class TrainingLoop:
 
     def _compare_weights(self) -> None:
         """All workers must hold the same weights and optimizer, to the last bit."""
-        if len(set(self._group.gather_texts(self._trainee.checksum()))) > 1:
+        if len(set(self._group.gather_texts(self._train_state.checksum()))) > 1:
             raise TrainingError(
                 "The workers' weights have drifted apart, which the synchronised step rules out: their machines or "
                 "libraries differ. Run pipelines/train.py on nodes of one kind."
@@ -286,7 +286,7 @@ class TrainingLoop:
         def log() -> None:
             spool.series("train/step_loss", losses, first_step=first_step)
 
-        self._guard(lambda: saver.save(self._trainee.snapshot, progress, first=log))
+        self._guard(lambda: saver.save(self._train_state.snapshot, progress, first=log))
 
     def _guard(self, act: Callable[[], T]) -> T | None:
         """Keeps a failure until all workers can be told of it."""

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from depthflow.config import Recipe
+from depthflow.recipe import Recipe
 
 WARMUP_FRACTION = 0.05
 SGD_MOMENTUM = 0.9

@@ -16,9 +16,9 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
-from depthflow.config import Recipe
 from depthflow.models.augmentation import augment, is_augmented
 from depthflow.models.losses import Loss
+from depthflow.recipe import Recipe
 from depthflow.training.collective import WorkerGroup
 
 Planes = tuple[tf.Tensor, tf.Tensor, tf.Tensor]

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from depthflow.config import Recipe
+from depthflow.recipe import Recipe
 from depthflow.registry.runs import RunLog
 
 BEST_METRIC = "val/abs_rel"

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, TrainingFailedError
 
-from depthflow.config import Recipe, TrainJob
 from depthflow.errors import StoreError, TrainingError, unwrapped
 from depthflow.placement import TrainingPlan, cluster_room, plan_training
+from depthflow.recipe import Recipe
 from depthflow.registry.runs import RunLog
-from depthflow.samples.epoch import batch_sizes
-from depthflow.samples.store import SampleStore
 from depthflow.storage.files import open_files
+from depthflow.store.read.epoch import batch_sizes
+from depthflow.store.store import SampleStore
+from depthflow.training.config import TrainJob
 from depthflow.training.job import JobFolder
 from depthflow.training.task import BEST_METRIC, WorkerTask
 

@@ -6,10 +6,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from depthflow.diode.layout import SCENE_TYPES
+from depthflow.datasets.diode import SCENE_TYPES
 from depthflow.metrics import METRIC_NAMES, image_metrics
 from depthflow.models.unet import serving_network
-from depthflow.samples.reader import SplitReader, worker_pass
+from depthflow.store.read.reader import SplitReader, worker_pass
 from depthflow.training.collective import WorkerGroup
 
 

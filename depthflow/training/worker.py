@@ -10,19 +10,19 @@ import ray.train
 import tensorflow as tf
 
 from depthflow.errors import DepthflowError
-from depthflow.observability.records import configure_logging
+from depthflow.observability.logs import configure_logging
 from depthflow.registry.spool import MetricSpool
-from depthflow.samples.epoch import batch_sizes
-from depthflow.samples.reader import SplitReader
-from depthflow.samples.store import open_store
+from depthflow.store.read.epoch import batch_sizes
+from depthflow.store.read.reader import SplitReader
+from depthflow.store.store import open_store
 from depthflow.training.collective import WorkerGroup
 from depthflow.training.kept_checkpoints import KeptCheckpoints, open_checkpoints
-from depthflow.training.live_figures import LiveFigures
+from depthflow.training.live_metrics import LiveFigures
 from depthflow.training.loop import TrainingLoop
 from depthflow.training.node_metrics import NodeMonitor
 from depthflow.training.saver import CheckpointSaver
 from depthflow.training.task import WorkerTask
-from depthflow.training.trainee import Trainee
+from depthflow.training.train_state import TrainState
 from depthflow.training.validation import Validator
 from depthflow.training.watchdog import Watchdog
 
@@ -105,19 +105,19 @@ def _training_loop(
 
     name = group.gather_texts(_by_all(group, name_of_latest))[0]
 
-    def start() -> Trainee:
+    def start() -> TrainState:
         checkpoint = kept.fetch(name) if name else None
-        return Trainee(recipe, steps_per_epoch=steps_per_epoch, group=group, checkpoint=checkpoint)
+        return TrainState(recipe, steps_per_epoch=steps_per_epoch, group=group, checkpoint=checkpoint)
 
-    trainee = _by_all(group, start)
+    train_state = _by_all(group, start)
     if not name:
-        group.share_first_workers(trainee.model.weights)
+        group.share_first_workers(train_state.model.weights)
     return TrainingLoop(
-        trainee,
+        train_state,
         reader=train_reader,
         steps_per_epoch=steps_per_epoch,
         validator=Validator(
-            trainee.model,
+            train_state.model,
             val_reader,
             group,
             max_batch_size=max(1, recipe.global_batch_size // group.size),

@@ -6,14 +6,14 @@ import pkgutil
 import re
 import subprocess
 import sys
-from dataclasses import fields, is_dataclass
+from dataclasses import fields
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
 import depthflow
-from depthflow import config
+from tests.configurations import configurations
 
 ROOT = Path(__file__).resolve().parents[2]
 NO_NETWORK = """
@@ -94,14 +94,13 @@ def test_nothing_is_fetched_from_elsewhere(site):
 
 def test_reference_has_every_field_of_every_command(site):
     pages = text_of(site, "reference/commands.html") + text_of(site, "reference/recipes.html")
-    classes = [value for value in map(config.__dict__.get, config.__all__) if is_dataclass(value)]
+    classes = configurations()
     assert len(classes) >= 12
-    for each in classes:
-        assert isinstance(each, type)
+    for path, each in classes.items():
         own = [field.name for field in fields(each) if field.name in each.__annotations__]
         for name in own:
             if (each.__name__, name) != ("Recipe", "name"):  # Not a flag, but documented all the same.
-                assert f'id="depthflow.config.{each.__name__}.{name}"' in pages, f"{each.__name__}.{name}"
+                assert f'id="{path}.{name}"' in pages, f"{path}.{name}"
 
 
 def test_reference_has_every_command(site):
@@ -114,7 +113,7 @@ def test_reference_has_every_module(site):
     pages = "".join(page.read_text() for page in (site / "reference").rglob("*.html"))
     modules = [info.name for info in pkgutil.walk_packages(depthflow.__path__, "depthflow.") if not info.ispkg]
     assert len(modules) > 60
-    documented = [name for name in modules if not name.startswith("depthflow.config.")]  # By its dataclasses instead.
+    documented = [name for name in modules if not name.endswith((".config", ".recipe"))]  # By its dataclasses instead.
     assert [name for name in documented if f'id="{name}"' not in pages] == []
 
 

@@ -57,16 +57,17 @@ class Snippet(NamedTuple):
         path.write_text(text[: end.start()] + self.code + text[end.start() :])
 
 
-def snippets() -> dict[str, Snippet]:
-    """Kind to its one snippet."""
+def snippets() -> dict[str, list[Snippet]]:
+    """Kind to its one entry; where a recipe names it, the entry of its name follows."""
     found = {}
     part = GUIDE.split("\n## One place to touch\n")[1].split("\n## ")[0]
     for section in part.split("\n### ")[1:]:
         kind = section.partition("\n")[0]
-        ((place, code),) = re.findall(r"^```python\n# ([^\n]+)\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
-        file, _, where = place.partition(", ")
-        assert where == "at the end" or where.startswith("in "), place
-        found[kind] = Snippet(file, where.removeprefix("in ") if where != "at the end" else "", code)
+        found[kind] = []
+        for place, code in re.findall(r"^```python\n# ([^\n]+)\n(.*?)^```", section, re.MULTILINE | re.DOTALL):
+            file, _, where = place.partition(", ")
+            assert where == "at the end" or where.startswith("in "), place
+            found[kind].append(Snippet(file, where.removeprefix("in ") if where != "at the end" else "", code))
     return found
 
 
@@ -77,8 +78,9 @@ def root(tmp_path_factory) -> Path:
     for folder in ("depthflow", "pipelines"):
         shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", copy)
-    for snippet in snippets().values():
-        snippet.put_into(copy)
+    for entries in snippets().values():
+        for snippet in entries:
+            snippet.put_into(copy)
     return copy
 
 
@@ -104,14 +106,16 @@ def run(root) -> Callable[..., dict]:
 def test_each_kind_is_shown_once_and_is_one_entry_of_one_file(tmp_path):
     found = snippets()
     assert tuple(found) == KINDS
-    assert len({snippet.file for snippet in found.values()}) == len(KINDS)
-    for snippet in found.values():
-        copy = tmp_path / snippet.file
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / snippet.file, copy)
-        snippet.put_into(tmp_path)
-        added = len(copy.read_text().splitlines()) - len((ROOT / snippet.file).read_text().splitlines())
-        assert 1 <= added <= 24
+    assert len({entries[0].file for entries in found.values()}) == len(KINDS)
+    for kind, (entry, *names) in found.items():
+        assert [name.file for name in names] == (["depthflow/recipe.py"] if kind in KINDS[:3] else [])
+        for snippet, most_lines in [(entry, 24), *((name, 1) for name in names)]:
+            copy = tmp_path / snippet.file
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / snippet.file, copy)
+            snippet.put_into(tmp_path)
+            added = len(copy.read_text().splitlines()) - len((ROOT / snippet.file).read_text().splitlines())
+            assert 1 <= added <= most_lines
 
 
 def test_the_tests_that_it_sends_to_are_there():
@@ -228,7 +232,7 @@ print(json.dumps({
 def test_a_network_of_the_encoder_is_augmented_and_has_the_loss_and_its_gradient(run):
     made = run(NETWORK)
     assert made["encoder"] == "mobilenetv2_unet"
-    assert f"{made['parameters'] / 1e6:.1f} M parameters" in snippets()["A recipe"].code
+    assert f"{made['parameters'] / 1e6:.1f} M parameters" in snippets()["A recipe"][0].code
     assert made["draws"] == [1.0, 1.0]
     assert made["colours"] == 0 and made["shades"] > 100, "grey, but not flat"
     assert made["loss"] == pytest.approx(made["by_hand"], rel=1e-5)
@@ -261,10 +265,10 @@ def test_an_image_is_evaluated_under_the_protocol(run):
 
 SHARD = """
 import contextlib, json, sys
-from depthflow.config import PreprocessConfig
-from depthflow.samples.preprocess import plan_store, sample_layout, shard_maker, source_splits
-from depthflow.samples.shard import make_shard
-from depthflow.samples.sources import list_source
+from depthflow.store.write.config import PreprocessConfig
+from depthflow.store.write.preprocess import plan_store, sample_layout, shard_maker, source_splits
+from depthflow.store.write.shard import make_shard
+from depthflow.store.write.sources import list_source
 from depthflow.storage.files import open_files
 
 config = PreprocessConfig(source=(sys.argv[1],), out=sys.argv[2], height=16, width=16)

@@ -16,8 +16,8 @@ import sys, depthflow
 assert depthflow.__file__.startswith(sys.argv[1]), depthflow.__file__
 assert not {"keras", "ray", "mlflow", "pyarrow"} & set(sys.modules)
 from depthflow import *
-from depthflow.diode.catalogue import expected_counts
-from depthflow.pictures.page import Page
+from depthflow.datasets.catalogue import expected_counts
+from depthflow.reports.page import Page
 missing = [name for name in depthflow.__all__ if name not in globals()]
 assert not missing, missing
 page = Page(title="A page", sections=[]).to_html()
@@ -43,7 +43,7 @@ def wheel(tmp_path_factory) -> Path:
 
 def test_it_holds_the_package_its_data_and_its_types(wheel):
     held = set(zipfile.ZipFile(wheel).namelist())
-    assert {"depthflow/py.typed", "depthflow/diode/catalog.csv", "depthflow/pictures/page.html"} <= held
+    assert {"depthflow/py.typed", "depthflow/datasets/catalog.csv", "depthflow/reports/page.html"} <= held
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "depthflow").rglob("*.py")}
     assert modules == {name for name in held if name.endswith(".py")}
 

@@ -14,7 +14,7 @@ import pytest
 import tyro
 
 from depthflow.command import parse_command
-from depthflow.diode.camera import parse_camera
+from depthflow.datasets.camera import parse_camera
 from tests.pages import PAGES, ROOT, Block, blocks_of
 
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]

@@ -15,8 +15,8 @@ import fsspec
 import pytest
 
 from depthflow.command import last_json_line
-from depthflow.diode.synthetic import synthesize
-from depthflow.samples.store import open_store
+from depthflow.store.store import open_store
+from depthflow.synthetic.synthesize import synthesize
 from tests.mlflow_server import MlflowServer
 from tests.object_store import serving_bucket
 from tests.ray_nodes import RayNodes

@@ -1,7 +1,7 @@
 """N workers with batch B / N each are one worker with batch B: through Ray, with masks of very unequal size.
 
 One start of Ray Train a number of workers trains all cells of the grid, one after the other, each for ten steps of the
-library's own parts: WorkerGroup, Trainee, training_batches. What it saw is compared here.
+library's own parts: WorkerGroup, TrainState, training_batches. What it saw is compared here.
 """
 
 import sys
@@ -15,12 +15,13 @@ import pytest
 from ray import cloudpickle
 from ray.train import LoggingConfig, RunConfig, ScalingConfig
 
-from depthflow.config import PreprocessConfig, Recipe
+from depthflow.recipe import Recipe
 from depthflow.recipes import smoke, tutorial
-from depthflow.samples.preprocess import preprocess
-from depthflow.samples.reader import SplitReader
-from depthflow.samples.share import Position
-from depthflow.samples.store import open_store
+from depthflow.store.read.reader import SplitReader
+from depthflow.store.read.share import Position
+from depthflow.store.store import open_store
+from depthflow.store.write.config import PreprocessConfig
+from depthflow.store.write.preprocess import preprocess
 from depthflow.training.trainer import tensorflow_environment
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # Workers cannot import a test.
@@ -177,38 +178,38 @@ def train_cell(cell: Cell, reader: SplitReader, group: Any) -> dict[str, np.ndar
     import keras
 
     from depthflow.training.feed import training_batches
-    from depthflow.training.trainee import Trainee
+    from depthflow.training.train_state import TrainState
 
     keras.backend.clear_session()
     keras.utils.set_random_seed(cell.recipe.seed + 7 * group.rank)  # So that nothing is equal by chance.
-    trainee = Trainee(cell.recipe, steps_per_epoch=STEPS, group=group, checkpoint=None)
-    group.share_first_workers(trainee.model.weights)
-    encoder_before = [np.array(variable) for variable in trainee.encoder]
+    train_state = TrainState(cell.recipe, steps_per_epoch=STEPS, group=group, checkpoint=None)
+    group.share_first_workers(train_state.model.weights)
+    encoder_before = [np.array(variable) for variable in train_state.encoder]
     batches = training_batches(
         reader, cell.recipe, position=Position(seed=1, epoch=0), rank=group.rank, num_workers=group.size
     )
     losses, checksums, scales = [], [], []
     for step, batch in enumerate(batches):
         if cell.overflow and step == STEPS // 2:
-            trainee.optimizer.dynamic_scale.assign(SCALE_THAT_OVERFLOWS)
+            train_state.optimizer.dynamic_scale.assign(SCALE_THAT_OVERFLOWS)
             if group.rank > 0:  # No valid pixel, no gradient: zeros do not overflow, however they are scaled.
                 batch = replace(batch, valid_mask=np.zeros_like(batch.valid_mask))
-        result = trainee.step(batch, np.zeros(2, np.float32))
+        result = train_state.step(batch, np.zeros(2, np.float32))
         losses.append(float(result.loss))
-        checksums.append(group.gather_texts(weights_checksum(trainee.model)))
-        scales.append(group.gather([float(getattr(trainee.optimizer, "dynamic_scale", 0.0))]).ravel())
+        checksums.append(group.gather_texts(weights_checksum(train_state.model)))
+        scales.append(group.gather([float(getattr(train_state.optimizer, "dynamic_scale", 0.0))]).ravel())
     seen = {
         "losses": np.array(losses),
         "checksums": np.array(checksums),
         "scales": np.array(scales),
-        "everything": np.array(group.gather_texts(trainee.checksum())),
+        "everything": np.array(group.gather_texts(train_state.checksum())),
         "encoder_stood": np.array(
-            all(np.array_equal(a, b) for a, b in zip(encoder_before, trainee.encoder, strict=True))
+            all(np.array_equal(a, b) for a, b in zip(encoder_before, train_state.encoder, strict=True))
         ),
-        **{f"weight{k:03d}": np.array(variable) for k, variable in enumerate(trainee.model.weights)},
+        **{f"weight{k:03d}": np.array(variable) for k, variable in enumerate(train_state.model.weights)},
     }
-    with trainee.averaged():
-        return {**seen, **{f"average{k:03d}": np.array(v) for k, v in enumerate(trainee.model.weights)}}
+    with train_state.averaged():
+        return {**seen, **{f"average{k:03d}": np.array(v) for k, v in enumerate(train_state.model.weights)}}
 
 
 def weights_checksum(model: Any) -> str:

@@ -14,10 +14,10 @@ from depthflow.cluster.session import ray_session
 from depthflow.errors import ProtocolError
 from depthflow.evaluation.evaluate import Evaluation, Evaluator
 from depthflow.evaluation.protocols import PROTOCOLS
-from depthflow.evaluation.report import PANELS_EACH, shown_rows, write_evaluation
 from depthflow.metrics import METRIC_NAMES, image_metrics
-from depthflow.samples.reader import SplitReader
-from depthflow.samples.store import SampleStore, open_store
+from depthflow.reports.evaluation_report import PANELS_EACH, shown_rows, write_evaluation
+from depthflow.store.read.reader import SplitReader
+from depthflow.store.store import SampleStore, open_store
 
 SAMPLES = {"indoors": 325, "outdoor": 446}
 """As many as DIODE's val has."""

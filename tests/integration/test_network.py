@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from depthflow.command import last_json_line
-from depthflow.diode.synthetic import synthesize
+from depthflow.synthetic.synthesize import synthesize
 from tests.ray_nodes import RayNodes
 
 pytestmark = [pytest.mark.nodes, pytest.mark.slow]

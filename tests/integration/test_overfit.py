@@ -7,16 +7,16 @@ import keras
 import numpy as np
 import pytest
 
-from depthflow.diode.layout import find_triplets
-from depthflow.diode.synthetic import synthesize
-from depthflow.diode.triplet import decode_triplet
+from depthflow.datasets.diode import find_triplets
+from depthflow.datasets.triplet import decode_triplet
 from depthflow.models.augmentation import draw
 from depthflow.recipes import tutorial
-from depthflow.samples.planes import Planes, make_planes
-from depthflow.samples.share import Position
+from depthflow.store.read.share import Position
+from depthflow.store.write.planes import Planes, make_planes
+from depthflow.synthetic.synthesize import synthesize
 from depthflow.training.collective import WorkerGroup
 from depthflow.training.feed import TrainingBatch
-from depthflow.training.trainee import Trainee
+from depthflow.training.train_state import TrainState
 
 STEPS = 60
 
@@ -38,7 +38,7 @@ def test_tutorials_unet_overfits_eight_images(eight_images):
     keras.utils.set_random_seed(0)
     size = {"decoder_filters": (256, 128, 64, 32, 16), "height": 64, "width": 64}
     recipe = replace(tutorial(), encoder_weights="none", learning_rate=3e-4, epochs=STEPS, **size)
-    trainee = Trainee(recipe, steps_per_epoch=1, group=WorkerGroup(rank=0, size=1), checkpoint=None)
+    train_state = TrainState(recipe, steps_per_epoch=1, group=WorkerGroup(rank=0, size=1), checkpoint=None)
     ids = [f"image {k}" for k in range(len(eight_images))]
     batch = TrainingBatch(
         **{
@@ -50,5 +50,5 @@ def test_tutorials_unet_overfits_eight_images(eight_images):
         batch_rows=np.arange(len(ids)),
         then=Position(seed=0, epoch=1),
     )
-    losses = [float(trainee.step(batch, np.zeros(2)).loss) for _ in range(STEPS)]
+    losses = [float(train_state.step(batch, np.zeros(2)).loss) for _ in range(STEPS)]
     assert losses[-1] < 0.05 * losses[0], losses

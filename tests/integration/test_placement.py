@@ -17,14 +17,15 @@ from ray.cluster_utils import Cluster
 from ray.util.state import list_actors, list_tasks
 
 from depthflow.cluster.session import ray_session
-from depthflow.config import PreprocessConfig, TrainJob
 from depthflow.errors import PlacementError
 from depthflow.placement import ROLE_LABEL, alive_nodes, cluster_room, plan_training
 from depthflow.recipes import smoke
 from depthflow.registry.runs import mlflow_run
 from depthflow.registry.spool import replay
-from depthflow.samples.preprocess import preprocess
-from depthflow.samples.store import open_store
+from depthflow.store.store import open_store
+from depthflow.store.write.config import PreprocessConfig
+from depthflow.store.write.preprocess import preprocess
+from depthflow.training.config import TrainJob
 from depthflow.training.job import open_job
 from depthflow.training.trainer import train
 from tests.object_store import serving_bucket

@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 import requests
 
-from depthflow.observability.records import LOG_FORMAT
-from depthflow.samples.store import open_store
+from depthflow.observability.logs import LOG_FORMAT
+from depthflow.store.store import open_store
 
 DAMAGES = {
     "unreadable_image": lambda image: image.write_bytes(b"not a picture"),

@@ -12,7 +12,7 @@ import psutil
 import pytest
 from ray.cluster_utils import Cluster
 
-from depthflow.samples.store import open_store
+from depthflow.store.store import open_store
 
 from .test_resume import (  # Fixtures among them.
     EPOCHS,

@@ -106,7 +106,7 @@ def test_a_command_line_is_parsed_without_running_it(tmp_path, capsys):
     script = tmp_path / "tiny.py"
     script.write_text(
         '"""A tiny command."""\n'
-        "from depthflow.config import SynthesizeConfig\n"
+        "from depthflow.synthetic.config import SynthesizeConfig\n"
         "def main(config: SynthesizeConfig) -> dict:\n    raise AssertionError('it ran')\n"
     )
     assert parse_command(script, ["--out", "o", "--scans", "3"])["config"].scans == 3

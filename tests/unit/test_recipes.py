@@ -2,8 +2,8 @@
 
 import pytest
 
-from depthflow.config import Recipe
 from depthflow.models.augmentation import is_augmented
+from depthflow.recipe import Recipe
 from depthflow.recipes import RECIPES, named, smoke
 
 

@@ -16,9 +16,9 @@ from depthflow.cluster.checks import (
     judge_versions,
     worst,
 )
+from depthflow.cluster.config import DoctorConfig
 from depthflow.cluster.doctor import Doctor, conclude, line
 from depthflow.cluster.scouts import ClusterNode, Unseen, named_nodes
-from depthflow.config import DoctorConfig
 from depthflow.errors import ClusterError, TrainingError
 
 GB = 10**9

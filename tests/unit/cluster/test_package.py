@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[3]
 @pytest.fixture
 def checkout(tmp_path):
     """A small one, with much beside the code."""
-    for name in ("pipelines/train.py", "depthflow/a.py", "depthflow/diode/b.py", "depthflow/diode/catalog.csv"):
+    for name in ("pipelines/train.py", "depthflow/a.py", "depthflow/datasets/b.py", "depthflow/datasets/catalog.csv"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(name)
     for name in (
@@ -34,8 +34,8 @@ def test_only_what_is_allowed_goes(checkout):
     files = find_files(checkout)
     assert sorted(files) == [
         "depthflow/a.py",
-        "depthflow/diode/b.py",
-        "depthflow/diode/catalog.csv",
+        "depthflow/datasets/b.py",
+        "depthflow/datasets/catalog.csv",
         "pipelines/train.py",
     ]
     assert files["depthflow/a.py"] == b"depthflow/a.py"

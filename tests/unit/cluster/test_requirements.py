@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from depthflow.cluster.config import DoctorConfig
 from depthflow.cluster.requirements import (
     Requirements,
     before_wildcard,
@@ -14,7 +15,6 @@ from depthflow.cluster.requirements import (
     requirements_of,
 )
 from depthflow.command import parse_command
-from depthflow.config import DoctorConfig
 from depthflow.errors import ClusterError
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -7,12 +7,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from depthflow.config import EvaluateConfig, PromoteConfig
 from depthflow.errors import ProtocolError, StoreError
+from depthflow.evaluation.config import EvaluateConfig, PromoteConfig
 from depthflow.evaluation.protocols import PROTOCOLS, check_output, find_protocol, rows_of
 from depthflow.metrics import image_metrics
-from depthflow.samples.schema import INDEX_SCHEMA
-from depthflow.samples.store import FORMAT, open_store
+from depthflow.store.schema import INDEX_SCHEMA
+from depthflow.store.store import FORMAT, open_store
 
 
 def write_store(root, sizes: list[tuple[int, int]], *, stored: tuple[int, int], scene_types=("indoors",)):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from depthflow.diode.triplet import RejectError
+from depthflow.datasets.triplet import RejectError
 from depthflow.errors import SourceError
 from depthflow.inference.photographs import SUFFIXES, find_photographs, photograph_version, read_photograph
 

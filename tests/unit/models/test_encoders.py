@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from depthflow.errors import TrainingError
-from depthflow.ingredients.encoders import ENCODERS, Application
-from depthflow.models.encoders import build_encoder
+from depthflow.models.encoders import ENCODERS, Application, build_encoder
 
 APPLICATIONS = {name: encoder for name, encoder in ENCODERS.items() if isinstance(encoder, Application)}
 

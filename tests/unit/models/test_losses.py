@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from depthflow.ingredients.loss_terms import TERMS, tutorial_loss
-from depthflow.models.losses import Loss
+from depthflow.models.losses import TERMS, Loss, tutorial_loss
 
 SCALES = 2
 NAMES = list(TERMS)

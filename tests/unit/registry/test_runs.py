@@ -13,7 +13,7 @@ from mlflow.artifacts import download_artifacts
 from depthflow.errors import RegistryError
 from depthflow.registry import runs
 from depthflow.registry.runs import COMMIT_VARIABLE, REPORT_ARTIFACT, git_commit, mlflow_run
-from depthflow.samples.report import FINGERPRINT_META, REPORT
+from depthflow.reports.data_report import FINGERPRINT_META, REPORT
 from depthflow.storage.files import open_files
 
 
@@ -48,7 +48,7 @@ def test_a_store_and_its_report(tmp_path, written_for, is_logged):
     client = MlflowClient(run_log.tracking_uri)
     tags = client.get_run(run_log.run_id).data.tags
     assert tags["samples.location"] == store.files.root
-    assert tags.get("samples.report") == (f"{store.files.root}/{REPORT}" if is_logged else None)
+    assert tags.get("reports.data_report") == (f"{store.files.root}/{REPORT}" if is_logged else None)
     assert [file.path for file in client.list_artifacts(run_log.run_id, "data")] == [REPORT_ARTIFACT] * is_logged
     if is_logged:
         path = download_artifacts(run_id=run_log.run_id, artifact_path="data/report.html", dst_path=str(tmp_path / "d"))

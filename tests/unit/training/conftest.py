@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from depthflow.config import PreprocessConfig
+from depthflow.store.write.config import PreprocessConfig
 from depthflow.training.collective import WorkerGroup
 from tests.stores import make_store
 
@@ -44,14 +44,14 @@ def small_network():
 
 @pytest.fixture
 def small_trainees(monkeypatch):
-    """For the test, every trainee has a small network of its recipe's dtype and scales."""
+    """For the test, every train_state has a small network of its recipe's dtype and scales."""
 
     def build(recipe):
         return build_small_network(
             dtype=recipe.dtype, size=recipe.height, scales=recipe.supervised_scales, seed=recipe.seed
         )
 
-    monkeypatch.setattr("depthflow.training.trainee.build_unet", build)
+    monkeypatch.setattr("depthflow.training.train_state.build_unet", build)
 
 
 @pytest.fixture(scope="session")

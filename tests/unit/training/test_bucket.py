@@ -10,13 +10,13 @@ import pyarrow.fs
 import pytest
 import s3fs
 
-from depthflow.config import TrainJob
 from depthflow.errors import StoreError, TrainingError
 from depthflow.recipes import smoke
-from depthflow.samples.share import Position
-from depthflow.samples.store import SampleStore
 from depthflow.storage.files import open_files
+from depthflow.store.read.share import Position
+from depthflow.store.store import SampleStore
 from depthflow.training.checkpoint import MANIFEST_FILE, MODEL_FILE, Progress, Snapshot, best, read_progress
+from depthflow.training.config import TrainJob
 from depthflow.training.job import open_job
 from depthflow.training.kept_checkpoints import BucketCheckpoints, open_checkpoints
 from depthflow.training.saver import CheckpointSaver

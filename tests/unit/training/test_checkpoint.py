@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from depthflow.errors import TrainingError
 from depthflow.models.augmentation import NEUTRAL
 from depthflow.recipes import smoke
-from depthflow.samples.share import Position
+from depthflow.store.read.share import Position
 from depthflow.training.checkpoint import (
     AVERAGED_FILE,
     MANIFEST_FILE,
@@ -37,7 +37,7 @@ from depthflow.training.checkpoint import (
 )
 from depthflow.training.feed import TrainingBatch
 from depthflow.training.optimizer import build_optimizer
-from depthflow.training.trainee import Trainee
+from depthflow.training.train_state import TrainState
 from tests.full_disk import files_at_most
 
 STEPS = 6
@@ -189,24 +189,24 @@ def test_without_an_optimizer_a_network_gets_the_average(request, group, arrays,
         request.getfixturevalue("small_trainees")
     keras.utils.set_random_seed(0)
     recipe = replace(RECIPE, ema_momentum=0.9, dtype=dtype, schedule="constant")
-    trainee = Trainee(recipe, steps_per_epoch=5, group=group, checkpoint=None)
+    train_state = TrainState(recipe, steps_per_epoch=5, group=group, checkpoint=None)
     seen = []
     for seed in range(3):
-        trainee.step(batch_of(seed), np.zeros(1, np.float32))
-        seen.append(arrays(trainee.model.trainable_variables))
+        train_state.step(batch_of(seed), np.zeros(1, np.float32))
+        seen.append(arrays(train_state.model.trainable_variables))
     expected = [0.9 * (0.9 * one + 0.1 * two) + 0.1 * three for one, two, three in zip(*seen, strict=True)]
-    trained, checksum = arrays(trainee.model.weights), trainee.checksum()
+    trained, checksum = arrays(train_state.model.weights), train_state.checksum()
 
-    with trainee.averaged():
-        averaged = arrays(trainee.model.weights)
-        for mine, wanted in zip(arrays(trainee.model.trainable_variables), expected, strict=True):
+    with train_state.averaged():
+        averaged = arrays(train_state.model.weights)
+        for mine, wanted in zip(arrays(train_state.model.trainable_variables), expected, strict=True):
             np.testing.assert_allclose(mine, wanted, rtol=1e-5, atol=1e-6)
-    assert_same(arrays(trainee.model.weights), trained)
+    assert_same(arrays(train_state.model.weights), trained)
 
-    folder = write_checkpoint(tmp_path, trainee.snapshot(), Progress(position=Position(seed=0, epoch=0, step=3)))
-    assert trainee.checksum() == checksum, "a snapshot leaves the run as it is"
+    folder = write_checkpoint(tmp_path, train_state.snapshot(), Progress(position=Position(seed=0, epoch=0, step=3)))
+    assert train_state.checksum() == checksum, "a snapshot leaves the run as it is"
     assert (folder / AVERAGED_FILE).is_file()
-    again = Trainee(recipe, steps_per_epoch=5, group=group, checkpoint=folder)
+    again = TrainState(recipe, steps_per_epoch=5, group=group, checkpoint=folder)
     assert again.checksum() == checksum
     assert_same(arrays(again.model.weights), trained)
     load_checkpoint(folder, model=again.model)
@@ -214,20 +214,20 @@ def test_without_an_optimizer_a_network_gets_the_average(request, group, arrays,
 
 
 def test_the_average_is_put_back_after_an_error_too(group, small_trainees, arrays, assert_same):
-    trainee = Trainee(replace(RECIPE, ema_momentum=0.5), steps_per_epoch=5, group=group, checkpoint=None)
-    trained = arrays(trainee.model.weights)
-    with contextlib.suppress(OSError), trainee.averaged():
-        assert not np.array_equal(arrays(trainee.model.weights)[0], trained[0])
+    train_state = TrainState(replace(RECIPE, ema_momentum=0.5), steps_per_epoch=5, group=group, checkpoint=None)
+    trained = arrays(train_state.model.weights)
+    with contextlib.suppress(OSError), train_state.averaged():
+        assert not np.array_equal(arrays(train_state.model.weights)[0], trained[0])
         raise OSError
-    assert_same(arrays(trainee.model.weights), trained)
+    assert_same(arrays(train_state.model.weights), trained)
 
 
 def test_without_an_average_there_is_none_to_save(group, small_trainees, arrays, assert_same):
-    trainee = Trainee(RECIPE, steps_per_epoch=5, group=group, checkpoint=None)
-    assert trainee.snapshot().averaged is None
-    trained = arrays(trainee.model.weights)
-    with trainee.averaged():
-        assert_same(arrays(trainee.model.weights), trained)
+    train_state = TrainState(RECIPE, steps_per_epoch=5, group=group, checkpoint=None)
+    assert train_state.snapshot().averaged is None
+    trained = arrays(train_state.model.weights)
+    with train_state.averaged():
+        assert_same(arrays(train_state.model.weights), trained)
 
 
 # --- progress ---

@@ -12,8 +12,8 @@ from hypothesis.extra import numpy as hnp
 
 from depthflow.models.augmentation import NEUTRAL, draw
 from depthflow.recipes import smoke
-from depthflow.samples.reader import SampleBatch
-from depthflow.samples.share import Position
+from depthflow.store.read.reader import SampleBatch
+from depthflow.store.read.share import Position
 from depthflow.training.feed import (
     BATCHES_AHEAD,
     clip_log_depth,

@@ -9,10 +9,10 @@ from typing import cast
 
 import pytest
 
-from depthflow.config import TrainJob
 from depthflow.errors import TrainingError
 from depthflow.recipes import RECIPES, smoke
-from depthflow.samples.store import SampleStore
+from depthflow.store.store import SampleStore
+from depthflow.training.config import TrainJob
 from depthflow.training.job import JOB_FILE, JobFolder, open_job, unique_name
 
 

@@ -14,13 +14,13 @@ from depthflow.errors import StoreError, TrainingError
 from depthflow.recipes import smoke
 from depthflow.registry.runs import RunLog
 from depthflow.registry.spool import MetricSpool
-from depthflow.samples.reader import SampleBatch, SplitReader
-from depthflow.samples.store import open_store
+from depthflow.store.read.reader import SampleBatch, SplitReader
+from depthflow.store.store import open_store
 from depthflow.training.checkpoint import MODEL_FILE, checkpoints, latest_whole, read_progress
 from depthflow.training.kept_checkpoints import DiskCheckpoints
 from depthflow.training.loop import TrainingLoop
 from depthflow.training.saver import CheckpointSaver
-from depthflow.training.trainee import Trainee
+from depthflow.training.train_state import TrainState
 from depthflow.training.validation import Validator
 from depthflow.training.watchdog import Watchdog
 
@@ -83,31 +83,31 @@ class Job:
             **options,
         }
 
-    def run(self, *, kill_before=None, reader=None, before=lambda trainee, validator: None, **changes):
-        """Trains on from the latest checkpoint; the trainee at the end.
+    def run(self, *, kill_before=None, reader=None, before=lambda train_state, validator: None, **changes):
+        """Trains on from the latest checkpoint; the train_state at the end.
 
         Args:
             kill_before: the step of this process, counted from 0, that is not begun any more.
             reader: in place of the store's.
-            before: may change trainee and validator.
+            before: may change train_state and validator.
         """
         options = {**self.options, **changes}
-        trainee = Trainee(
+        train_state = TrainState(
             self.recipe,
             steps_per_epoch=STEPS_PER_EPOCH,
             group=self._group,
             checkpoint=latest_whole(self.checkpoints),
         )
         if kill_before is not None:
-            _kill(trainee, kill_before)
+            _kill(train_state, kill_before)
         validator = Validator(
-            trainee.model, SplitReader(self._store, "val", cache_bytes=0), self._group, max_batch_size=2
+            train_state.model, SplitReader(self._store, "val", cache_bytes=0), self._group, max_batch_size=2
         )
-        before(trainee, validator)
+        before(train_state, validator)
         saver = CheckpointSaver(DiskCheckpoints(self.checkpoints), keep=options.pop("keep"))
         watchdog = Watchdog(600)
         loop = TrainingLoop(
-            trainee,
+            train_state,
             reader=reader or SplitReader(self._store, "train", cache_bytes=0),
             steps_per_epoch=STEPS_PER_EPOCH,
             validator=validator,
@@ -121,14 +121,14 @@ class Job:
         finally:
             watchdog.stop()
             saver.wait()
-        return trainee
+        return train_state
 
     def steps_saved(self):
         return [read_progress(path).steps_done for path in checkpoints(self.checkpoints)]
 
 
-def _kill(trainee, before_step):
-    step, begun = trainee.step, []
+def _kill(train_state, before_step):
+    step, begun = train_state.step, []
 
     def killed(batch, signals):
         if len(begun) == before_step:
@@ -136,7 +136,7 @@ def _kill(trainee, before_step):
         begun.append(1)
         return step(batch, signals)
 
-    trainee.step = killed
+    train_state.step = killed
 
 
 @pytest.fixture
@@ -183,7 +183,7 @@ def unet_job(tmp_path, group, real_store):
 
 def test_a_whole_run_leaves_checkpoints_and_figures(job, capfd):
     run = job()
-    trainee = run.run()
+    train_state = run.run()
     assert run.steps_saved() == [6, 12]
     losses = run.notes.of("train/step_loss")
     assert [step for step, _ in losses] == list(range(1, 13))
@@ -201,7 +201,7 @@ def test_a_whole_run_leaves_checkpoints_and_figures(job, capfd):
     assert 0 <= run.notes.of("perf/data_wait_fraction")[0][1] <= 1
     assert run.notes.of("perf/images_per_s")[0][1] > 0
     with np.load(run.checkpoints / "step-00000012" / MODEL_FILE) as saved:
-        np.testing.assert_array_equal(saved["00000"], np.array(trainee.model.weights[0]))
+        np.testing.assert_array_equal(saved["00000"], np.array(train_state.model.weights[0]))
     assert "epoch 2/2: train/loss" in capfd.readouterr().err
 
 
@@ -217,9 +217,9 @@ def test_what_is_validated_is_the_average(job):
     run = job(replace(RECIPE, ema_momentum=0.9))
     seen = []
 
-    def look(trainee, validator):
+    def look(train_state, validator):
         sums = validator.sums
-        validator.sums = lambda *, beat: (seen.append(np.array(trainee.model.weights[0])), sums(beat=beat))[1]
+        validator.sums = lambda *, beat: (seen.append(np.array(train_state.model.weights[0])), sums(beat=beat))[1]
 
     run.run(before=look)
     with np.load(run.checkpoints / "step-00000012" / "averaged.npz") as averaged:
@@ -249,10 +249,10 @@ VARIANTS = {
 }
 
 
-def assert_same_run(job, trainee, wanted):
+def assert_same_run(job, train_state, wanted):
     """Weights and optimizer to the last bit, every step's loss, and every figure but speed."""
     other, checksum = wanted
-    assert trainee.checksum() == checksum
+    assert train_state.checksum() == checksum
     names = {name for name, _ in other.notes.values if not name.startswith("perf/")}
     assert {"train/step_loss", "train/loss", "train/gradient_norm", "val/abs_rel", "val/indoors/delta1"} <= names
     for name in names:
@@ -320,7 +320,7 @@ def test_mlflow_has_every_step_once(job, straight, tmp_path):
 def test_an_epoch_that_awaits_its_figures_is_validated_without_training_again(job, straight):
     stopped, whole = job(), straight()[0]
 
-    def die(trainee, validator):
+    def die(train_state, validator):
         def sums(*, beat):
             raise Killed
 
@@ -342,7 +342,7 @@ def test_an_epoch_that_awaits_its_figures_is_validated_without_training_again(jo
 def test_so_is_the_last_epoch(job):
     run = job(replace(RECIPE, epochs=1))
 
-    def die(trainee, validator):
+    def die(train_state, validator):
         def sums(*, beat):
             raise Killed
 
@@ -479,7 +479,7 @@ def test_a_shard_that_is_damaged_under_the_run_ends_it(job, real_store, tmp_path
 
 
 def test_a_validation_that_fails_ends_the_run(job):
-    def break_it(trainee, validator):
+    def break_it(train_state, validator):
         def sums(*, beat):
             raise StoreError("no validation today")
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from depthflow.errors import TrainingError
-from depthflow.samples.share import Position
+from depthflow.store.read.share import Position
 from depthflow.training import saver as saver_module
 from depthflow.training.checkpoint import Progress, Snapshot, checkpoints, read_progress
 from depthflow.training.kept_checkpoints import DiskCheckpoints

@@ -8,13 +8,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from depthflow.config import TrainJob
 from depthflow.errors import StoreError, TrainingError
 from depthflow.placement import TrainingPlan
 from depthflow.recipes import smoke
 from depthflow.registry.runs import RunLog
-from depthflow.samples.schema import INDEX_SCHEMA
-from depthflow.samples.store import FORMAT, open_store
+from depthflow.store.schema import INDEX_SCHEMA
+from depthflow.store.store import FORMAT, open_store
+from depthflow.training.config import TrainJob
 from depthflow.training.job import JobFolder
 from depthflow.training.trainer import (
     absolute_weights,

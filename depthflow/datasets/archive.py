@@ -1,0 +1,256 @@
+"""DIODE's official archives, read where they lie: members are found by one pass and then addressed by offset.
+
+rapidgzip inflates in parallel and keeps an index of points to start from, so several workers may read different
+members of one .tar.gz at once, and nothing is ever unpacked to disk.
+"""
+
+import io
+import tarfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path, PurePosixPath
+from typing import IO, Any, NamedTuple
+
+import rapidgzip
+import xxhash
+
+from depthflow.datasets.camera import CAMERA_FILE
+from depthflow.datasets.diode import SourceFile, Triplet, group_triplets, printable, require_samples
+from depthflow.datasets.gzip_index import slice_index
+from depthflow.errors import SourceError
+from depthflow.storage.location import absolute, is_uri, object_store, reported
+
+SUFFIXES = (".tar.gz", ".tgz")
+_INFLATE_ERRORS = (ValueError, RuntimeError, OSError, tarfile.TarError, EOFError)
+"""What rapidgzip and tarfile raise for damaged bytes."""
+_TAIL_BYTES = 2**20
+
+
+class Member(NamedTuple):
+    """A member of an archive that is not a folder.
+
+    Attributes:
+        name: as the archive has it; bytes that are no valid UTF-8 as escapes.
+        offset, size: of its content, in bytes of the decompressed tar.
+        problem: why it must not be read, or empty.
+    """
+
+    name: str
+    offset: int
+    size: int
+    problem: str
+
+
+class Contents(NamedTuple):
+    """What an archive holds.
+
+    Attributes:
+        members: in the archive's order.
+        camera: the bytes of its camera.json, of several the one in the fewest folders, or None.
+    """
+
+    members: list[Member]
+    camera: bytes | None
+
+
+def is_archive(source: str) -> bool:
+    """Whether a source is read as a compressed tar."""
+    return source.endswith(SUFFIXES)
+
+
+def archive_identity(archive: str) -> str:
+    """xxh3-64 of what tells one state of an archive from another without reading it: path, size, and time or ETag.
+
+    Raises:
+        SourceError: if it is not there.
+    """
+    size, state = _state(archive)
+    return xxhash.xxh3_64_hexdigest(repr((absolute(archive), size, state)).encode())
+
+
+def archive_bytes(archive: str) -> int:
+    """Its size, compressed as it is; SourceError if it is not there."""
+    return _state(archive)[0]
+
+
+def _state(archive: str) -> tuple[int, str]:
+    """Size in bytes, and time or ETag."""
+    try:
+        if is_uri(archive):
+            filesystem, path = object_store(archive, SourceError)
+            with reported(f"The archive {archive} cannot be read", SourceError):
+                info = filesystem.info(path)
+            return info["size"], str(info.get("ETag") or info.get("etag") or info.get("mtime"))
+        status = Path(archive).stat()
+        return status.st_size, str(status.st_mtime_ns)
+    except FileNotFoundError:
+        raise SourceError(f"There is no archive at {archive}. Fetch one with download.py.") from None
+
+
+def scan_archive(archive: str, index_path: str, *, threads: int, progress: Callable[[str, int], None]) -> Contents:
+    """Reads an archive once from end to end, lists its members, and writes its gzip index.
+
+    Args:
+        archive: a .tar.gz on a disk, s3:// or gs://.
+        index_path: local file to write the index to.
+        threads: inflating in parallel.
+        progress: called with each member's name and how many bytes of the archive are read.
+
+    Raises:
+        SourceError: if the archive is damaged, cut short, or no .tar.gz; if the index cannot be written.
+    """
+    members: list[Member] = []
+    cameras: dict[int, bytes] = {}
+    try:
+        with _inflated(archive, threads) as stream:
+            with tarfile.open(fileobj=stream, mode="r:") as tar:
+                for entry in tar:
+                    name = printable(entry.name)
+                    progress(name, stream.tell_compressed() // 8)  # It tells in bits.
+                    if entry.isdir():
+                        continue
+                    members.append(Member(name, entry.offset_data, entry.size, printable(_problem(entry))))
+                    *folders, file_name = PurePosixPath(name).parts
+                    if file_name == CAMERA_FILE and not members[-1].problem and len(folders) not in cameras:
+                        cameras[len(folders)] = _read(stream, entry.offset_data, entry.size)
+                tar_end = tar.offset
+            _require_zeros(stream, tar_end)
+            _export_index(stream, index_path)
+    except _INFLATE_ERRORS as error:
+        raise SourceError(
+            f"The archive {archive} cannot be read to its end: {error}. It is damaged or was not downloaded whole: "
+            "compare its MD5, or fetch it again with download.py."
+        ) from None
+    return Contents(members, cameras[min(cameras)] if cameras else None)
+
+
+def archive_triplets(archive: str, members: list[Member], splits: tuple[str, ...]) -> list[Triplet]:
+    """Every triplet of an archive, whole or not, sorted by split and sample id.
+
+    The folders train/ and val/ may stand at any depth of the archive.
+
+    Raises:
+        SourceError: if it holds no sample of these splits.
+    """
+    files: dict[str, list[SourceFile]] = {split: [] for split in splits}
+    for member in members:
+        *folders, name = [part for part in member.name.split("/") if part not in ("", ".")] or [""]
+        split = next((folder for folder in folders if folder in ("train", "val")), None)
+        if split in files:
+            parent = "/".join(folders[folders.index(split) + 1 :]) or "."
+            span = (member.offset, member.size)
+            files[split].append(SourceFile(parent, name, member.name, span, member.problem))
+    found = [triplet for split in splits for triplet in group_triplets(split, files[split])]
+    require_samples(found, archive, splits)
+    return found
+
+
+class ArchiveReader:
+    """Reads spans of an archive that lie in one range, forward without inflating anything twice.
+
+    Made by `open_archive`.
+    """
+
+    def __init__(self, archive: str, stream: Any) -> None:
+        self._archive = archive
+        self._stream = stream
+
+    def read(self, span: tuple[int, int]) -> bytes:
+        """The bytes of a span (offset, size) of the decompressed tar; SourceError if the archive gives fewer."""
+        with _readable(self._archive):
+            return _read(self._stream, *span)
+
+
+@contextmanager
+def open_archive(archive: str, index: IO[bytes], *, begin: int, end: int) -> Iterator[ArchiveReader]:
+    """An archive opened for the spans between `begin` and `end`.
+
+    Args:
+        index: what `scan_archive` wrote.
+        begin, end: in bytes of the decompressed tar.
+
+    Raises:
+        SourceError: if the archive is not there any more, or is not the one that was listed.
+    """
+    with ExitStack() as stack:
+        with _readable(archive):
+            stream = stack.enter_context(_inflated(archive, 1))
+            stream.import_index(slice_index(index, begin=begin, end=end))
+        yield ArchiveReader(archive, stream)
+
+
+@contextmanager
+def _readable(archive: str) -> Iterator[None]:
+    try:
+        yield
+    except _INFLATE_ERRORS as error:
+        raise SourceError(f"{archive} cannot be read any more: {error}. Mend it, then run again.") from None
+
+
+@contextmanager
+def _inflated(archive: str, threads: int) -> Iterator[Any]:
+    if not is_uri(archive):
+        with rapidgzip.open(archive, parallelization=threads) as stream:
+            yield stream
+        return
+    filesystem, path = object_store(archive, SourceError)
+    with reported(f"The archive {archive} cannot be read", SourceError):
+        handle = filesystem.open(path, "rb")
+    with handle, rapidgzip.open(handle, parallelization=threads) as stream:
+        yield stream
+
+
+def _read(stream: Any, offset: int, size: int) -> bytes:
+    stream.seek(offset)
+    content = stream.read(size)
+    if len(content) != size:
+        raise EOFError(f"{len(content)} of {size} bytes at {offset}")
+    return content
+
+
+def _problem(entry: tarfile.TarInfo) -> str:
+    """Why a member must not be read, or empty."""
+    if entry.name.startswith("/") or ".." in entry.name.split("/"):
+        return f"the member's name {entry.name} leaves the archive"
+    if entry.issym() or entry.islnk():
+        return f"{entry.name} is a link to {entry.linkname}"
+    if not entry.isreg() or entry.issparse():
+        return f"{entry.name} is no plain file"
+    return ""
+
+
+def _require_zeros(stream: Any, offset: int) -> None:
+    """After the last member a tar holds zeros alone; tarfile stops without a word at what it cannot read."""
+    stream.seek(offset)
+    zeros = 0
+    while content := stream.read(_TAIL_BYTES):
+        zeros += content.count(0)
+        if content.count(0) != len(content):
+            raise tarfile.ReadError(f"what follows byte {offset} of the decompressed tar is no member")
+    if zeros < tarfile.BLOCKSIZE:
+        raise EOFError(f"the tar has no end, it stops after {offset} bytes")
+
+
+def _export_index(stream: Any, index_path: str) -> None:
+    with _IndexFile(index_path, "wb") as index:
+        stream.export_index(index)
+    if index.error is not None:
+        raise SourceError(
+            f"The archive's index cannot be written to {index_path}: {index.error.strerror}. Free space there, or set "
+            "TMPDIR to a folder that has some."
+        )
+
+
+class _IndexFile(io.FileIO):
+    """A file for rapidgzip to write to, which ends the process if a write raises: this one keeps the error instead."""
+
+    error: OSError | None = None
+
+    def write(self, content: Any) -> int:
+        rest = memoryview(content)
+        try:
+            while rest:
+                rest = rest[super().write(rest) :]
+        except OSError as error:
+            self.error = error
+        return len(content)

@@ -1,0 +1,103 @@
+"""Pinhole intrinsics of a tree's frames."""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from depthflow.datasets.diode import SPLITS
+from depthflow.errors import SourceError
+from depthflow.storage.location import is_uri, object_store, reported
+
+
+@dataclass(frozen=True, kw_only=True)
+class Camera:
+    """A pinhole camera at one resolution. Pixel i covers [i, i + 1), so a resize by s multiplies every field by s.
+
+    Attributes:
+        width, height: resolution in pixels.
+        fx_px, fy_px, cx_px, cy_px: focal lengths and principal point in pixels.
+    """
+
+    width: int
+    height: int
+    fx_px: float
+    fy_px: float
+    cx_px: float
+    cy_px: float
+
+    def __post_init__(self) -> None:
+        for name in ("width", "height", "fx_px", "fy_px", "cx_px", "cy_px"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+                raise ValueError(f"{name} must be a positive number. Received: {value!r}")
+
+    def resized(self, *, height: int, width: int) -> "Camera":
+        """The same camera after its image was resized."""
+        sx, sy = width / self.width, height / self.height
+        return Camera(
+            width=width,
+            height=height,
+            fx_px=self.fx_px * sx,
+            fy_px=self.fy_px * sy,
+            cx_px=self.cx_px * sx,
+            cy_px=self.cy_px * sy,
+        )
+
+
+DIODE_CAMERA = Camera(width=1024, height=768, fx_px=886.81, fy_px=927.06, cx_px=512.0, cy_px=384.0)
+"""Of DIODE's crops, from the official devkit."""
+
+CAMERA_FILE = "camera.json"
+
+
+def read_camera(source: str) -> Camera | None:
+    """The camera that a tree states in its camera.json, if it has one.
+
+    Args:
+        source: the tree's folder or URI, or one of its splits.
+
+    Raises:
+        SourceError: if the file is there but is not a camera.
+    """
+    root = source.rstrip("/") if is_uri(source) else str(Path(source).absolute())
+    parent, _, name = root.rpartition("/")
+    for folder in (root, parent) if name in SPLITS else (root,):
+        content = _read_if_there(f"{folder}/{CAMERA_FILE}")
+        if content is not None:
+            return parse_camera(content, where=f"{folder}/{CAMERA_FILE}")
+    return None
+
+
+def parse_camera(content: bytes, *, where: str) -> Camera:
+    """The camera that a camera.json states: one JSON object with the fields of `Camera`.
+
+    Args:
+        where: the file, for the message.
+
+    Raises:
+        SourceError: if it is not a camera.
+    """
+    try:
+        return Camera(**json.loads(content))
+    except (TypeError, ValueError) as error:
+        raise SourceError(
+            f"{where} is not a camera: {error}. It needs width, height, fx_px, fy_px, cx_px and cy_px."
+        ) from None
+
+
+def _read_if_there(path: str) -> bytes | None:
+    if not is_uri(path):
+        return Path(path).read_bytes() if Path(path).is_file() else None
+    filesystem, key = object_store(path, SourceError)
+    with reported(f"{path} cannot be read", SourceError):
+        return filesystem.cat_file(key) if filesystem.exists(key) else None
+
+
+def camera_of_frame(stated: Camera | None, *, height: int, width: int) -> Camera | None:
+    """A frame's camera: the one its tree states, DIODE's for frames of DIODE's size, otherwise unknown (None)."""
+    if stated is not None:
+        return stated.resized(height=height, width=width)
+    if (height, width) == (DIODE_CAMERA.height, DIODE_CAMERA.width):
+        return DIODE_CAMERA
+    return None

@@ -1,0 +1,216 @@
+"""What DIODE should hold against what was found: pure functions of names, decided before a file is opened.
+
+catalog.csv is the list of samples per scan of DIODE's official devkit (MIT). It gives counts, not ids. For train it is
+complete: 8,574 indoors + 16,884 outdoor. For val it lists 612 samples where the published archive has 771, so val is
+judged per scene type by the archive's counts, and by scan never.
+"""
+
+import csv
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib import resources
+from typing import Any, NamedTuple
+
+from depthflow.datasets.diode import SCENE_TYPES, SPLITS
+
+VAL_SAMPLES = {"indoors": 325, "outdoor": 446}
+"""Samples of the published val archive."""
+SCANS_SHOWN = 3
+"""Scans of a scene type that a message names; `Accounting.missing` has them all."""
+
+
+class Place(NamedTuple):
+    """A scan; or a whole scene, scene type or split, with what is narrower left empty.
+
+    Attributes:
+        split, scene_type, scene, scan: as in `layout.Triplet`.
+    """
+
+    split: str
+    scene_type: str = ""
+    scene: str = ""
+    scan: str = ""
+
+    def __str__(self) -> str:
+        return "/".join(part for part in self if part)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Count:
+    """The samples of one place.
+
+    Attributes:
+        place: where.
+        listed: samples the catalogue lists there, to be taken as a hint for val.
+        found: distinct ids.
+        doubled: the ids seen more than once.
+        expected: samples there must be; None for a scan or scene of val, of which the catalogue cannot say.
+        missing, extra: how many fewer and more than expected, summed scan by scan where scans are judged, so that
+            one scan's extra never hides another's missing; None where expected is.
+    """
+
+    place: Place
+    listed: int
+    found: int
+    doubled: tuple[str, ...]
+    expected: int | None = None
+    missing: int | None = None
+    extra: int | None = None
+
+    def figures(self) -> dict[str, int | None]:
+        """The counts alone, doubled as the number of such ids."""
+        names = ("expected", "found", "missing", "extra")
+        return {**{name: getattr(self, name) for name in names}, "doubled": len(self.doubled)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Accounting:
+    """Expected against found for the splits that were asked for.
+
+    Attributes:
+        splits: as asked for.
+        scans: every scan the catalogue lists or that was found, sorted by place.
+    """
+
+    splits: tuple[str, ...]
+    scans: tuple[Count, ...]
+
+    @property
+    def scenes(self) -> tuple[Count, ...]:
+        """Totals per scene."""
+        places = sorted({count.place[:3] for count in self.scans})
+        return tuple(_sum(Place(*place), self.scans) for place in places)
+
+    @property
+    def scene_types(self) -> tuple[Count, ...]:
+        """Totals per split and scene type, those with nothing listed and nothing found included."""
+        named = {count.place[:2] for count in self.scans}
+        places = sorted(named | {(split, scene_type) for split in self.splits for scene_type in SCENE_TYPES})
+        return tuple(_count_scene_type(Place(*place), self.scans) for place in places)
+
+    @property
+    def by_split(self) -> dict[str, Count]:
+        """Totals per split asked for."""
+        return {split: _sum(Place(split), self.scene_types) for split in self.splits}
+
+    @property
+    def missing(self) -> tuple[Count, ...]:
+        """The scans of train and the scene types of val that hold fewer samples than expected."""
+        return tuple(count for count in self._judged() if count.missing)
+
+    @property
+    def extra(self) -> tuple[Count, ...]:
+        """The scans of train and the scene types of val that hold more samples than expected."""
+        return tuple(count for count in self._judged() if count.extra)
+
+    @property
+    def doubled(self) -> tuple[str, ...]:
+        """The ids seen more than once in one split."""
+        return tuple(sample_id for count in self.scans for sample_id in count.doubled)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether no sample of the splits asked for is missing; extra and doubled ones are no gap."""
+        return not self.missing
+
+    def summary(self) -> dict[str, dict[str, int | None]]:
+        """Each split's expected, found, missing, extra and doubled, as plain numbers."""
+        return {split: count.figures() for split, count in self.by_split.items()}
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A plain dict per scan, to be written as a table; doubled is the list of ids."""
+        return [
+            {**c.place._asdict(), "listed": c.listed, **c.figures(), "doubled": list(c.doubled)} for c in self.scans
+        ]
+
+    def describe_gap(self) -> str:
+        """A line per split and scene type for an error message, with the first few scans that miss samples."""
+        lines, missing = [], [count for count in self.missing if count.place.scan]
+        for total in self.scene_types:
+            line = f"{total.place}: {total.found} of {total.expected} samples, {total.missing} missing"
+            line += f", {total.extra} more than expected" if total.extra else ""
+            short = [c for c in missing if c.place[:2] == total.place[:2]]
+            shown = [f"{'/'.join(c.place[1:])}: {c.found} of {c.expected}" for c in short[:SCANS_SHOWN]]
+            shown += [f"and {len(short) - SCANS_SHOWN} more"] if len(short) > SCANS_SHOWN else []
+            lines.append(f"{line} ({', '.join(shown)})" if shown else line)
+        return "\n".join(lines)
+
+    def _judged(self) -> list[Count]:
+        """What is held against an expectation, each sample once."""
+        val = [count for count in self.scene_types if count.place.split == "val"]
+        return [count for count in self.scans if count.place.split != "val"] + val
+
+
+def expected_counts() -> dict[Place, int]:
+    """The packaged catalogue: samples per scan."""
+    text = resources.files("depthflow.datasets").joinpath("catalog.csv").read_text(encoding="ascii")
+    return {
+        Place(row["split"], row["scene_type"], row["scene"], row["scan"]): int(row["samples"])
+        for row in csv.DictReader(text.splitlines())
+    }
+
+
+def account(
+    found: Iterable[tuple[str, str, str, str, str]], *, splits: Sequence[str], catalogue: Mapping[Place, int]
+) -> Accounting:
+    """Holds what was found against the catalogue.
+
+    Args:
+        found: (split, scene_type, scene, scan, sample_id) of each sample whose name is DIODE's, doubled ones as
+            often as they were found; the split is the source's own, not one that was drawn. What lies in splits not
+            asked for is not counted.
+        splits: the splits asked for.
+        catalogue: samples per scan, see `expected_counts`.
+
+    Raises:
+        ValueError: if a split is not DIODE's, for it would be complete with nothing in it; or if a sample has no
+            scene type, scene or scan, as a misnamed one.
+    """
+    if not set(splits) <= set(SPLITS):
+        raise ValueError(f"The splits of DIODE are {' and '.join(SPLITS)}. Received: {splits!r}.")
+    times_seen: dict[Place, Counter[str]] = defaultdict(Counter)
+    for *place, sample_id in found:
+        if not all(place):
+            raise ValueError(f"Only samples whose name is DIODE's can be counted. Received: {(*place, sample_id)}.")
+        times_seen[Place(*place)][sample_id] += 1
+    places = sorted(place for place in catalogue.keys() | times_seen.keys() if place.split in splits)
+    scans = tuple(_count_scan(place, catalogue.get(place, 0), times_seen.get(place, {})) for place in places)
+    return Accounting(splits=tuple(splits), scans=scans)
+
+
+def _count_scan(place: Place, listed: int, times_seen: Mapping[str, int]) -> Count:
+    doubled = tuple(sorted(sample_id for sample_id, times in times_seen.items() if times > 1))
+    count = Count(place=place, listed=listed, found=len(times_seen), doubled=doubled)
+    return count if place.split == "val" else _judge(count, listed)
+
+
+def _count_scene_type(place: Place, scans: Iterable[Count]) -> Count:
+    total = _sum(place, scans)
+    return _judge(total, VAL_SAMPLES.get(place.scene_type, 0)) if place.split == "val" else total
+
+
+def _judge(count: Count, expected: int) -> Count:
+    return replace(
+        count, expected=expected, missing=max(expected - count.found, 0), extra=max(count.found - expected, 0)
+    )
+
+
+def _sum(place: Place, counts: Iterable[Count]) -> Count:
+    """The total of the counts that lie in a place; None where one of them is."""
+    depth = sum(map(bool, place))
+    inside = [count for count in counts if count.place[:depth] == place[:depth]]
+
+    def total(name: str) -> int | None:
+        values = [getattr(count, name) for count in inside]
+        return None if None in values else sum(values)
+
+    return Count(
+        place=place,
+        listed=sum(count.listed for count in inside),
+        found=sum(count.found for count in inside),
+        doubled=tuple(sample_id for count in inside for sample_id in count.doubled),
+        expected=total("expected"),
+        missing=total("missing"),
+        extra=total("extra"),
+    )

@@ -1,0 +1,68 @@
+"""Flags of predict.py."""
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from depthflow.flags import PoolConfig, explained, flags, require
+from depthflow.inference.formats import FORMATS
+
+NAMED = {name: one for name, one in FORMATS.items() if not one.needs_lens}
+if TYPE_CHECKING:
+    FormatName = str
+else:
+    FormatName = Literal[tuple(NAMED)]
+
+
+@flags
+class PredictConfig(PoolConfig):
+    """Depth for photographs of any size."""
+
+    model: str
+    """MLflow model URI: models:/NAME@champion, models:/NAME/3, runs:/..., or a folder; or depth-anything-v2-small, or
+    depth-anything:FOLDER."""
+    compare: tuple[str, ...] = ()
+    """Other models: NAME.compare.png shows what they make of each photograph beside this one; their maps go to folders
+    of their own in --out."""
+    images: tuple[str, ...]
+    """Photographs, folders of them, patterns such as 'photos/**/*.jpg', s3:// or gs:// URIs of any of these (.jpg .jpeg
+    .png .webp .bmp .tif .tiff)."""
+    out: str
+    """Folder, s3:// or gs:// URI for the files and NAME.depth.json, which says what they were made of; a photograph
+    that has them all, of the same model, is not predicted again."""
+    files: Annotated[
+        tuple[FormatName, ...], explained("What to write of each.", {name: one.help for name, one in NAMED.items()})
+    ] = ("npy", "png", "panel")
+    point_cloud: bool = False
+    """Write NAME.ply as well: a coloured point a pixel, metres; needs --fx and --fy, or --fov-deg."""
+    fx: float | None = None
+    """Horizontal focal length, pixels of the photograph."""
+    fy: float | None = None
+    """Vertical focal length, pixels of the photograph."""
+    fov_deg: float | None = None
+    """Horizontal field of view instead of --fx and --fy."""
+    tile_px: int | None = None
+    """Add detail from overlapping tiles of this size to photographs with a longer side. Default: no tiles."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(len(self.images) > 0, "--images needs at least one photograph or folder. Received: none")
+        require(bool(self.files) or self.point_cloud, "--files needs at least one kind, npy say. Received: none")
+        given = [self.fx is not None and self.fy is not None, self.fov_deg is not None]
+        require(
+            (sum(given) == 1) == self.point_cloud and (self.fx is None) == (self.fy is None),
+            "--point-cloud needs the camera, --fx and --fy or else --fov-deg; without it none of these is used. "
+            f"Received: {self._camera_flags()}",
+        )
+        for name in ("fx", "fy"):
+            value = getattr(self, name)
+            require(value is None or value > 0, f"--{name} must be positive. Received: {value}")
+        require(
+            self.fov_deg is None or 0 < self.fov_deg < 180,
+            f"--fov-deg must be above 0 and below 180. Received: {self.fov_deg}",
+        )
+        require(self.tile_px is None or self.tile_px >= 64, f"--tile-px must be 64 or more. Received: {self.tile_px}")
+
+    def _camera_flags(self) -> str:
+        """The flags of the camera and the point cloud as they were given."""
+        values = {"--fx": self.fx, "--fy": self.fy, "--fov-deg": self.fov_deg}
+        given = [f"{flag} {value:g}" for flag, value in values.items() if value is not None]
+        return " ".join(["--point-cloud"] * self.point_cloud + given)

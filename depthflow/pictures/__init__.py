@@ -1,1 +1,0 @@
-"""Pictures for people: panels, charts, and the page that holds them."""

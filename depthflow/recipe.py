@@ -1,0 +1,235 @@
+"""What a recipe can say: the flags of train.py that affect the result. Imports no Keras."""
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+from depthflow.flags import explained, flags, require, require_known, require_positive
+
+ENCODERS = {
+    "resnet50": "the tutorial's",
+    "resnet50v2": "its second version",
+    "convnext_tiny": "no batch normalisation",
+    "efficientnetv2_s": "20 M parameters",
+    "mobilenetv3_large": "3 M parameters",
+    "tiny": "0.05 M parameters, for tests and the demo",
+}
+"""Name to help of each encoder; `depthflow.models.encoders.ENCODERS` builds them."""
+ENCODERS_WITHOUT_BATCH_NORM = ("convnext_tiny", "tiny")
+LOSS_TERMS = {
+    "tutorial": "squared error + 0.1 Huber",
+    "l1": "absolute error",
+    "silog": "scale-invariant",
+    "gradient": "differences of neighbours at four scales",
+    "smoothness": "edge-aware",
+}
+"""Name to help of each loss term; `depthflow.models.losses.TERMS` computes them."""
+AUGMENTATIONS = {
+    "gamma": "brightness^(2^g), g up to so much either way",
+}
+"""Name to help of each augmentation in --augment; `depthflow.models.augmentation.AUGMENTATIONS` applies them."""
+
+if TYPE_CHECKING:
+    EncoderName = str
+    LossName = str
+    AugmentationName = str
+else:
+    EncoderName, LossName, AugmentationName = (Literal[tuple(table)] for table in (ENCODERS, LOSS_TERMS, AUGMENTATIONS))
+NormName = Literal["none", "batch", "group"]
+
+NETWORK_STRIDE_PX = 32
+"""The encoders halve the resolution five times, so a network's sides are multiples of this."""
+
+
+@flags
+class Recipe:
+    """What is trained, and how: everything that moves the result, nothing about where it runs."""
+
+    name: tyro.conf.Suppress[str]
+    """The recipe this began as; not a flag."""
+    encoder: Annotated[EncoderName, explained("What looks at the image.", ENCODERS)]
+    encoder_weights: str
+    """imagenet (through keras.applications), none, or the path of a .weights.h5 file."""
+    input_scaling: Literal["encoder", "unit"] = "encoder"
+    """encoder: as its ImageNet weights expect. unit: to [0, 1], as the tutorial does, for comparison."""
+    batch_norm: Literal["synchronized", "frozen"] = "synchronized"
+    """The encoder's batch normalisation: statistics over all workers' images, or its pre-trained own, unchanged. The
+    decoder's is always synchronized."""
+    bottleneck_filters: int = 0
+    """Filters of two convolutions at 1/32 between encoder and decoder; 0: none."""
+    decoder_filters: tuple[int, ...] = (1024, 512, 256, 128, 64)
+    """Filters of the decoder's stages, coarse to fine. Five end at full resolution, four at half, three at a quarter;
+    what is missing is bilinear."""
+    decoder_norm: NormName = "none"
+    """Normalisation after each decoder convolution; batch takes its statistics over all workers' images."""
+    decoder_upsampling: Literal["nearest", "bilinear"] = "nearest"
+    """How a decoder stage doubles the resolution before it convolves."""
+    supervised_scales: int = 1
+    """Outputs that the loss sees while training: the finest, and coarser ones, each at half the weight of the one
+    before. The registered network has the finest alone."""
+    height: int = 256
+    """Network input height in pixels; the store must have been written with it."""
+    width: int = 256
+    """Network input width in pixels."""
+    dtype: Literal["float32", "float64", "mixed_bfloat16", "mixed_float16"] = "float32"
+    """Of arithmetic. mixed: weights stay float32, and float16 scales the loss. float64 is for checking equality."""
+    onednn: bool = False
+    """Convolutions by oneDNN on CPUs: faster for large networks, but rounding depends more on how many images are
+    computed together."""
+    xla: bool = False
+    """Compile the forward and backward pass with XLA; needs batch normalisation to be frozen or absent."""
+    loss: Annotated[
+        tuple[tuple[LossName, float], ...],
+        explained("Terms and their weights, on log-depth, over valid pixels.", LOSS_TERMS),
+    ] = (("tutorial", 1.0),)
+    clip_depth: Literal["none", "tutorial"] = "none"
+    """tutorial: clip the training depth to [0.1 m, min(300 m, the image's 99th percentile)]; never the figures'."""
+    horizontal_flip: bool = False
+    """Mirror half of the training images. This and all below is drawn by (seed, epoch, sample id)."""
+    max_zoom: float = 1.0
+    """Cut out a random part and enlarge it, by 1 to this factor. 1: never."""
+    zoom_depth: Literal["focal", "keep"] = "focal"
+    """What a zoom by z makes of depth. focal: depth / z, as if the camera, unchanged, stood nearer; keep: the same
+    depth, as if seen through a longer lens."""
+    colour_jitter: float = 0.0
+    """Brightness, contrast and saturation change by up to this share, hue by a tenth of it of the colour circle."""
+    blur: float = 0.0
+    """Share of the training images that are blurred."""
+    augment: Annotated[
+        tuple[tuple[AugmentationName, float], ...],
+        explained("More that is drawn so, each with its amount, above 0 and up to 1.", AUGMENTATIONS),
+    ] = ()
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    """sgd has momentum 0.9."""
+    learning_rate: float = 1e-3
+    """At its peak."""
+    encoder_rate: float = 1.0
+    """The encoder's learning rate as a share of the decoder's."""
+    frozen_encoder_epochs: int = 0
+    """Epochs at the start in which only the decoder learns."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """cosine: linear warm-up over the first twentieth of the steps, then down to zero."""
+    weight_decay: float = 0.0
+    """Decoupled, adamw and sgd; not of biases and normalisation."""
+    clip_norm: float | None = None
+    """Clip the reduced gradient to this global norm."""
+    ema_momentum: float | None = None
+    """Keep an exponential moving average of the weights, 0.999 say: it is what is validated and registered."""
+    accumulation_steps: int = 1
+    """Parts in which each worker's share of a batch is computed, one after the other, to save memory."""
+    all_reduce_dtype: Literal["full", "bfloat16"] = "full"
+    """Of gradients on their way between workers. full: as computed, so that N workers do what one does; bfloat16: half
+    the bytes, each sum off by at most N / 256 of the sum of the workers' magnitudes. One worker sends nothing."""
+    epochs: int = 60
+    """Passes over the training split."""
+    global_batch_size: int = 32
+    """Images a step, over all workers."""
+    seed: int = 0
+    """Of the initial weights, the order of samples and every augmentation."""
+
+    def __post_init__(self) -> None:
+        require(self.seed >= 0, f"--seed must not be negative. Received: {self.seed}")
+        require_positive(
+            epochs=self.epochs, global_batch_size=self.global_batch_size, accumulation_steps=self.accumulation_steps
+        )
+        self._check_network()
+        self._check_normalisation()
+        self._check_loss()
+        self._check_augmentation()
+        self._check_optimizer()
+
+    def _check_network(self) -> None:
+        require_known(encoder=([self.encoder], ENCODERS))
+        for flag, size in (("--height", self.height), ("--width", self.width)):
+            require(
+                size > 0 and size % NETWORK_STRIDE_PX == 0,
+                f"{flag} must be a multiple of {NETWORK_STRIDE_PX}, the encoder's stride. Received: {size}",
+            )
+        require(
+            3 <= len(self.decoder_filters) <= 5 and min(self.decoder_filters) >= 1,
+            f"--decoder-filters takes three to five numbers of at least 1. "
+            f"Received: {' '.join(map(str, self.decoder_filters))}",
+        )
+        require(
+            self.bottleneck_filters >= 0,
+            f"--bottleneck-filters must not be negative. Received: {self.bottleneck_filters}",
+        )
+        require(
+            1 <= self.supervised_scales <= len(self.decoder_filters),
+            f"--supervised-scales must be 1 to {len(self.decoder_filters)}, the decoder's stages. "
+            f"Received: {self.supervised_scales}",
+        )
+
+    def _check_normalisation(self) -> None:
+        synchronized = self.decoder_norm == "batch" or (
+            self.batch_norm == "synchronized" and self.encoder not in ENCODERS_WITHOUT_BATCH_NORM
+        )
+        require(
+            not (self.xla and synchronized),
+            "--xla compiles no collectives, which synchronized batch normalisation needs: take --batch-norm frozen and "
+            "--decoder-norm group or none. "
+            f"Received: --batch-norm {self.batch_norm} --decoder-norm {self.decoder_norm}",
+        )
+        require(
+            self.batch_norm != "frozen" or self.encoder_weights != "none",
+            "--batch-norm frozen keeps pre-trained statistics: pass --encoder-weights imagenet or a file, or "
+            "--batch-norm synchronized. Received: --encoder-weights none",
+        )
+
+    def _check_loss(self) -> None:
+        terms = [name for name, _ in self.loss]
+        require_known(loss=(terms, LOSS_TERMS))
+        require(
+            len(terms) > 0 and len(set(terms)) == len(terms) and all(0 < w < math.inf for _, w in self.loss),
+            f"--loss takes terms, each once, with positive weights: l1 1 gradient 0.5. Received: {_spelt(self.loss)}",
+        )
+
+    def _check_augmentation(self) -> None:
+        require(1 <= self.max_zoom <= 4, f"--max-zoom must be 1 to 4. Received: {self.max_zoom}")
+        require(
+            0 <= self.colour_jitter < 1,
+            f"--colour-jitter must be 0 or more and below 1. Received: {self.colour_jitter}",
+        )
+        require(0 <= self.blur <= 1, f"--blur must be 0 to 1. Received: {self.blur}")
+        more = [name for name, _ in self.augment]
+        require_known(augment=(more, AUGMENTATIONS))
+        require(
+            len(set(more)) == len(more) and all(0 < amount <= 1 for _, amount in self.augment),
+            f"--augment takes names, each once, with amounts above 0 and up to 1: gamma 0.3. "
+            f"Received: {_spelt(self.augment)}",
+        )
+
+    def _check_optimizer(self) -> None:
+        require(self.learning_rate > 0, f"--learning-rate must be positive. Received: {self.learning_rate}")
+        require(self.weight_decay >= 0, f"--weight-decay must not be negative. Received: {self.weight_decay}")
+        require(
+            self.weight_decay == 0 or self.optimizer != "adam",
+            "--weight-decay is decoupled and adam has none: take --optimizer adamw. "
+            f"Received: {self.weight_decay} with adam",
+        )
+        require(
+            self.clip_norm is None or self.clip_norm > 0, f"--clip-norm must be positive. Received: {self.clip_norm}"
+        )
+        require(
+            0 < self.encoder_rate <= 1, f"--encoder-rate must be above 0 and at most 1. Received: {self.encoder_rate}"
+        )
+        require(
+            0 <= self.frozen_encoder_epochs < self.epochs,
+            f"--frozen-encoder-epochs must be 0 to {self.epochs - 1}, one less than --epochs. "
+            f"Received: {self.frozen_encoder_epochs}",
+        )
+        require(
+            self.ema_momentum is None or 0 < self.ema_momentum < 1,
+            f"--ema-momentum must be between 0 and 1. Received: {self.ema_momentum}",
+        )
+
+    def blank(self) -> "Recipe":
+        """The same network with no pre-trained weights to load, for who fills in weights of their own."""
+        return replace(self, encoder_weights="none", batch_norm="synchronized", xla=False)
+
+
+def _spelt(pairs: tuple[tuple[str, float], ...]) -> str:
+    """Names and numbers as the command line takes them: l1 1 gradient 0.5."""
+    return " ".join(f"{name} {number:g}" for name, number in pairs) or "none"

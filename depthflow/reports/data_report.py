@@ -1,0 +1,104 @@
+"""The data report: one HTML file in the store that says what the store holds, what it lacks, and what looks odd."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from depthflow.datasets.catalogue import Accounting, Count, Place
+from depthflow.errors import StoreError
+from depthflow.reports import data_sections as sections
+from depthflow.reports.page import Page, Picture
+from depthflow.reports.panels import DepthMap, sample_panel
+from depthflow.reports.survey import Row, depth_histogram, drawn_samples, oddities, sample_rows
+from depthflow.store.read.reader import SplitReader
+from depthflow.store.schema import PLANE_DTYPES
+from depthflow.store.store import ACCOUNTING, MANIFEST, REJECTS, SampleStore
+
+REPORT = "report.html"
+FINGERPRINT_META = "depthflow.fingerprint"
+MAX_SURVEYED = 1000
+SAMPLES_DRAWN = 12
+ODDEST_DRAWN = 6
+
+
+def write_report(store: SampleStore, progress: Callable[[int, int], None] = lambda done, total: None) -> str:
+    """Writes the report into the store; the same store gives the same report.
+
+    Args:
+        progress: called with (done, in all) while samples are read.
+
+    Returns:
+        Where it is.
+
+    Raises:
+        StoreError: if the store cannot be read or written.
+    """
+    rows, rejects = sample_rows(store), _read(store, REJECTS).to_pylist()
+    histogram = depth_histogram(store, rows, limit=MAX_SURVEYED, progress=progress)
+    odd, drawn = oddities(rows), drawn_samples(rows, wanted=SAMPLES_DRAWN)
+    page = Page(
+        title="Data report",
+        subtitle=store.files.root,
+        meta={FINGERPRINT_META: store.fingerprint},
+        sections=[
+            sections.overview(store.manifest),
+            sections.catalogue_counts(store.manifest, read_accounting(store), rows, rejects),
+            sections.depths(rows, histogram),
+            sections.fractions(rows),
+            sections.refused(rejects),
+            sections.shown(_panels(store, drawn)),
+            sections.slowest(rows),
+            sections.oddest(odd, _panels(store, [oddity.row for oddity in odd[:ODDEST_DRAWN]])),
+        ],
+    )
+    store.files.write(REPORT, page.to_html().encode())
+    return f"{store.files.root}/{REPORT}"
+
+
+def read_report(store: SampleStore) -> str | None:
+    """The store's report as HTML; None if it has none, or one of other content, left from before."""
+    if not store.files.exists(REPORT):
+        return None
+    html = store.files.read(REPORT).to_pybytes().decode()
+    return html if f'name="{FINGERPRINT_META}" content="{store.fingerprint}"' in html else None
+
+
+def read_accounting(store: SampleStore) -> Accounting:
+    """What the store's sources held against DIODE's catalogue."""
+    scans = []
+    for row in _read(store, ACCOUNTING).to_pylist():
+        place = Place(*(row.pop(name) for name in Place._fields))
+        scans.append(Count(place=place, doubled=tuple(row.pop("doubled")), **row))
+    return Accounting(splits=tuple(store.manifest["accounting"]), scans=tuple(scans))
+
+
+def _read(store: SampleStore, path: str) -> pa.Table:
+    try:
+        return pq.read_table(pa.BufferReader(store.files.read(path)))
+    except (OSError, pa.ArrowException) as error:
+        raise StoreError(
+            f"{store.files.root}/{path} cannot be read: {error}. Delete {MANIFEST} and run the same preprocess.py "
+            "command again."
+        ) from None
+
+
+def _panels(store: SampleStore, rows: Sequence[Row]) -> list[Picture]:
+    """A panel a sample, with its id and figures as caption."""
+    readers = {
+        split: SplitReader(store, split, planes=tuple(PLANE_DTYPES), cache_bytes=0)
+        for split in {row["split"] for row in rows}
+    }
+    pictures = []
+    for row in rows:
+        batch = readers[row["split"]].read([row["position"]])
+        depth = DepthMap(title="depth", depth_m=np.exp(batch.log_depth[0]), valid_mask=batch.valid_mask[0])
+        image = sample_panel(rgb=batch.rgb[0], depth=depth, edge_mask=batch.edge_mask[0])
+        caption = (
+            "{sample_id} ({split}): {depth_min_m:.2f} to {depth_max_m:.2f} m, median {depth_median_m:.2f} m; "
+            "{valid_fraction:.1%} valid, {edge_fraction:.1%} beside depth edges"
+        ).format_map(row)
+        alt = f"Photograph, depth and masks of {row['sample_id']}"
+        pictures.append(Picture(image=image, alt=alt, caption=caption))
+    return pictures

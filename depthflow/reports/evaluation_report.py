@@ -1,0 +1,314 @@
+"""The evaluation report: one HTML file that says how well a model does, where it errs, and beside whom."""
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv as pacsv
+
+from depthflow.datasets.diode import SCENE_TYPES
+from depthflow.evaluation.breakdown import DEPTH_EDGES_M, EDGE_DISTANCES_PX, RATIOS, Breakdown
+from depthflow.evaluation.evaluate import Evaluation
+from depthflow.evaluation.protocols import Protocol
+from depthflow.metrics import METRIC_NAMES, mean_over_images
+from depthflow.reports.page import Details, Facts, Gallery, Page, Part, Picture, Section, Table
+from depthflow.reports.panels import DepthMap, panel_jpeg
+from depthflow.reports.plots import draw_curves, draw_ranges
+from depthflow.reports.published import PUBLISHED
+from depthflow.store.read.reader import SplitReader
+from depthflow.store.schema import PLANE_DTYPES
+from depthflow.store.store import SampleStore
+
+REPORT = "report.html"
+IMAGES = "images.csv"
+PANELS_EACH = 12
+SPARSE_PIXELS = 1000
+"""Ranges with fewer counted pixels are not drawn."""
+
+
+def write_evaluation(
+    folder: Path,
+    evaluations: Mapping[str, Evaluation],
+    *,
+    protocol: Protocol,
+    store: SampleStore,
+    depth_m: Mapping[str, Mapping[int, np.ndarray]],
+) -> tuple[Path, Path]:
+    """Writes report.html and images.csv, a row a model and image.
+
+    Args:
+        folder: it is made; the rest as for `evaluation_page`.
+
+    Returns:
+        The two files' paths.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    report, images = folder / REPORT, folder / IMAGES
+    page = evaluation_page(evaluations, protocol=protocol, store=store, depth_m=depth_m)
+    report.write_text(page.to_html())
+    rows = [{"model": name, **image} for name, found in evaluations.items() for image in found.images]
+    pacsv.write_csv(pa.Table.from_pylist(rows), images)
+    return report, images
+
+
+def evaluation_page(
+    evaluations: Mapping[str, Evaluation],
+    *,
+    protocol: Protocol,
+    store: SampleStore,
+    depth_m: Mapping[str, Mapping[int, np.ndarray]],
+) -> Page:
+    """The report on a model, beside others that were evaluated in the same pass.
+
+    Args:
+        evaluations: name to what it did; the first is the model that the report is on.
+        depth_m: model to row to prediction, of the rows that `shown_rows` names.
+    """
+    name, result = next(iter(evaluations.items()))
+    return Page(
+        title="Evaluation",
+        subtitle=f"{name} under the protocol {protocol.name}",
+        sections=[
+            _overview(result, protocol=protocol, store=store),
+            _figures(evaluations),
+            _errors(result),
+            _scenes(result, store),
+            _published(result, protocol),
+            *_panels(evaluations, protocol=protocol, store=store, depth_m=depth_m),
+        ],
+    )
+
+
+def chosen_images(evaluation: Evaluation, *, each: int) -> dict[str, list[int]]:
+    """Row numbers of the best, median and worst images by abs_rel, no image twice.
+
+    Args:
+        each: how many of each kind.
+    """
+    ranked = [image["row"] for image in sorted(evaluation.images, key=_badness)]
+    middle = max(0, (len(ranked) - each) // 2)
+    chosen = {"best": ranked[:each], "median": ranked[middle : middle + each], "worst": ranked[-each:]}
+    seen: set[int] = set()
+    for kind, rows in chosen.items():
+        chosen[kind] = [row for row in rows if row not in seen]
+        seen.update(rows)
+    return chosen
+
+
+def shown_rows(evaluation: Evaluation) -> list[int]:
+    """Row numbers of the images that the report shows."""
+    return [row for rows in chosen_images(evaluation, each=PANELS_EACH).values() for row in rows]
+
+
+def _badness(image: Mapping[str, Any]) -> float:
+    """By what images are ranked; a NaN, which has no order, is worst."""
+    return float("inf") if math.isnan(image["abs_rel"]) else image["abs_rel"]
+
+
+def _overview(result: Evaluation, *, protocol: Protocol, store: SampleStore) -> Section:
+    figures = result.figures["all"]
+    parts: list[Part] = [
+        Facts(
+            values={
+                "samples": f"{result.samples:,}",
+                "abs_rel": f"{figures['abs_rel']:.3f}",
+                "delta1": f"{figures['delta1']:.3f}",
+                "rmse": f"{figures['rmse']:.2f} m",
+            }
+        ),
+        protocol.description,
+        Table(
+            columns={"what": "", "value": ""},
+            rows=[
+                ("protocol", protocol.name),
+                ("split", result.split),
+                ("sample store", store.files.root),
+                ("its fingerprint", result.fingerprint),
+                ("ground truth, px", f"{store.height} × {store.width}"),
+            ],
+        ),
+    ]
+    parts += [f"Do not use this model: {problem}." for problem in result.problems]
+    return Section(heading="Overview", parts=parts)
+
+
+def _figures(evaluations: Mapping[str, Evaluation]) -> Section:
+    rows = [
+        (group, name, sum(group in ("all", image["scene_type"]) for image in evaluation.images), *metrics.values())
+        for group in ("all", *SCENE_TYPES)
+        for name, evaluation in evaluations.items()
+        for metrics in [evaluation.figures[group]]
+    ]
+    columns = {"": "", "model": "", "images": ",d", **dict.fromkeys(METRIC_NAMES, ".4f")}
+    return Section(
+        heading="Figures",
+        parts=[
+            Table(columns=columns, rows=[row for row in rows if row[2]]),
+            "Per image over its counted pixels, then the mean over images that have one. mae, rmse and sq_rel are in "
+            "metres; delta1 to delta3 are better high, all else low.",
+        ],
+    )
+
+
+def _errors(result: Evaluation) -> Section:
+    """By depth, by distance to an edge, and the curve of delta."""
+    groups = {kind: found for kind, found in result.breakdowns.items() if found.images}
+    by_depth = {kind: _means(found.by_depth) for kind, found in groups.items()}
+    by_edge = {kind: _means(found.by_edge_distance) for kind, found in groups.items()}
+    depth_ranges, edge_ranges = range_names(DEPTH_EDGES_M), ["edge", *range_names(EDGE_DISTANCES_PX)[1:]]
+    charts = [
+        _range_chart(
+            {kind: means[:, 0] for kind, means in by_depth.items()},
+            ranges=depth_ranges,
+            axes=("true depth, m", "mean relative error"),
+            caption="How large the relative error is, by true depth, over all counted pixels of the range.",
+        ),
+        _range_chart(
+            {kind: means[:, 1] for kind, means in by_depth.items()},
+            ranges=depth_ranges,
+            axes=("true depth, m", "mean signed relative error"),
+            caption="Which way it errs: above zero predictions are too far, below too near.",
+            zero_line=True,
+        ),
+        _range_chart(
+            {kind: means[:, 0] for kind, means in by_edge.items()},
+            ranges=edge_ranges,
+            axes=("distance to the nearest depth edge, px", "mean relative error"),
+            caption="At edges the laser's depth is least to be trusted, too.",
+        ),
+        Picture(
+            image=draw_curves(
+                RATIOS,
+                {kind: found.within_ratio / found.images for kind, found in groups.items()},
+                x_label="greatest ratio between prediction and truth",
+                y_label="share of pixels within it",
+                marks=[1.25, 1.25**2, 1.25**3],
+            ),
+            alt="Share of pixels within a ratio of the truth, by ratio",
+            caption="delta1, delta2 and delta3 are the values at the thin lines: 1.25, 1.25² and 1.25³.",
+        ),
+    ]
+    return Section(
+        heading="Where it errs",
+        parts=[
+            Gallery(pictures=charts, side_by_side=True),
+            Details(summary="The same in figures", parts=[_range_table(groups)]),
+        ],
+    )
+
+
+def _range_chart(
+    groups: Mapping[str, np.ndarray],
+    *,
+    ranges: Sequence[str],
+    axes: tuple[str, str],
+    caption: str,
+    zero_line: bool = False,
+) -> Picture:
+    x_label, y_label = axes
+    image = draw_ranges(ranges, groups, x_label=x_label, y_label=y_label, zero_line=zero_line)
+    return Picture(image=image, alt=f"{y_label.capitalize()} by {x_label}", caption=caption)
+
+
+def range_names(edges: np.ndarray) -> list[str]:
+    """Names of the ranges between edges, such as 1–2 and over 120."""
+    inner = [f"{low:g}–{high:g}" for low, high in pairwise(edges[:-1])]
+    return [*inner, f"> {edges[-2]:g}"]
+
+
+def _means(sums: np.ndarray) -> np.ndarray:
+    """(n, 3) pixels and two sums to (n, 2) means, NaN where there are too few pixels to speak of."""
+    enough = sums[:, :1] >= SPARSE_PIXELS
+    return np.where(enough, sums[:, 1:] / np.maximum(sums[:, :1], 1), np.nan)
+
+
+def _range_table(groups: Mapping[str, Breakdown]) -> Table:
+    rows = []
+    for kind, found in groups.items():
+        for heading, edges, sums in (
+            ("depth, m", DEPTH_EDGES_M, found.by_depth),
+            ("distance to an edge, px", EDGE_DISTANCES_PX, found.by_edge_distance),
+        ):
+            means = _means(sums)
+            rows += [(kind, heading, name, int(sums[k, 0]), *means[k]) for k, name in enumerate(range_names(edges))]
+    columns = {"scene type": "", "by": "", "range": "", "pixels": ",d", "relative error": ".3f", "signed": "+.3f"}
+    return Table(columns=columns, rows=rows)
+
+
+def _scenes(result: Evaluation, store: SampleStore) -> Section:
+    """Every scene's figures, the worst first."""
+    names = store.split_index(result.split)["scene"].to_pylist()
+    scenes: dict[tuple[str, str], list[Mapping[str, Any]]] = defaultdict(list)
+    for image in result.images:
+        scenes[image["scene_type"], names[image["row"]]].append(image)
+    rows = []
+    for (scene_type, scene), images in scenes.items():
+        figures = mean_over_images(images)
+        rows.append((scene_type, scene, len(images), *(figures[name] for name in ("abs_rel", "rmse", "delta1"))))
+    rows.sort(key=lambda row: (math.isnan(row[3]), -row[3], row[:2]))
+    columns = {"scene type": "", "scene": "", "images": ",d", "abs_rel": ".3f", "rmse, m": ".2f", "delta1": ".3f"}
+    return Section(heading="Scenes, the worst first", parts=[Table(columns=columns, rows=rows)])
+
+
+def _published(result: Evaluation, protocol: Protocol) -> Section:
+    ours = result.figures["all"]
+    same = [row for row in PUBLISHED if row.protocol == protocol.name]
+    rows: list[Sequence[Any]] = [
+        (row.model, row.abs_rel, row.rmse_m, row.delta1, row.measured, row.source, "yes" if row in same else "no")
+        for row in sorted(PUBLISHED, key=lambda row: row not in same)
+    ]
+    rows.insert(0, ("this model", ours["abs_rel"], ours["rmse"], ours["delta1"], protocol.name, "this report", ""))
+    warning = (
+        f"only rows marked comparable were measured much as {protocol.name} measures; even there, masks, crops and "
+        "training data may differ."
+        if same
+        else f"none of these was measured as {protocol.name} measures: setting them beside this model says nothing."
+    )
+    columns = {
+        "model": "", "abs_rel": ".3f", "rmse, m": ".3f", "delta1": ".3f", "measured": "", "source": "",
+        "comparable": "",
+    }  # fmt: skip
+    return Section(
+        heading="Published figures on DIODE",
+        parts=[
+            f"Warning: {warning} Published models were trained on far more data.",
+            Table(columns=columns, rows=rows),
+        ],
+    )
+
+
+def _panels(
+    evaluations: Mapping[str, Evaluation],
+    *,
+    protocol: Protocol,
+    store: SampleStore,
+    depth_m: Mapping[str, Mapping[int, np.ndarray]],
+) -> list[Section]:
+    """The best, median and worst images: photograph, truth, prediction, signed error, one scale bar."""
+    result = next(iter(evaluations.values()))
+    reader = SplitReader(store, result.split, planes=tuple(PLANE_DTYPES), cache_bytes=0)
+    abs_rel = {(name, image["row"]): image["abs_rel"] for name, found in evaluations.items() for image in found.images}
+    sections = []
+    for kind, rows in chosen_images(result, each=PANELS_EACH).items():
+        pictures = []
+        for row in rows:
+            batch = reader.read([row])
+            depth_gt = np.exp(batch.log_depth[0])
+            mask = protocol.counted(depth_gt=depth_gt, valid_mask=batch.valid_mask[0], edge_mask=batch.edge_mask[0])
+            truth = DepthMap(title="ground truth", depth_m=depth_gt, valid_mask=mask)
+            pictures += [
+                Picture(
+                    image=panel_jpeg(rgb=batch.rgb[0], maps=[truth, DepthMap(title=name, depth_m=maps[row])]),
+                    alt=f"Photograph, ground truth, what {name} predicts, and its relative error",
+                    caption=f"{batch.sample_ids[0]}: {name}, abs_rel {abs_rel[name, row]:.3f}",
+                )
+                for name, maps in depth_m.items()
+            ]
+        if pictures:
+            sections.append(Section(heading=f"{kind.capitalize()} images", parts=[Gallery(pictures=pictures)]))
+    return sections

@@ -1,0 +1,176 @@
+"""Reading a split: rows of planes as arrays, and a worker's part of a pass in the store's order."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+import numpy as np
+
+from depthflow.errors import StoreError
+from depthflow.store.read.epoch import worker_part
+from depthflow.store.read.row_groups import RowGroups
+from depthflow.store.read.shard_file import RowGroup
+from depthflow.store.schema import PLANE_DTYPES, plane_shape
+from depthflow.store.store import SampleStore
+
+DEPTH_PLANES = ("rgb", "log_depth", "valid_mask")
+"""What training and figures need."""
+
+CACHE_BYTES = 2 * 2**30
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleBatch:
+    """Some samples of a split. An array may be a view of what the reader holds: read-only, and not always aligned.
+
+    Attributes:
+        sample_ids: n ids.
+        scene_types: n of indoors, outdoor.
+        planes: the planes that the reader was asked for, by name; each is an attribute, too.
+    """
+
+    sample_ids: tuple[str, ...]
+    scene_types: tuple[str, ...]
+    planes: Mapping[str, np.ndarray]
+
+    @property
+    def rgb(self) -> np.ndarray:
+        """(n, H, W, 3) uint8."""
+        return self._plane("rgb")
+
+    @property
+    def log_depth(self) -> np.ndarray:
+        """(n, H, W) float32, natural log of metres; 0 where invalid."""
+        return self._plane("log_depth")
+
+    @property
+    def valid_mask(self) -> np.ndarray:
+        """(n, H, W) bool."""
+        return self._plane("valid_mask")
+
+    @property
+    def edge_mask(self) -> np.ndarray:
+        """(n, H, W) bool."""
+        return self._plane("edge_mask")
+
+    def _plane(self, name: str) -> np.ndarray:
+        if name not in self.planes:
+            raise AttributeError(f"{name} was not read: SplitReader(planes=...) asked for {' '.join(self.planes)}.")
+        return self.planes[name]
+
+
+class SplitReader:
+    """Random access to the samples of one split, by row group.
+
+    Decoded row groups stay in memory as long as there is room for them; one that finds none stays until the next batch,
+    since a batch of a pass takes its rows from nearly the same groups as the one before it. Were the oldest given up
+    for the newest, a pass over a split larger than the cache would displace what the next pass needs. What is mapped
+    from a disk is kept by the system.
+
+    Args:
+        store: a finished store.
+        split: one that it has.
+        planes: what to read of it.
+        cache_bytes: memory for decoded row groups that stay.
+        cache_dir: folder on this node's own disk that the shards are copied to first; None reads them where they are.
+
+    Raises:
+        StoreError: if the split is not there, or a shard has vanished.
+    """
+
+    def __init__(
+        self,
+        store: SampleStore,
+        split: str,
+        *,
+        planes: Sequence[str] = DEPTH_PLANES,
+        cache_bytes: int = CACHE_BYTES,
+        cache_dir: str | None = None,
+    ) -> None:
+        index = store.split_index(split)
+        self.sample_ids: list[str] = index["sample_id"].to_pylist()
+        self._scene_types: list[str] = index["scene_type"].to_pylist()
+        self._row_groups = RowGroups(store, split, planes=planes, cache_dir=cache_dir)
+        self.group_sizes = self._row_groups.sizes
+        self._starts = np.concatenate([[0], np.cumsum(self.group_sizes)]).astype(np.int64)
+        if self._starts[-1] != len(self.sample_ids):
+            raise StoreError(
+                f"{store.files.root} disagrees with its index: {self._starts[-1]} rows in the shards of {split}, "
+                f"{len(self.sample_ids)} in index.parquet. Write the store again with preprocess.py."
+            )
+        self._no_rows = {
+            name: np.empty((0, *plane_shape(name, height=store.height, width=store.width)), PLANE_DTYPES[name])
+            for name in planes
+        }
+        self._room_bytes = cache_bytes
+        self._kept: dict[int, RowGroup] = {}
+        self._in_use: dict[int, Future[RowGroup]] = {}
+
+    def __len__(self) -> int:
+        return len(self.sample_ids)
+
+    def read(self, rows: Sequence[int] | np.ndarray, *, then: Sequence[int] | np.ndarray = ()) -> SampleBatch:
+        """The samples of some rows, in the order asked for.
+
+        Neighbouring rows of one row group are views of it, without a copy; others are gathered by one copy a sample.
+
+        Args:
+            rows: n row numbers, counted through the split's row groups.
+            then: those that will be asked for next, as far as they are known.
+        """
+        rows = np.asarray(rows, dtype=np.int64)
+        runs = self._runs(rows)
+        groups = self._groups({group for group, _ in runs}, coming=set(self._group_of(np.asarray(then)).tolist()))
+        planes = {
+            name: _joined([groups[group].planes[name][run] for group, run in runs]) if runs else no_rows
+            for name, no_rows in self._no_rows.items()
+        }
+        return SampleBatch(
+            sample_ids=tuple(self.sample_ids[row] for row in rows),
+            scene_types=tuple(self._scene_types[row] for row in rows),
+            planes=planes,
+        )
+
+    def _group_of(self, rows: np.ndarray) -> np.ndarray:
+        return np.searchsorted(self._starts, rows, side="right") - 1
+
+    def _runs(self, rows: np.ndarray) -> list[tuple[int, slice]]:
+        """Rows as slices of row groups: (group, its rows)."""
+        if len(rows) == 0:
+            return []
+        groups = self._group_of(rows)
+        firsts = np.flatnonzero((np.diff(rows, prepend=-2) != 1) | (np.diff(groups, prepend=-1) != 0))
+        lengths = np.diff(firsts, append=len(rows))
+        offsets = (rows - self._starts[groups])[firsts]
+        return [
+            (group, slice(offset, offset + length))
+            for group, offset, length in zip(groups[firsts].tolist(), offsets.tolist(), lengths.tolist(), strict=True)
+        ]
+
+    def _groups(self, wanted: set[int], *, coming: set[int]) -> dict[int, RowGroup]:
+        """Some row groups, read only if they are neither kept nor of the last batch."""
+        for number in (*sorted(wanted), *sorted(coming)):
+            if number not in self._kept and number not in self._in_use:
+                self._in_use[number] = self._row_groups.begin(number)
+        groups = {number: self._kept.get(number) or self._in_use[number].result() for number in wanted}
+        for number in wanted - self._kept.keys():
+            group = groups[number]
+            if not group.is_mapped and group.nbytes <= self._room_bytes:
+                self._kept[number] = group
+                self._room_bytes -= group.nbytes
+        needed = (wanted | coming) - self._kept.keys()
+        self._in_use = {number: reading for number, reading in self._in_use.items() if number in needed}
+        return groups
+
+
+def _joined(parts: list[np.ndarray]) -> np.ndarray:
+    """The parts, one after the other; a single one as it is."""
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def worker_pass(reader: SplitReader, *, max_batch_size: int, rank: int, num_workers: int) -> Iterator[SampleBatch]:
+    """One worker's part of a split in the store's order, to its last sample, in batches of at most `max_batch_size`."""
+    part = np.arange(len(reader))[worker_part(len(reader), rank=rank, num_workers=num_workers)]
+    for start in range(0, len(part), max_batch_size):
+        rows, after = part[start:][:max_batch_size], part[start + max_batch_size :][:max_batch_size]
+        yield reader.read(rows, then=after)

@@ -1,0 +1,109 @@
+"""Copies of a store's shards on a node's own disk, made once for all workers of the node, in this run and later."""
+
+import errno
+import fcntl
+import os
+import shutil
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import xxhash
+
+from depthflow.errors import StoreError
+from depthflow.storage.location import reported
+from depthflow.store.store import SampleStore
+
+RESERVE_BYTES = 2 * 2**30
+"""Left free on the disk that holds the copies."""
+
+CHUNK_BYTES = 16 * 2**20
+
+
+class ShardCache:
+    """Copies shards whole and opens the copies, memory-mapped.
+
+    A copy is named by the store's fingerprint, the shard's path and its checksum, and is there only once it is whole
+    and has that checksum. Of several workers one copies and the others wait for it; if it dies, the next begins anew.
+
+    Args:
+        store: the store to copy from.
+        folder: on this node's own disk; it is made.
+    """
+
+    def __init__(self, store: SampleStore, folder: str) -> None:
+        self._store = store
+        self._folder = Path(folder) / store.fingerprint
+
+    def open(self, shard: Mapping[str, Any]) -> pa.NativeFile | None:
+        """A shard's copy, made now if it is not there; None, with a warning, where the disk has no room for it.
+
+        Args:
+            shard: its entry in the manifest.
+
+        Raises:
+            StoreError: if the shard is not what the manifest says, or the folder cannot be written.
+        """
+        copy = self._folder / f"{shard['path'].removesuffix('.parquet')}-{shard['xxh3_128']}.parquet"
+        try:
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            with _locked(copy.with_suffix(".lock")):
+                if not copy.exists() or copy.stat().st_size != shard["bytes"]:
+                    self._make(copy, shard)
+                return pa.memory_map(str(copy))
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise StoreError(
+                    f"The cache folder {self._folder} cannot be used: {error.strerror or error}. Choose another "
+                    "--cache-dir."
+                ) from None
+        warnings.warn(
+            f"No room in {self._folder} for {shard['path']} ({shard['bytes'] / 1e6:.0f} MB and a reserve of "
+            f"{RESERVE_BYTES / 1e9:.1f} GB): it is read from {self._store.files.root}.",
+            stacklevel=2,
+        )
+        return None
+
+    def _make(self, copy: Path, shard: Mapping[str, Any]) -> None:
+        """Copies a shard under a temporary name and verifies it. Only for the holder of the copy's lock."""
+        if shutil.disk_usage(copy.parent).free < shard["bytes"] + RESERVE_BYTES:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        temporary = copy.with_suffix(".part")  # What a killed worker left is written over.
+        try:
+            with temporary.open("wb") as target:
+                for chunk in self._verified_chunks(shard):
+                    target.write(chunk)
+                target.flush()
+                os.fsync(target.fileno())
+            temporary.rename(copy)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def _verified_chunks(self, shard: Mapping[str, Any]) -> Iterator[bytes]:
+        """The shard's bytes; raises StoreError at their end if they are not those that the manifest says."""
+        what = f"The shard {shard['path']} of {self._store.files.root}"
+        mend = "Restore it, or delete it and manifest.json and run the same preprocess.py command again."
+        checksum = xxhash.xxh3_128()
+        try:
+            with reported(f"{what} cannot be read", StoreError), self._store.files.open(shard["path"]) as source:
+                while chunk := source.read(CHUNK_BYTES):
+                    checksum.update(chunk)
+                    yield chunk
+        except FileNotFoundError:
+            raise StoreError(f"{what} has vanished. {mend}") from None
+        if checksum.hexdigest() != shard["xxh3_128"]:
+            raise StoreError(
+                f"{what} is damaged: its xxh3-128 is {checksum.hexdigest()}, the manifest says {shard['xxh3_128']}. "
+                f"{mend}"
+            )
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Waits for a lock file and holds it; the kernel frees it when its holder dies."""
+    with path.open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield

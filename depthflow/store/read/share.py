@@ -1,0 +1,111 @@
+"""A worker's share of an epoch, which can be left at any batch and taken up there, by any number of workers."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
+
+import numpy as np
+
+from depthflow.errors import StoreError
+from depthflow.store.read.epoch import batch_sizes, epoch_batches, shuffled_rows, worker_part
+from depthflow.store.read.reader import SampleBatch, SplitReader
+
+BATCHES_AHEAD = 2
+"""Whose row groups are read meanwhile. Of two, a batch seldom waits; more gained nothing on two cores."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Position:
+    """A place in the reading of a split: the batch that comes next.
+
+    Attributes:
+        seed: of the order.
+        epoch: passes done.
+        step: batches of this pass done.
+    """
+
+    seed: int
+    epoch: int
+    step: int = 0
+
+    def __post_init__(self) -> None:
+        if any(type(value) is not int or value < 0 for value in asdict(self).values()):
+            raise StoreError(f"A position is three whole numbers, none negative. Received: {asdict(self)}")
+
+    def to_json(self) -> dict[str, int]:
+        """As plain numbers."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, saved: Mapping[str, int]) -> "Position":
+        """What `to_json` was made from.
+
+        Raises:
+            StoreError: if it is none.
+        """
+        if set(saved) != {field.name for field in fields(cls)}:
+            raise StoreError(f"A position has seed, epoch and step. Received: {dict(saved)}")
+        return cls(**saved)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShareBatch:
+    """One worker's part of a batch.
+
+    Attributes:
+        samples: the part; empty where the batch has fewer samples than there are workers.
+        batch_rows: row numbers of the whole batch, on all workers.
+        then: where to go on after this batch: what to save once it is done with.
+    """
+
+    samples: SampleBatch
+    batch_rows: np.ndarray
+    then: Position
+
+
+class EpochShare:
+    """One worker's part of every batch of an epoch, in order, from a position on.
+
+    The workers' parts together hold every sample exactly once. The batches depend on seed, epoch and batch size alone,
+    so a position that was saved by four workers may be taken up by two. Nothing before it is read.
+
+    Args:
+        reader: the split.
+        position: the batch to begin with.
+        global_batch_size: samples of a full batch, on all workers.
+        rank: this worker's number.
+        num_workers: of all.
+
+    Raises:
+        StoreError: if the epoch has no such batch.
+    """
+
+    def __init__(
+        self, reader: SplitReader, *, position: Position, global_batch_size: int, rank: int, num_workers: int
+    ) -> None:
+        self._reader = reader
+        self._position = position
+        self._global_batch_size = global_batch_size
+        self._rank = rank
+        self._num_workers = num_workers
+        self._steps = len(batch_sizes(len(reader), global_batch_size=global_batch_size))
+        if position.step >= self._steps:
+            raise StoreError(
+                f"An epoch of {len(reader)} samples in batches of {global_batch_size} has {self._steps} batches. "
+                f"Received: {position}"
+            )
+
+    def __len__(self) -> int:
+        """Batches from the position to the end of the epoch."""
+        return self._steps - self._position.step
+
+    def __iter__(self) -> Iterator[ShareBatch]:
+        seed, epoch = self._position.seed, self._position.epoch
+        rows = shuffled_rows(self._reader.group_sizes, seed=seed, epoch=epoch)
+        batches = epoch_batches(rows, global_batch_size=self._global_batch_size)
+        parts = [rows[worker_part(len(rows), rank=self._rank, num_workers=self._num_workers)] for rows in batches]
+        places = [Position(seed=seed, epoch=epoch, step=step) for step in range(self._steps)]
+        places.append(Position(seed=seed, epoch=epoch + 1))
+        for step in range(self._position.step, self._steps):
+            coming = [row for part in parts[step + 1 : step + 1 + BATCHES_AHEAD] for row in part]
+            samples = self._reader.read(parts[step], then=coming)
+            yield ShareBatch(samples=samples, batch_rows=batches[step], then=places[step + 1])

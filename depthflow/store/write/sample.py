@@ -1,0 +1,111 @@
+"""One sample: from a triplet's bytes to the row that a shard stores, and back. Pure functions."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import xxhash
+
+from depthflow.datasets.camera import Camera, camera_of_frame
+from depthflow.datasets.diode import Triplet
+from depthflow.datasets.triplet import RejectError, decode_triplet
+from depthflow.store.schema import PLANE_DTYPES, ROW_SCHEMA, plane_batch
+from depthflow.store.write.planes import Planes, depth_figures, make_planes
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleLayout:
+    """What makes a sample's content: the part of the configuration that its planes depend on."""
+
+    height: int
+    width: int
+    edge_relative_jump: float
+    edge_radius_px: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """A sample in memory.
+
+    Attributes:
+        row: a value for each field of `ROW_SCHEMA`.
+        planes: its arrays at the stored size.
+    """
+
+    row: dict[str, Any]
+    planes: Planes
+
+
+def make_sample(
+    triplet: Triplet, members: Mapping[str, bytes], layout: SampleLayout, stated_camera: Camera | None
+) -> Sample:
+    """Decodes, checks and resizes one triplet.
+
+    Args:
+        members: rgb, depth, mask to the file's bytes.
+        stated_camera: what the source says of its camera.
+
+    Raises:
+        RejectError: if it can be no sample.
+    """
+    frame = decode_triplet(members)
+    planes = make_planes(
+        rgb=frame.rgb,
+        depth_m=frame.depth_m,
+        valid_mask=frame.valid_mask,
+        height=layout.height,
+        width=layout.width,
+        edge_relative_jump=layout.edge_relative_jump,
+        edge_radius_px=layout.edge_radius_px,
+    )
+    if not planes.valid_mask.any():
+        raise RejectError("no_valid_pixel", f"none is left at {layout.height} x {layout.width}")
+    source_height, source_width = frame.valid_mask.shape
+    camera = camera_of_frame(stated_camera, height=source_height, width=source_width)
+    stored_camera = camera.resized(height=layout.height, width=layout.width) if camera else None
+    row = {
+        **{name: getattr(triplet, name) for name in ("sample_id", "split", "scene_type", "scene", "scan")},
+        "source_height": source_height,
+        "source_width": source_width,
+        **{name: getattr(stored_camera, name, None) for name in ("fx_px", "fy_px", "cx_px", "cy_px")},
+        **depth_figures(planes),
+        **{f"{name}_xxh3": xxhash.xxh3_128_hexdigest(content) for name, content in members.items()},
+        "content_xxh3": _content_checksum(planes, stored_camera),
+    }
+    return Sample(row=row, planes=planes)
+
+
+def _content_checksum(planes: Planes, camera: Camera | None) -> str:
+    content = xxhash.xxh3_128()
+    for name in PLANE_DTYPES:
+        content.update(np.ascontiguousarray(getattr(planes, name)).data)
+    content.update(repr(camera).encode())
+    return content.hexdigest()
+
+
+def to_table(samples: Sequence[Sample], schema: pa.Schema) -> pa.Table:
+    """Samples as rows of a shard; each plane is copied once.
+
+    Args:
+        schema: of `shard_schema`.
+    """
+    rows = pa.Table.from_pylist([sample.row for sample in samples], schema=ROW_SCHEMA)
+    planes = {
+        name: _plane_column([getattr(sample.planes, name) for sample in samples], schema.field(name).type)
+        for name in PLANE_DTYPES
+    }
+    return pa.Table.from_arrays([*rows.columns, *planes.values()], schema=schema)
+
+
+def _plane_column(planes: Sequence[np.ndarray], kind: pa.DataType) -> pa.Array:
+    values = np.concatenate([np.ascontiguousarray(plane).reshape(-1).view(np.uint8) for plane in planes])
+    return pa.FixedSizeBinaryArray.from_buffers(kind, len(planes), [None, pa.py_buffer(values)])
+
+
+def from_batch(batch: pa.RecordBatch) -> Sample:
+    """The sample of a batch of one row; its planes are views of the batch."""
+    fields = batch.schema
+    planes = {name: plane_batch(batch.column(name), fields.field(name))[0] for name in PLANE_DTYPES}
+    return Sample(row=batch.select(ROW_SCHEMA.names).to_pylist()[0], planes=Planes(**planes))

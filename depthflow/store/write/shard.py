@@ -1,0 +1,217 @@
+"""One task's whole job: make a shard from its plan and commit it. Knows nothing of Ray."""
+
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import IO, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import xxhash
+
+from depthflow.datasets.triplet import RejectError
+from depthflow.errors import StoreError
+from depthflow.storage.files import StoreFiles
+from depthflow.store.schema import PLANE_DTYPES, REJECT_SCHEMA, ROW_SCHEMA, SECONDS_FIELD, shard_schema
+from depthflow.store.write.plan import PlannedSample, ShardPlan
+from depthflow.store.write.sample import Sample, SampleLayout, to_table
+
+MAX_ROWS_PER_GROUP = 16
+MAX_GROUP_BYTES = 16 * 2**20
+"""A row group is what a reader fetches at once: 16 samples at 256 x 256, 2 at 768 x 1024."""
+
+PLANE_COMPRESSION = {"rgb": "none", "log_depth": "none"}
+"""Photographs and laser depths hold too much noise for lz4 to save more than 6%; as they are, they are read in place.
+"""
+
+Make = Callable[[PlannedSample], tuple[Sample, float]]
+"""Makes a planned sample and says how many seconds it took, or raises RejectError."""
+Watch = Callable[[PlannedSample], AbstractContextManager[None]]
+"""Entered while a sample is being made, so that someone can see which one takes too long, or is refused."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardRecord:
+    """What is left to know of a committed shard.
+
+    Attributes:
+        path: in the store.
+        rows: `ROW_SCHEMA` and `SECONDS_FIELD`, a row a sample, in the shard's order.
+        rejects: `REJECT_SCHEMA`, a row a refused input.
+        file_xxh3: xxh3-128 of the file.
+        file_bytes: its size.
+    """
+
+    path: str
+    rows: pa.Table
+    rejects: pa.Table
+    file_xxh3: str
+    file_bytes: int
+
+    def to_row(self) -> dict[str, object]:
+        """The record as plain values, to travel through Ray Data; the tables as Arrow IPC streams."""
+        return {**vars(self), "rows": _to_ipc(self.rows), "rejects": _to_ipc(self.rejects)}
+
+    @classmethod
+    def from_row(cls, row: dict[str, Any]) -> "ShardRecord":
+        """What `to_row` was made from."""
+        tables = {name: pa.ipc.open_stream(row[name]).read_all() for name in ("rows", "rejects")}
+        return cls(path=row["path"], file_xxh3=row["file_xxh3"], file_bytes=row["file_bytes"], **tables)
+
+
+def make_shard(plan: ShardPlan, *, files: StoreFiles, layout: SampleLayout, make: Make, watch: Watch) -> ShardRecord:
+    """Makes and commits a shard, or finds it committed.
+
+    The shard's footer holds its plan's digest and its rejects, so that a shard is complete by itself.
+    """
+    if files.exists(plan.path):
+        if committed_plan_digest(files, plan.path) != plan.digest:
+            raise StoreError(f"{plan.path} of {files.root} was just written by another run. Choose another --out.")
+        return read_shard_record(files, plan.path)
+    writer = _ShardWriter(shard_schema(height=layout.height, width=layout.width, metadata={}))
+    with files.commit(plan.path) as handle:
+        return writer.write(plan, handle, make, watch)
+
+
+class _ShardWriter:
+    """Writes a shard and keeps what its record says."""
+
+    def __init__(self, schema: pa.Schema) -> None:
+        self._schema = schema
+        self._rows: list[dict[str, Any]] = []
+        self._rejects: list[dict[str, str]] = []
+
+    def write(self, plan: ShardPlan, handle: IO[bytes], make: Make, watch: Watch) -> ShardRecord:
+        hashed = _HashedFile(handle)
+        group_size = rows_per_group(self._schema)
+        with pq.ParquetWriter(
+            pa.PythonFile(hashed, mode="w"),
+            self._schema.with_metadata({"depthflow.plan": plan.digest}),
+            compression={name: PLANE_COMPRESSION.get(name, "lz4") for name in self._schema.names},  # type: ignore[arg-type]
+            use_dictionary=False,
+            write_statistics=False,
+            write_page_checksum=True,
+        ) as writer:
+            for group in _groups(self._make_samples(plan, make, watch), group_size):
+                writer.write_table(to_table(group, self._schema), row_group_size=group_size)
+            writer.add_key_value_metadata({"depthflow.rejects": json.dumps(self._rejects)})
+        return ShardRecord(
+            path=plan.path,
+            rows=pa.Table.from_pylist(self._rows, schema=ROW_SCHEMA.append(SECONDS_FIELD)),
+            rejects=pa.Table.from_pylist(self._rejects, schema=REJECT_SCHEMA),
+            file_xxh3=hashed.checksum.hexdigest(),
+            file_bytes=hashed.size,
+        )
+
+    def _make_samples(self, plan: ShardPlan, make: Make, watch: Watch) -> Iterator[Sample]:
+        """The plan's samples; what is refused is noted instead."""
+        for planned in plan.samples:
+            try:
+                with watch(planned):
+                    if planned.reject_reason:
+                        raise RejectError(planned.reject_reason, planned.reject_message)
+                    sample, seconds = make(planned)
+            except RejectError as error:
+                self._rejects.append(reject_row(planned, error))
+                continue
+            self._rows.append({**sample.row, SECONDS_FIELD.name: seconds})
+            yield sample
+
+
+class _HashedFile:
+    """A file to write to that keeps the size and the xxh3-128 of what it was given."""
+
+    def __init__(self, handle: IO[bytes]) -> None:
+        self._handle = handle
+        self.checksum = xxhash.xxh3_128()
+        self.size = 0
+        self.closed = False
+
+    def write(self, content: Any) -> int:
+        self.checksum.update(content)
+        self.size += len(content)
+        return self._handle.write(content)
+
+    def tell(self) -> int:
+        return self.size
+
+    def flush(self) -> None:
+        self._handle.flush()
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def timed(make: Callable[[PlannedSample], Sample]) -> Make:
+    """`make` with the seconds that it took."""
+
+    def make_and_time(planned: PlannedSample) -> tuple[Sample, float]:
+        started = time.perf_counter()
+        sample = make(planned)
+        return sample, time.perf_counter() - started
+
+    return make_and_time
+
+
+def reject_row(planned: PlannedSample, error: RejectError) -> dict[str, str]:
+    """A refused input's row of `REJECT_SCHEMA`."""
+    return {
+        "sample_id": planned.triplet.sample_id,
+        "split": planned.triplet.split,
+        "source": planned.source,
+        "reason": error.reason,
+        "message": error.message,
+    }
+
+
+def rows_per_group(schema: pa.Schema) -> int:
+    """Rows of a row group, so that its decoded planes stay under `MAX_GROUP_BYTES`."""
+    sample_bytes = sum(schema.field(plane).type.byte_width for plane in PLANE_DTYPES)
+    return max(1, min(MAX_ROWS_PER_GROUP, MAX_GROUP_BYTES // sample_bytes))
+
+
+def read_shard_record(files: StoreFiles, path: str) -> ShardRecord:
+    """The record of a committed shard, from the shard alone; nobody knows any more how long its samples took."""
+    content = files.read(path)
+    with pq.ParquetFile(pa.BufferReader(content)) as shard:
+        rows = shard.read(columns=ROW_SCHEMA.names).cast(ROW_SCHEMA).replace_schema_metadata(None)
+        rejects = json.loads(shard.metadata.metadata[b"depthflow.rejects"])
+    return ShardRecord(
+        path=path,
+        rows=rows.append_column(SECONDS_FIELD, pa.nulls(rows.num_rows, SECONDS_FIELD.type)),
+        rejects=pa.Table.from_pylist(rejects, schema=REJECT_SCHEMA),
+        file_xxh3=xxhash.xxh3_128_hexdigest(content),
+        file_bytes=content.size,
+    )
+
+
+def committed_plan_digest(files: StoreFiles, path: str) -> str:
+    """The digest of the plan that a committed shard was made from."""
+    try:
+        with files.open(path) as handle, pq.ParquetFile(handle) as shard:
+            return (shard.schema_arrow.metadata or {}).get(b"depthflow.plan", b"").decode()
+    except (OSError, pa.ArrowException) as error:
+        raise StoreError(
+            f"The shard {path} of {files.root} is damaged: {error}. Delete it, and {files.root}/manifest.json, and run "
+            "the same command again."
+        ) from None
+
+
+def _to_ipc(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue().to_pybytes()
+
+
+def _groups(samples: Iterable[Sample], size: int) -> Iterator[list[Sample]]:
+    group: list[Sample] = []
+    for sample in samples:
+        group.append(sample)
+        if len(group) == size:
+            yield group
+            group = []
+    if group:
+        yield group

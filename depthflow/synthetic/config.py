@@ -1,0 +1,32 @@
+"""Flags of synthesize.py."""
+
+from depthflow.flags import flags, require, require_folder
+
+
+@flags
+class SynthesizeConfig:
+    """A mini-DIODE: ray-cast rooms and streets with exact depth, in DIODE's layout."""
+
+    out: str
+    """Folder to write; it must not exist or be empty."""
+    scans: int = 8
+    """Scans, alternately indoors and outdoor."""
+    samples_per_scan: int = 24
+    """Views a scan."""
+    height: int = 192
+    """Image height in pixels."""
+    width: int = 256
+    """Image width in pixels."""
+    seed: int = 0
+    """Same arguments, same bytes."""
+
+    def __post_init__(self) -> None:
+        require_folder(out=self.out)
+        require(self.seed >= 0, f"--seed must not be negative. Received: {self.seed}")
+        require(self.scans >= 2, f"--scans must be at least 2, one for each split. Received: {self.scans}")
+        require(
+            1 <= self.samples_per_scan <= 10_000,
+            f"--samples-per-scan must be 1 to 10000, what file names can number. Received: {self.samples_per_scan}",
+        )
+        for flag, size in (("--height", self.height), ("--width", self.width)):
+            require(size >= 16, f"{flag} must be at least 16. Received: {size}")

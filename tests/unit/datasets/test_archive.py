@@ -1,0 +1,534 @@
+"""Archives as they are, damaged, and as somebody may have made them: read where they lie, never unpacked."""
+
+import gzip
+import io
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import tarfile
+import zlib
+
+import numpy as np
+import pytest
+
+from depthflow.datasets.archive import (
+    Contents,
+    archive_identity,
+    archive_triplets,
+    is_archive,
+    open_archive,
+    scan_archive,
+)
+from depthflow.datasets.diode import MEMBER_SUFFIXES, find_triplets
+from depthflow.errors import SourceError
+
+BOTH = ("train", "val")
+STEM = "00022_00193_indoors_010_000"
+FOLDER = "indoors/scene_00022/scan_00193"
+
+
+def triplet_files(split="train", stem=STEM, folder=FOLDER, top=""):
+    """Name to content of a triplet's three files."""
+    return {f"{top}{split}/{folder}/{stem}{end}": f"{stem}{end}".encode() for end in MEMBER_SUFFIXES.values()}
+
+
+def tar_of(members, format=tarfile.PAX_FORMAT):
+    """A tar of (name or TarInfo, content) pairs."""
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w", format=format) as tar:
+        for entry, content in members:
+            info = entry if isinstance(entry, tarfile.TarInfo) else tarfile.TarInfo(entry)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return stream.getvalue()
+
+
+def special(name, kind, target=""):
+    """A member that is no plain file."""
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, target
+    return info, b""
+
+
+def scan(path, content, threads=2):
+    """What `scan_archive` finds in these bytes; the index is beside them, at .gzidx."""
+    path.write_bytes(content)
+    return scan_archive(
+        str(path), str(path.with_suffix(".gzidx")), threads=threads, progress=lambda name, position: None
+    )
+
+
+@pytest.fixture
+def archive(tmp_path):
+    return tmp_path / "diode.tar.gz"
+
+
+@pytest.fixture
+def listed(archive):
+    """Lists the triplets of a tar of these members."""
+
+    def list_members(members, splits=BOTH, **kwargs) -> list:
+        contents = scan(archive, gzip.compress(tar_of(members, **kwargs), 1))
+        return archive_triplets(str(archive), contents.members, splits)
+
+    return list_members
+
+
+def read_back(archive, triplet):
+    """A triplet's members, each read by itself."""
+    members = {}
+    for name, (offset, size) in triplet.spans.items():
+        with (
+            archive.with_suffix(".gzidx").open("rb") as index,
+            open_archive(str(archive), index, begin=offset, end=offset + size) as reader,
+        ):
+            members[name] = reader.read((offset, size))
+    return members
+
+
+def known(triplet):
+    """All of a triplet but where its files lie."""
+    return {**vars(triplet), "paths": sorted(triplet.paths), "spans": None}
+
+
+# --- what it holds ---
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    """A tree with whole triplets, some that lack files, misnamed and misplaced ones, and other files."""
+    root = tmp_path_factory.mktemp("tree")
+    files = {"train/README.md": b"text", "camera.json": b"{}", "train/indoors/notes_depth.npy.txt": b"x"}
+    for scene in range(1, 4):
+        for view in range(3):
+            folder = f"indoors/scene_{scene:05d}/scan_00001"
+            files |= triplet_files("train", f"{scene:05d}_00001_indoors_{view:03d}_000", folder)
+            files |= triplet_files("val", f"{scene + 10:05d}_00001_outdoor_{view:03d}_000", "outdoor" + folder[7:])
+    files |= triplet_files(stem="00022_00193_indoors_020_000", folder="indoors/scene_00021/scan_00193")
+    files |= {f"train/{FOLDER}/00022_00193_indoors_030_000.png": b"alone", f"val/{FOLDER}/photo_depth_mask.npy": b"x"}
+    for name, content in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(content)
+    return root
+
+
+def images_first(names):
+    return sorted(names, key=lambda name: (not name.endswith(".png"), name))
+
+
+def shuffled(names):
+    return random.Random(0).sample(sorted(names), len(names))
+
+
+@pytest.mark.parametrize("order", [sorted, images_first, shuffled, lambda names: sorted(names)[::-1]])
+@pytest.mark.parametrize("top", ["", "./", "diode/", "./data/diode-1.0/"])
+@pytest.mark.parametrize("splits", [BOTH, ("val",)])
+def test_the_listing_is_the_trees_whatever_the_order_and_the_folder(archive, listed, tree, order, top, splits):
+    names = order([str(path.relative_to(tree)) for path in tree.rglob("*") if path.is_file()])
+    found = listed([(top + name, (tree / name).read_bytes()) for name in names], splits)
+    wanted = find_triplets(str(tree), splits)
+    assert list(map(known, found)) == list(map(known, wanted))
+    for got, there in zip(found, wanted, strict=True):
+        with open(there.paths["rgb" if "rgb" in there.paths else "mask"], "rb") as file:  # noqa: PTH123
+            first = file.read()
+        assert first in read_back(archive, got).values()
+        assert got.paths.keys() == got.spans.keys() == there.paths.keys()
+
+
+def test_folders_in_the_archive_are_no_files(listed):
+    folders = [special(name, tarfile.DIRTYPE) for name in ("train", f"train/{FOLDER}", f"train/{FOLDER}/x.png")]
+    (found,) = listed([*folders, *triplet_files().items()])
+    assert (found.sample_id, found.problem) == (STEM, "")
+
+
+@pytest.mark.parametrize(
+    "members", [{}, {"README.md": b"x"}, {"test/indoors/x.png": b"x"}, {f"trains/{FOLDER}/{STEM}.png": b""}]
+)
+def test_an_archive_without_train_and_val_is_refused(listed, members):
+    with pytest.raises(SourceError, match=r"diode\.tar\.gz holds no sample of train or val"):
+        listed(members.items())
+
+
+def test_an_archive_without_the_split_asked_for_is_refused(listed):
+    with pytest.raises(SourceError, match="no sample of val"):
+        listed(triplet_files("train").items(), ("val",))
+
+
+def test_a_member_that_is_there_twice_begins_another_triplet(archive, listed):
+    members = triplet_files()
+    again = {name: content + b" again" for name, content in members.items() if name.endswith(".npy")}
+    first, second = listed([*members.items(), *again.items()])
+    assert (first.sample_id, second.sample_id) == (STEM, STEM)
+    assert sorted(read_back(archive, first).values()) == sorted(members.values())
+    assert sorted(read_back(archive, second).values()) == sorted(again.values())
+    assert second.paths.keys() == {"depth", "mask"}
+
+
+@pytest.mark.parametrize("format", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
+def test_long_names(archive, listed, format):
+    top = "/".join(["a-folder-with-a-name-of-some-length"] * 8) + "/"
+    (found,) = listed(triplet_files(top=top).items(), format=format)
+    assert (found.sample_id, found.problem) == (STEM, "")
+    assert sorted(read_back(archive, found).values()) == sorted(triplet_files().values())
+
+
+@pytest.mark.parametrize("format", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
+def test_names_in_other_scripts_and_names_that_are_no_text(archive, listed, format):
+    found = listed(
+        [
+            *triplet_files(top="Tiefe-é-深度/").items(),
+            (f"train/{FOLDER}/photo-\udcff.png", b"x"),
+            (f"train/folder-\udcfe/{STEM}.png", b"x"),
+            special(f"train/{FOLDER}/link.png", tarfile.SYMTYPE, "target-\udcfd"),
+        ],
+        format=format,
+    )
+    by_id = {(t.sample_id, t.reason) for t in found}
+    assert by_id == {(STEM, ""), ("photo-\\xff", "bad_name"), (STEM, "bad_name"), ("link", "unsafe_member")}
+    for text in (text for t in found for text in (t.sample_id, t.problem, *t.paths.values())):
+        text.encode()  # It can be stored.
+
+
+def test_progress_is_told_every_name_and_how_far_it_is(archive):
+    archive.write_bytes(gzip.compress(tar_of([special("train", tarfile.DIRTYPE), *triplet_files().items()])))
+    seen = []
+    index = str(archive.with_suffix(".gzidx"))
+    scan_archive(str(archive), index, threads=1, progress=lambda name, position: seen.append((name, position)))
+    names, positions = zip(*seen, strict=True)
+    assert list(names) == ["train", *triplet_files()]
+    assert list(positions) == sorted(positions)
+    assert 0 < positions[-1] <= archive.stat().st_size
+
+
+# --- camera.json ---
+
+
+@pytest.mark.parametrize(
+    ("cameras", "wanted"),
+    [
+        ({}, None),
+        ({"camera.json": b"1"}, b"1"),
+        ({"./camera.json": b"1"}, b"1"),
+        ({"diode/camera.json": b"1"}, b"1"),
+        ({"val/camera.json": b"1"}, b"1"),
+        ({"camera.json": b"1", "val/camera.json": b"2"}, b"1"),
+        ({"train/indoors/camera.json": b"3", "train/camera.json": b"2", "camera.json": b"1"}, b"1"),
+        ({"my-camera.json": b"1", "camera.json.bak": b"1"}, None),
+    ],
+)
+def test_the_camera_is_the_one_in_the_fewest_folders(archive, cameras, wanted):
+    assert scan(archive, gzip.compress(tar_of([*triplet_files().items(), *cameras.items()]))).camera == wanted
+
+
+def test_a_camera_that_is_a_link_is_not_read(archive):
+    link = special("camera.json", tarfile.SYMTYPE, "/etc/hostname")
+    assert scan(archive, gzip.compress(tar_of([link, *triplet_files().items()]))).camera is None
+
+
+# --- what must not be read ---
+
+IMAGE = f"train/{FOLDER}/{STEM}.png"
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        (special(IMAGE, tarfile.SYMTYPE, "/etc/passwd"), "is a link to /etc/passwd"),
+        (special(IMAGE, tarfile.LNKTYPE, f"train/{FOLDER}/{STEM}_depth.npy"), "is a link to train/"),
+        (special(IMAGE, tarfile.FIFOTYPE), "is no plain file"),
+        (special(IMAGE, tarfile.CHRTYPE), "is no plain file"),
+        (special(IMAGE, tarfile.BLKTYPE), "is no plain file"),
+        ((f"/{IMAGE}", b"x"), f"the member's name /{IMAGE} leaves the archive"),
+        ((f"../{IMAGE}", b"x"), "leaves the archive"),
+        ((f"train/../{IMAGE}", b"x"), "leaves the archive"),
+        (special(f"/{IMAGE}", tarfile.SYMTYPE, "x"), "leaves the archive"),
+    ],
+)
+def test_a_member_that_must_not_be_read_comes_back_with_a_problem(listed, entry, message):
+    others = [(name, content) for name, content in triplet_files().items() if name != IMAGE]
+    found = listed([*others, entry, *triplet_files(stem="00022_00193_indoors_020_000").items()])
+    (unsafe,) = (t for t in found if t.problem and STEM in t.sample_id)
+    assert unsafe.reason == "unsafe_member"
+    assert message in unsafe.problem
+    assert [t.reason for t in found if t.sample_id.endswith("020_000")] == [""]
+
+
+def test_a_sparse_file_must_not_be_read(archive, tmp_path):
+    image = tmp_path / "tree" / IMAGE
+    image.parent.mkdir(parents=True)
+    with image.open("wb") as file:
+        file.seek(2**20)
+        file.write(b"end")
+    subprocess.run(["tar", "-czSf", str(archive), "-C", str(tmp_path / "tree"), "train"], check=True)
+    contents = scan_archive(
+        str(archive), str(archive.with_suffix(".gzidx")), threads=1, progress=lambda name, position: None
+    )
+    (triplet,) = archive_triplets(str(archive), contents.members, BOTH)
+    assert (triplet.reason, triplet.sample_id) == ("unsafe_member", STEM)
+    assert "no plain file" in triplet.problem
+
+
+# --- damage: never a shorter listing ---
+
+
+def refused(archive, content, threads=2):
+    with pytest.raises(SourceError, match=r"diode\.tar\.gz cannot be read to its end.*download\.py"):
+        scan(archive, content, threads)
+
+
+def incompressible(members=6, size=300_000):
+    generator = np.random.default_rng(0)
+    return [(f"train/{FOLDER}/{i}.png", generator.bytes(size)) for i in range(members)]
+
+
+@pytest.fixture(scope="module")
+def whole():
+    """An archive of incompressible members: gzip stores them as they are, so that only its checksum sees damage."""
+    return gzip.compress(tar_of(incompressible()), 1)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x1f\x8b", b"\x1f", b"text", bytes(1000), b"PK\x03\x04" + bytes(100)])
+def test_what_is_no_gzip_is_refused(archive, content):
+    refused(archive, content)
+
+
+def test_a_tar_that_is_not_compressed_is_refused(archive):
+    refused(archive, tar_of(triplet_files().items()))
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"x" * 512, os.urandom(10_000)])
+def test_a_gzip_that_is_no_tar_is_refused(archive, content):
+    refused(archive, gzip.compress(content))
+
+
+def test_an_archive_that_holds_nothing_lists_nothing(archive):
+    assert scan(archive, gzip.compress(tar_of([]))) == Contents([], None)
+
+
+def test_an_archive_cut_short_anywhere_is_refused(archive, whole):
+    lengths = {1, 2, 9, 10, 11, 18, 600, *range(len(whole) - 9, len(whole))}
+    for length in sorted(lengths | set(random.Random(0).sample(range(len(whole)), 30))):
+        refused(archive, whole[:length])
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_flipped_bit_anywhere_is_refused(archive, whole, threads):
+    # Bytes 4 to 9 hold time and system, and the last four the size modulo 2**32: no decompressor needs them.
+    places = [0, 1, 2, 3, *range(10, 30), *range(len(whole) - 8, len(whole) - 4)]
+    for place in places + random.Random(1).sample(range(30, len(whole) - 8), 30):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << place % 8
+        if place == 3 and not damaged[3] & 0b11110:  # Of the flags, the one for text means nothing.
+            continue
+        refused(archive, bytes(damaged), threads)
+
+
+@pytest.mark.parametrize("members", [0, 1, 3, 6])
+@pytest.mark.parametrize("blocks", [0, 1, 5])
+def test_a_tar_that_stops_before_its_end_is_refused_though_its_gzip_is_whole(archive, members, blocks):
+    """As tar leaves it in a pipe to gzip when it is killed; with no block more, it stops between two members."""
+    each = 512 + -(-300_000 // 512) * 512
+    tar = tar_of(incompressible())[: each * members + 512 * blocks]
+    refused(archive, gzip.compress(tar if members < 6 else tar[: each * 6], 1))
+
+
+@pytest.mark.parametrize("place", [0, 100, 124, 150, 156])
+@pytest.mark.parametrize("member", [0, 2, 5])
+def test_a_damaged_header_within_a_whole_gzip_is_refused(archive, place, member):
+    tar = bytearray(tar_of(incompressible()))
+    each = 512 + -(-300_000 // 512) * 512
+    tar[member * each + place] ^= 1
+    refused(archive, gzip.compress(bytes(tar), 1))
+
+
+def test_a_header_of_zeros_within_a_whole_gzip_is_refused(archive):
+    tar = bytearray(tar_of(incompressible()))
+    each = 512 + -(-300_000 // 512) * 512
+    tar[2 * each : 2 * each + 512] = bytes(512)
+    refused(archive, gzip.compress(bytes(tar), 1))
+
+
+@pytest.mark.parametrize("zeros", [0, 512, 3 * 2**20])
+@pytest.mark.parametrize("junk", [b"junk", tar_of(triplet_files("val").items())])
+def test_what_follows_the_end_of_the_tar_is_refused(archive, zeros, junk):
+    refused(archive, gzip.compress(tar_of(triplet_files().items()) + bytes(zeros) + junk, 1))
+
+
+@pytest.mark.parametrize("zeros", [0, 512, 10_240, 3 * 2**20])
+def test_zeros_after_the_end_are_padding(archive, zeros):
+    assert len(scan(archive, gzip.compress(tar_of(triplet_files().items()) + bytes(zeros), 1)).members) == 3
+
+
+@pytest.mark.parametrize("junk", [b"j", b"junk", b"\x1f\x8b", bytes(1), bytes(512), b"junk" * 1000])
+def test_junk_after_the_gzip_hides_nothing(archive, whole, junk):
+    """Whether it is passed over depends on its first bytes; the gzip before it is whole."""
+    try:
+        listed = len(scan(archive, whole + junk).members)
+    except SourceError:
+        return
+    assert listed == 6
+
+
+def test_an_archive_that_cannot_be_opened_is_refused(archive):
+    archive.mkdir()
+    with pytest.raises(SourceError, match="cannot be read"):
+        scan_archive(str(archive), str(archive.with_suffix(".gzidx")), threads=1, progress=lambda name, position: None)
+
+
+# --- other compressors' streams ---
+
+
+def concatenated(tar):
+    """As pigz -i and others leave it: many gzip streams in a row."""
+    return b"".join(gzip.compress(tar[i : i + 70_000], 1) for i in range(0, len(tar), 70_000))
+
+
+def bgzf(tar):
+    """As bgzip leaves it: blocks of at most 64 KiB that say how long they are, and an empty one."""
+    return b"".join(map(_bgzf_block, [*(tar[i : i + 60_000] for i in range(0, len(tar), 60_000)), b""]))
+
+
+def _bgzf_block(content):
+    compressor = zlib.compressobj(1, zlib.DEFLATED, -15)
+    deflated = compressor.compress(content) + compressor.flush()
+    size = (len(deflated) + 25).to_bytes(2, "little")
+    trailer = zlib.crc32(content).to_bytes(4, "little") + len(content).to_bytes(4, "little")
+    return b"\x1f\x8b\x08\x04\0\0\0\0\0\xff\x06\0BC\x02\0" + size + deflated + trailer
+
+
+def flushed(tar):
+    """As rsyncable gzip leaves it: one stream, flushed now and then."""
+    compressor = zlib.compressobj(6, zlib.DEFLATED, 31)
+    pieces = [
+        compressor.compress(tar[i : i + 50_000]) + compressor.flush(zlib.Z_FULL_FLUSH)
+        for i in range(0, len(tar), 50_000)
+    ]
+    return b"".join(pieces) + compressor.flush()
+
+
+@pytest.mark.parametrize("compress", [concatenated, bgzf, flushed])
+def test_other_compressors_archives_are_read_and_their_damage_seen(archive, compress):
+    members = incompressible()
+    content = compress(tar_of(members))
+    contents = scan(archive, content)
+    assert [m.name for m in contents.members] == [name for name, _ in members]
+    for (_, wanted), member in zip(members, contents.members, strict=True):
+        span = (member.offset, member.size)
+        with (
+            archive.with_suffix(".gzidx").open("rb") as index,
+            open_archive(str(archive), index, begin=span[0], end=sum(span)) as reader,
+        ):
+            assert reader.read(span) == wanted
+    for place in random.Random(3).sample(range(40, len(content) - 40), 10):
+        refused(archive, content[:place])
+        damaged = bytearray(content)
+        damaged[place] ^= 0x55
+        # A stream's own header has bytes that mean nothing.
+        if content[max(0, place - 18) : place + 1].find(b"\x1f\x8b\x08") < 0:
+            refused(archive, bytes(damaged))
+
+
+# --- reading what has changed since ---
+
+
+@pytest.mark.parametrize("change", ["cut short", "gone", "another", "damaged"])
+def test_an_archive_that_changed_since_it_was_listed_is_refused(archive, change):
+    content = gzip.compress(tar_of([(IMAGE, phrases(1_000_000))]), 1)
+    (member,) = scan(archive, content).members
+    match change:
+        case "cut short":
+            archive.write_bytes(content[: len(content) // 2])
+        case "gone":
+            archive.unlink()
+        case "another":
+            archive.write_bytes(b"text" * (len(content) // 4) + b"text"[: len(content) % 4])
+        case "damaged":
+            archive.write_bytes(content[: len(content) // 2] + bytes(1000) + content[len(content) // 2 + 1000 :])
+    with (
+        archive.with_suffix(".gzidx").open("rb") as index,
+        pytest.raises(SourceError, match=r"diode\.tar\.gz cannot be read any more.*run again"),
+        open_archive(str(archive), index, begin=member.offset, end=member.offset + member.size) as reader,
+    ):
+        reader.read((member.offset, member.size))
+
+
+def phrases(size):
+    """Random bytes that repeat, so that gzip refers back to what came before."""
+    generator = np.random.default_rng(0)
+    words = generator.integers(0, 256, (500, 12), dtype=np.uint8)
+    return words[generator.integers(0, 500, size // 12)].tobytes()
+
+
+# --- the index cannot be written ---
+
+SCAN_WITH_LITTLE_SPACE = """
+import sys
+from depthflow.datasets.archive import scan_archive
+from depthflow.errors import SourceError
+try:
+    scan_archive(sys.argv[1], sys.argv[2], threads=2, progress=lambda name, position: None)
+except SourceError as error:
+    print(error)
+"""
+
+
+def limit_file_size():
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+
+
+def test_an_index_that_cannot_be_written_is_told_and_ends_no_process(archive, whole):
+    archive.write_bytes(whole)
+    command = [sys.executable, "-c", SCAN_WITH_LITTLE_SPACE, str(archive), str(archive.with_suffix(".gzidx"))]
+    done = subprocess.run(command, preexec_fn=limit_file_size, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "index cannot be written to" in done.stdout
+    assert "File too large. Free space there, or set TMPDIR" in done.stdout
+
+
+# --- which state of which archive ---
+
+
+@pytest.mark.parametrize(
+    ("source", "wanted"),
+    [
+        ("train.tar.gz", True),
+        ("/data/v1.0/val.tgz", True),
+        ("s3://bucket/train.tar.gz", True),
+        ("diode", False),
+        ("train.tar", False),
+        ("train.tar.gz/", False),
+        ("train.tar.gz.part", False),
+    ],
+)
+def test_an_archive_is_known_by_its_name(source, wanted):
+    assert is_archive(source) == wanted
+
+
+def test_an_identity_is_of_a_path_a_size_and_a_time(archive, tmp_path, monkeypatch):
+    archive.write_bytes(b"content")
+    os.utime(archive, ns=(0, 10**18))
+    before = archive_identity(str(archive))
+    assert archive_identity(str(archive)) == before
+    monkeypatch.chdir(tmp_path)
+    assert archive_identity(archive.name) == before
+
+    others = []
+    os.utime(archive, ns=(0, 10**18 + 1))
+    others.append(archive_identity(str(archive)))
+    archive.write_bytes(b"more content")
+    os.utime(archive, ns=(0, 10**18))
+    others.append(archive_identity(str(archive)))
+    other = archive.with_name("other.tar.gz")
+    other.write_bytes(b"content")
+    os.utime(other, ns=(0, 10**18))
+    others.append(archive_identity(str(other)))
+    assert len({before, *others}) == 4
+
+
+def test_an_archive_that_is_not_there_has_no_identity(archive):
+    with pytest.raises(SourceError, match=r"no archive at .*diode\.tar\.gz.*download\.py"):
+        archive_identity(str(archive))

@@ -1,0 +1,117 @@
+"""Pinhole intrinsics: how they scale, and where they are read from."""
+
+import dataclasses
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from depthflow.datasets.camera import DIODE_CAMERA, Camera, camera_of_frame, parse_camera, read_camera
+from depthflow.errors import SourceError
+
+CAMERA = Camera(width=400, height=300, fx_px=200.0, fy_px=210.0, cx_px=190.0, cy_px=160.0)
+
+
+def write(folder, camera=CAMERA, **changes):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "camera.json").write_text(json.dumps({**dataclasses.asdict(camera), **changes}))
+
+
+def test_resized_by_hand():
+    small = CAMERA.resized(height=150, width=100)
+    assert small == Camera(width=100, height=150, fx_px=50.0, fy_px=105.0, cx_px=47.5, cy_px=80.0)
+
+
+def test_diodes_camera_at_the_stored_size_by_hand():
+    stored = DIODE_CAMERA.resized(height=256, width=256)
+    assert stored.fx_px == pytest.approx(886.81 / 4)
+    assert stored.fy_px == pytest.approx(927.06 / 3)
+    assert (stored.cx_px, stored.cy_px) == (pytest.approx(128.0), pytest.approx(128.0))
+
+
+sizes = st.integers(1, 4000)
+
+
+@given(width=sizes, height=sizes, x=st.floats(0, 1), y=st.floats(0, 1))
+def test_a_resize_leaves_every_ray_where_it_was(width, height, x, y):
+    resized = CAMERA.resized(height=height, width=width)
+    for share, size, focal, centre in ((x, "width", "fx_px", "cx_px"), (y, "height", "fy_px", "cy_px")):
+        before = (share * getattr(CAMERA, size) - getattr(CAMERA, centre)) / getattr(CAMERA, focal)
+        after = (share * getattr(resized, size) - getattr(resized, centre)) / getattr(resized, focal)
+        assert after == pytest.approx(before, rel=1e-9, abs=1e-9)
+
+
+def test_a_tree_without_a_camera_has_none(tmp_path):
+    assert read_camera(str(tmp_path)) is None
+
+
+@pytest.mark.parametrize("source", [".", "train", "val"])
+def test_a_tree_states_its_camera(tmp_path, source):
+    write(tmp_path)
+    (tmp_path / source).mkdir(exist_ok=True)
+    assert read_camera(str(tmp_path / source)) == CAMERA
+
+
+def test_a_splits_own_camera_goes_before_its_trees(tmp_path):
+    write(tmp_path)
+    write(tmp_path / "val", width=401)
+    assert read_camera(str(tmp_path / "val")).width == 401
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1, 2]", "null", "{}", '{"width": 4}', "\xff"])
+def test_a_file_that_is_no_camera_is_refused_by_name(tmp_path, text):
+    (tmp_path / "camera.json").write_bytes(text.encode("latin1"))
+    with pytest.raises(SourceError, match=r"camera\.json is not a camera.*fx_px"):
+        read_camera(str(tmp_path))
+
+
+def test_a_field_too_many_is_refused(tmp_path):
+    write(tmp_path, k1=0.1)
+    with pytest.raises(SourceError, match="k1"):
+        read_camera(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"fx_px": "wide"}, {"width": 0}, {"fy_px": -1.0}, {"cx_px": None}, {"height": True}, {"cy_px": float("inf")}],
+)
+def test_values_that_no_camera_has_are_refused(tmp_path, changes):
+    write(tmp_path, **changes)
+    with pytest.raises(SourceError):
+        read_camera(str(tmp_path))
+
+
+def test_a_tree_does_not_take_the_camera_of_the_folder_it_lies_in(tmp_path):
+    write(tmp_path)
+    (tmp_path / "mine" / "train").mkdir(parents=True)
+    assert read_camera(str(tmp_path / "mine")) is None
+
+
+def test_a_split_folder_as_the_working_directory(tmp_path, monkeypatch):
+    write(tmp_path)
+    (tmp_path / "val").mkdir()
+    monkeypatch.chdir(tmp_path / "val")
+    assert read_camera(".") == CAMERA
+
+
+def test_a_frames_camera():
+    assert camera_of_frame(CAMERA, height=600, width=200) == CAMERA.resized(height=600, width=200)
+    assert camera_of_frame(CAMERA, height=768, width=1024) == CAMERA.resized(height=768, width=1024)
+    assert camera_of_frame(None, height=768, width=1024) == DIODE_CAMERA
+    assert camera_of_frame(None, height=1024, width=768) is None
+    assert camera_of_frame(None, height=192, width=256) is None
+
+
+def test_a_cameras_bytes_from_anywhere():
+    content = json.dumps(dataclasses.asdict(CAMERA)).encode()
+    assert parse_camera(content, where="an archive") == CAMERA
+    with pytest.raises(SourceError, match=r"camera\.json of a\.tar\.gz is not a camera"):
+        parse_camera(content[:-1], where="camera.json of a.tar.gz")
+
+
+@pytest.mark.parametrize("source", [".", "train"])
+def test_a_folder_by_the_name_of_a_camera_is_none(tmp_path, source):
+    (tmp_path / "train/camera.json").mkdir(parents=True)
+    (tmp_path / "camera.json").mkdir()
+    assert read_camera(str(tmp_path / source)) is None

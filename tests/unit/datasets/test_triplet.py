@@ -1,0 +1,377 @@
+"""Real bytes to a frame, or to the reason why not."""
+
+import io
+import os
+import pickle
+import struct
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from depthflow.datasets.triplet import RejectError, decode_npy, decode_rgb, decode_triplet
+
+HEIGHT, WIDTH = 4, 6
+RGB = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+DEPTH = np.linspace(1, 24, HEIGHT * WIDTH, dtype=np.float32).reshape(HEIGHT, WIDTH)
+MASK = np.ones((HEIGHT, WIDTH), np.float32)
+
+
+def png(image: np.ndarray) -> bytes:
+    """A PNG of RGB, RGBA or grey values."""
+    if image.ndim == 3:
+        image = cv2.cvtColor(image, cv2.COLOR_RGBA2BGRA if image.shape[2] == 4 else cv2.COLOR_RGB2BGR)
+    return cv2.imencode(".png", image)[1].tobytes()
+
+
+def npy(array: np.ndarray, **kwargs) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, array, **kwargs)
+    return stream.getvalue()
+
+
+def npy_of_header(header: str) -> bytes:
+    """An .npy, format 1.0, with any text for its header and a few bytes of data."""
+    text = header.encode("latin1")
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text + bytes(64)
+
+
+def members(*, rgb=RGB, depth=DEPTH, mask=MASK) -> dict[str, bytes]:
+    return {"rgb": png(rgb), "depth": npy(depth), "mask": npy(mask)}
+
+
+def reason(content: dict[str, bytes]) -> str:
+    with pytest.raises(RejectError) as info:
+        decode_triplet(content)
+    assert info.value.message
+    return info.value.reason
+
+
+def changed(array: np.ndarray, value: float, at=(1, 2)) -> np.ndarray:
+    array = array.copy()
+    array[at] = value
+    return array
+
+
+# --- whole triplets ---
+
+
+@pytest.mark.parametrize("channel", [False, True])
+def test_a_whole_triplet(channel):
+    depth, mask = (DEPTH[..., None], MASK[..., None]) if channel else (DEPTH, MASK)
+    frame = decode_triplet(members(depth=depth, mask=mask))
+    np.testing.assert_array_equal(frame.rgb, RGB)
+    np.testing.assert_array_equal(frame.depth_m, DEPTH)
+    assert (frame.rgb.dtype, frame.depth_m.dtype, frame.valid_mask.dtype) == (np.uint8, np.float32, np.bool_)
+    assert frame.depth_m.shape == frame.valid_mask.shape == (HEIGHT, WIDTH)
+    assert frame.valid_mask.all()
+
+
+@pytest.mark.parametrize("dtype", ["<f2", "<f4", ">f4", "<f8", ">f8"])
+def test_depth_of_any_float_becomes_float32(dtype):
+    frame = decode_triplet(members(depth=DEPTH.astype(dtype)))
+    assert frame.depth_m.dtype == np.dtype(np.float32)
+    np.testing.assert_allclose(frame.depth_m, DEPTH, rtol=1e-3 if dtype == "<f2" else 1e-7)
+
+
+def test_fortran_order_is_no_transpose():
+    frame = decode_triplet(members(depth=np.asfortranarray(DEPTH)))
+    np.testing.assert_array_equal(frame.depth_m, DEPTH)
+
+
+@pytest.mark.parametrize("dtype", [np.bool_, np.uint8, np.uint16, np.float32, np.float64, np.int64])
+def test_masks_of_every_dtype(dtype):
+    wanted = np.random.default_rng(1).random((HEIGHT, WIDTH)) > 0.5
+    np.testing.assert_array_equal(decode_triplet(members(mask=wanted.astype(dtype))).valid_mask, wanted)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value", "valid"),
+    [
+        (np.uint8, 255, True),
+        (np.uint8, 2, True),
+        (np.float64, 0.25, True),
+        (np.float32, 1e-6, True),
+        (np.int64, 7, True),
+        (np.int64, -1, False),
+        (np.float64, -0.5, False),
+        (np.float32, np.nan, False),
+        (np.float32, np.inf, True),
+    ],
+)
+def test_valid_is_any_mask_value_above_zero(dtype, value, valid):
+    mask = changed(np.ones((HEIGHT, WIDTH), dtype), value)
+    got = decode_triplet(members(mask=mask)).valid_mask
+    assert got[1, 2] == valid
+    assert got.sum() == HEIGHT * WIDTH - (not valid)
+
+
+@pytest.mark.parametrize("value", [0.0, -0.0, -3.0])
+def test_depth_that_is_not_positive_is_invalid_and_no_reject(value):
+    got = decode_triplet(members(depth=changed(DEPTH, value))).valid_mask
+    assert not got[1, 2]
+    assert got.sum() == HEIGHT * WIDTH - 1
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_the_mask_leaves_out_may_be_anything(value):
+    got = decode_triplet(members(depth=changed(DEPTH, value), mask=changed(MASK, 0))).valid_mask
+    assert not got[1, 2]
+    assert got.sum() == HEIGHT * WIDTH - 1
+
+
+def test_a_grey_image_and_one_with_alpha_become_rgb():
+    grey = RGB[..., 0]
+    np.testing.assert_array_equal(decode_rgb(png(grey)), np.repeat(grey[..., None], 3, axis=2))
+    opaque = np.dstack([RGB, np.full((HEIGHT, WIDTH), 255, np.uint8)])
+    np.testing.assert_array_equal(decode_rgb(png(opaque)), RGB)
+
+
+def test_red_is_the_first_channel():
+    red = np.zeros((2, 2, 3), np.uint8)
+    red[..., 0] = 200
+    np.testing.assert_array_equal(decode_rgb(png(red)), red)
+
+
+# --- rejects ---
+
+
+@pytest.mark.parametrize("member", ["rgb", "depth", "mask"])
+def test_empty_file(member):
+    with pytest.raises(RejectError, match=f"empty_file: the {member} "):
+        decode_triplet({**members(), member: b""})
+
+
+@pytest.mark.parametrize("content", [b"x", b"GIF89a", b"\x89PNG\r\n\x1a\n", bytes(500), npy(DEPTH)])
+def test_bytes_that_are_no_image(content):
+    assert reason({**members(), "rgb": content}) == "unreadable_image"
+
+
+def test_a_truncated_png_wherever_it_was_cut():
+    whole = png(np.random.default_rng(2).integers(0, 256, (24, 32, 3), dtype=np.uint8))
+    for length in {*range(1, len(whole), 37), *range(len(whole) - 20, len(whole))}:
+        with pytest.raises(RejectError, match="unreadable_image"):
+            decode_rgb(whole[:length])
+
+
+def test_a_png_with_a_flipped_byte_in_its_data():
+    whole = bytearray(png(np.random.default_rng(2).integers(0, 256, (24, 32, 3), dtype=np.uint8)))
+    whole[len(whole) // 2] ^= 0xFF
+    with pytest.raises(RejectError, match="unreadable_image"):
+        decode_rgb(bytes(whole))
+
+
+@pytest.mark.parametrize("member", ["depth", "mask"])
+@pytest.mark.parametrize("content", [b"x", b"\x93NUMPY", png(RGB), bytes(500), b"\x93NUMPY\x09\x00" + bytes(200)])
+def test_bytes_that_are_no_npy(member, content):
+    assert reason({**members(), member: content}) == "unreadable_array"
+
+
+@pytest.mark.parametrize("member", ["depth", "mask"])
+def test_a_truncated_npy_wherever_it_was_cut(member):
+    whole = npy(DEPTH)
+    for length in range(1, len(whole)):
+        with pytest.raises(RejectError, match="unreadable_array"):
+            decode_npy(whole[:length], member)
+
+
+def test_an_npz_is_no_npy():
+    stream = io.BytesIO()
+    np.savez(stream, depth=DEPTH)
+    assert reason({**members(), "depth": stream.getvalue()}) == "unreadable_array"
+
+
+class Bomb:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+@pytest.mark.parametrize("member", ["depth", "mask"])
+@pytest.mark.parametrize("as_npy", [True, False])
+def test_nothing_is_ever_unpickled(tmp_path, member, as_npy):
+    array = np.empty((HEIGHT, WIDTH), object)
+    array[0, 0] = Bomb(str(tmp_path / "went off"))
+    content = npy(array, allow_pickle=True) if as_npy else pickle.dumps(array)
+    assert reason({**members(), member: content}) == "unreadable_array"
+    assert list(tmp_path.iterdir()) == []
+    pickle.loads(pickle.dumps(array))  # The bomb is a real one.
+    assert [path.name for path in tmp_path.iterdir()] == ["went off"]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32, np.bool_])
+def test_depth_of_integers_is_refused(dtype):
+    assert reason(members(depth=DEPTH.astype(dtype))) == "wrong_dtype"
+
+
+@pytest.mark.parametrize("dtype", ["U8", "S8", "c8", "M8[s]", "V4"])
+@pytest.mark.parametrize("member", ["depth", "mask"])
+def test_arrays_that_are_not_numeric_are_refused(member, dtype):
+    assert reason(members(**{member: np.zeros((HEIGHT, WIDTH), dtype)})) == "wrong_dtype"
+
+
+@pytest.mark.parametrize("shape", [(), (24,), (4, 6, 2), (1, 4, 6), (4, 6, 1, 1), (0, 6), (4, 6, 0)])
+@pytest.mark.parametrize("member", ["depth", "mask"])
+def test_wrong_shape(member, shape):
+    assert reason(members(**{member: np.ones(shape, np.float32)})) == "wrong_shape"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"rgb": np.zeros((WIDTH, HEIGHT, 3), np.uint8)},
+        {"depth": DEPTH.T.copy()},
+        {"mask": MASK[:-1]},
+        {"depth": DEPTH[:, :-1], "mask": MASK[:, :-1]},
+    ],
+)
+def test_shape_mismatch(wrong):
+    assert reason(members(**wrong)) == "shape_mismatch"
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_depth_that_is_not_finite_under_the_mask(value):
+    assert reason(members(depth=changed(DEPTH, value))) == "non_finite_depth"
+
+
+@pytest.mark.filterwarnings("ignore:overflow")
+def test_depth_too_large_for_float32():
+    assert reason(members(depth=changed(DEPTH.astype(np.float64), 1e300))) == "non_finite_depth"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"mask": np.zeros((HEIGHT, WIDTH), np.float32)},
+        {"mask": np.zeros((HEIGHT, WIDTH), np.bool_)},
+        {"depth": np.zeros((HEIGHT, WIDTH), np.float32)},
+        {"depth": -DEPTH},
+        {"depth": np.full((HEIGHT, WIDTH), np.nan, np.float32), "mask": np.zeros((HEIGHT, WIDTH), np.float32)},
+        {"depth": changed(np.zeros_like(DEPTH), 5.0), "mask": changed(MASK, 0)},
+    ],
+)
+def test_no_valid_pixel(wrong):
+    assert reason(members(**wrong)) == "no_valid_pixel"
+
+
+@settings(deadline=None, max_examples=60)
+@given(seed=st.integers(0, 2**32 - 1), share=st.floats(0, 1))
+def test_valid_is_mask_and_positive_pixel_by_pixel(seed, share):
+    generator = np.random.default_rng(seed)
+    depth = generator.choice(np.array([-1.0, 0.0, 0.5, 7.0], np.float32), (HEIGHT, WIDTH))
+    mask = (generator.random((HEIGHT, WIDTH)) < share).astype(np.float32)
+    wanted = [[bool(m > 0 and d > 0) for d, m in zip(*rows, strict=True)] for rows in zip(depth, mask, strict=True)]
+    if np.any(wanted):
+        np.testing.assert_array_equal(decode_triplet(members(depth=depth, mask=mask)).valid_mask, wanted)
+    else:
+        assert reason(members(depth=depth, mask=mask)) == "no_valid_pixel"
+
+
+def test_a_reject_travels_between_processes():
+    error = pickle.loads(pickle.dumps(RejectError("bad_name", "what was found")))
+    assert (type(error), error.reason, error.message) == (RejectError, "bad_name", "what was found")
+    assert str(error) == "bad_name: what was found"
+
+
+# --- what the libraries raise for damaged bytes, each in its own way: one reject, never the end of a run ---
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (4, 6), ",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (4, True), }",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (100000000000000, 6), }",
+    ],
+)
+def test_a_damaged_npy_header(header):
+    assert reason({**members(), "depth": npy_of_header(header)}) == "unreadable_array"
+
+
+def test_a_png_that_claims_to_be_huge():
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0))
+    content = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"0")) + chunk(b"IEND", b"")
+    assert reason({**members(), "rgb": content}) == "unreadable_image"
+
+
+# --- the fast ways to decode are the libraries' own ---
+
+
+@settings(max_examples=60)
+@given(height=st.integers(1, 40), width=st.integers(1, 40), seed=st.integers(0, 999), level=st.integers(0, 9))
+def test_a_png_is_what_opencv_makes_of_it(height, width, seed, level):
+    generator = np.random.default_rng(seed)
+    rgb = generator.integers(0, generator.integers(2, 257), (height, width, 3), dtype=np.uint8)
+    content = cv2.imencode(".png", rgb[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, level])[1].tobytes()
+    np.testing.assert_array_equal(decode_rgb(content), rgb)
+    np.testing.assert_array_equal(decode_rgb(content + b"behind its end"), rgb)
+
+
+def test_a_png_with_any_bit_flipped_is_refused_or_what_it_was():
+    whole = png(np.random.default_rng(2).integers(0, 256, (9, 7, 3), dtype=np.uint8))
+    image, refused = decode_rgb(whole), 0
+    for place in range(len(whole)):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << place % 8
+        try:
+            np.testing.assert_array_equal(decode_rgb(bytes(damaged)), image)
+        except RejectError:
+            refused += 1
+    assert refused > len(whole) - 20  # What follows the pixels may be anything.
+
+
+def test_a_png_turned_by_its_exif_data_is_turned():
+    rgb = RGB.copy()
+    exif = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0"  # Orientation 6.
+    chunk = struct.pack(">I", len(exif)) + b"eXIf" + exif + struct.pack(">I", zlib.crc32(b"eXIf" + exif))
+    whole = png(rgb)
+    turned = whole[:33] + chunk + whole[33:]
+    wanted = cv2.imdecode(np.frombuffer(turned, np.uint8), cv2.IMREAD_COLOR)
+    np.testing.assert_array_equal(decode_rgb(turned), wanted[..., ::-1])
+
+
+npy_arrays = st.builds(
+    lambda shape, dtype, order, seed: np.asarray(
+        np.random.default_rng(seed).integers(0, 99, shape).astype(dtype), order=order
+    ),
+    st.lists(st.integers(0, 4), max_size=4).map(tuple),
+    st.sampled_from(["<f4", ">f4", "<f8", "<f2", "|u1", "<i8", "|b1", "<c8"]),
+    st.sampled_from("CF"),
+    st.integers(0, 99),
+)
+
+
+@given(array=npy_arrays, version=st.sampled_from([(1, 0), (2, 0), (3, 0)]), behind=st.sampled_from([b"", b"xyz"]))
+def test_an_npy_is_what_numpy_makes_of_it(array, version, behind):
+    stream = io.BytesIO()
+    np.lib.format.write_array(stream, array, version=version)
+    got = decode_npy(stream.getvalue() + behind, "depth")
+    assert (got.dtype, got.shape) == (array.dtype, array.shape)
+    np.testing.assert_array_equal(got, array)
+
+
+@settings(max_examples=300)
+@given(
+    place=st.integers(0, 175), value=st.one_of(st.integers(0, 255), st.sampled_from(b"()[]{}\\',:<>fiuOS0123456789 "))
+)
+def test_a_damaged_npy_is_what_numpy_makes_of_it_or_refused(place, value):
+    content = bytearray(npy(DEPTH[:3, :4]))
+    content[place] = value
+    try:
+        wanted = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
+    except Exception:  # NumPy raises many, and no list of them is promised.
+        with pytest.raises(RejectError, match="unreadable_array"):
+            decode_npy(bytes(content), "depth")
+        return
+    got = decode_npy(bytes(content), "depth")
+    assert (got.dtype, got.shape, got.tobytes()) == (wanted.dtype, wanted.shape, wanted.tobytes())

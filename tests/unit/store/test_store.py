@@ -1,0 +1,287 @@
+"""A store as a whole: refused unless finished, and known by its content."""
+
+import json
+import shutil
+import time
+from collections import Counter
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import xxhash
+
+from depthflow.errors import SourceError, StoreError
+from depthflow.store.schema import INDEX_SCHEMA, REJECT_SCHEMA
+from depthflow.store.store import FORMAT, fingerprint, open_store
+
+
+@pytest.fixture
+def copy(small, tmp_path):
+    """A copy of the small store, to be damaged."""
+    shutil.copytree(small.store.files.root, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+# --- opening ---
+
+
+def test_a_finished_store(small, write):
+    store = open_store(small.store.files.root)
+    assert (store.height, store.width) == (write.height, write.width)
+    assert store.index.num_rows == store.manifest["samples"] == 75
+    assert store.index.schema.remove_metadata() == INDEX_SCHEMA
+    assert store.manifest["format"] == FORMAT
+
+
+def test_nothing_of_what_the_source_held_is_lost(small, copy):
+    manifest = small.store.manifest
+    rejects = pq.read_table(copy / "rejects.parquet")
+    assert rejects.schema.remove_metadata() == REJECT_SCHEMA
+    assert small.store.index.num_rows + rejects.num_rows == 77
+    assert sorted(small.store.index["sample_id"].to_pylist()) == sorted([*small.tree["train"], *small.tree["val"]])
+    assert manifest["rejects"] == 2
+    assert manifest["rejects_by_reason"] == {"missing_member": 1, "no_valid_pixel": 1}
+    assert dict(zip(rejects["sample_id"].to_pylist(), rejects["reason"].to_pylist(), strict=True)) == {
+        "00001_00001_indoors_900_000": "no_valid_pixel",
+        "00003_00001_indoors_900_000": "missing_member",
+    }
+    assert manifest["counts"] == {"train": {"indoors": 40, "outdoor": 30}, "val": {"indoors": 5}}
+
+
+def test_the_manifest_lists_every_shard_with_its_checksum(small, copy):
+    shards = {shard["path"]: shard for shard in small.store.manifest["shards"]}
+    on_disk = {str(path.relative_to(copy)): path for path in copy.glob("split=*/*.parquet")}
+    assert shards.keys() == on_disk.keys()
+    assert len(shards) == 3
+    for path, shard in shards.items():
+        content = on_disk[path].read_bytes()
+        assert shard["bytes"] == len(content)
+        assert shard["xxh3_128"] == xxhash.xxh3_128_hexdigest(content)
+        assert shard["rows"] == pq.read_metadata(on_disk[path]).num_rows
+
+
+def test_the_index_says_where_each_sample_is(small, copy):
+    shards = {
+        path: pq.read_table(copy / path, partitioning=None) for path in set(small.store.index["shard"].to_pylist())
+    }
+    for row in small.store.index.to_pylist():
+        stored = shards[row["shard"]].slice(row["row"], 1)
+        for name in ("sample_id", "split", "content_xxh3", "depth_median_m"):
+            assert stored[name][0].as_py() == row[name]
+
+
+def test_a_missing_folder_is_refused(tmp_path):
+    with pytest.raises(StoreError, match=r"gone is not a sample store.*preprocess\.py"):
+        open_store(str(tmp_path / "gone"))
+
+
+def test_a_folder_without_a_manifest_is_refused(copy):
+    (copy / "manifest.json").unlink()
+    with pytest.raises(StoreError, match=r"no manifest\.json"):
+        open_store(str(copy))
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b'{"format": '])
+def test_a_broken_manifest_is_refused(copy, content):
+    (copy / "manifest.json").write_bytes(content)
+    with pytest.raises(StoreError, match=r"manifest\.json cannot be read"):
+        open_store(str(copy))
+
+
+@pytest.mark.parametrize("manifest", [{}, {"format": "depthflow-samples-0"}, {"format": None}])
+def test_another_format_is_refused(copy, manifest):
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(StoreError, match=f"has format .* this version reads {FORMAT}"):
+        open_store(str(copy))
+
+
+@pytest.mark.parametrize("content", ["[]", "null", '"text"'])
+def test_a_manifest_that_is_no_object_is_refused(copy, content):
+    (copy / "manifest.json").write_text(content)
+    with pytest.raises(StoreError):
+        open_store(str(copy))
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated"])
+def test_a_store_without_its_index_is_refused(copy, damage):
+    if damage == "missing":
+        (copy / "index.parquet").unlink()
+    else:
+        (copy / "index.parquet").write_bytes((copy / "index.parquet").read_bytes()[:-10])
+    with pytest.raises(StoreError):
+        open_store(str(copy)).split_index("val")
+
+
+def test_a_uri_of_another_kind_is_refused():
+    with pytest.raises(StoreError, match=r"s3://bucket/key or gs://bucket/key\. Received: hdfs://host/store"):
+        open_store("hdfs://host/store")
+
+
+def test_the_index_says_how_long_each_sample_took(small):
+    seconds = small.store.index["seconds"].to_pylist()
+    assert all(0 < s < 60 for s in seconds)
+
+
+def test_a_store_of_trees_names_no_archive(small):
+    assert small.store.manifest["archives"] == []
+    assert small.store.manifest["sources"] == [str(small.source)]
+
+
+# --- splits ---
+
+
+def test_a_splits_index_is_by_shard_and_row(small):
+    rows = small.store.split_index("train")
+    places = list(zip(rows["shard"].to_pylist(), rows["row"].to_pylist(), strict=True))
+    assert places == sorted(places)
+    # 71 inputs are dealt 36 and 35, and one of them was refused.
+    assert sorted(Counter(shard for shard, _ in places).values()) in ([35, 35], [34, 36])
+    assert set(rows["split"].to_pylist()) == {"train"}
+    assert small.store.split_index("val").num_rows == 5
+
+
+def test_a_missing_split_names_the_flags(tmp_path, write):
+    write.tree(tmp_path / "tree", {"val": {"00001_00001_indoors": 3}})
+    store = write.store(tmp_path / "store", tmp_path / "tree")
+    with pytest.raises(StoreError, match=r"no train split; it holds val\..*--splits.*--resplit val"):
+        store.split_index("train")
+
+
+def test_mean_log_depth_is_over_pixels(small):
+    for split, frames in small.tree.items():
+        valid = [depth[mask > 0] for _, depth, mask in frames.values()]
+        wanted = np.log(np.concatenate(valid).astype(np.float64)).mean()
+        assert len({len(depth) for depth in valid}) > 1  # Else a mean over images would do.
+        assert small.store.mean_log_depth(split) == pytest.approx(wanted, rel=1e-6)
+
+
+def test_a_source_whose_every_input_is_refused_makes_no_store(tmp_path, write):
+    rgb, depth, mask = write.frame(0)
+    write.triplet(tmp_path / "tree", "train", "00001_00001_indoors_000_000", rgb, depth, mask * 0)
+    with pytest.raises(SourceError, match="no_valid_pixel"):
+        write.store(tmp_path / "store", tmp_path / "tree")
+    with pytest.raises(StoreError):
+        open_store(str(tmp_path / "store"))
+
+
+# --- selecting ---
+
+
+def test_samples_are_selected_by_what_they_are_of(small):
+    def ids(**values):
+        return sorted(small.store.select(**values)["sample_id"].to_pylist())
+
+    every = [*small.tree["train"], *small.tree["val"]]
+    assert ids() == sorted(every)
+    assert ids(split="val") == sorted(small.tree["val"])
+    assert ids(scene_type="outdoor") == ids(scene="scene_00002") == sorted(i for i in every if i.startswith("00002"))
+    assert len(ids(scan="scan_00001")) == 75
+    assert ids(split="train", scene_type="indoors", scan="scan_00001") == sorted(
+        i for i in every if i.startswith("00001")
+    )
+    assert ids(split="val", scene="scene_00001") == []
+
+
+def test_what_is_selected_is_by_shard_and_row(small):
+    rows = small.store.select(scene_type="indoors").select(["shard", "row"]).to_pylist()
+    places = [(row["shard"], row["row"]) for row in rows]
+    assert places == sorted(places)
+    assert len({shard for shard, _ in places}) == 3
+
+
+def test_an_index_of_diodes_size_is_opened_and_filtered_in_a_second(small, tmp_path):
+    """26,000 samples of 26 scenes, with a checksum and figures of its own for each."""
+    count = 26_000
+    like = {name: small.store.index[name][0].as_py() for name in INDEX_SCHEMA.names}
+    columns = {field.name: pa.array([like[field.name]] * count, field.type) for field in INDEX_SCHEMA}
+    scenes = [f"scene_{k % 26:05d}" for k in range(count)]
+    columns["scene"] = pa.array(scenes)
+    columns["split"] = pa.array(["val" if scene >= "scene_00020" else "train" for scene in scenes])
+    columns["sample_id"] = pa.array([f"{scene[6:]}_00001_indoors_{k:05d}_000" for k, scene in enumerate(scenes)])
+    columns["depth_median_m"] = pa.array(np.random.default_rng(0).random(count))
+    for name in ("rgb_xxh3", "depth_xxh3", "mask_xxh3", "content_xxh3"):
+        columns[name] = pa.array([xxhash.xxh3_128_hexdigest(f"{name}{k}".encode()) for k in range(count)])
+    columns["row"] = pa.array(range(count))
+    pq.write_table(pa.table(columns, schema=INDEX_SCHEMA), tmp_path / "index.parquet", compression="zstd")
+    shutil.copy(f"{small.store.files.root}/manifest.json", tmp_path)
+
+    started = time.perf_counter()
+    store = open_store(str(tmp_path))
+    train, scene = store.select(split="train"), store.select(split="train", scene="scene_00007")
+    seconds = time.perf_counter() - started
+    assert (train.num_rows, scene.num_rows) == (20_000, 1_000)
+    assert seconds < 1
+
+
+# --- the fingerprint ---
+
+CONFIG = {"height": 4, "width": 4}
+INDEX = [
+    {"split": "train", "sample_id": "a", "content_xxh3": "1"},
+    {"split": "train", "sample_id": "b", "content_xxh3": "2"},
+    {"split": "val", "sample_id": "c", "content_xxh3": "3"},
+]
+REJECTS = [
+    {"split": "train", "sample_id": "d", "reason": "empty_file"},
+    {"split": "val", "sample_id": "e", "reason": "bad_name"},
+]
+
+
+def fingerprint_of(config=CONFIG, index=INDEX, rejects=REJECTS):
+    return fingerprint(config, pa.Table.from_pylist(index), pa.Table.from_pylist(rejects))
+
+
+def test_a_fingerprint_does_not_depend_on_order():
+    assert fingerprint_of() == fingerprint_of(
+        config=dict(reversed(CONFIG.items())), index=INDEX[::-1], rejects=REJECTS[::-1]
+    )
+
+
+def test_a_fingerprint_does_not_depend_on_where_samples_and_sources_are():
+    index = [{**row, "shard": f"part-{i}", "row": i} for i, row in enumerate(INDEX)]
+    rejects = [{**row, "source": "/elsewhere", "message": "another"} for row in REJECTS]
+    assert fingerprint_of() == fingerprint_of(index=index, rejects=rejects)
+
+
+def test_a_fingerprint_depends_on_configuration_content_and_rejects():
+    others = [
+        fingerprint_of(config={**CONFIG, "height": 5}),
+        fingerprint_of(config={**CONFIG, "seed": 0}),
+        fingerprint_of(index=INDEX[:-1]),
+        fingerprint_of(rejects=REJECTS[:-1]),
+        *(fingerprint_of(index=[{**INDEX[0], name: "x"}, *INDEX[1:]]) for name in INDEX[0]),
+        *(fingerprint_of(rejects=[{**REJECTS[0], name: "x"}, *REJECTS[1:]]) for name in REJECTS[0]),
+    ]
+    assert len({fingerprint_of(), *others}) == 1 + len(others)
+
+
+def test_stores_of_one_source_have_one_fingerprint_wherever_they_lie(small, tmp_path, write):
+    shutil.copytree(small.source, tmp_path / "elsewhere")
+    again = write.store(tmp_path / "again", tmp_path / "elsewhere")
+    assert again.fingerprint == small.store.fingerprint
+    assert len(again.fingerprint) == 32
+
+
+@pytest.mark.parametrize(
+    "change", ["one pixel", "one mask pixel", "one sample less", "one refused more", "height", "seed"]
+)
+def test_a_stores_fingerprint_changes_with(small, tmp_path, write, change):
+    shutil.copytree(small.source / "val", tmp_path / "tree" / "val")
+    source, sample_id = tmp_path / "tree", next(iter(small.tree["val"]))
+    before = write.store(tmp_path / "before", source)
+    rgb, depth, mask = (plane.copy() for plane in small.tree["val"][sample_id])
+    changes = {"height": {"height": 5}, "seed": {"seed": 1}}.get(change, {})
+    if change == "one pixel":
+        rgb[2, 3, 1] ^= 1
+    elif change == "one mask pixel":
+        mask[0, 0] = 0
+    if change in ("one pixel", "one mask pixel"):
+        write.triplet(source, "val", sample_id, rgb, depth, mask)
+    elif change == "one sample less":
+        for path in source.rglob(f"{sample_id}*"):
+            path.unlink()
+    elif change == "one refused more":
+        write.triplet(source, "val", "00003_00001_indoors_901_000", rgb, depth, mask * 0)
+    after = write.store(tmp_path / "after", source, **changes)
+    assert after.fingerprint != before.fingerprint

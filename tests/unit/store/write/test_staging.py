@@ -1,0 +1,496 @@
+"""From an archive to pieces: every sample is made once, of its own members, wherever they lie."""
+
+import io
+import random
+import tarfile
+from collections import Counter
+from contextlib import nullcontext
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from depthflow.datasets.archive import archive_identity
+from depthflow.datasets.camera import Camera
+from depthflow.datasets.diode import MEMBER_SUFFIXES, Triplet
+from depthflow.datasets.triplet import RejectError
+from depthflow.errors import SourceError
+from depthflow.storage.files import open_files
+from depthflow.store.write import staging
+from depthflow.store.write.plan import PlannedSample, plan_samples
+from depthflow.store.write.sample import SampleLayout, make_sample
+from depthflow.store.write.sources import list_source
+from depthflow.store.write.staging import (
+    MAX_SEGMENT_SAMPLES,
+    MIN_SEGMENT_SAMPLES,
+    OPEN_TRIPLETS,
+    SEGMENTS_WANTED,
+    PieceReader,
+    list_archive,
+    plan_segments,
+    read_contents,
+    stage_segment,
+    sweep,
+    with_pieces,
+)
+from tests.stores import unwatched
+
+SCAN = "00001_00001_indoors"
+TREE = {SCAN: 20, "00001_00002_indoors": 10}
+LAYOUT = SampleLayout(height=4, width=5, edge_relative_jump=0.1, edge_radius_px=1)
+
+
+# --- segments ---
+
+
+def planned_at(spans, number, split="train"):
+    """A sample whose members lie at these (offset, size)."""
+    stem = f"{SCAN}_{number // 1000:03d}_{number % 1000:03d}"
+    triplet = Triplet(
+        sample_id=stem,
+        split=split,
+        scene_type="indoors",
+        scene="scene_00001",
+        scan="scan_00001",
+        paths=dict.fromkeys(MEMBER_SUFFIXES, stem),
+        spans=dict(zip(MEMBER_SUFFIXES, spans, strict=True)),
+    )
+    return PlannedSample(triplet=triplet, source="a.tar.gz")
+
+
+def samples_in_order(order):
+    """Samples whose members lie one after another as `order` says: for each member the number of its sample."""
+    spans = {}
+    for place, number in enumerate(order):
+        spans.setdefault(number, []).append((1000 * place + 512, 400))
+    return [planned_at(found, number) for number, found in spans.items()]
+
+
+def segments_of(samples, **changes):
+    return plan_segments(samples, **{"archive": "a.tar.gz", "identity": "identity", "settings": "{}", **changes})
+
+
+def spans_of(sample):
+    return sample.triplet.spans.values()
+
+
+def extent(samples):
+    """(begin, end) of their members."""
+    spans = [span for sample in samples for span in spans_of(sample)]
+    return min(offset for offset, _ in spans), max(map(sum, spans))
+
+
+def in_a_row(count):
+    return [number for number in range(count) for _ in range(3)]
+
+
+def shuffled(count, seed):
+    return random.Random(seed).sample(in_a_row(count), 3 * count)
+
+
+def scan_by_scan(count, size, seed):
+    """Whole scans one after another; within each its files in any order, as a file system may list them."""
+    return [
+        first + number for first in range(0, count, size) for number in shuffled(min(size, count - first), seed + first)
+    ]
+
+
+orders = st.one_of(
+    st.integers(0, 700).map(in_a_row),
+    st.builds(shuffled, st.integers(1, 700), st.integers(0, 99)),
+    st.builds(scan_by_scan, st.integers(1, 700), st.integers(1, 120), st.integers(0, 99)),
+    st.integers(1, 700).map(lambda count: [*range(count)] * 3),
+)
+
+
+@settings(max_examples=60)
+@given(order=orders, seed=st.integers(0, 99))
+def test_each_sample_is_in_one_segment_and_the_plan_depends_on_the_archive_alone(order, seed):
+    samples = samples_in_order(order)
+    segments = segments_of(samples)
+    ids = Counter(sample.triplet.sample_id for segment in segments for sample in segment.samples)
+    assert ids == Counter(sample.triplet.sample_id for sample in samples)
+    assert all(1 <= len(segment.samples) <= OPEN_TRIPLETS for segment in segments)
+    assert len({segment.piece for segment in segments}) == len(segments)
+    assert segments_of(random.Random(seed).sample(samples, len(samples))) == segments
+    for segment in segments:
+        ends = [max(map(sum, spans_of(sample))) for sample in segment.samples]
+        assert ends == sorted(ends)
+        assert (segment.begin, segment.end) == extent(segment.samples)
+
+
+@settings(max_examples=60)
+@given(order=orders)
+def test_segments_are_cut_where_no_triplet_is_half_read_if_there_is_such_a_place(order):
+    samples = samples_in_order(order)
+    segments = segments_of(samples)
+    wanted = min(MAX_SEGMENT_SAMPLES, max(MIN_SEGMENT_SAMPLES, len(samples) // SEGMENTS_WANTED))
+    extents = np.array(sorted(extent([sample]) for sample in samples)).reshape(-1, 2)
+    clean = {begin for begin, _ in extents if not ((extents[:, 0] < begin) & (begin < extents[:, 1])).any()}
+    for before, after in pairwise(segments):
+        assert len(before.samples) == OPEN_TRIPLETS or extent(after.samples)[0] in clean
+    for segment in segments:  # None goes on over a clean place, once it is long enough.
+        begins = sorted(extent([sample])[0] for sample in segment.samples)
+        assert not set(begins[wanted:]) & clean
+
+
+@pytest.mark.parametrize(
+    ("count", "wanted"),
+    [
+        (0, []),
+        (1, [1]),
+        (8, [8]),
+        (9, [8, 1]),
+        (128, [8] * 16),
+        (160, [10] * 16),
+        (1024, [64] * 16),
+        (1100, [64] * 17 + [12]),
+    ],
+)
+def test_triplets_in_a_row_make_equal_segments(count, wanted):
+    segments = segments_of(samples_in_order(in_a_row(count)))
+    assert [len(segment.samples) for segment in segments] == wanted
+
+
+def test_a_shuffled_archive_is_cut_all_the_same():
+    segments = segments_of(samples_in_order(shuffled(1000, 0)))
+    assert [len(segment.samples) for segment in segments] == [256, 256, 256, 232]
+
+
+def test_a_pieces_name_says_what_it_holds():
+    samples = samples_in_order(in_a_row(8))
+    (segment,) = segments_of(samples)
+    first = samples[0].triplet
+    others = [
+        segments_of(samples, identity="another"),
+        segments_of(samples, settings='{"height": 1}'),
+        segments_of(samples[:-1]),
+        segments_of([replace(samples[0], triplet=replace(first, split="val")), *samples[1:]]),
+        segments_of([replace(samples[0], triplet=replace(first, sample_id="x")), *samples[1:]]),
+        segments_of([replace(samples[0], triplet=replace(first, spans={**first.spans, "rgb": (0, 5)})), *samples[1:]]),
+    ]
+    assert segment.piece.startswith(".staging/identity/")
+    assert len({segment.piece, *(other.piece for (other,) in others)}) == 1 + len(others)
+
+
+def test_only_the_samples_of_segments_are_given_pieces():
+    first, second, third = samples_in_order(in_a_row(3))
+    elsewhere = replace(first, source="b.tar.gz")
+    refused = replace(second, reject_reason="duplicate")
+    tree = replace(third, source="tree", triplet=replace(third.triplet, spans={}))
+    segments = segments_of([first, third])
+    (piece,) = (segment.piece for segment in segments)
+    got = with_pieces([first, elsewhere, refused, third, tree], segments)
+    assert [sample.staged for sample in got] == [(piece, 0), None, None, (piece, 1), None]
+
+
+# --- the sweep ---
+
+
+class Tape:
+    """Stands for an archive: the content of a span is made of its offset. Notes what is read."""
+
+    def __init__(self):
+        self.read_spans = []
+
+    def read(self, span):
+        self.read_spans.append(span)
+        return self.content(span)
+
+    @staticmethod
+    def content(span):
+        return f"{span[0]:0{span[1]}d}".encode()
+
+
+@settings(max_examples=60)
+@given(order=orders, held_bytes=st.sampled_from([0, 1, 500, 5000, 50_000, 2**29]))
+def test_a_sweep_gives_each_sample_its_own_members(order, held_bytes):
+    samples = samples_in_order(order)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(staging, "HELD_BYTES", held_bytes)
+        for segment in segments_of(samples):
+            tape = Tape()
+            for sample, members in zip(segment.samples, sweep(segment, tape), strict=True):
+                assert members == {name: Tape.content(span) for name, span in sample.triplet.spans.items()}
+                assert max(tape.read_spans) == max(spans_of(sample))  # It reads no further than it must.
+            if held_bytes == 2**29:  # All are kept: each is read once, and forward.
+                assert tape.read_spans == sorted(span for sample in segment.samples for span in spans_of(sample))
+
+
+def test_a_sweep_keeps_no_more_than_it_may(monkeypatch):
+    monkeypatch.setattr(staging, "HELD_BYTES", 10 * 400)
+    (segment,) = segments_of(samples_in_order([*range(100)] * 3))
+    tape, most = Tape(), 0
+    generator = sweep(segment, tape)
+    for _ in segment.samples:
+        next(generator)
+        most = max(most, len(generator.gi_frame.f_locals["held"]))
+    assert most <= 11
+    assert len(tape.read_spans) > 300  # What was let go is read again.
+
+
+# --- a whole archive ---
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory, write):
+    """40 samples of train and 12 of val, of which three are refused and one lacks a file, and a camera."""
+    root = tmp_path_factory.mktemp("tree")
+    write.tree(root, {"train": {**TREE, "00002_00001_outdoor": 10}, "val": {"00003_00001_indoors": 12}})
+    rgb, depth, mask = write.frame(0)
+    write.triplet(root, "train", f"{SCAN}_003_000", rgb, depth, mask * 0)
+    write.triplet(root, "train", f"{SCAN}_004_000", rgb, depth * np.nan, mask)
+    folder = write.triplet(root, "val", "00003_00001_indoors_005_000", rgb, depth, mask)
+    (folder / "00003_00001_indoors_005_000.png").write_bytes(b"")
+    (folder / "00003_00001_indoors_006_000_depth.npy").unlink()
+    (root / "camera.json").write_text(
+        '{"width": 8, "height": 6, "fx_px": 7.0, "fy_px": 7.0, "cx_px": 4.0, "cy_px": 3.0}'
+    )
+    return root
+
+
+def archive_of(tree, path, order):
+    """A .tar.gz of the tree's files, in some order."""
+    files = sorted(file for file in Path(tree).rglob("*") if file.is_file())
+    with tarfile.open(path, "w:gz") as tar:
+        for file in order(files):
+            tar.add(file, arcname=f"./{file.relative_to(tree)}")
+    return str(path)
+
+
+def any_order(files):
+    return random.Random(5).sample(files, len(files))
+
+
+def by_suffix(files):
+    return sorted(files, key=lambda file: (file.suffix, file.name.endswith("mask.npy"), file))
+
+
+@pytest.fixture(scope="module", params=[sorted, any_order, by_suffix])
+def archive(tree, tmp_path_factory, request):
+    return archive_of(tree, tmp_path_factory.mktemp("archive") / "diode.tar.gz", request.param)
+
+
+def segments_in(archive, files, splits=("train", "val")):
+    """The archive's segments and its camera; listed to the store's staging."""
+    identity = archive_identity(archive)
+    list_archive(archive, identity, files, threads=2, progress=lambda name, done: None)
+    source = list_source(archive, splits, files, {archive: identity})
+    samples = [s for s in plan_samples((archive, t) for t in source.triplets) if not s.reject_reason]
+    return plan_segments(samples, archive=archive, identity=identity, settings="{}"), source.camera
+
+
+def stage(segments, files, camera=None, layout=LAYOUT, watch=unwatched):
+    """How many each segment refused."""
+    return [stage_segment(s, files=files, layout=layout, camera=camera, watch=watch) for s in segments]
+
+
+def members_in(tree, triplet):
+    folder = Path(tree, triplet.split, triplet.scene_type, triplet.scene, triplet.scan)
+    return {name: (folder / f"{triplet.sample_id}{end}").read_bytes() for name, end in MEMBER_SUFFIXES.items()}
+
+
+def test_what_a_piece_holds_is_what_is_made_of_the_files(tree, archive, tmp_path):
+    files = open_files(str(tmp_path))
+    segments, camera = segments_in(archive, files)
+    assert camera == Camera(width=8, height=6, fx_px=7.0, fy_px=7.0, cx_px=4.0, cy_px=3.0)
+    assert sum(stage(segments, files, camera)) == 3
+    pieces, made, refused = PieceReader(files), 0, 0
+    for segment in segments:
+        for position, planned in enumerate(segment.samples):
+            wanted = made_of(members_in(tree, planned.triplet), planned.triplet, camera)
+            if isinstance(wanted, str):
+                with pytest.raises(RejectError) as info:
+                    pieces.take(segment.piece, position)
+                assert str(info.value) == wanted
+                refused += 1
+                continue
+            sample, seconds = pieces.take(segment.piece, position)
+            assert sample.row == wanted.row
+            for name, plane in vars(wanted.planes).items():
+                got = getattr(sample.planes, name)
+                assert (got.dtype, got.shape, got.tobytes()) == (plane.dtype, plane.shape, plane.tobytes())
+            assert 0 < seconds < 60
+            made += 1
+    assert (made, refused) == (48, 3)
+
+
+def made_of(members, triplet, camera):
+    """The sample, or why it is refused."""
+    try:
+        return make_sample(triplet, members, LAYOUT, camera)
+    except RejectError as error:
+        return str(error)
+
+
+def test_a_second_call_touches_nothing_and_reads_nothing(tree, tmp_path):
+    archive = archive_of(tree, tmp_path / "diode.tar.gz", any_order)
+    files = open_files(str(tmp_path / "store"))
+    segments, _ = segments_in(archive, files)
+    stage(segments, files)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "store").rglob("*")}
+    assert len(before) > len(segments)
+    Path(archive).unlink()
+    list_archive(archive, segments[0].identity, files, threads=1, progress=lambda name, done: None)
+    assert sum(stage(segments, files)) == 0
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "store").rglob("*")} == before
+
+
+def test_one_piece_that_is_gone_is_made_again(tree, tmp_path):
+    archive = archive_of(tree, tmp_path / "diode.tar.gz", sorted)
+    files = open_files(str(tmp_path))
+    segments, _ = segments_in(archive, files)
+    stage(segments, files)
+    gone = tmp_path / segments[1].piece
+    content = held_in(files, segments[1])
+    gone.unlink()
+    made = []
+    stage(segments, files, watch=lambda planned: made.append(planned.triplet.sample_id) or nullcontext())
+    assert made == [sample.triplet.sample_id for sample in segments[1].samples]
+    assert held_in(files, segments[1]) == content
+
+
+def held_in(files, segment):
+    """What a piece holds but for how long it took."""
+    reader, found = PieceReader(files), []
+    for position in range(len(segment.samples)):
+        try:
+            sample, _ = reader.take(segment.piece, position)
+            found.append((sample.row, [plane.tobytes() for plane in vars(sample.planes).values()]))
+        except RejectError as error:
+            found.append(str(error))
+    return found
+
+
+def test_every_sample_is_watched_and_what_is_refused_passes_the_watch(archive, tmp_path):
+    files = open_files(str(tmp_path))
+    segments, _ = segments_in(archive, files)
+    seen, refused = [], []
+
+    class Watch:
+        def __init__(self, planned):
+            self.sample_id = planned.triplet.sample_id
+
+        def __enter__(self):
+            seen.append(self.sample_id)
+
+        def __exit__(self, kind, *rest):
+            if kind is RejectError:
+                refused.append(self.sample_id)
+
+    stage(segments, files, watch=Watch)
+    assert seen == [sample.triplet.sample_id for segment in segments for sample in segment.samples]
+    assert sorted(refused) == [f"{SCAN}_003_000", f"{SCAN}_004_000", "00003_00001_indoors_005_000"]
+
+
+def test_a_segment_whose_archive_changed_leaves_no_piece(tree, tmp_path):
+    archive = archive_of(tree, tmp_path / "diode.tar.gz", sorted)
+    files = open_files(str(tmp_path / "store"))
+    segments, _ = segments_in(archive, files)
+    content = Path(archive).read_bytes()
+    Path(archive).write_bytes(content[: len(content) // 2])
+    with pytest.raises(SourceError, match="cannot be read any more"):
+        stage(segments, files)
+    assert not list((tmp_path / "store").rglob("*.arrow"))
+    assert not list((tmp_path / "store").rglob(".tmp-*"))
+    Path(archive).write_bytes(content)
+    assert sum(stage(segments, files)) == 3
+
+
+def test_a_damaged_archive_is_not_listed(tree, tmp_path):
+    archive = archive_of(tree, tmp_path / "diode.tar.gz", sorted)
+    content = Path(archive).read_bytes()
+    Path(archive).write_bytes(content[:-20])
+    files = open_files(str(tmp_path / "store"))
+    with pytest.raises(SourceError, match="cannot be read to its end"):
+        list_archive(archive, "identity", files, threads=2, progress=lambda name, done: None)
+    assert [path for path in (tmp_path / "store").rglob("*") if path.is_file()] == []
+
+
+def test_the_list_of_members_comes_back_as_it_was(tmp_path):
+    members = [("train/\udcff.png", b"x"), ("train/" + "é" * 200, b""), ("README", b"text")]
+    with tarfile.open(tmp_path / "a.tar.gz", "w:gz", format=tarfile.GNU_FORMAT) as tar:
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+        link = tarfile.TarInfo("train/link.png")
+        link.type, link.linkname = tarfile.SYMTYPE, "target"
+        tar.addfile(link)
+    files = open_files(str(tmp_path / "store"))
+    list_archive(str(tmp_path / "a.tar.gz"), "identity", files, threads=1, progress=lambda name, done: None)
+    contents = read_contents("identity", files)
+    assert [(m.name, m.size, bool(m.problem)) for m in contents.members] == [
+        ("train/\\xff.png", 1, False),
+        ("train/" + "é" * 200, 0, False),
+        ("README", 4, False),
+        ("train/link.png", 0, True),
+    ]
+    assert contents.camera is None
+
+
+def test_an_archive_that_holds_nothing_has_no_samples(tmp_path):
+    tarfile.open(tmp_path / "a.tar.gz", "w:gz").close()
+    files = open_files(str(tmp_path / "store"))
+    with pytest.raises(SourceError, match="holds no sample"):
+        segments_in(str(tmp_path / "a.tar.gz"), files)
+
+
+# --- a store of an archive is the store of its tree ---
+
+
+def content_of(store):
+    """All that a store holds but how fast, when and of what it was made."""
+    names = [name for name in store.index.column_names if name != "seconds"]
+    rejects = pq.read_table(Path(store.files.root, "rejects.parquet")).drop_columns("source").to_pylist()
+    return store.fingerprint, store.manifest["counts"], store.index.select(names).to_pylist(), rejects
+
+
+def checksums_of(store):
+    return {shard["path"]: shard["xxh3_128"] for shard in store.manifest["shards"]}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"splits": ("val",)}, {"resplit": "val", "val_fraction": 0.3}, {"seed": 3, "height": 3, "width": 11}],
+)
+def test_an_archives_store_is_its_trees(tmp_path, write, changes):
+    write.tree(tmp_path / "tree", {"train": {**TREE, "00002_00001_outdoor": 90}, "val": {"00003_00001_indoors": 70}})
+    write.tree(tmp_path / "tree", {"val": {"00004_00001_indoors": 3, "00004_00002_indoors": 4}})
+    archive = archive_of(tmp_path / "tree", tmp_path / "diode.tar.gz", any_order)
+    of_tree = write.store(tmp_path / "of tree", tmp_path / "tree", **changes)
+    of_archive = write.store(tmp_path / "of archive", archive, **changes)
+    assert len(checksums_of(of_tree)) >= 2
+    assert checksums_of(of_archive) == checksums_of(of_tree)
+    assert content_of(of_archive) == content_of(of_tree)
+
+
+def test_an_archives_store_is_its_trees_whatever_is_refused(tree, archive, tmp_path, write):
+    of_tree = write.store(tmp_path / "of tree", tree)
+    of_archive = write.store(tmp_path / "of archive", archive)
+    assert of_tree.manifest["rejects"] == 4
+    assert content_of(of_archive) == content_of(of_tree)
+
+
+def test_a_store_of_a_tree_and_an_archive_is_the_store_of_two_trees(tmp_path, write):
+    write.tree(tmp_path / "a", {"train": {"00001_00001_indoors": 9}})
+    write.tree(tmp_path / "b", {"train": {"00001_00001_indoors": 2, "00002_00001_outdoor": 9}})
+    archive = archive_of(tmp_path / "b", tmp_path / "b.tar.gz", any_order)
+    of_trees = write.store(tmp_path / "of trees", tmp_path / "a", tmp_path / "b")
+    mixed = write.store(tmp_path / "mixed", tmp_path / "a", archive)
+    assert of_trees.manifest["rejects_by_reason"] == {"duplicate": 2}
+    fingerprint, _, samples, _ = content_of(mixed)
+    assert (fingerprint, samples) == (of_trees.fingerprint, content_of(of_trees)[2])
+
+
+def test_one_archive_under_two_names_is_a_set_of_duplicates(tmp_path, write):
+    write.tree(tmp_path / "tree", {"train": {SCAN: 9}})
+    archives = [archive_of(tmp_path / "tree", tmp_path / f"{name}.tar.gz", any_order) for name in "ab"]
+    store = write.store(tmp_path / "store", *archives)
+    assert store.index.num_rows == 9
+    assert store.manifest["rejects_by_reason"] == {"duplicate": 9}

@@ -1,0 +1,233 @@
+"""Every check of every configuration fires, with what was received; what is at the limit passes."""
+
+import math
+from dataclasses import FrozenInstanceError, fields, replace
+
+import pytest
+
+from depthflow.cluster.config import DoctorConfig, SubmitConfig
+from depthflow.datasets.config import DownloadConfig
+from depthflow.evaluation.config import EvaluateConfig, PromoteConfig
+from depthflow.inference.config import PredictConfig
+from depthflow.recipe import Recipe
+from depthflow.store.write.config import PreprocessConfig
+from depthflow.synthetic.config import SynthesizeConfig
+from depthflow.training.config import TrainJob
+from tests.configurations import configurations
+
+CONFIGURATIONS = configurations()
+DemoConfig = CONFIGURATIONS["pipelines.demo.DemoConfig"]
+
+SOUND = {
+    SynthesizeConfig: SynthesizeConfig(out="o"),
+    DownloadConfig: DownloadConfig(split="val", out="o"),
+    PreprocessConfig: PreprocessConfig(source=("s",), out="o"),
+    Recipe: Recipe(name="n", encoder="tiny", encoder_weights="none"),
+    TrainJob: TrainJob(samples="s", storage="t"),
+    EvaluateConfig: EvaluateConfig(model="m", samples="s"),
+    PromoteConfig: PromoteConfig(samples="s"),
+    PredictConfig: PredictConfig(model="m", images=("i",), out="o"),
+    DemoConfig: DemoConfig(),
+    SubmitConfig: SubmitConfig(command=("train",)),
+    DoctorConfig: DoctorConfig(),
+}
+
+# Configuration, changes, the flag that the message begins with, what it was given.
+REFUSED = [
+    (SynthesizeConfig, {"scans": 1}, "--scans", "1"),
+    (SynthesizeConfig, {"samples_per_scan": 0}, "--samples-per-scan", "0"),
+    (SynthesizeConfig, {"out": "s3://b/x"}, "--out", "s3://b/x"),
+    (DownloadConfig, {"connections": 0}, "--connections", "0"),
+    (DownloadConfig, {"base_url": "diode.org/x"}, "--base-url", "diode.org/x"),
+    (DownloadConfig, {"base_url": "ftp://h"}, "--base-url", "ftp://h"),
+    (DownloadConfig, {"md5": "12ab"}, "--md5", "12ab"),
+    (DownloadConfig, {"out": "s3://b/x"}, "--out", "s3://b/x"),
+    (PreprocessConfig, {"source": ()}, "--source", "none"),
+    (PreprocessConfig, {"height": 0}, "--height", "0"),
+    (PreprocessConfig, {"width": -1}, "--width", "-1"),
+    (PreprocessConfig, {"splits": ()}, "--splits", "none"),
+    (PreprocessConfig, {"val_fraction": 0.0}, "--val-fraction", "0.0"),
+    (PreprocessConfig, {"val_fraction": 1.0}, "--val-fraction", "1.0"),
+    (PreprocessConfig, {"val_fraction": math.nan}, "--val-fraction", "nan"),
+    (PreprocessConfig, {"shard_mib": 0}, "--shard-mib", "0"),
+    (PreprocessConfig, {"edge_relative_jump": 0.0}, "--edge-relative-jump", "0.0"),
+    (PreprocessConfig, {"edge_radius_px": -1}, "--edge-radius-px", "-1"),
+    (Recipe, {"height": 0}, "--height", "0"),
+    (Recipe, {"height": -32}, "--height", "-32"),
+    (Recipe, {"height": 100}, "--height", "100"),
+    (Recipe, {"width": 33}, "--width", "33"),
+    (Recipe, {"decoder_filters": (8, 8, 8, 8, 0)}, "--decoder-filters", "8 8 8 8 0"),
+    (Recipe, {"decoder_filters": (8, 8)}, "--decoder-filters", "8 8"),
+    (Recipe, {"decoder_filters": (8,) * 6}, "--decoder-filters", "8 8 8 8 8 8"),
+    (Recipe, {"bottleneck_filters": -1}, "--bottleneck-filters", "-1"),
+    (Recipe, {"supervised_scales": 0}, "--supervised-scales", "0"),
+    (Recipe, {"supervised_scales": 4, "decoder_filters": (8, 8, 8)}, "--supervised-scales", "4"),
+    (Recipe, {"accumulation_steps": 0}, "--accumulation-steps", "0"),
+    (Recipe, {"encoder": "resnet"}, "--encoder takes: resnet50, ", "resnet"),
+    (Recipe, {"loss": (("l1", 1.0), ("l3", 1.0))}, "--loss takes: tutorial, l1, ", "l3"),
+    (Recipe, {"augment": (("fog", 0.5),)}, "--augment takes: gamma", "fog"),
+    (Recipe, {"augment": (("gamma", 0.0),)}, "--augment", "gamma 0"),
+    (Recipe, {"augment": (("gamma", 1.1),)}, "--augment", "gamma 1.1"),
+    (Recipe, {"augment": (("gamma", math.nan),)}, "--augment", "gamma nan"),
+    (Recipe, {"augment": (("gamma", 0.1), ("gamma", 0.2))}, "--augment", "gamma 0.1 gamma 0.2"),
+    (Recipe, {"loss": ()}, "--loss", "none"),
+    (Recipe, {"loss": (("l1", 0.0),)}, "--loss", "l1 0"),
+    (Recipe, {"loss": (("l1", math.inf),)}, "--loss", "l1 inf"),
+    (Recipe, {"loss": (("l1", math.nan),)}, "--loss", "l1 nan"),
+    (Recipe, {"loss": (("l1", 1.0), ("l1", 2.0))}, "--loss", "l1 1 l1 2"),
+    (Recipe, {"max_zoom": 0.9}, "--max-zoom", "0.9"),
+    (Recipe, {"max_zoom": 4.1}, "--max-zoom", "4.1"),
+    (Recipe, {"colour_jitter": 1.0}, "--colour-jitter", "1.0"),
+    (Recipe, {"colour_jitter": -0.1}, "--colour-jitter", "-0.1"),
+    (Recipe, {"blur": 1.1}, "--blur", "1.1"),
+    (Recipe, {"blur": math.nan}, "--blur", "nan"),
+    (Recipe, {"encoder_rate": 0.0}, "--encoder-rate", "0.0"),
+    (Recipe, {"encoder_rate": 1.5}, "--encoder-rate", "1.5"),
+    (Recipe, {"frozen_encoder_epochs": -1}, "--frozen-encoder-epochs", "-1"),
+    (Recipe, {"frozen_encoder_epochs": 3, "epochs": 3}, "--frozen-encoder-epochs", "3"),
+    (Recipe, {"ema_momentum": 0.0}, "--ema-momentum", "0.0"),
+    (Recipe, {"ema_momentum": 1.0}, "--ema-momentum", "1.0"),
+    (Recipe, {"batch_norm": "frozen"}, "--batch-norm", "--encoder-weights none"),
+    (Recipe, {"xla": True, "decoder_norm": "batch"}, "--xla", "--batch-norm synchronized --decoder-norm batch"),
+    (Recipe, {"xla": True, "encoder": "resnet50"}, "--xla", "--batch-norm synchronized --decoder-norm none"),
+    (
+        Recipe,
+        {"xla": True, "encoder": "resnet50", "encoder_weights": "w", "batch_norm": "frozen", "decoder_norm": "batch"},
+        "--xla",
+        "--batch-norm frozen --decoder-norm batch",
+    ),
+    (Recipe, {"epochs": 0}, "--epochs", "0"),
+    (Recipe, {"global_batch_size": 0}, "--global-batch-size", "0"),
+    (Recipe, {"learning_rate": 0.0}, "--learning-rate", "0.0"),
+    (Recipe, {"learning_rate": math.nan}, "--learning-rate", "nan"),
+    (Recipe, {"weight_decay": -0.1, "optimizer": "sgd"}, "--weight-decay", "-0.1"),
+    (Recipe, {"weight_decay": 0.1, "optimizer": "adam"}, "--weight-decay", "0.1 with adam"),
+    (Recipe, {"clip_norm": 0.0}, "--clip-norm", "0.0"),
+    (TrainJob, {"num_workers": 0}, "--num-workers", "0"),
+    (TrainJob, {"keep_checkpoints": 0}, "--keep-checkpoints", "0"),
+    (TrainJob, {"max_failures": -1}, "--max-failures", "-1"),
+    (TrainJob, {"checkpoint_every_steps": 0}, "--checkpoint-every-steps", "0"),
+    (TrainJob, {"step_timeout_s": 0.0}, "--step-timeout-s", "0.0"),
+    (TrainJob, {"drain_poll_s": 0.0}, "--drain-poll-s", "0.0"),
+    (TrainJob, {"drain_poll_s": math.nan}, "--drain-poll-s", "nan"),
+    (TrainJob, {"mlflow_wait_s": -1.0}, "--mlflow-wait-s", "-1.0"),
+    (TrainJob, {"cache_gib": -0.5}, "--cache-gib", "-0.5"),
+    (TrainJob, {"cache_gib": math.inf}, "--cache-gib", "inf"),
+    (TrainJob, {"cache_gib": math.nan}, "--cache-gib", "nan"),
+    (TrainJob, {"cache_dir": "s3://b/cache"}, "--cache-dir", "s3://b/cache"),
+    (EvaluateConfig, {"num_workers": 0}, "--num-workers", "0"),
+    (PromoteConfig, {"force": True}, "--force", "none"),
+    (PromoteConfig, {"force": True, "reason": "r", "rollback": True}, "--force, --rollback", "--force --rollback"),
+    (PromoteConfig, {"history": True, "rollback": True}, "--force, --rollback", "--rollback --history"),
+    (PromoteConfig, {"confidence": 1.0}, "--confidence", "1.0"),
+    (PromoteConfig, {"max_latency_ratio": 0.0}, "--max-latency-ratio", "0.0"),
+    (PredictConfig, {"tile_px": 63}, "--tile-px", "63"),
+    (PredictConfig, {"files": ()}, "--files", "none"),
+    (PredictConfig, {"point_cloud": True, "fov_deg": 180.0}, "--fov-deg", "180.0"),
+    (PredictConfig, {"point_cloud": True, "fx": -1.0, "fy": 1.0}, "--fx", "-1.0"),
+    (PromoteConfig, {"samples": None}, "--samples", "none"),
+    (PromoteConfig, {"samples": ""}, "--samples", "none"),
+    (PromoteConfig, {"margin": -0.01}, "--margin", "-0.01"),
+    (PromoteConfig, {"tolerance": -0.01}, "--tolerance", "-0.01"),
+    (PredictConfig, {"images": ()}, "--images", "none"),
+    (DemoConfig, {"out": "s3://b/x"}, "--out", "s3://b/x"),
+    (SubmitConfig, {"env": ("AWS_PROFILE=p",)}, "--env", "AWS_PROFILE=p"),
+    (SubmitConfig, {"reconnect_s": -1.0}, "--reconnect-s", "-1.0"),
+    (DoctorConfig, {"checks": ()}, "--checks", "none"),
+    (DoctorConfig, {"num_workers": 0}, "--num-workers", "0"),
+    (DoctorConfig, {"timeout_s": 0.0}, "--timeout-s", "0.0"),
+]
+
+ACCEPTED = [
+    (TrainJob, {"storage": "s3://b/runs"}),
+    (SynthesizeConfig, {"scans": 2, "samples_per_scan": 1}),
+    (DownloadConfig, {"connections": 1, "base_url": "https://h", "md5": "0123456789abcdefABCDEF0123456789"}),
+    (PreprocessConfig, {"height": 1, "width": 1, "shard_mib": 1, "edge_radius_px": 0, "val_fraction": 0.999}),
+    (PreprocessConfig, {"splits": ("val",), "resplit": "val"}),
+    (Recipe, {"height": 32, "width": 1024, "epochs": 1, "global_batch_size": 1, "clip_norm": 1e-6}),
+    (Recipe, {"weight_decay": 0.1, "optimizer": "sgd"}),
+    (Recipe, {"weight_decay": 0.1, "optimizer": "adamw"}),
+    (Recipe, {"weight_decay": 0.0, "optimizer": "adam", "decoder_filters": (1, 1, 1, 1, 1)}),
+    (Recipe, {"decoder_filters": (1, 1, 1), "supervised_scales": 3, "bottleneck_filters": 0, "accumulation_steps": 1}),
+    (Recipe, {"loss": (("l1", 1e-6), ("silog", 10.0)), "max_zoom": 4.0, "colour_jitter": 0.99, "blur": 1.0}),
+    (Recipe, {"augment": (("gamma", 1.0),)}),
+    (Recipe, {"max_zoom": 1.0, "colour_jitter": 0.0, "blur": 0.0, "encoder_rate": 1e-6, "ema_momentum": 1e-6}),
+    (Recipe, {"epochs": 3, "frozen_encoder_epochs": 2, "encoder_rate": 1.0, "ema_momentum": 0.9999}),
+    (Recipe, {"encoder": "resnet50", "encoder_weights": "imagenet", "batch_norm": "frozen", "xla": True}),
+    (Recipe, {"xla": True, "decoder_norm": "group"}),
+    (Recipe, {"encoder": "convnext_tiny", "xla": True}),
+    (TrainJob, {"checkpoint_every_steps": 1, "step_timeout_s": 0.1, "drain_poll_s": 0.1, "mlflow_wait_s": 0.0}),
+    (TrainJob, {"num_workers": 1, "keep_checkpoints": 1, "max_failures": 0, "cache_gib": 0.0, "cache_dir": "c"}),
+    (EvaluateConfig, {"num_workers": 1}),
+    (PromoteConfig, {"samples": None, "rollback": True}),
+    (PromoteConfig, {"force": True, "reason": "r", "margin": 0.0, "tolerance": 0.0}),
+]
+
+# Counts and sizes: the message names the flag.
+COUNTS = [
+    (SynthesizeConfig, {"height": 0}),
+    (SynthesizeConfig, {"width": -4}),
+    (Recipe, {"seed": -1}),
+    (PromoteConfig, {"num_workers": 0}),
+    (PredictConfig, {"num_workers": -1}),
+    (DemoConfig, {"num_workers": 0}),
+    (DemoConfig, {"epochs": 0}),
+    (TrainJob, {"num_cpus": 0}),
+]
+
+
+@pytest.mark.parametrize(("config", "changes", "flag", "received"), REFUSED)
+def test_check_fires_and_says_the_flag_and_what_was_received(config, changes, flag, received):
+    with pytest.raises(ValueError, match=r"^--") as caught:
+        replace(SOUND[config], **changes)
+    message = str(caught.value)
+    assert message.startswith(flag)
+    assert message.endswith(f"Received: {received}")
+
+
+@pytest.mark.parametrize(("config", "changes"), ACCEPTED)
+def test_what_is_at_the_limit_passes(config, changes):
+    assert {name: getattr(replace(SOUND[config], **changes), name) for name in changes} == changes
+
+
+@pytest.mark.parametrize(("config", "changes"), COUNTS)
+def test_every_command_checks_its_counts(config, changes):
+    with pytest.raises(ValueError, match="Received: "):
+        replace(SOUND[config], **changes)
+
+
+def test_every_configuration_is_in_this_file():
+    found = set(CONFIGURATIONS.values())
+    bases = {base for item in found for base in item.__bases__}
+    assert found - bases == set(SOUND)
+
+
+@pytest.mark.parametrize("config", SOUND)
+def test_frozen(config):
+    sound = SOUND[config]
+    name = fields(sound)[0].name
+    with pytest.raises(FrozenInstanceError):
+        setattr(sound, name, getattr(sound, name))
+    assert hash(sound) == hash(replace(sound))
+
+
+@pytest.mark.parametrize("config", SOUND)
+def test_keyword_only(config):
+    assert all(field.kw_only for field in fields(config))
+
+
+def test_a_blank_recipe_is_the_same_network_without_weights_to_load():
+    """Of a recipe that would be refused without weights, too."""
+    recipe = replace(
+        SOUND[Recipe],
+        encoder="resnet50",
+        encoder_weights="imagenet",
+        batch_norm="frozen",
+        xla=True,
+        decoder_norm="group",
+    )
+    blank = recipe.blank()
+    assert blank.encoder_weights == "none"
+    network = {"encoder", "input_scaling", "bottleneck_filters", "decoder_filters", "decoder_norm", "height", "width"}
+    network |= {"decoder_upsampling", "supervised_scales", "dtype"}
+    assert {name: getattr(blank, name) for name in network} == {name: getattr(recipe, name) for name in network}

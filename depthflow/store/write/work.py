@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 import cv2
 import ray
 import ray.data
+from ray import cloudpickle
 from ray.exceptions import GetTimeoutError, RayActorError
 
 from depthflow.datasets.triplet import RejectError
@@ -156,7 +157,7 @@ def run_tasks(
     """Does the work for each item in a Ray task of its own. To be called from the main thread.
 
     Args:
-        items: they travel to the tasks by the object store.
+        items: Each is pickled into its own task's row, so that a task costs the same however many there are.
         work: returns plain values; `done` and `refused` in it say how many samples the item held, and refused.
         progress: called with the number of samples done, from a thread.
         gauges: called with the numbers of samples done and inputs refused, likewise.
@@ -171,7 +172,6 @@ def run_tasks(
     where = plan_data(**cluster_room())
     board_actor: Any = ray.remote(num_cpus=0, max_restarts=-1, label_selector=_this_node())(Board)
     board = board_actor.remote()
-    items_ref = ray.put(list(items))
 
     def call(row: dict[str, Any]) -> dict[str, Any]:
         task = row["task"]
@@ -179,9 +179,10 @@ def run_tasks(
         keep_freed_memory()
         cv2.setNumThreads(1)  # A task has one CPU.
         with reporter.reporting():
-            return {"task": task, **work(ray.get(items_ref)[task], reporter)}
+            return {"task": task, **work(cloudpickle.loads(row["item"]), reporter)}
 
-    tasks = ray.data.from_items([{"task": n} for n in range(len(items))], override_num_blocks=len(items))
+    rows = [{"task": n, "item": cloudpickle.dumps(item)} for n, item in enumerate(items)]
+    tasks = ray.data.from_items(rows, override_num_blocks=len(rows))
     watcher = _Watcher(board, limits, progress, gauges)
     with _ended_by(watcher), unwrapped():
         for result in tasks.map(call, label_selector=dict(where.label_selector)).iter_rows():

@@ -1,0 +1,36 @@
+"""CONTRIBUTING.md says in which file six things are found: each is there, and nowhere else in the library."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+GUIDE = (ROOT / "CONTRIBUTING.md").read_text()
+
+# What a reader looks for, and code that only its place can have.
+SOUGHT = {
+    "a reject reason": "CHECKS: dict[",
+    "a new encoder": "applications.ResNet50,",
+    "the all-reduce": ".all_reduce(tf.distribute.ReduceOp",
+    "the commit of a shard": ".commit(plan.path)",
+    "the text of the promotion's refusal": "not lower by the margin",
+    "a new data set layout": "def find_triplets(",
+}
+
+
+def answers() -> dict[str, str]:
+    part = GUIDE.split("Where would you look for it?")[1].split("\n## ")[0]
+    return dict(re.findall(r"^\| ([^|]+) \| (.*) \|$", part, re.MULTILINE)[1:])
+
+
+def test_every_answer_is_given():
+    assert [what for what in answers() if not what.startswith("-")] == list(SOUGHT)
+
+
+@pytest.mark.parametrize(("what", "code"), SOUGHT.items())
+def test_the_answer_is_where_the_code_is(what, code):
+    holders = [str(path.relative_to(ROOT)) for path in (ROOT / "depthflow").rglob("*.py") if code in path.read_text()]
+    assert len(holders) == 1, holders
+    place = re.findall(r"`([^`]+)`", answers()[what])[0]
+    assert holders[0] == place or (place.endswith("/") and holders[0].startswith(place))

@@ -13,7 +13,7 @@ from depthflow.store.read.reader import SplitReader
 
 pytest.importorskip("webdataset", reason="pip install 'depthflow[bench]'")
 
-SCRIPT = Path(__file__).resolve().parents[3] / "benchmarks" / "feed.py"
+SCRIPT = Path(__file__).resolve().parents[4] / "benchmarks" / "feed.py"
 
 
 def test_it_runs_and_ends_with_ratios(small, tmp_path):

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-BENCHMARK = Path(__file__).resolve().parents[3] / "benchmarks" / "preprocess.py"
+BENCHMARK = Path(__file__).resolve().parents[4] / "benchmarks" / "preprocess.py"
 
 
 def test_a_core_is_measured(tmp_path, write_triplet):

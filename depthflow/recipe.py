@@ -50,6 +50,7 @@ class Recipe:
     name: tyro.conf.Suppress[str]
     """The recipe this began as; not a flag."""
     encoder: Annotated[EncoderName, explained("What looks at the image.", ENCODERS)]
+    """A name in `ENCODERS`."""
     encoder_weights: str
     """imagenet (through keras.applications), none, or the path of a .weights.h5 file."""
     input_scaling: Literal["encoder", "unit"] = "encoder"
@@ -84,6 +85,7 @@ class Recipe:
         tuple[tuple[LossName, float], ...],
         explained("Terms and their weights, on log-depth, over valid pixels.", LOSS_TERMS),
     ] = (("tutorial", 1.0),)
+    """Names in `LOSS_TERMS`, each with its weight."""
     clip_depth: Literal["none", "tutorial"] = "none"
     """tutorial: clip the training depth to [0.1 m, min(300 m, the image's 99th percentile)]; never the figures'."""
     horizontal_flip: bool = False
@@ -101,6 +103,7 @@ class Recipe:
         tuple[tuple[AugmentationName, float], ...],
         explained("More that is drawn so, each with its amount, above 0 and up to 1.", AUGMENTATIONS),
     ] = ()
+    """Names in `AUGMENTATIONS`, each with its amount."""
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     """sgd has momentum 0.9."""
     learning_rate: float = 1e-3

@@ -24,6 +24,7 @@ class EvaluateConfig(PoolConfig):
     samples: str
     """The sample store; a protocol at the source's resolution refuses one that was resized."""
     protocol: ProtocolName = "devkit"
+    """A name in `depthflow.evaluation.protocols.PROTOCOLS`."""
     split: Split = "val"
     """The split to evaluate."""
     out: str | None = None
@@ -41,6 +42,7 @@ class PromoteConfig(PoolConfig):
     samples: str | None = None
     """The sample store both are evaluated on; needed unless --rollback."""
     protocol: ProtocolName = "devkit"
+    """A name in `depthflow.evaluation.protocols.PROTOCOLS`."""
     split: Split = "val"
     """Split of the comparison."""
     margin: float = 0.01

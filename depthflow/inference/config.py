@@ -31,6 +31,7 @@ class PredictConfig(PoolConfig):
     files: Annotated[
         tuple[FormatName, ...], explained("What to write of each.", {name: one.help for name, one in NAMED.items()})
     ] = ("npy", "png", "panel")
+    """Names in `depthflow.inference.formats.FORMATS`."""
     point_cloud: bool = False
     """Write NAME.ply as well: a coloured point a pixel, metres; needs --fx and --fy, or --fov-deg."""
     fx: float | None = None

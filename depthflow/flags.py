@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, TypeVar, dataclass_transform, get_or
 import tyro
 
 Split = Literal["train", "val"]
-"""The splits of a store."""
+"""Splits of a store."""
 Config = TypeVar("Config")
 
 
@@ -46,7 +46,7 @@ def explained(what: str, helps: Mapping[str, str]) -> Any:
 
 
 def _field_docstrings(cls: type) -> dict[str, str]:
-    """Field to the string that stands under it."""
+    """Maps each field to the docstring under it."""
     [definition] = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
     assert isinstance(definition, ast.ClassDef)
     found = {}
@@ -64,21 +64,21 @@ def require(condition: bool, message: str) -> None:
 
 
 def require_positive(**flags: int | None) -> None:
-    """Each flag, if given, is at least 1."""
+    """Raises ValueError unless each given flag is at least 1."""
     for name, value in flags.items():
         flag = f"--{name.replace('_', '-')}"
         require(value is None or value >= 1, f"{flag} must be at least 1. Received: {value}")
 
 
 def require_folder(**flags: str | None) -> None:
-    """Each flag, if given, is a path on a disk."""
+    """Raises ValueError unless each given flag is a path on a disk."""
     for name, value in flags.items():
         flag = f"--{name.replace('_', '-')}"
         require(value is None or "://" not in value, f"{flag} must be a folder on a disk. Received: {value}")
 
 
 def require_known(**flags: tuple[Iterable[str], Collection[str]]) -> None:
-    """Each flag's names are of its table."""
+    """Raises ValueError unless each flag takes known names alone."""
     for name, (received, known) in flags.items():
         flag = f"--{name.replace('_', '-')}"
         for one in received:
@@ -87,7 +87,7 @@ def require_known(**flags: tuple[Iterable[str], Collection[str]]) -> None:
 
 @flags
 class RayConfig:
-    """Of every command that runs on Ray."""
+    """Options of every command that runs on Ray."""
 
     num_cpus: int | None = None
     """CPUs of the local Ray this command starts; ignored where RAY_ADDRESS names a cluster. Default: all."""
@@ -98,10 +98,10 @@ class RayConfig:
 
 @flags
 class PoolConfig(RayConfig):
-    """Of every command that predicts."""
+    """Options of every command that predicts."""
 
     num_workers: int | None = None
-    """Processes that hold the model. Default: one a GPU; one where there is none."""
+    """Processes that hold the model. Default: one per GPU, or one without GPUs."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,1 +1,1 @@
-"""Reports as one HTML file each, and the plots and panels in them. No Ray, no MLflow."""
+"""The data report and the evaluation report, one HTML file each, and the plots and panels in them."""

@@ -14,18 +14,18 @@ import pytest
 
 from depthflow.errors import StoreError
 from depthflow.storage.files import DiskFiles
-from depthflow.store.read import shard_cache as mirror
+from depthflow.store.read import shard_cache
 from depthflow.store.read.reader import SplitReader
 from depthflow.store.read.shard_cache import ShardCache
 from depthflow.store.store import SampleStore, open_store
 
 KILLED_WHILE_COPYING = """
 import sys, time
-from depthflow.store.read import shard_cache as mirror
+from depthflow.store.read import shard_cache
 from depthflow.store.store import open_store
-mirror.CHUNK_BYTES = 1000
+shard_cache.CHUNK_BYTES = 1000
 store = open_store(sys.argv[1])
-copies = mirror.ShardCache(store, sys.argv[2])
+copies = shard_cache.ShardCache(store, sys.argv[2])
 chunks = copies._verified_chunks
 def slow(shard):
     for chunk in chunks(shard):
@@ -162,11 +162,11 @@ def test_a_disk_that_is_full_is_done_without(store, folder):
 def test_the_reserve_stays_free(store, folder, monkeypatch):
     shard = store.manifest["shards"][0]
     usage = shutil.disk_usage(".")
-    needed = shard["bytes"] + mirror.RESERVE_BYTES
-    monkeypatch.setattr(mirror.shutil, "disk_usage", lambda path: usage._replace(free=needed - 1))
+    needed = shard["bytes"] + shard_cache.RESERVE_BYTES
+    monkeypatch.setattr(shard_cache.shutil, "disk_usage", lambda path: usage._replace(free=needed - 1))
     with pytest.warns(UserWarning, match=rf"No room in.*{shard['path']}.*it is read from"):
         assert ShardCache(store, str(folder)).open(shard) is None
-    monkeypatch.setattr(mirror.shutil, "disk_usage", lambda path: usage._replace(free=needed))
+    monkeypatch.setattr(shard_cache.shutil, "disk_usage", lambda path: usage._replace(free=needed))
     assert ShardCache(store, str(folder)).open(shard).read() == content_of(store, shard)
 
 
@@ -190,7 +190,7 @@ def test_a_reader_reads_the_copies_alone(small, store, folder):
 
 def test_a_reader_without_room_for_copies_reads_the_store(small, store, folder, monkeypatch):
     usage = shutil.disk_usage(".")
-    monkeypatch.setattr(mirror.shutil, "disk_usage", lambda path: usage._replace(free=0))
+    monkeypatch.setattr(shard_cache.shutil, "disk_usage", lambda path: usage._replace(free=0))
     with pytest.warns(UserWarning, match="No room"):
         reader = SplitReader(store, "train", cache_dir=str(folder))
     wanted = SplitReader(small.store, "train").read(range(70))

@@ -35,7 +35,7 @@ class RowGroups:
     def __init__(self, store: SampleStore, split: str, *, planes: Sequence[str], cache_dir: str | None) -> None:
         self._store = store
         self._planes = planes
-        self._mirror = ShardCache(store, cache_dir) if cache_dir else None
+        self._shard_cache = ShardCache(store, cache_dir) if cache_dir else None
         entries = [shard for shard in store.manifest["shards"] if shard["path"].startswith(f"split={split}/")]
         entries.sort(key=lambda shard: shard["path"])
         with ThreadPoolExecutor(REQUESTS_AT_A_TIME) as pool:
@@ -59,7 +59,7 @@ class RowGroups:
 
     def _open(self, entry: Mapping[str, Any]) -> ShardFile:
         with self._explained(entry["path"]):
-            if self._mirror and (copy := self._mirror.open(entry)):
+            if self._shard_cache and (copy := self._shard_cache.open(entry)):
                 return ShardFile(copy, planes=self._planes, is_remote=False)
             handle = self._store.files.open(entry["path"])
             return ShardFile(handle, planes=self._planes, is_remote=is_uri(self._store.files.root))
@@ -68,7 +68,7 @@ class RowGroups:
     def _explained(self, path: str) -> Iterator[None]:
         """Tells what a disk, an object store or Parquet refuses, and how to mend it."""
         root = self._store.files.root
-        copied = ", or its copy in --cache-dir," if self._mirror else ""
+        copied = ", or its copy in --cache-dir," if self._shard_cache else ""
         what = f"The shard {path} of {root}{copied} cannot be read"
         try:
             with reported(what, StoreError) if is_uri(root) else nullcontext():

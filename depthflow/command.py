@@ -44,7 +44,8 @@ def run_command(
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         configure_logging()
-        result = tyro.cli(main, args=arguments, description=description, config=FLAG_STYLE)
+        prog = Path(sys.argv[0]).name  # However long the path of the checkout is, help fits the terminal.
+        result = tyro.cli(main, args=arguments, prog=prog, description=description, config=FLAG_STYLE)
     except SystemExit as error:  # tyro's, for --help and for wrong flags.
         if error.code:
             _print_json({"status": "failed", "error": "The command line was not understood: see the message above."})

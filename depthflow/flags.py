@@ -90,7 +90,7 @@ class RayConfig:
     """Options of every command that runs on Ray."""
 
     num_cpus: int | None = None
-    """CPUs of the local Ray this command starts; ignored where RAY_ADDRESS names a cluster. Default: all."""
+    """Number of CPUs of the local Ray. Ignored if RAY_ADDRESS names a cluster. Default: all."""
 
     def __post_init__(self) -> None:
         require_positive(num_cpus=self.num_cpus)
@@ -101,7 +101,7 @@ class PoolConfig(RayConfig):
     """Options of every command that predicts."""
 
     num_workers: int | None = None
-    """Processes that hold the model. Default: one per GPU, or one without GPUs."""
+    """Number of processes that hold the model. Default: one per GPU, or one without GPUs."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

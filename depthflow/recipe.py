@@ -45,92 +45,91 @@ NETWORK_STRIDE_PX = 32
 
 @flags
 class Recipe:
-    """What is trained, and how: everything that moves the result, nothing about where it runs."""
+    """What is trained and how: everything that affects the result, nothing about where it runs."""
 
     name: tyro.conf.Suppress[str]
-    """The recipe this began as; not a flag."""
-    encoder: Annotated[EncoderName, explained("What looks at the image.", ENCODERS)]
+    """Name of the recipe that this one derives from. Not a flag."""
+    encoder: Annotated[EncoderName, explained("Network that extracts features from the image.", ENCODERS)]
     """A name in `ENCODERS`."""
     encoder_weights: str
     """imagenet (through keras.applications), none, or the path of a .weights.h5 file."""
     input_scaling: Literal["encoder", "unit"] = "encoder"
-    """encoder: as its ImageNet weights expect. unit: to [0, 1], as the tutorial does, for comparison."""
+    """encoder: as the encoder's ImageNet weights expect. unit: to [0, 1], as in the tutorial, for comparison."""
     batch_norm: Literal["synchronized", "frozen"] = "synchronized"
-    """The encoder's batch normalisation: statistics over all workers' images, or its pre-trained own, unchanged. The
-    decoder's is always synchronized."""
+    """Batch normalisation in the encoder. synchronized: statistics over the images of all workers. frozen: the
+    pre-trained statistics. In the decoder it is always synchronized."""
     bottleneck_filters: int = 0
-    """Filters of two convolutions at 1/32 between encoder and decoder; 0: none."""
+    """Filters of two extra convolutions at 1/32 between encoder and decoder. 0: no such convolutions."""
     decoder_filters: tuple[int, ...] = (1024, 512, 256, 128, 64)
-    """Filters of the decoder's stages, coarse to fine. Five end at full resolution, four at half, three at a quarter;
-    what is missing is bilinear."""
+    """Filters of each decoder stage, coarse to fine. Five stages end at full resolution, four at half, three at a
+    quarter; bilinear upsampling does the rest."""
     decoder_norm: NormName = "none"
-    """Normalisation after each decoder convolution; batch takes its statistics over all workers' images."""
+    """Normalisation after each decoder convolution. batch: statistics over the images of all workers."""
     decoder_upsampling: Literal["nearest", "bilinear"] = "nearest"
-    """How a decoder stage doubles the resolution before it convolves."""
+    """Upsampling before the convolutions of each decoder stage."""
     supervised_scales: int = 1
-    """Outputs that the loss sees while training: the finest, and coarser ones, each at half the weight of the one
-    before. The registered network has the finest alone."""
+    """Number of outputs that the training loss sees, finest first, each with half the weight of the one before. The
+    registered network has only the finest."""
     height: int = 256
-    """Network input height in pixels; the store must have been written with it."""
+    """Input height in pixels. Must match the store's."""
     width: int = 256
-    """Network input width in pixels."""
+    """Input width in pixels. Must match the store's."""
     dtype: Literal["float32", "float64", "mixed_bfloat16", "mixed_float16"] = "float32"
-    """Of arithmetic. mixed: weights stay float32, and float16 scales the loss. float64 is for checking equality."""
+    """Compute dtype. mixed_*: weights stay float32; mixed_float16 scales the loss. float64 is for equality checks."""
     onednn: bool = False
-    """Convolutions by oneDNN on CPUs: faster for large networks, but rounding depends more on how many images are
-    computed together."""
+    """Use oneDNN for convolutions on CPUs: faster for large networks, but rounding depends more on the batch size."""
     xla: bool = False
-    """Compile the forward and backward pass with XLA; needs batch normalisation to be frozen or absent."""
+    """Compile the forward and backward pass with XLA. Requires batch normalisation to be frozen or absent."""
     loss: Annotated[
         tuple[tuple[LossName, float], ...],
-        explained("Terms and their weights, on log-depth, over valid pixels.", LOSS_TERMS),
+        explained("Loss terms on log-depth over valid pixels, each with its weight.", LOSS_TERMS),
     ] = (("tutorial", 1.0),)
     """Names in `LOSS_TERMS`, each with its weight."""
     clip_depth: Literal["none", "tutorial"] = "none"
-    """tutorial: clip the training depth to [0.1 m, min(300 m, the image's 99th percentile)]; never the figures'."""
+    """tutorial: clip the training depth to [0.1 m, min(300 m, the image's 99th percentile)]; metrics are not."""
     horizontal_flip: bool = False
-    """Mirror half of the training images. This and all below is drawn by (seed, epoch, sample id)."""
+    """Mirror half of the training images. This and every augmentation below is drawn by (seed, epoch, sample id)."""
     max_zoom: float = 1.0
-    """Cut out a random part and enlarge it, by 1 to this factor. 1: never."""
+    """Crop a random part and enlarge it by a factor from 1 to this. 1: no zoom."""
     zoom_depth: Literal["focal", "keep"] = "focal"
-    """What a zoom by z makes of depth. focal: depth / z, as if the camera, unchanged, stood nearer; keep: the same
-    depth, as if seen through a longer lens."""
+    """How a zoom by z changes depth. focal: depth / z, as if the same camera stood nearer. keep: unchanged, as if seen
+    through a longer lens."""
     colour_jitter: float = 0.0
-    """Brightness, contrast and saturation change by up to this share, hue by a tenth of it of the colour circle."""
+    """Largest relative change of brightness, contrast and saturation. Hue turns by up to a tenth of it, in circles."""
     blur: float = 0.0
-    """Share of the training images that are blurred."""
+    """Fraction of training images to blur."""
     augment: Annotated[
         tuple[tuple[AugmentationName, float], ...],
-        explained("More that is drawn so, each with its amount, above 0 and up to 1.", AUGMENTATIONS),
+        explained("Further augmentations, each with an amount in (0, 1].", AUGMENTATIONS),
     ] = ()
     """Names in `AUGMENTATIONS`, each with its amount."""
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     """sgd has momentum 0.9."""
     learning_rate: float = 1e-3
-    """At its peak."""
+    """Peak learning rate."""
     encoder_rate: float = 1.0
-    """The encoder's learning rate as a share of the decoder's."""
+    """Learning rate of the encoder as a fraction of the decoder's."""
     frozen_encoder_epochs: int = 0
-    """Epochs at the start in which only the decoder learns."""
+    """Number of initial epochs that train only the decoder."""
     schedule: Literal["constant", "cosine"] = "constant"
-    """cosine: linear warm-up over the first twentieth of the steps, then down to zero."""
+    """cosine: linear warm-up over the first 5% of the steps, then decay to zero."""
     weight_decay: float = 0.0
-    """Decoupled, adamw and sgd; not of biases and normalisation."""
+    """Decoupled weight decay, for adamw and sgd. Biases and normalisation weights are exempt."""
     clip_norm: float | None = None
-    """Clip the reduced gradient to this global norm."""
+    """Clip the all-reduced gradient to this global norm."""
     ema_momentum: float | None = None
-    """Keep an exponential moving average of the weights, 0.999 say: it is what is validated and registered."""
+    """Momentum of an exponential moving average of the weights, such as 0.999. The average is what is registered."""
     accumulation_steps: int = 1
-    """Parts in which each worker's share of a batch is computed, one after the other, to save memory."""
+    """Number of parts that each worker splits its share of a batch into, to save memory."""
     all_reduce_dtype: Literal["full", "bfloat16"] = "full"
-    """Of gradients on their way between workers. full: as computed, so that N workers do what one does; bfloat16: half
-    the bytes, each sum off by at most N / 256 of the sum of the workers' magnitudes. One worker sends nothing."""
+    """Dtype of gradients in the all-reduce. full: as computed, so that N workers equal one. bfloat16: half the bytes,
+    with an error of at most N / 256 of the summed magnitudes. A single worker sends nothing."""
     epochs: int = 60
     """Passes over the training split."""
     global_batch_size: int = 32
-    """Images a step, over all workers."""
+    """Images per step over all workers."""
     seed: int = 0
-    """Of the initial weights, the order of samples and every augmentation."""
+    """Seed of the initial weights, the sample order and every augmentation."""
 
     def __post_init__(self) -> None:
         require(self.seed >= 0, f"--seed must not be negative. Received: {self.seed}")

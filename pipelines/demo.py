@@ -32,16 +32,16 @@ MARKER = ".depthflow-demo"
 
 @flags
 class DemoConfig(RayConfig):
-    """The whole chain on a mini-DIODE, or on your own tree."""
+    """Runs the whole chain on a mini-DIODE, or on your own tree."""
 
     source: str | None = None
-    """A tree in DIODE's layout. Default: a mini-DIODE is synthesized."""
+    """Tree in DIODE's layout. Default: synthesize a mini-DIODE."""
     out: str = "demo-out"
-    """Folder for everything the demo makes; a demo's earlier output there is replaced."""
+    """Folder for everything the demo writes. Output of an earlier demo is replaced."""
     num_workers: int = 2
-    """Training workers."""
+    """Number of training workers."""
     epochs: int | None = None
-    """Passes over the training split. Default: chosen so that the demo takes about as long on any source."""
+    """Number of epochs. Default: chosen so that the demo takes about as long on any source."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

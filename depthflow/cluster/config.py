@@ -12,22 +12,22 @@ CheckName = Literal["plan", "versions", "storage", "disk", "mlflow", "proxies", 
 
 @flags
 class DoctorConfig(RayConfig):
-    """What this machine, or the cluster that RAY_ADDRESS names, can and cannot do."""
+    """Checks this machine, or the cluster that RAY_ADDRESS names."""
 
     checks: tuple[CheckName, ...] = get_args(CheckName)
-    """What to look at."""
+    """Checks to run."""
     storage: tuple[str, ...] = ()
-    """Locations that every node must be able to write, and to read what the others wrote: folders, s3:// or gs://."""
+    """Folders, s3:// or gs:// URIs that every node must be able to write to, and to read from what the others wrote."""
     samples: tuple[str, ...] = ()
-    """Locations that must be there, and that every node must be able to read."""
+    """Locations that must exist and that every node must be able to read."""
     work: Literal["training", "pool", "data"] = "training"
-    """What the plan is of: training workers, processes that predict, or data tasks."""
+    """What the plan is for: training workers, processes that predict, or data tasks."""
     num_workers: int | None = None
-    """Workers of training or of the pool that must find room. Default: as their commands take them."""
+    """Number of workers that must fit on the cluster. Default: as the command chooses it."""
     quick: bool = False
-    """Leave out the all-reduce unless it goes between GPUs: what a job has time for before it starts."""
+    """Skip the all-reduce unless it runs between GPUs."""
     timeout_s: float = 60.0
-    """How long one look may take on a node; the all-reduce may take three times as long."""
+    """Timeout of each check on a node. The all-reduce gets three times as long."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -38,26 +38,26 @@ class DoctorConfig(RayConfig):
 
 @flags
 class SubmitConfig:
-    """A command of pipelines/ as a Ray job, with a preflight before it. Everything after the command's name is the
-    command's; flags of submit.py itself come before it."""
+    """Runs a command of pipelines/ as a Ray job, after a preflight. Flags of submit.py come before the command's name;
+    everything after it belongs to the command."""
 
     command: Annotated[
         tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="COMMAND [ITS FLAGS]", help_behavior_hint="")
     ]
-    """The command with its flags, as without submit.py: train diode --samples s3://bucket/store ..."""
+    """Command with its flags, as without submit.py: train diode --samples s3://bucket/store ..."""
     address: str | None = None
-    """The cluster's job server. Default: RAY_API_SERVER_ADDRESS, else RAY_ADDRESS, else http://127.0.0.1:8265."""
+    """URL of the cluster's job server. Default: RAY_API_SERVER_ADDRESS, else RAY_ADDRESS, else http://127.0.0.1:8265."""
     env: tuple[str, ...] = ()
-    """Environment variables to hand to the job besides MLFLOW_TRACKING_URI: AWS_PROFILE, say. Only those named here
-    go; whoever may ask the cluster for the job can read them."""
+    """Names of environment variables to pass to the job besides MLFLOW_TRACKING_URI, such as AWS_PROFILE. Anyone who
+    can query the job can read them."""
     again: bool = False
-    """Run a training anew whose result stands. Without it the result is printed again."""
+    """Run a training again that has already finished. Without it, its result is printed."""
     wait: bool = True
-    """Follow the job's log to its end. With --no-wait, only submit it."""
+    """Follow the job's log until it ends. --no-wait only submits it."""
     python: str = "python"
-    """The interpreter's name or path on the cluster's head node."""
+    """Name or path of the Python interpreter on the head node."""
     reconnect_s: float = 300.0
-    """How long to try to reach the job server again when the connection is lost."""
+    """How long to try to reconnect to the job server."""
 
     def __post_init__(self) -> None:
         require(len(self.command) > 0, "A command is needed: submit.py train smoke --samples ... Received: none")

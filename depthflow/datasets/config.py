@@ -7,18 +7,18 @@ from depthflow.flags import Split, flags, require, require_folder, require_posit
 
 @flags
 class DownloadConfig:
-    """An official archive of DIODE, fetched and verified."""
+    """Downloads and verifies an official archive of DIODE."""
 
     split: Split
-    """val.tar.gz has 2.6 GB, train.tar.gz 81 GB."""
+    """Split to download: val.tar.gz has 2.6 GB, train.tar.gz 81 GB."""
     out: str
-    """Folder for the archive. The same command again resumes there what was cut, and finds nothing to do once whole."""
+    """Folder for the archive. Running the command again resumes the download, or does nothing if it is complete."""
     connections: int = 8
-    """Parts fetched at a time."""
+    """Number of parts to download in parallel."""
     base_url: str = "http://diode-dataset.s3.amazonaws.com"
-    """Where SPLIT.tar.gz lies: the official place, or a mirror."""
+    """URL of the folder that holds SPLIT.tar.gz. Defaults to the official one."""
     md5: str | None = None
-    """What the archive's MD5 must be. Default: the official one."""
+    """Expected MD5 of the archive. Default: the official one."""
 
     def __post_init__(self) -> None:
         require_folder(out=self.out)

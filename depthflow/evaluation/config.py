@@ -7,64 +7,66 @@ from depthflow.flags import PoolConfig, Split, flag_help, flags, require
 
 ProtocolName = Annotated[
     str,
-    flag_help(f"Names all that moves a number: mask, cap, alignment, resolution. One of: {', '.join(PROTOCOLS)}."),
+    flag_help(
+        f"Fixes everything that affects a metric: mask, cap, alignment, resolution. One of: {', '.join(PROTOCOLS)}."
+    ),
 ]
-"""Other names are refused by `find_protocol`."""
+"""`find_protocol` rejects other names."""
 
 
 @flags
 class EvaluateConfig(PoolConfig):
-    """A model's figures under a named protocol, beside the mean-depth baseline's."""
+    """Evaluates a model under a named protocol, beside the mean-depth baseline."""
 
     model: str
-    """MLflow model URI: models:/NAME@champion, models:/NAME/3, runs:/..., or a folder; or depth-anything-v2-small, or
+    """MLflow model URI: models:/NAME@champion, models:/NAME/3, runs:/..., a folder, depth-anything-v2-small or
     depth-anything:FOLDER."""
     compare: tuple[str, ...] = ()
-    """Other models, evaluated beside it and shown in the same report."""
+    """Other models to evaluate in the same pass and show in the same report."""
     samples: str
-    """The sample store; a protocol at the source's resolution refuses one that was resized."""
+    """Sample store. Protocols at the source's resolution reject a store that was resized."""
     protocol: ProtocolName = "devkit"
     """A name in `depthflow.evaluation.protocols.PROTOCOLS`."""
     split: Split = "val"
-    """The split to evaluate."""
+    """Split to evaluate."""
     out: str | None = None
-    """Folder, s3:// or gs:// URI for report.html and images.csv. Default: they go to the MLflow run alone."""
+    """Folder, s3:// or gs:// URI for report.html and images.csv. Default: only the MLflow run gets them."""
     experiment: str = "depthflow"
-    """MLflow experiment of the evaluation's run."""
+    """MLflow experiment to log the evaluation to."""
 
 
 @flags
 class PromoteConfig(PoolConfig):
-    """Champion against challenger, and the alias only if the challenger is better."""
+    """Compares challenger and champion, and moves the alias only if the challenger is better."""
 
     model_name: str = "depthflow"
     """Registered model."""
     samples: str | None = None
-    """The sample store both are evaluated on; needed unless --rollback."""
+    """Sample store to evaluate both on. Required unless --rollback or --history."""
     protocol: ProtocolName = "devkit"
     """A name in `depthflow.evaluation.protocols.PROTOCOLS`."""
     split: Split = "val"
-    """Split of the comparison."""
+    """Split to compare on."""
     margin: float = 0.01
-    """Share by which the challenger's abs_rel must be lower than the champion's."""
+    """Fraction by which the challenger's abs_rel must be lower than the champion's."""
     tolerance: float = 0.05
-    """Share by which its abs_rel may be higher on one scene type."""
+    """Fraction by which its abs_rel may be higher on one scene type."""
     confidence: float = 0.95
-    """With which its abs_rel must be lower at all, by a paired bootstrap over images: luck promotes nothing."""
+    """Confidence that its abs_rel is lower at all, by a paired bootstrap over images."""
     max_latency_ratio: float = 2.0
-    """How many times as long as the champion the challenger may take for an image."""
+    """Largest ratio of the challenger's time per image to the champion's."""
     dry_run: bool = False
-    """Decide and print; move and record nothing."""
+    """Decide and print, without moving the alias or recording the decision."""
     force: bool = False
-    """Promote whatever the figures say; needs --reason."""
+    """Promote whatever the metrics say. Requires --reason."""
     rollback: bool = False
-    """Give the alias back to the champion before this one."""
+    """Move the alias back to the previous champion."""
     history: bool = False
-    """Only print every decision so far: who, when, what and why."""
+    """Print every decision so far and exit: who, when, what and why."""
     reason: str = ""
-    """Why, for the record."""
+    """Reason to record."""
     experiment: str = "depthflow-promotions"
-    """MLflow experiment that holds the decisions, one run each."""
+    """MLflow experiment that holds the decisions, one run per decision."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

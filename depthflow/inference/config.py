@@ -14,34 +14,35 @@ else:
 
 @flags
 class PredictConfig(PoolConfig):
-    """Depth for photographs of any size."""
+    """Predicts depth for images of any size."""
 
     model: str
-    """MLflow model URI: models:/NAME@champion, models:/NAME/3, runs:/..., or a folder; or depth-anything-v2-small, or
+    """MLflow model URI: models:/NAME@champion, models:/NAME/3, runs:/..., a folder, depth-anything-v2-small or
     depth-anything:FOLDER."""
     compare: tuple[str, ...] = ()
-    """Other models: NAME.compare.png shows what they make of each photograph beside this one; their maps go to folders
-    of their own in --out."""
+    """Other models. NAME.compare.png shows their predictions beside this model's; their files go to a folder per model
+    in --out."""
     images: tuple[str, ...]
-    """Photographs, folders of them, patterns such as 'photos/**/*.jpg', s3:// or gs:// URIs of any of these (.jpg .jpeg
+    """Images, folders of images, patterns such as 'photos/**/*.jpg', s3:// or gs:// URIs of any of these (.jpg .jpeg
     .png .webp .bmp .tif .tiff)."""
     out: str
-    """Folder, s3:// or gs:// URI for the files and NAME.depth.json, which says what they were made of; a photograph
-    that has them all, of the same model, is not predicted again."""
+    """Folder, s3:// or gs:// URI for the files and NAME.depth.json, which records how they were made. An image that has
+    all of its files from the same model is skipped."""
     files: Annotated[
-        tuple[FormatName, ...], explained("What to write of each.", {name: one.help for name, one in NAMED.items()})
+        tuple[FormatName, ...],
+        explained("Files to write for each image.", {name: one.help for name, one in NAMED.items()}),
     ] = ("npy", "png", "panel")
     """Names in `depthflow.inference.formats.FORMATS`."""
     point_cloud: bool = False
-    """Write NAME.ply as well: a coloured point a pixel, metres; needs --fx and --fy, or --fov-deg."""
+    """Also write NAME.ply, one coloured point per pixel, in metres. Requires --fx and --fy, or --fov-deg."""
     fx: float | None = None
-    """Horizontal focal length, pixels of the photograph."""
+    """Horizontal focal length in pixels of the image."""
     fy: float | None = None
-    """Vertical focal length, pixels of the photograph."""
+    """Vertical focal length in pixels of the image."""
     fov_deg: float | None = None
-    """Horizontal field of view instead of --fx and --fy."""
+    """Horizontal field of view in degrees, instead of --fx and --fy."""
     tile_px: int | None = None
-    """Add detail from overlapping tiles of this size to photographs with a longer side. Default: no tiles."""
+    """Add detail from overlapping tiles of this size to images with a longer side. Default: no tiles."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -5,20 +5,20 @@ from depthflow.flags import flags, require, require_folder
 
 @flags
 class SynthesizeConfig:
-    """A mini-DIODE: ray-cast rooms and streets with exact depth, in DIODE's layout."""
+    """Writes a mini-DIODE: ray-cast rooms and streets with exact depth, in DIODE's layout."""
 
     out: str
-    """Folder to write; it must not exist or be empty."""
+    """Folder to write. It must be empty or not exist."""
     scans: int = 8
-    """Scans, alternately indoors and outdoor."""
+    """Number of scans, alternately indoors and outdoor."""
     samples_per_scan: int = 24
-    """Views a scan."""
+    """Number of views per scan."""
     height: int = 192
     """Image height in pixels."""
     width: int = 256
     """Image width in pixels."""
     seed: int = 0
-    """Same arguments, same bytes."""
+    """Random seed. The same flags give the same bytes."""
 
     def __post_init__(self) -> None:
         require_folder(out=self.out)

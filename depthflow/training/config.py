@@ -7,40 +7,40 @@ from depthflow.flags import RayConfig, flags, require, require_folder, require_p
 
 @flags
 class TrainJob(RayConfig):
-    """Where a recipe is trained and what becomes of it."""
+    """Where a recipe is trained and what happens to the result."""
 
     samples: str
-    """The sample store, with the splits train and val."""
+    """Sample store with a train and a val split."""
     storage: str
-    """Folder for checkpoints, on a disk that all nodes share; or s3:// or gs:// URI."""
+    """Folder for checkpoints on a disk that all nodes share, or an s3:// or gs:// URI."""
     num_workers: int | None = None
-    """Data-parallel workers. Default: one a GPU; two CPU workers where there is none."""
+    """Number of data-parallel workers. Default: one per GPU, or two CPU workers without GPUs."""
     model_name: str = "depthflow"
-    """Registered model whose new version, alias challenger, the best checkpoint becomes."""
+    """Registered model that the best checkpoint becomes a new version of, with the alias challenger."""
     experiment: str = "depthflow"
     """MLflow experiment of the run."""
     resume: bool = False
-    """Go on with the last unfinished job of this recipe and these samples in --storage, in its MLflow run."""
+    """Resume the last unfinished job of this recipe and these samples in --storage, in its MLflow run."""
     keep_checkpoints: int = 2
-    """Checkpoints kept: so many best by val/abs_rel, and the latest."""
+    """Number of best checkpoints to keep, by val/abs_rel. The latest is always kept."""
     checkpoint_every_steps: int | None = None
-    """A checkpoint after so many steps, besides the one after each epoch. Default: none in the middle of an epoch."""
+    """Also write a checkpoint every N steps. Default: only after each epoch."""
     max_failures: int = 2
-    """Times a lost worker is made good from the latest checkpoint before the run is given up; preempted nodes do not
+    """How many times lost workers are restarted from the latest checkpoint before the run fails. Preempted nodes do not
     count."""
     step_timeout_s: float = 600.0
-    """A worker that takes longer for one step, the first with its compilation included, ends itself and is made good:
-    a hung collective is no silent stall."""
+    """Restart a worker whose step takes longer than this, compilation of the first step included, so that a hung
+    collective does not stall the run."""
     drain_poll_s: float = 5.0
-    """How often to look for a node that is being drained; while one is, each look writes a checkpoint."""
+    """How often to check for nodes that are being drained. Each check that finds one writes a checkpoint."""
     mlflow_wait_s: float = 60.0
-    """How long to wait, when training is done, for an MLflow server that does not answer."""
+    """How long to wait for an unresponsive MLflow server after training."""
     cache_gib: float = 2.0
-    """GiB of memory a worker for decoded training samples. Those that lie uncompressed on a disk are mapped: they need
-    none."""
+    """Memory per worker for decoded training samples, in GiB. Samples that lie uncompressed on a local disk are mapped
+    and need none."""
     cache_dir: str | None = None
-    """Folder on each node's own disk that the shards are copied to first, and found by later runs: for stores on s3://
-    or gs:// and slow shared disks. Default: shards are read where they are."""
+    """Folder on each node's local disk that shards are copied to and that later runs reuse; for stores on s3://, gs://
+    or slow shared disks. Default: read shards in place."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -5,40 +5,40 @@ from depthflow.flags import RayConfig, Split, flags, require, require_positive
 
 @flags
 class PreprocessConfig(RayConfig):
-    """Raw triplets to a Parquet sample store."""
+    """Turns raw triplets into a Parquet sample store."""
 
     source: tuple[str, ...]
-    """Trees in DIODE's layout, a folder that holds train/ and val/ or one of these two, or their .tar.gz; each on a
-    disk, s3:// or gs://."""
+    """Trees in DIODE's layout (a folder that holds train/, val/ or both) or their .tar.gz archives, on a disk, s3:// or
+    gs://."""
     out: str
-    """Folder, s3:// or gs:// URI of the store. A second run with the same configuration resumes it; another
-    configuration is refused."""
+    """Folder, s3:// or gs:// URI of the store. A second run with the same configuration resumes it; a run with another
+    configuration fails."""
     height: int = 256
-    """Stored height in pixels: the image is area-averaged, depth and masks are point-sampled."""
+    """Stored height in pixels. Images are area-averaged; depth and masks are point-sampled."""
     width: int = 256
     """Stored width in pixels."""
     splits: tuple[Split, ...] = ("train", "val")
     """Splits to store."""
     resplit: Split | None = None
-    """Take this split of the source alone and make both splits of it, by scene (by scan where there is one scene)."""
+    """Derive both splits from this one, by scene (by scan if there is only one scene)."""
     val_fraction: float = 0.2
-    """With --resplit: the share of each scene type's samples to aim for in val."""
+    """With --resplit, target fraction of each scene type's samples in val."""
     seed: int = 0
-    """Of the dealing of samples to shards, and of --resplit."""
+    """Seed for dealing samples to shards and for --resplit."""
     shard_mib: int = 256
-    """About how many MiB of decoded planes go into a shard."""
+    """Approximate size of a shard in MiB of decoded planes."""
     edge_relative_jump: float = 0.1
-    """A depth edge is where neighbours' depths differ by more than this share of the nearer one."""
+    """Relative depth difference between neighbouring pixels above which they are a depth edge."""
     edge_radius_px: int = 2
-    """edge_mask reaches this many source pixels to each side of a depth edge."""
+    """Number of source pixels that edge_mask extends to each side of a depth edge."""
     require_complete: bool = False
-    """Refuse to start where the sources lack samples of DIODE's catalogue."""
+    """Fail before starting if the sources lack samples of DIODE's catalogue."""
     max_rejects: int | None = None
-    """End the run when more inputs than this are refused. Default: any number may be; each is listed."""
+    """Fail if more than this many inputs are rejected. Default: no limit; every reject is listed."""
     sample_timeout_s: float = 300.0
-    """End the run, naming the sample, when one takes longer than this: a disk that hangs is no silent stall."""
+    """Fail, naming the sample, if one takes longer than this, so that a hung disk does not stall the run."""
     report: bool = False
-    """Write OUT/report.html: counts against the catalogue, depth histograms, rejects, panels, the oddest samples."""
+    """Write OUT/report.html: counts against the catalogue, depth histograms, rejects, panels and outliers."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

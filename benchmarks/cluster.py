@@ -41,7 +41,7 @@ from preprocess import DIODE_SAMPLES, ray_rate
 from depthflow.cluster.session import ray_session
 from depthflow.datasets.diode import MEMBER_SUFFIXES, Triplet
 from depthflow.store.write.plan import ShardPlan, deal_to_shards, plan_samples
-from depthflow.store.write.work import Limits, Reporter, run_tasks
+from depthflow.store.write.tasks import Limits, Reporter, run_tasks
 
 SUBMIT = Path(__file__).resolve().parent.parent / "pipelines" / "submit.py"
 FIRST_WORD = "checking"

@@ -42,7 +42,7 @@ from depthflow.store.write.plan import ShardPlan, plan_samples
 from depthflow.store.write.preprocess import plan_store, preprocess, sample_layout, shard_work
 from depthflow.store.write.sources import list_source
 from depthflow.store.write.staging import Segment, plan_segments, sweep
-from depthflow.store.write.work import Limits, Reporter, keep_freed_memory, run_tasks
+from depthflow.store.write.tasks import Limits, Reporter, keep_freed_memory, run_tasks
 
 DIODE_SAMPLES = 25_458 + 771
 DIODE_ARCHIVE_BYTES = 81e9 + 2.6e9

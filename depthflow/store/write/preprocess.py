@@ -32,7 +32,7 @@ from depthflow.store.write.staging import (
     stage_segment,
     with_pieces,
 )
-from depthflow.store.write.work import Limits, Reporter, refuse_many_rejects, run_tasks
+from depthflow.store.write.tasks import Limits, Reporter, refuse_many_rejects, run_tasks
 
 Progress = Callable[[int, int], None]
 """Called with (done, in all)."""

@@ -1,4 +1,4 @@
-"""Work on Ray that is watched: Ray Data maps a function over items, and a board shows what each task is at.
+"""Watched tasks on Ray: Ray Data maps a function over items, and a board shows what each task is doing.
 
 A task that hangs cannot say so itself, so the driver looks at the board while it waits, and ends the run with the name
 of the sample that takes too long: a stall is loud, whatever its cause, a disk that is gone or a frozen process.

@@ -8,9 +8,9 @@ import pytest
 from depthflow.datasets.diode import Triplet
 from depthflow.datasets.triplet import RejectError
 from depthflow.errors import StoreError
-from depthflow.store.write import work
+from depthflow.store.write import tasks
 from depthflow.store.write.plan import PlannedSample
-from depthflow.store.write.work import Board, Report, Reporter, refuse_many_rejects, refuse_stall
+from depthflow.store.write.tasks import Board, Report, Reporter, refuse_many_rejects, refuse_stall
 
 
 def planned(sample_id):
@@ -84,7 +84,7 @@ def test_any_other_error_is_no_refusal(reporter, posted):
 
 
 def test_reports_go_on_while_a_sample_hangs(posted, monkeypatch):
-    monkeypatch.setattr(work, "REPORT_EVERY_S", 0.02)
+    monkeypatch.setattr(tasks, "REPORT_EVERY_S", 0.02)
     three = threading.Event()
 
     def post(report):
@@ -103,7 +103,7 @@ def test_reports_go_on_while_a_sample_hangs(posted, monkeypatch):
 
 
 def test_reports_end_with_the_task(posted, monkeypatch):
-    monkeypatch.setattr(work, "REPORT_EVERY_S", 0.01)
+    monkeypatch.setattr(tasks, "REPORT_EVERY_S", 0.01)
     with Reporter(posted.append, 1).reporting():
         pass
     count = len(posted)
@@ -112,7 +112,7 @@ def test_reports_end_with_the_task(posted, monkeypatch):
 
 
 def test_an_error_ends_the_reports_too(posted, monkeypatch):
-    monkeypatch.setattr(work, "REPORT_EVERY_S", 0.01)
+    monkeypatch.setattr(tasks, "REPORT_EVERY_S", 0.01)
     with pytest.raises(ValueError, match="stop"), Reporter(posted.append, 1).reporting():
         raise ValueError("stop")
     count = len(posted)

@@ -7,7 +7,7 @@ from typing import Any
 from depthflow.cluster.checks import Check
 from depthflow.cluster.config import DoctorConfig
 from depthflow.cluster.doctor import Doctor, check_plan, conclude, line
-from depthflow.cluster.scouts import cluster_nodes
+from depthflow.cluster.probes import cluster_nodes
 from depthflow.cluster.session import ray_session
 from depthflow.command import run_command
 from depthflow.placement import cluster_room
@@ -27,7 +27,7 @@ def main(config: DoctorConfig) -> dict[str, Any]:
             tell("plan", checks["plan"])
         if all(check.status != "failed" for check in checks.values()):
             doctor = Doctor(
-                config, nodes, mlflow_uri=tracking_uri(), may_grow=bool(room["addable"]), probe=probe_all_reduce
+                config, nodes, mlflow_uri=tracking_uri(), may_grow=bool(room["addable"]), all_reduce=probe_all_reduce
             )
             checks.update(doctor.examine(tell))
     return conclude(checks, nodes=len(nodes), seconds=time.monotonic() - started)

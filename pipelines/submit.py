@@ -13,12 +13,11 @@ from depthflow.cluster.config import SubmitConfig
 from depthflow.cluster.job_server import JobServer
 from depthflow.cluster.package import digest, find_files
 from depthflow.cluster.requirements import (
-    KEPT_OUTCOMES,
-    LOOKS_ITSELF,
+    RUN_ONCE,
+    WITHOUT_PREFLIGHT,
     check_submittable,
     job_environment,
     preflight_flags,
-    requirements_of,
 )
 from depthflow.cluster.submission import Decision, Job, api_server, decide, outcome
 from depthflow.command import EXIT_INTERRUPTED, parse_command, run_command
@@ -35,8 +34,7 @@ def main(config: SubmitConfig) -> dict[str, Any]:
     files = find_files(ROOT)
     server = JobServer(api_server(config.address, os.environ))
     base = job.submission_id(digest(files))
-    keeps = job.name in KEPT_OUTCOMES
-    decision = decide(base, server.statuses(), keeps_outcome=keeps, again=config.again)
+    decision = decide(base, server.statuses(), run_once=job.name in RUN_ONCE, again=config.again)
     if decision.action == "submit" and not server.submit(job, decision.submission_id, files):
         decision = Decision(action="attach", submission_id=decision.submission_id)
     said = {"submit": "submitted", "attach": "running already, attached", "report": "done before; --again runs it anew"}
@@ -66,7 +64,7 @@ def checked_job(config: SubmitConfig) -> Job:
     return Job(
         name=name,
         arguments=tuple(arguments),
-        preflight=None if name in LOOKS_ITSELF else tuple(preflight_flags(requirements_of(name, parsed))),
+        preflight=None if name in WITHOUT_PREFLIGHT else tuple(preflight_flags(name, parsed)),
         environment=job_environment(config.env, os.environ, git_commit=git_commit()),
         python=config.python,
     )

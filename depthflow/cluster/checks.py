@@ -1,4 +1,4 @@
-"""What the looks say of a cluster: each check is a pure function from what was seen to a judgement."""
+"""Judges what probes found on a cluster: each check is a pure function from the nodes' answers to a verdict."""
 
 import ipaddress
 from collections import defaultdict
@@ -6,23 +6,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from depthflow.cluster.probes import Answers, ClusterNode, NoAnswer
 from depthflow.cluster.requirements import is_local_store
-from depthflow.cluster.scouts import ClusterNode, Looks, Unseen
 
 MIN_FREE_BYTES = 2 * 2**30
-"""Less, and the first spill or checkpoint may fill the disk."""
+"""With less, the first spill or checkpoint may fill the disk."""
 LOW_FREE_BYTES = 20 * 2**30
 SPILL_LIMIT = 0.95
-"""Ray puts no objects on a disk that is fuller than this share (local_fs_capacity_threshold)."""
+"""Fraction of a used disk above which Ray stores no more objects there (local_fs_capacity_threshold)."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Check:
-    """A judgement.
+    """The verdict of a check.
 
     Attributes:
-        status: ok; warning: work can begin, but may suffer; failed: it would fail; skipped: there was nothing to look
-            at.
+        status: ok; warning: work can start, but may suffer; failed: work would fail; skipped: nothing to check.
         message: what was found, and what to do about it.
     """
 
@@ -31,158 +30,139 @@ class Check:
 
 
 def worst(checks: Sequence[Check]) -> Check:
-    """Several judgements as one: the worst status, and the messages that have it."""
+    """Combines several checks: the worst status, with the messages of all checks that have it."""
     if not checks:
-        return Check(status="skipped", message="nothing to look at")
+        return Check("skipped", "nothing to check")
     status = min(checks, key=lambda check: ("failed", "warning", "ok", "skipped").index(check.status)).status
-    return Check(status=status, message="; ".join(check.message for check in checks if check.status == status))
+    return Check(status, "; ".join(check.message for check in checks if check.status == status))
 
 
-def judge_storage(location: str, written: Looks, read: Looks) -> Check:
-    """Whether every node writes the location, and reads what the others wrote.
+def judge_storage(location: str, written: Answers, read: Answers) -> Check:
+    """Checks that every node can write to the location, and read what the others wrote.
 
     Args:
-        location: folder or URI.
-        written: anything from the nodes that wrote their file.
-        read: from each node, the names of the nodes whose file it read.
+        location: Folder or URI.
+        written: Any answer from nodes that wrote their mark.
+        read: Names of the nodes whose mark was read, from each node.
     """
-    unable = _unseen(written)
-    if unable:
-        return Check(status="failed", message=f"{location}: {unable}. Check the path, its owner and the credentials.")
-    unable = _unseen(read)
-    if unable:
-        return Check(status="failed", message=f"{location}: {unable}. Check the path, its owner and the credentials.")
+    if failures := _failures(written) or _failures(read):
+        return Check("failed", f"{location}: {failures}. Check the path, its owner and the credentials.")
     for node, seen in read.items():
-        missing = sorted(set(written) - set(seen))
-        if missing:
+        if missing := sorted(set(written) - set(seen)):
             return Check(
-                status="failed",
-                message=f"{location} is not shared: {node} does not see what {', '.join(missing)} wrote there. Take a "
-                "disk that all nodes share, s3:// or gs://.",
+                "failed",
+                f"{location} is not shared: {node} does not see what {', '.join(missing)} wrote there. Use s3://, "
+                "gs:// or a disk that all nodes share.",
             )
-    return Check(status="ok", message=f"{location}: written and read by {_nodes(len(written))}")
+    return Check("ok", f"{location}: written and read by {_nodes(len(written))}")
 
 
-def judge_presence(location: str, looks: Looks) -> Check:
-    """Whether every node finds what is to be read."""
-    unable = _unseen(looks)
-    if unable:
-        return Check(status="failed", message=f"{location}: {unable}. Check the address and the credentials.")
-    blind = sorted(node for node, there in looks.items() if not there)
-    if blind:
+def judge_presence(location: str, answers: Answers) -> Check:
+    """Checks that every node sees a location that is to be read."""
+    if failures := _failures(answers):
+        return Check("failed", f"{location}: {failures}. Check the address and the credentials.")
+    if blind := sorted(node for node, exists in answers.items() if not exists):
         return Check(
-            status="failed",
-            message=f"{location} is not there for {', '.join(blind)}. Check the name; every node must see it, on a "
-            "disk that all share, s3:// or gs://.",
+            "failed",
+            f"{location} does not exist on {', '.join(blind)}. Check the name, and use s3://, gs:// or a disk that all "
+            "nodes share.",
         )
-    return Check(status="ok", message=f"{location}: there for {_nodes(len(looks))}")
+    return Check("ok", f"{location}: found by {_nodes(len(answers))}")
 
 
-def judge_disks(looks: Looks) -> Check:
-    """Whether there is room on every node's disks.
+def judge_disks(answers: Answers) -> Check:
+    """Checks the free space of every node's disks.
 
     Args:
-        looks: from each node, (free, total) bytes by folder.
+        answers: (free, total) bytes by folder, from each node.
     """
-    unable = _unseen(looks)
-    if unable:
-        return Check(status="warning", message=unable)
+    if failures := _failures(answers):
+        return Check("warning", failures)
     found = [
         (free, free / total, f"{node} has {free / 1e9:.1f} of {total / 1e9:.1f} GB free at {folder}")
-        for node, folders in looks.items()
+        for node, folders in answers.items()
         for folder, (free, total) in folders.items()
     ]
-    full = [said for free, _, said in found if free < MIN_FREE_BYTES]
-    if full:
-        return Check(status="failed", message=f"{'; '.join(full)}. Free space there, or take another disk.")
-    low = [said for free, share, said in found if free < LOW_FREE_BYTES or share < 1 - SPILL_LIMIT]
-    if low:
-        return Check(
-            status="warning",
-            message=f"{'; '.join(low)}. Ray puts no objects on a disk that is {SPILL_LIMIT:.0%} full.",
-        )
-    return Check(status="ok", message=f"the fullest: {min(found)[2]}")
+    if full := [text for free, _, text in found if free < MIN_FREE_BYTES]:
+        return Check("failed", f"{'; '.join(full)}. Free some space, or use another disk.")
+    if low := [text for free, fraction, text in found if free < LOW_FREE_BYTES or fraction < 1 - SPILL_LIMIT]:
+        return Check("warning", f"{'; '.join(low)}. Ray stores no objects on a disk that is {SPILL_LIMIT:.0%} full.")
+    return Check("ok", f"the fullest: {min(found)[2]}")
 
 
-def judge_mlflow(uri: str, looks: Looks, *, nodes: int, may_grow: bool) -> Check:
-    """Whether MLflow can be written from every node.
+def judge_mlflow(uri: str, answers: Answers, *, nodes: int, may_grow: bool) -> Check:
+    """Checks that every node can reach MLflow.
 
     Args:
         uri: MLFLOW_TRACKING_URI.
-        looks: True from each node that had an answer; empty where the URI is a file's.
-        nodes: in the cluster.
-        may_grow: whether more may be added to it.
+        answers: True from each node that got an answer; empty if the URI is a local file.
+        nodes: Number of nodes in the cluster.
+        may_grow: Whether an autoscaler may add nodes.
     """
     if is_local_store(uri):
         if nodes > 1 or may_grow:
-            there = f"{nodes} nodes" if nodes > 1 else "an autoscaler that adds nodes"
+            cluster = f"{nodes} nodes" if nodes > 1 else "an autoscaler that adds nodes"
             return Check(
-                status="failed",
-                message=f"{uri} is a file of one machine, and this cluster has {there}. Start `mlflow server`, and set "
+                "failed",
+                f"{uri} is a file on one machine, and this cluster has {cluster}. Start `mlflow server`, and set "
                 "MLFLOW_TRACKING_URI to its http://HOST:5000.",
             )
-        return Check(status="ok", message=f"{uri}, on the only node")
-    unable = _unseen(looks)
-    if unable:
+        return Check("ok", f"{uri}, on the only node")
+    if failures := _failures(answers):
         return Check(
-            status="failed",
-            message=f"{uri}: {unable}. Start the server, open its port to the nodes, and let it answer to the name "
-            "they call it by (mlflow server --allowed-hosts HOST:PORT).",
+            "failed",
+            f"{uri}: {failures}. Start the server, open its port to the nodes, and allow the host name they use "
+            "(mlflow server --allowed-hosts HOST:PORT).",
         )
-    return Check(status="ok", message=f"{uri} answers {_nodes(len(looks))}")
+    return Check("ok", f"{uri} answers {_nodes(len(answers))}")
 
 
-def judge_versions(looks: Looks) -> Check:
-    """Whether all nodes run the same.
+def judge_versions(answers: Answers) -> Check:
+    """Checks that all nodes run the same versions.
 
     Args:
-        looks: from each node, versions by package.
+        answers: Versions by package, from each node.
     """
-    unable = _unseen(looks)
-    if unable:
-        return Check(status="failed", message=f"{unable}. Install depthflow on every node.")
+    if failures := _failures(answers):
+        return Check("failed", f"{failures}. Install depthflow on every node.")
     differing = []
-    for package in sorted({package for found in looks.values() for package in found}):
+    for package in sorted({package for found in answers.values() for package in found}):
         nodes_by_version: dict[str, list[str]] = defaultdict(list)
-        for node, found in looks.items():
+        for node, found in answers.items():
             nodes_by_version[found.get(package, "missing")].append(node)
         if len(nodes_by_version) > 1:
-            said = ", ".join(f"{version} on {' '.join(nodes)}" for version, nodes in sorted(nodes_by_version.items()))
-            differing.append(f"{package}: {said}")
+            where = ", ".join(f"{version} on {' '.join(nodes)}" for version, nodes in sorted(nodes_by_version.items()))
+            differing.append(f"{package}: {where}")
     if differing:
-        return Check(status="failed", message=f"{'; '.join(differing)}. Install requirements.lock on every node.")
-    same = next(iter(looks.values()))
-    return Check(status="ok", message=", ".join(f"{package} {version}" for package, version in same.items()))
+        return Check("failed", f"{'; '.join(differing)}. Install requirements.lock on every node.")
+    return Check("ok", ", ".join(f"{package} {version}" for package, version in next(iter(answers.values())).items()))
 
 
-def judge_proxies(nodes: Sequence[ClusterNode], looks: Looks) -> Check:
-    """Whether nodes' own connections would go by way of a proxy: gRPC, and with it TensorFlow's collectives, heed it.
+def judge_proxies(nodes: Sequence[ClusterNode], answers: Answers) -> Check:
+    """Checks that connections between nodes bypass any proxy, which gRPC and thus TensorFlow's collectives would use.
 
     Args:
-        nodes: with their addresses.
-        looks: from each node, its proxy variables.
+        nodes: Nodes with their addresses.
+        answers: Proxy variables, from each node.
     """
-    unable = _unseen(looks)
-    if unable:
-        return Check(status="warning", message=unable)
-    for name, found in looks.items():
+    if failures := _failures(answers):
+        return Check("warning", failures)
+    for name, found in answers.items():
         proxy = next((variable for variable in sorted(found) if variable != "no_proxy"), None)
-        outside = [node.address for node in nodes if not exempt(node.address, found.get("no_proxy", ""))]
-        if proxy and outside:
+        proxied = [node.address for node in nodes if not exempt(node.address, found.get("no_proxy", ""))]
+        if proxy and proxied:
             return Check(
-                status="warning",
-                message=f"{name} has {proxy}={found[proxy]}, and no_proxy leaves out {', '.join(outside[:3])}: "
-                "TensorFlow's workers would talk through the proxy and hang. Set no_proxy to the nodes' addresses "
-                "before `ray start`.",
+                "warning",
+                f"{name} has {proxy}={found[proxy]}, and no_proxy does not list {', '.join(proxied[:3])}: TensorFlow's "
+                "workers would talk through the proxy and hang. Add the nodes' addresses to no_proxy before "
+                "`ray start`.",
             )
-    return Check(status="ok", message="no proxy between nodes")
+    return Check("ok", "no proxy between nodes")
 
 
 def exempt(address: str, no_proxy: str) -> bool:
-    """Whether no_proxy names an IP address: itself, a network, an end of it, or everything."""
-    for entry in (part.strip() for part in no_proxy.split(",")):
-        if not entry:
-            continue
+    """Returns whether no_proxy covers an IP address, by the address, a suffix of it, a network, or `*`."""
+    for entry in filter(None, (part.strip() for part in no_proxy.split(","))):
         if entry == "*" or address == entry or address.endswith("." + entry.lstrip(".")):
             return True
         if "/" in entry:
@@ -194,65 +174,61 @@ def exempt(address: str, no_proxy: str) -> bool:
     return False
 
 
-def judge_gpus(nodes: Sequence[ClusterNode], looks: Looks) -> Check:
-    """Whether TensorFlow sees the GPUs that Ray gives out.
+def judge_gpus(nodes: Sequence[ClusterNode], answers: Answers) -> Check:
+    """Checks that TensorFlow sees every GPU that Ray schedules.
 
     Args:
-        nodes: those with GPUs.
-        looks: from each of them, the number that TensorFlow sees.
+        nodes: Nodes with GPUs.
+        answers: Number of GPUs that TensorFlow sees, from each of them.
     """
     if not nodes:
-        return Check(status="skipped", message="no GPU")
-    unable = _unseen(looks)
-    if unable:
-        return Check(status="failed", message=unable)
+        return Check("skipped", "no GPU")
+    if failures := _failures(answers):
+        return Check("failed", failures)
     blind = [
-        f"{node.name} has {node.gpus} for Ray, TensorFlow sees {looks[node.name]}"
+        f"{node.name} has {node.gpus} for Ray, TensorFlow sees {answers[node.name]}"
         for node in nodes
-        if looks[node.name] < node.gpus
+        if answers[node.name] < node.gpus
     ]
     if blind:
         return Check(
-            status="failed",
-            message=f"{'; '.join(blind)}. Install requirements-gpu.lock there, and the driver (nvidia-smi shows it).",
+            "failed", f"{'; '.join(blind)}. Install requirements-gpu.lock and the NVIDIA driver there (see nvidia-smi)."
         )
-    total = sum(node.gpus for node in nodes)
-    return Check(status="ok", message=f"TensorFlow sees all {total} on {_nodes(len(nodes))}")
+    return Check("ok", f"TensorFlow sees all {sum(node.gpus for node in nodes)} on {_nodes(len(nodes))}")
 
 
 def judge_all_reduce(found: Mapping[str, float] | str) -> Check:
-    """What the workers' all-reduce came to.
+    """Checks the result of an all-reduce between workers.
 
     Args:
-        found: workers, bytes_each and seconds; or why there was none.
+        found: workers, bytes_each and seconds; or the error message.
     """
     if isinstance(found, str):
         return Check(
-            status="failed",
-            message=f"{found}. Check that the nodes reach each other on all ports, and with NCCL_DEBUG=INFO what NCCL "
-            "says.",
+            "failed",
+            f"{found}. Check that the nodes reach each other on all ports, and what NCCL prints with NCCL_DEBUG=INFO.",
         )
     return Check(
-        status="ok",
-        message=f"{found['bytes_each'] / 1e6:.0f} MB between {found['workers']} workers in {found['seconds']:.3f} s, "
+        "ok",
+        f"{found['bytes_each'] / 1e6:.0f} MB between {found['workers']} workers in {found['seconds']:.3f} s, "
         f"{bus_bandwidth(**found) / 1e9:.2f} GB/s of bus bandwidth",
     )
 
 
 def bus_bandwidth(*, workers: float, bytes_each: float, seconds: float) -> float:
-    """Bytes a second that each link must carry: a ring sends 2 (n - 1) / n of the bytes, whatever n is.
+    """Returns bytes per second and link, given that a ring of n sends 2 (n - 1) / n of the bytes over each link.
 
     Source: NVIDIA, nccl-tests, doc/PERFORMANCE.md.
     """
     return 2 * (workers - 1) / workers * bytes_each / seconds
 
 
-def _unseen(looks: Looks) -> str:
-    """Why looks gave no answer, nodes with the same reason together; empty if all did."""
+def _failures(answers: Answers) -> str:
+    """Lists why probes failed, nodes with the same reason together; empty if none did."""
     nodes_by_reason: dict[str, list[str]] = defaultdict(list)
-    for node, seen in looks.items():
-        if isinstance(seen, Unseen):
-            nodes_by_reason[seen.reason].append(node)
+    for node, answer in answers.items():
+        if isinstance(answer, NoAnswer):
+            nodes_by_reason[answer.reason].append(node)
     return "; ".join(f"{', '.join(nodes)}: {reason.rstrip('.')}" for reason, nodes in nodes_by_reason.items())
 
 

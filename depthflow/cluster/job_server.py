@@ -1,4 +1,4 @@
-"""A cluster's job server, asked over HTTP; a connection that is lost is made anew."""
+"""Client of a cluster's job server, which reconnects after a lost connection."""
 
 import asyncio
 import logging
@@ -16,25 +16,23 @@ from depthflow.cluster.submission import RUNNING, Ended, Job
 from depthflow.errors import ClusterError
 
 SILENCE_S = 30.0
-"""After so long without a line the server is asked whether the job still runs."""
+"""Time without output after which to ask the server whether the job still runs."""
 RETRY_PAUSE_S = 2.0
 TAIL_PAUSE_S = 0.2
-"""Between the end of a log and the job's own."""
-
-
-_TALKATIVE = (
+"""Pause between the end of a job's log and the check whether the job has ended."""
+_VERBOSE_LOGGERS = (
     "ray.dashboard.modules.dashboard_sdk",
     "ray.dashboard.modules.job.sdk",
     "ray._private.runtime_env.packaging",
 )
-"""Loggers of Ray's that tell of every step; each sets its own level when it is imported."""
+"""Loggers of Ray that log every step; each sets its level on import."""
 
 
 class Log:
-    """What a job printed, written on as it comes and each character once, however often the log is read from its start.
+    """A job's log, which passes every character on exactly once, even if the log is read again from its start.
 
     Args:
-        write: takes text.
+        write: Called with each new piece of text.
     """
 
     def __init__(self, write: Callable[[str], object]) -> None:
@@ -44,15 +42,15 @@ class Log:
 
     @property
     def text(self) -> str:
-        """All of it."""
+        """The whole log so far."""
         return self._text
 
     def restart(self) -> None:
-        """What comes next is the log from its start."""
+        """Announces that the next piece is from the start of the log."""
         self._read = 0
 
     def feed(self, piece: str) -> None:
-        """Takes the next piece."""
+        """Adds the next piece."""
         self._read += len(piece)
         new = self._read - len(self._text)
         if new > 0:
@@ -64,31 +62,31 @@ class JobServer:
     """Submits jobs and follows them.
 
     Args:
-        address: http://HOST:PORT, or what Ray makes one of.
+        address: http://HOST:PORT, or another address that Ray resolves.
 
     Raises:
-        ClusterError: if it does not answer, refuses the token, or ray[default] is not installed.
+        ClusterError: if the server does not answer or rejects the token, or if ray[default] is not installed.
     """
 
     def __init__(self, address: str) -> None:
         self.address = address
-        os.environ["RAY_API_SERVER_ADDRESS"] = address  # Ray takes the environment's over what it is passed.
-        with self._told():
+        os.environ["RAY_API_SERVER_ADDRESS"] = address  # Ray prefers the environment to its argument.
+        with self._cluster_errors():
             from ray.job_submission import JobSubmissionClient
 
-            for name in _TALKATIVE:
+            for name in _VERBOSE_LOGGERS:
                 logging.getLogger(name).setLevel(logging.WARNING)
             self._client: Any = JobSubmissionClient(address)
 
     def statuses(self) -> dict[str, str]:
-        """Every job's status, by submission id."""
-        with self._told():
+        """Returns every job's status by submission ID."""
+        with self._cluster_errors():
             jobs = self._client.list_jobs()
         return {job.submission_id: str(job.status.value) for job in jobs if job.submission_id}
 
     def submit(self, job: Job, submission_id: str, files: Mapping[str, bytes]) -> bool:
-        """Uploads the code, unless the cluster has it, and starts the job; False if one of this id is there already."""
-        with self._told(), tempfile.TemporaryDirectory() as folder:
+        """Uploads the code, unless the cluster has it, and starts the job; returns False if the ID is taken."""
+        with self._cluster_errors(), tempfile.TemporaryDirectory() as folder:
             write_files(files, Path(folder))
             try:
                 self._client.submit_job(
@@ -104,15 +102,15 @@ class JobServer:
         return True
 
     def follow(self, submission_id: str, write: Callable[[str], object], *, reconnect_s: float) -> Ended:
-        """Writes the job's log as it grows, until the job ends.
+        """Follows the job's log until the job ends.
 
         Args:
-            submission_id: the job's.
-            write: takes what the job printed.
-            reconnect_s: how long to try again where the connection is lost.
+            submission_id: ID of the job.
+            write: Called with each piece of the log.
+            reconnect_s: How long to try to reconnect.
 
         Raises:
-            ClusterError: if it stays lost; the job goes on.
+            ClusterError: if the connection stays lost. The job keeps running.
         """
         log, lost_at = Log(write), None
         while True:
@@ -128,16 +126,16 @@ class JobServer:
             except _connection_errors() as error:
                 if "does not exist" in str(error):
                     raise ClusterError(
-                        f"The cluster at {self.address} knows no job {submission_id} any more: its head was started "
-                        "anew. The same command submits it again."
+                        f"The cluster at {self.address} no longer knows the job {submission_id}: its head was "
+                        "restarted. The same command submits it again."
                     ) from None
                 lost_at = lost_at or time.monotonic()
                 if time.monotonic() - lost_at > reconnect_s:
                     raise ClusterError(
-                        f"The connection to {self.address} is lost: {error}. The job {submission_id} goes on if the "
-                        "cluster does; the same command attaches to it."
+                        f"The connection to {self.address} is lost: {error}. The job {submission_id} keeps running if "
+                        "the cluster does; the same command attaches to it."
                     ) from None
-                print(f"connection to {self.address} lost ({error}): trying again", file=sys.stderr)
+                print(f"connection to {self.address} lost ({error}): reconnecting", file=sys.stderr)
             time.sleep(RETRY_PAUSE_S)
 
     def _info(self, submission_id: str) -> Any:
@@ -154,7 +152,7 @@ class JobServer:
         )
 
     async def _tail(self, submission_id: str, log: Log) -> None:
-        """Feeds the log until the server closes it, or the job ends in silence."""
+        """Feeds the log until the server closes it, or until the job ends without the server closing it."""
         log.restart()
         pieces = aiter(self._client.tail_job_logs(submission_id))
         while True:
@@ -170,33 +168,33 @@ class JobServer:
             log.feed(text)
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
-        """Tells what the server refuses as a message to the user."""
+    def _cluster_errors(self) -> Iterator[None]:
+        """Turns errors of the connection and of Ray's client into a ClusterError with advice."""
         from ray.exceptions import AuthenticationError
 
         try:
             yield
         except AuthenticationError as error:
             raise ClusterError(
-                f"The cluster at {self.address} refused the token: {str(error).splitlines()[0]}. Set "
-                "RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the cluster's own token."
+                f"The cluster at {self.address} rejected the token: {str(error).splitlines()[0]}. Set "
+                "RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the cluster's token."
             ) from None
-        except OSError as error:  # Those of requests, too.
+        except OSError as error:  # Including the errors of requests.
             raise ClusterError(
                 f"No job server answers at {self.address}: {str(error).rstrip('.')}. Start one with `ray start "
-                "--head`, or pass the address of the cluster's, with --address http://HOST:8265."
+                "--head`, or pass the address of the cluster with --address http://HOST:8265."
             ) from None
         except RuntimeError as error:
             missing = "ray[default]" in str(error)
             raise ClusterError(
-                "Jobs need another package: pip install 'depthflow[cluster]'."
+                "Jobs need ray[default]: pip install 'depthflow[cluster]'."
                 if missing
-                else f"The job server at {self.address} refused: {error}"
+                else f"The job server at {self.address} reports: {error}"
             ) from None
 
 
 def _connection_errors() -> tuple[type[Exception], ...]:
-    """What Ray's client raises where the server is away: of requests (OSErrors), of aiohttp, and its own."""
+    """Returns what Ray's client raises if the server is away: errors of requests (OSError), of aiohttp, and its own."""
     import aiohttp
 
     return (OSError, aiohttp.ClientError, TimeoutError, RuntimeError)

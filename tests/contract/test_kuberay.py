@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from depthflow.cluster.requirements import preflight_flags, requirements_of
+from depthflow.cluster.requirements import preflight_flags
 from depthflow.command import parse_command
 from depthflow.placement import LIMITS_VARIABLE, ROLE_LABEL
 
@@ -197,5 +197,5 @@ def test_preflight_is_that_of_submit_for_the_same_command(manifests, job):
     _, preflight, command = manifests["RayJob", job]["spec"]["entrypoint"].split(" && ")
     _, _, script, *arguments = shlex.split(command)
     parsed = parse_command(ROOT / script, arguments)
-    wanted = preflight_flags(requirements_of(Path(script).stem, parsed))
+    wanted = preflight_flags(Path(script).stem, parsed)
     assert shlex.split(preflight) == ["python", "pipelines/doctor.py", *wanted]

@@ -136,7 +136,7 @@ def test_a_preflight_that_fails_ends_the_job(submit, tmp_path):
 def test_without_the_token_it_is_refused(submit, tmp_path, env, words):
     code, result, _ = submit("synthesize", "--out", tmp_path / "mini", **env)
     assert code == 1
-    assert "refused the token" in result["error"] and words in result["error"] and "RAY_AUTH_TOKEN" in result["error"]
+    assert "rejected the token" in result["error"] and words in result["error"] and "RAY_AUTH_TOKEN" in result["error"]
 
 
 @pytest.mark.parametrize(

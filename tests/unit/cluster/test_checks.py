@@ -1,4 +1,4 @@
-"""What the looks say of a cluster: every judgement by hand-made looks."""
+"""Every check on hand-written answers."""
 
 import pytest
 
@@ -18,18 +18,18 @@ from depthflow.cluster.checks import (
 )
 from depthflow.cluster.config import DoctorConfig
 from depthflow.cluster.doctor import Doctor, conclude, line
-from depthflow.cluster.scouts import ClusterNode, Unseen, named_nodes
+from depthflow.cluster.probes import ClusterNode, NoAnswer
 from depthflow.errors import ClusterError, TrainingError
 
 GB = 10**9
-LATE = Unseen(reason="no answer within 60 s")
+TIMEOUT = NoAnswer("no answer within 60 s")
 
 
 def node(name: str, gpus: int = 0) -> ClusterNode:
     return ClusterNode(name=name, node_id=name * 4, address=name, cpus=1, gpus=gpus)
 
 
-def said(check: Check, status: str, *words: str) -> None:
+def assert_check(check: Check, status: str, *words: str) -> None:
     assert check.status == status, check
     for word in words:
         assert word in check.message
@@ -38,41 +38,41 @@ def said(check: Check, status: str, *words: str) -> None:
 # --- storage ---
 
 
-def test_storage_that_all_write_and_read():
-    looks = {"a": ["a", "b"], "b": ["b", "a"]}
-    said(judge_storage("/shared", {"a": False, "b": False}, looks), "ok", "/shared", "all 2 nodes")
+def test_storage_that_every_node_writes_and_reads():
+    answers = {"a": ["a", "b"], "b": ["b", "a"]}
+    assert_check(judge_storage("/shared", {"a": False, "b": False}, answers), "ok", "/shared", "all 2 nodes")
 
 
-def test_storage_of_one_node_each_is_not_shared():
-    looks = {"a": ["a", "b"], "b": ["b"]}
-    found = judge_storage("/data", {"a": True, "b": True}, looks)
-    said(found, "failed", "/data is not shared: b does not see what a wrote", "s3://")
+def test_storage_that_is_not_shared():
+    answers = {"a": ["a", "b"], "b": ["b"]}
+    found = judge_storage("/data", {"a": True, "b": True}, answers)
+    assert_check(found, "failed", "/data is not shared: b does not see what a wrote", "s3://")
 
 
 def test_storage_that_a_node_cannot_write():
-    written = {"a": False, "b": Unseen(reason="PermissionError: /shared"), "c": LATE}
+    written = {"a": False, "b": NoAnswer("PermissionError: /shared"), "c": TIMEOUT}
     found = judge_storage("/shared", written, {"a": ["a"], "b": [], "c": []})
-    said(found, "failed", "b: PermissionError: /shared", "c: no answer within 60 s")
+    assert_check(found, "failed", "b: PermissionError: /shared", "c: no answer within 60 s")
 
 
 def test_storage_that_a_node_cannot_read():
-    said(
-        judge_storage("s3://b", {"a": False, "b": False}, {"a": ["a", "b"], "b": LATE}),
+    assert_check(
+        judge_storage("s3://b", {"a": False, "b": False}, {"a": ["a", "b"], "b": TIMEOUT}),
         "failed",
         "s3://b: b: no answer",
     )
 
 
 @pytest.mark.parametrize(
-    ("looks", "status", "word"),
+    ("answers", "status", "word"),
     [
         ({"a": True, "b": True}, "ok", "all 2 nodes"),
-        ({"a": True, "b": False}, "failed", "not there for b"),
-        ({"a": LATE, "b": True}, "failed", "a: no answer"),
+        ({"a": True, "b": False}, "failed", "does not exist on b"),
+        ({"a": TIMEOUT, "b": True}, "failed", "a: no answer"),
     ],
 )
-def test_presence(looks, status, word):
-    said(judge_presence("/samples", looks), status, "/samples", word)
+def test_presence(answers, status, word):
+    assert_check(judge_presence("/samples", answers), status, "/samples", word)
 
 
 # --- disk ---
@@ -88,12 +88,12 @@ def test_presence(looks, status, word):
     ],
 )
 def test_disk(free, total, status, word):
-    said(judge_disks({"a": {"/tmp": (free, total)}, "b": {"/tmp": (500 * GB, 1000 * GB)}}), status, word)
+    assert_check(judge_disks({"a": {"/tmp": (free, total)}, "b": {"/tmp": (500 * GB, 1000 * GB)}}), status, word)
 
 
-def test_the_full_disk_is_named_and_not_the_low_one():
+def test_only_the_full_disk_is_named():
     found = judge_disks({"a": {"/tmp": (10 * GB, 20 * GB)}, "b": {"/data": (0, 20 * GB)}})
-    said(found, "failed", "b has 0.0 of 20.0 GB free at /data")
+    assert_check(found, "failed", "b has 0.0 of 20.0 GB free at /data")
     assert "/tmp" not in found.message
 
 
@@ -101,16 +101,16 @@ def test_the_full_disk_is_named_and_not_the_low_one():
 
 
 @pytest.mark.parametrize("uri", ["sqlite:////m/mlflow.db", "file:///m", "/m", "./m"])
-def test_a_file_is_for_one_node_alone(uri):
-    said(judge_mlflow(uri, {}, nodes=1, may_grow=False), "ok", "only node")
-    said(judge_mlflow(uri, {}, nodes=2, may_grow=False), "failed", uri, "2 nodes", "mlflow server")
-    said(judge_mlflow(uri, {}, nodes=1, may_grow=True), "failed", "autoscaler")
+def test_an_mlflow_file_is_accepted_on_one_node_only(uri):
+    assert_check(judge_mlflow(uri, {}, nodes=1, may_grow=False), "ok", "only node")
+    assert_check(judge_mlflow(uri, {}, nodes=2, may_grow=False), "failed", uri, "2 nodes", "mlflow server")
+    assert_check(judge_mlflow(uri, {}, nodes=1, may_grow=True), "failed", "autoscaler")
 
 
-def test_a_server_must_answer_every_node():
-    said(judge_mlflow("http://m:5000", {"a": True, "b": True}, nodes=2, may_grow=True), "ok", "all 2 nodes")
-    found = judge_mlflow("http://m:5000", {"a": True, "b": Unseen(reason="refused")}, nodes=2, may_grow=False)
-    said(found, "failed", "b: refused", "--allowed-hosts")
+def test_an_mlflow_server_must_answer_every_node():
+    assert_check(judge_mlflow("http://m:5000", {"a": True, "b": True}, nodes=2, may_grow=True), "ok", "all 2 nodes")
+    found = judge_mlflow("http://m:5000", {"a": True, "b": NoAnswer("refused")}, nodes=2, may_grow=False)
+    assert_check(found, "failed", "b: refused", "--allowed-hosts")
 
 
 # --- versions ---
@@ -118,12 +118,12 @@ def test_a_server_must_answer_every_node():
 
 def test_versions():
     same = {"python": "3.11.7", "ray": "2.60.0"}
-    said(judge_versions({"a": same, "b": dict(same)}), "ok", "python 3.11.7, ray 2.60.0")
+    assert_check(judge_versions({"a": same, "b": dict(same)}), "ok", "python 3.11.7, ray 2.60.0")
     found = judge_versions({"a": same, "b": {**same, "ray": "2.61.0"}, "c": same})
-    said(found, "failed", "ray: 2.60.0 on a c, 2.61.0 on b", "requirements.lock")
+    assert_check(found, "failed", "ray: 2.60.0 on a c, 2.61.0 on b", "requirements.lock")
     assert "python" not in found.message
-    said(judge_versions({"a": same, "b": {"python": "3.11.7"}}), "failed", "missing on b")
-    said(judge_versions({"a": same, "b": Unseen(reason="No module named 'depthflow'")}), "failed", "No module named")
+    assert_check(judge_versions({"a": same, "b": {"python": "3.11.7"}}), "failed", "missing on b")
+    assert_check(judge_versions({"a": same, "b": NoAnswer("No module named 'depthflow'")}), "failed", "No module named")
 
 
 # --- proxies ---
@@ -143,7 +143,7 @@ def test_versions():
 def test_proxies(found, status):
     nodes = [node("10.0.0.1"), node("10.0.0.2")]
     words = ["10.0.0.2", "http://p:3128", "no_proxy"] if status == "warning" else []
-    said(judge_proxies(nodes, {"10.0.0.1": {}, "10.0.0.2": found}), status, *words)
+    assert_check(judge_proxies(nodes, {"10.0.0.1": {}, "10.0.0.2": found}), status, *words)
 
 
 @pytest.mark.parametrize(
@@ -166,15 +166,17 @@ def test_exempt(no_proxy, expected):
     assert exempt("10.1.2.3", no_proxy) == expected
 
 
-# --- GPUs, and between them ---
+# --- GPUs and the all-reduce ---
 
 
 def test_gpus():
     nodes = [node("a", 4), node("b", 2)]
-    said(judge_gpus([], {}), "skipped", "no GPU")
-    said(judge_gpus(nodes, {"a": 4, "b": 3}), "ok", "all 6")
-    said(judge_gpus(nodes, {"a": 4, "b": 0}), "failed", "b has 2 for Ray, TensorFlow sees 0", "requirements-gpu.lock")
-    said(judge_gpus(nodes, {"a": 4, "b": LATE}), "failed", "b: no answer")
+    assert_check(judge_gpus([], {}), "skipped", "no GPU")
+    assert_check(judge_gpus(nodes, {"a": 4, "b": 3}), "ok", "all 6")
+    assert_check(
+        judge_gpus(nodes, {"a": 4, "b": 0}), "failed", "b has 2 for Ray, TensorFlow sees 0", "requirements-gpu.lock"
+    )
+    assert_check(judge_gpus(nodes, {"a": 4, "b": TIMEOUT}), "failed", "b: no answer")
 
 
 def test_bus_bandwidth():
@@ -184,15 +186,15 @@ def test_bus_bandwidth():
 
 def test_all_reduce():
     found = judge_all_reduce({"workers": 2, "bytes_each": 64_000_000, "seconds": 0.5})
-    said(found, "ok", "64 MB between 2 workers in 0.500 s", "0.13 GB/s")
-    said(judge_all_reduce("It did not end within 180 s"), "failed", "within 180 s", "NCCL_DEBUG=INFO")
+    assert_check(found, "ok", "64 MB between 2 workers in 0.500 s", "0.13 GB/s")
+    assert_check(judge_all_reduce("It did not end within 180 s"), "failed", "within 180 s", "NCCL_DEBUG=INFO")
 
 
-# --- all of them ---
+# --- the whole examination ---
 
 
 def test_worst():
-    ok, warning, failed = (Check(status=status, message=status) for status in ("ok", "warning", "failed"))
+    ok, warning, failed = (Check(status, status) for status in ("ok", "warning", "failed"))
     assert worst([ok, warning, ok]) == warning
     assert worst([failed, warning, failed]) == Check(status="failed", message="failed; failed")
     assert worst([]).status == "skipped"
@@ -214,21 +216,9 @@ def test_conclude():
     assert caught.value.details["checks"]["mlflow"]["status"] == "failed"
 
 
-def test_the_table_has_columns():
+def test_the_table_is_aligned():
     rows = [line("all-reduce", Check(status="skipped", message="M")), line("disk", Check(status="ok", message="M"))]
     assert [row.index("M") for row in rows] == [21, 21]
-
-
-def test_nodes_have_names_of_their_own():
-    nodes = [
-        {"NodeID": "aaaaaaaa", "NodeManagerAddress": "10.0.0.1", "Resources": {"GPU": 2.0}},
-        {"NodeID": "bbbbbbbb", "NodeManagerAddress": "10.0.0.2", "Resources": {}},
-        {"NodeID": "cccccccc", "NodeManagerAddress": "10.0.0.1", "Resources": {"CPU": 1}},
-    ]
-    found = named_nodes(nodes)
-    assert [n.name for n in found] == ["10.0.0.1/aaaaaa", "10.0.0.2", "10.0.0.1/cccccc"]
-    assert [n.gpus for n in found] == [2, 0, 0]
-    assert [n.cpus for n in found] == [0, 0, 1]
 
 
 @pytest.mark.parametrize(
@@ -240,23 +230,23 @@ def test_nodes_have_names_of_their_own():
         ([node("a", 2), node("b", 2)], False, (), "--storage"),
     ],
 )
-def test_an_all_reduce_that_would_say_nothing_is_left_out(nodes, quick, storage, reason):
+def test_a_pointless_all_reduce_is_skipped(nodes, quick, storage, reason):
     def never(**_):
-        raise AssertionError("it was tried")
+        raise AssertionError("the all-reduce ran")
 
     config = DoctorConfig(checks=("all-reduce",), quick=quick, storage=storage)
-    doctor = Doctor(config, nodes, mlflow_uri="sqlite:///m", may_grow=False, probe=never)
-    said(doctor.reduced(), "skipped", reason)
+    doctor = Doctor(config, nodes, mlflow_uri="sqlite:///m", may_grow=False, all_reduce=never)
+    assert_check(doctor.all_reduce(), "skipped", reason)
 
 
-def test_the_all_reduce_goes_between_all_gpus():
+def test_the_all_reduce_uses_all_gpus():
     asked = {}
 
-    def probe(**arguments):
+    def time_out(**arguments):
         asked.update(arguments)
         raise TrainingError("It did not end within 180 s")
 
     config = DoctorConfig(checks=("all-reduce",), quick=True, storage=("s3://b/runs",))
-    doctor = Doctor(config, [node("a", 2), node("b", 2)], mlflow_uri="sqlite:///m", may_grow=False, probe=probe)
-    said(doctor.reduced(), "failed", "did not end within 180 s")
+    doctor = Doctor(config, [node("a", 2), node("b", 2)], mlflow_uri="sqlite:///m", may_grow=False, all_reduce=time_out)
+    assert_check(doctor.all_reduce(), "failed", "did not end within 180 s")
     assert asked == {"num_workers": 4, "use_gpu": True, "storage": "s3://b/runs", "timeout_s": 180.0}

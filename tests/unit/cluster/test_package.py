@@ -1,4 +1,4 @@
-"""What a job takes along: code, and nothing else of the folder, however large it is."""
+"""The upload contains the code and nothing else of the checkout."""
 
 import tomllib
 from pathlib import Path
@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 @pytest.fixture
 def checkout(tmp_path):
-    """A small one, with much beside the code."""
+    """A small checkout with large files next to the code."""
     for name in ("pipelines/train.py", "depthflow/a.py", "depthflow/datasets/b.py", "depthflow/datasets/catalog.csv"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(name)
@@ -30,7 +30,7 @@ def checkout(tmp_path):
     return tmp_path
 
 
-def test_only_what_is_allowed_goes(checkout):
+def test_only_code_is_uploaded(checkout):
     files = find_files(checkout)
     assert sorted(files) == [
         "depthflow/a.py",
@@ -46,26 +46,26 @@ def test_a_link_is_not_followed(checkout):
     assert "depthflow/secret.py" not in find_files(checkout)
 
 
-def test_too_large_a_package_names_its_largest_files(checkout):
+def test_the_largest_files_of_an_oversized_package_are_named(checkout):
     (checkout / "depthflow" / "table.py").write_bytes(b"#" * 1_500_000)
     (checkout / "pipelines" / "table.py").write_bytes(b"#" * 700_000)
     with pytest.raises(ClusterError, match=r"2\.20 MB.*depthflow/table\.py \(1\.50 MB\), pipelines/table\.py \(0\.70"):
         find_files(checkout)
 
 
-def test_the_limit_itself_passes():
+def test_a_package_of_exactly_the_limit_passes():
     check_size({"a": MAX_BYTES})
     with pytest.raises(ClusterError):
         check_size({"a": MAX_BYTES, "b": 1})
 
 
-def test_a_folder_without_pipelines_is_no_checkout(tmp_path):
-    with pytest.raises(ClusterError, match=r"holds no pipelines/\. Run submit\.py from a checkout"):
+def test_a_folder_without_pipelines_is_rejected(tmp_path):
+    with pytest.raises(ClusterError, match=r"contains no pipelines/\. Run submit\.py from a checkout"):
         find_files(tmp_path)
 
 
-def test_this_checkout_goes_whole():
-    """Every module, and every data file that a wheel has, too."""
+def test_every_module_of_this_checkout_is_uploaded():
+    """Also every data file of the wheel."""
     files = find_files(ROOT)
     data = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["depthflow"]
     assert {f"depthflow/{name}" for name in data} <= set(files)
@@ -79,7 +79,7 @@ def test_digest_changes_with_names_and_contents():
     assert len({digest(files) for files in different}) == len(different)
 
 
-def test_files_are_laid_out_as_they_were(checkout, tmp_path_factory):
+def test_written_files_are_found_again(checkout, tmp_path_factory):
     files = find_files(checkout)
     folder = tmp_path_factory.mktemp("job")
     write_files(files, folder)

@@ -1,4 +1,4 @@
-"""What a command needs of a cluster, and what can be refused before anything is uploaded."""
+"""What a command needs from a cluster, and what is rejected before anything is uploaded."""
 
 from pathlib import Path
 
@@ -6,13 +6,11 @@ import pytest
 
 from depthflow.cluster.config import DoctorConfig
 from depthflow.cluster.requirements import (
-    Requirements,
     before_wildcard,
     check_submittable,
     is_local_store,
     job_environment,
     preflight_flags,
-    requirements_of,
 )
 from depthflow.command import parse_command
 from depthflow.errors import ClusterError
@@ -37,36 +35,31 @@ def parsed(name: str, line: str | None = None) -> dict:
     ("name", "expected"),
     [
         ("train", {"writes": ("/shared/runs",), "reads": ("s3://b/store",), "work": "training", "num_workers": 8}),
-        ("preprocess", {"writes": ("s3://b/store",), "reads": ("/shared/val.tar.gz", "s3://b/train.tar.gz")}),
+        (
+            "preprocess",
+            {"writes": ("s3://b/store",), "reads": ("/shared/val.tar.gz", "s3://b/train.tar.gz"), "work": "data"},
+        ),
         ("evaluate", {"reads": ("/shared/store",), "work": "pool"}),
         ("predict", {"writes": ("/shared/depth",), "reads": ("/photos", "/one.png"), "work": "pool", "num_workers": 2}),
         ("promote", {"reads": ("s3://b/store",), "work": "pool"}),
         ("synthesize", {"writes": ("/shared/mini",)}),
     ],
 )
-def test_requirements_follow_from_the_flags(name, expected):
-    uses_mlflow = name in ("train", "evaluate", "promote", "predict")
-    expected = {**expected, **({"work": "data"} if name == "preprocess" else {})}
-    assert requirements_of(name, parsed(name)) == Requirements(**expected, uses_mlflow=uses_mlflow)
-
-
-@pytest.mark.parametrize("name", sorted(COMMANDS))
-def test_preflight_flags_are_doctors(name):
-    """Read back by doctor.py's own parser."""
-    requirements = requirements_of(name, parsed(name))
-    config = parse_command(ROOT / "pipelines" / "doctor.py", preflight_flags(requirements))["config"]
+def test_the_preflight_checks_what_the_flags_need(name, expected):
+    """doctor.py's own parser reads the flags."""
+    config = parse_command(ROOT / "pipelines" / "doctor.py", preflight_flags(name, parsed(name)))["config"]
     assert isinstance(config, DoctorConfig)
     assert config.quick
-    assert (config.storage, config.samples) == (requirements.writes, requirements.reads)
-    assert config.num_workers == requirements.num_workers
-    assert config.work == (requirements.work or "training")
-    assert ("mlflow" in config.checks) == requirements.uses_mlflow
+    assert (config.storage, config.samples) == (expected.get("writes", ()), expected.get("reads", ()))
+    assert config.num_workers == expected.get("num_workers")
+    assert config.work == expected.get("work", "training")
+    assert ("mlflow" in config.checks) == (name in ("train", "evaluate", "promote", "predict"))
     assert ("gpus" in config.checks) == ("all-reduce" in config.checks) == (name == "train")
     assert (config.checks[0] == "plan") == (name != "synthesize")
 
 
 @pytest.mark.parametrize("name", sorted(COMMANDS))
-def test_what_can_work_is_submitted(name):
+def test_a_command_with_shared_locations_is_submitted(name):
     check_submittable(name, parsed(name), MLFLOW)
 
 
@@ -83,45 +76,45 @@ def test_what_can_work_is_submitted(name):
         ("predict", "--model models:/m/1 --images *.jpg --out /o", r"--images is relative"),
     ],
 )
-def test_a_relative_path_is_refused(name, line, named):
+def test_a_relative_path_is_rejected(name, line, named):
     with pytest.raises(ClusterError, match=named):
         check_submittable(name, parsed(name, line), MLFLOW)
 
 
 @pytest.mark.parametrize("model", ["models:/m@champion", "runs:/1/model", "depth-anything-v2-small", "/shared/model"])
-def test_a_model_that_is_no_relative_path_passes(model):
+def test_a_model_that_is_not_a_relative_path_passes(model):
     check_submittable("evaluate", parsed("evaluate", f"--model {model} --samples /s"), MLFLOW)
 
 
 @pytest.mark.parametrize("name", ["train", "evaluate", "promote", "predict"])
-def test_mlflow_must_be_named(name):
+def test_commands_that_use_mlflow_need_its_uri(name):
     with pytest.raises(ClusterError, match=r"MLFLOW_TRACKING_URI.*Received: none"):
         check_submittable(name, parsed(name), {})
 
 
 @pytest.mark.parametrize("name", ["preprocess", "synthesize"])
-def test_who_uses_no_mlflow_needs_none(name):
+def test_other_commands_need_no_mlflow(name):
     check_submittable(name, parsed(name), {})
 
 
 @pytest.mark.parametrize("uri", ["sqlite:///mlflow.db", "mlruns", "./mlruns", "file:./mlruns"])
-def test_a_relative_mlflow_is_refused(uri):
+def test_a_relative_mlflow_uri_is_rejected(uri):
     with pytest.raises(ClusterError, match=r"MLFLOW_TRACKING_URI is relative"):
         check_submittable("train", parsed("train"), {"MLFLOW_TRACKING_URI": uri})
 
 
 @pytest.mark.parametrize("uri", ["sqlite:////shared/mlflow.db", "/mlruns", "http://h:5000", "postgresql://h/d"])
-def test_an_absolute_mlflow_is_left_to_the_preflight(uri):
+def test_an_absolute_mlflow_uri_is_left_to_the_preflight(uri):
     check_submittable("train", parsed("train"), {"MLFLOW_TRACKING_URI": uri})
     assert is_local_store(uri) == uri.startswith(("sqlite", "/"))
 
 
-def test_submit_submits_no_submit():
-    with pytest.raises(ClusterError, match="not to be run as a job"):
+def test_submit_cannot_be_submitted():
+    with pytest.raises(ClusterError, match="cannot run as a job"):
         check_submittable("submit", {}, MLFLOW)
 
 
-def test_only_named_variables_go():
+def test_only_named_variables_are_passed_on():
     environment = {**MLFLOW, "AWS_PROFILE": "p", "AWS_SECRET_ACCESS_KEY": "s", "HOME": "/home/me"}
     commit = {"DEPTHFLOW_GIT_COMMIT": "c"}
     assert job_environment([], environment, git_commit="c") == {**MLFLOW, **commit}
@@ -131,7 +124,7 @@ def test_only_named_variables_go():
         "DEPTHFLOW_LOG_FORMAT": "json",
         **commit,
     }
-    with pytest.raises(ClusterError, match=r"--env names what is not set here: A, B\."):
+    with pytest.raises(ClusterError, match=r"--env names variables that are not set: A, B\."):
         job_environment(["A", "AWS_PROFILE", "B"], environment, git_commit="c")
 
 

@@ -1,4 +1,4 @@
-"""Where commands run."""
+"""Starting and connecting to Ray."""
 
 import pytest
 import ray
@@ -8,11 +8,11 @@ from depthflow.errors import ClusterError
 
 
 @pytest.mark.parametrize("address", ["http://head:8265", "https://head"])
-def test_a_job_server_is_no_ray(monkeypatch, address):
+def test_a_job_servers_address_is_rejected(monkeypatch, address):
     monkeypatch.setenv("RAY_ADDRESS", address)
-    before = ray.is_initialized()  # Other tests of this process may share one.
+    before = ray.is_initialized()  # Other tests may share one.
     with pytest.raises(ClusterError, match=r"names a job server.*submit\.py COMMAND"), ray_session():
-        raise AssertionError("it began")
+        raise AssertionError("the session started")
     assert ray.is_initialized() == before
 
 
@@ -23,17 +23,17 @@ def test_a_job_server_is_no_ray(monkeypatch, address):
         ("No space left on device", RuntimeError, 1),
     ],
 )
-def test_a_ray_that_came_up_too_late_is_started_again(monkeypatch, message, error, attempts):
-    """Ray's start alone is played: a machine that is too slow for it cannot be had at will."""
-    began = []
+def test_a_ray_that_times_out_on_startup_is_started_again(monkeypatch, message, error, attempts):
+    """Only ray.init is faked, since a machine that is too slow for Ray is not available on demand."""
+    calls = []
 
     def too_slow(**arguments):
-        began.append(arguments)
+        calls.append(arguments)
         raise RuntimeError(message)
 
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(ray, "init", too_slow)
-    monkeypatch.setattr(ray, "shutdown", lambda: None)  # What other tests share goes on.
+    monkeypatch.setattr(ray, "shutdown", lambda: None)  # Other tests may share a running Ray.
     with pytest.raises(error), ray_session(2):
-        raise AssertionError("it began")
-    assert len(began) == attempts and all(arguments["num_cpus"] == 2 for arguments in began)
+        raise AssertionError("the session started")
+    assert len(calls) == attempts and all(arguments["num_cpus"] == 2 for arguments in calls)

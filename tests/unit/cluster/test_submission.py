@@ -1,4 +1,4 @@
-"""Which job a command is, and how its end is told."""
+"""Submission IDs, what to do with a command, and the result of its job."""
 
 import json
 import shlex
@@ -21,7 +21,7 @@ def job(**changes) -> Job:
     return Job(**{**values, **changes})
 
 
-def test_an_id_is_the_same_for_the_same():
+def test_equal_commands_have_equal_ids():
     assert job().submission_id("code") == job().submission_id("code")
     assert job().submission_id("code").startswith("depthflow-train-")
     later = {"MLFLOW_TRACKING_URI": "http://h:5000", "DEPTHFLOW_GIT_COMMIT": "a commit of the README"}
@@ -41,17 +41,17 @@ def test_an_id_is_the_same_for_the_same():
         ({}, "other code"),
     ],
 )
-def test_an_id_is_another_for_another(changes, code):
+def test_different_commands_have_different_ids(changes, code):
     assert job(**changes).submission_id(code) != job().submission_id("code")
 
 
-def test_the_command_comes_after_the_preflight_and_keeps_its_arguments():
+def test_the_command_follows_the_preflight_and_keeps_its_arguments():
     first, second = job().entrypoint.split(" && exec ")
     assert shlex.split(first) == ["python", "pipelines/doctor.py", "--quick"]
     assert shlex.split(second) == ["python", "pipelines/train.py", "smoke", "--samples", "s3://b/a store"]
 
 
-def test_a_command_may_do_without_a_preflight():
+def test_a_job_without_a_preflight():
     assert job(name="doctor", arguments=(), preflight=None).entrypoint == "exec python pipelines/doctor.py"
 
 
@@ -71,17 +71,17 @@ def test_a_command_may_do_without_a_preflight():
         ({"b-9": "FAILED", "b-10": "SUCCEEDED", "b": "FAILED"}, False, ("report", "b-10")),
     ],
 )
-def test_one_job_at_a_time(statuses, again, expected):
-    found = decide("b", statuses, keeps_outcome=True, again=again)
+def test_a_command_has_one_job_at_a_time(statuses, again, expected):
+    found = decide("b", statuses, run_once=True, again=again)
     assert found == Decision(action=expected[0], submission_id=expected[1])
 
 
-def test_a_command_that_finds_what_is_done_runs_again():
-    found = decide("b", {"b": "SUCCEEDED"}, keeps_outcome=False, again=False)
+def test_a_finished_command_runs_again_unless_it_runs_once():
+    found = decide("b", {"b": "SUCCEEDED"}, run_once=False, again=False)
     assert found == Decision(action="submit", submission_id="b-2")
 
 
-# --- the end ---
+# --- the result ---
 
 PREFLIGHT = json.dumps({"status": "ok", "nodes": 1, "checks": {}})
 
@@ -97,7 +97,7 @@ def failure(job: Ended) -> ClusterError:
     return caught.value
 
 
-def test_a_result_is_the_jobs():
+def test_the_result_is_the_jobs():
     found = outcome(
         ended(PREFLIGHT, '{"status": "ok", "samples": 3}', "a late line", status="SUCCEEDED", code=0), "attach"
     )
@@ -110,7 +110,7 @@ def test_rejects_are_a_result():
     assert found["rejects"] == 2 and found["job_status"] == "FAILED"
 
 
-def test_a_failure_has_the_jobs_reason_and_code():
+def test_a_failure_has_the_jobs_error_and_exit_code():
     error = failure(ended(PREFLIGHT, '{"status": "failed", "error": "There is no source.", "checks": 1}', code=1))
     assert str(error) == "The job failed: There is no source."
     assert error.exit_code == 1 and error.details["checks"] == 1
@@ -118,19 +118,19 @@ def test_a_failure_has_the_jobs_reason_and_code():
 
 
 @pytest.mark.parametrize(("code", "expected"), [(137, 137), (-9, 137), (2, 2), (None, 1)])
-def test_a_job_without_a_last_word_is_a_failure(code, expected):
-    """What its preflight said last is no result of it."""
+def test_a_killed_job_is_a_failure(code, expected):
+    """The last line is the preflight's, which is not the job's result."""
     error = failure(ended(PREFLIGHT, "Killed", code=code))
     assert error.exit_code == expected
     assert "nodes" not in error.details
 
 
-def test_a_job_that_printed_nothing_is_no_success():
+def test_a_job_without_a_result_is_a_failure():
     error = failure(ended("no result", status="SUCCEEDED", code=0))
     assert error.exit_code == 1 and "before it printed a result" in str(error)
 
 
-def test_a_job_that_never_ran_says_what_ray_says():
+def test_a_job_that_never_ran_has_rays_message():
     assert "the head died" in str(failure(ended(code=None, message="the head died")))
 
 
@@ -139,14 +139,14 @@ def test_a_stopped_job_was_interrupted():
     assert error.exit_code == 130
 
 
-def test_a_missing_interpreter_names_the_flag():
+def test_a_missing_interpreter_is_reported_with_the_flag():
     assert "--python" in str(failure(ended("/bin/sh: 1: python: not found", code=127)))
 
 
 # --- the log ---
 
 
-def test_a_log_that_is_read_anew_is_written_once():
+def test_a_log_that_is_read_again_is_written_once():
     written = []
     log = Log(written.append)
     for piece in ("one\ntwo\n", "thr"):

@@ -26,12 +26,13 @@ NEEDS = {
     "AWS",
     "Kubernetes",
     "a network",
+    "a GPU cluster",
     "a network, for the weights",
     "a terminal of its own",
     "minutes of a quiet machine",
-    "real photographs",
+    "real photos",
     "the DIODE archives",
-    "your photographs",
+    "your photos",
 }
 """What blocks of commands may need; a new need is seen in review."""
 OTHERS_FLAGS = {"--allowed-hosts", "--directory", "--help"}

@@ -174,12 +174,13 @@ def _loop(side: Side, ready: Any) -> Figures:
     from depthflow.store.read.epoch import batch_sizes
     from depthflow.store.read.reader import SplitReader
     from depthflow.training.collective import WorkerGroup
+    from depthflow.training.config import TrainJob
     from depthflow.training.kept_checkpoints import DiskCheckpoints
     from depthflow.training.loop import TrainingLoop
+    from depthflow.training.observers import RunRecorder
     from depthflow.training.saver import CheckpointSaver
     from depthflow.training.train_state import TrainState
     from depthflow.training.validation import Validator
-    from depthflow.training.watchdog import Watchdog
     from depthflow.training.worker import configure_process
 
     configure_process(len(side.cpus), seed=0, xla=side.recipe.xla)
@@ -192,18 +193,14 @@ def _loop(side: Side, ready: Any) -> Figures:
     recorder: Any = _Recorder()
     ready.wait()
     with tempfile.TemporaryDirectory() as folder:
+        saver = CheckpointSaver(DiskCheckpoints(Path(folder)), keep=1)
         TrainingLoop(
             train_state,
+            TrainJob(samples=side.samples, storage=folder),
             reader=reader,
-            steps_per_epoch=steps_per_epoch,
             validator=Validator(train_state.model, SplitReader(store, "val"), group, max_batch_size=8),
-            watchdog=Watchdog(600.0),
-            saver=CheckpointSaver(DiskCheckpoints(Path(folder)), keep=1) if side.rank == 0 else None,
-            spool=recorder,
-            monitor=None,
-            checkpoint_every_steps=None,
+            observers=[RunRecorder(saver, recorder)] if side.rank == 0 else [],
             draining=lambda: False,
-            drain_poll_s=60.0,
         ).run()
     if side.rank:
         return {"images_per_s": 0.0, "data_wait_fraction": 0.0, "checkpoint_pause_fraction": 0.0}

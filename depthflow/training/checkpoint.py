@@ -19,7 +19,7 @@ import numpy as np
 
 from depthflow.errors import StoreError, TrainingError
 from depthflow.store.read.share import Position
-from depthflow.training.task import BEST_METRIC
+from depthflow.training.config import BEST_METRIC
 
 MODEL_FILE = "model.npz"
 OPTIMIZER_FILE = "optimizer.npz"

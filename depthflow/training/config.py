@@ -4,6 +4,9 @@ import math
 
 from depthflow.flags import RayConfig, flags, require, require_folder, require_positive
 
+BEST_METRIC = "val/abs_rel"
+"""Metric that ranks checkpoints; lower is better."""
+
 
 @flags
 class TrainJob(RayConfig):
@@ -41,6 +44,11 @@ class TrainJob(RayConfig):
     cache_dir: str | None = None
     """Folder on each node's local disk that shards are copied to and that later runs reuse; for stores on s3://, gs://
     or slow shared disks. Default: read shards in place."""
+
+    @property
+    def cache_bytes(self) -> int:
+        """`cache_gib` in bytes."""
+        return int(self.cache_gib * 2**30)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -10,6 +10,7 @@ from typing import Any
 
 from depthflow.errors import StoreError, TrainingError
 from depthflow.recipe import Recipe
+from depthflow.registry.runs import RunLog
 from depthflow.storage.files import open_files
 from depthflow.storage.location import absolute
 from depthflow.store.store import SampleStore
@@ -62,6 +63,25 @@ class JobFolder:
         there = self.read() if files.exists(JOB_FILE) else {}
         noted = {**there, **changes, "noted": datetime.now(UTC).isoformat()}
         files.write(JOB_FILE, json.dumps(noted, indent=1).encode())
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerTask:
+    """What the driver gives to every worker.
+
+    Attributes:
+        recipe: What to train.
+        job: The job's flags, their paths absolute.
+        folder: Where checkpoints and unlogged metrics are.
+        run_log: MLflow run that worker 0 writes to.
+        cpus: Number of threads per worker.
+    """
+
+    recipe: Recipe
+    job: TrainJob
+    folder: JobFolder
+    run_log: RunLog
+    cpus: int
 
 
 @contextmanager

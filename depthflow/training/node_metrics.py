@@ -1,22 +1,32 @@
 """How busy each node is while it trains: CPU, memory, network, and GPUs where there are NVIDIA's."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 import numpy as np
 import psutil
 
+from depthflow.training.collective import WorkerGroup
+from depthflow.training.observers import Observer
+
 NAMES = ("cpu_percent", "memory_gib", "network_mib_per_s", "gpu_percent", "gpu_memory_gib")
-NOTHING = [np.nan] * len(NAMES)
-"""What a worker collects that has no monitor."""
 SAMPLE_EVERY_S = 2.0
 
 
-class NodeMonitor:
-    """Samples this node in a thread of its own; one a node."""
+class NodeMetrics(Observer):
+    """Collects system/nodeK/NAME of all nodes for every epoch. One worker per node samples it, in a thread.
 
-    def __init__(self) -> None:
+    Args:
+        group: All workers.
+        is_sampled_here: Whether this worker is the one that samples its node.
+    """
+
+    def __init__(self, group: WorkerGroup, *, is_sampled_here: bool) -> None:
+        self._group = group
+        self._is_sampled_here = is_sampled_here
+        if not is_sampled_here:
+            return
         self._gpus = _nvidia_gpus()
         self._samples: list[list[float]] = []
         self._lock = threading.Lock()
@@ -24,15 +34,9 @@ class NodeMonitor:
         psutil.cpu_percent()  # The first call begins its measurement.
         threading.Thread(target=self._work, name="node-monitor", daemon=True).start()
 
-    def collect(self) -> list[float]:
-        """Means since the last call, as in `NAMES`; NaN for GPUs where there are none."""
-        with self._lock:
-            samples, self._samples = self._samples, []
-        return np.mean(samples or [self._sample(SAMPLE_EVERY_S)], axis=0).tolist()
-
-    @staticmethod
-    def named(rows: np.ndarray) -> dict[str, float]:
-        """From one row a worker to system/nodeK/NAME; workers without a monitor and what is not there are left out."""
+    def metrics(self) -> Mapping[str, float]:
+        """Returns means since the last call, without GPU metrics on nodes without GPUs."""
+        rows = self._group.gather(self._collect() if self._is_sampled_here else [np.nan] * len(NAMES))
         nodes = [row for row in rows if not np.isnan(row).all()]
         return {
             f"system/node{k}/{name}": float(value)
@@ -40,6 +44,12 @@ class NodeMonitor:
             for name, value in zip(NAMES, row, strict=True)
             if not np.isnan(value)
         }
+
+    def _collect(self) -> list[float]:
+        """Returns means since the last call, in the order of `NAMES`; NaN for GPUs where there are none."""
+        with self._lock:
+            samples, self._samples = self._samples, []
+        return np.mean(samples or [self._sample(SAMPLE_EVERY_S)], axis=0).tolist()
 
     def _work(self) -> None:
         pause = threading.Event()

@@ -37,6 +37,7 @@ class TrainState:
     def __init__(self, recipe: Recipe, *, steps_per_epoch: int, group: WorkerGroup, checkpoint: Path | None) -> None:
         self.recipe = recipe
         self.group = group
+        self.steps_per_epoch = steps_per_epoch
         loads = group.rank == 0 and checkpoint is None
         self.model = build_unet(recipe if loads else recipe.blank())
         set_batch_norm(self.model, recipe.batch_norm)

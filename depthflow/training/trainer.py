@@ -1,7 +1,7 @@
 """The driver's side of training: start Ray Train's workers, wait, and say what came of it."""
 
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +14,8 @@ from depthflow.registry.runs import RunLog
 from depthflow.storage.files import open_files
 from depthflow.store.read.epoch import batch_sizes
 from depthflow.store.store import SampleStore
-from depthflow.training.config import TrainJob
-from depthflow.training.job import JobFolder
-from depthflow.training.task import BEST_METRIC, WorkerTask
+from depthflow.training.config import BEST_METRIC, TrainJob
+from depthflow.training.job import JobFolder, WorkerTask
 
 if TYPE_CHECKING:
     import keras
@@ -101,20 +100,19 @@ def train(recipe: Recipe, job: TrainJob, folder: JobFolder, *, store: SampleStor
     """
     plan = plan_training(num_workers=job.num_workers, **cluster_room())
     check_batches(store.split_index("train").num_rows, recipe, num_workers=plan.num_workers)
-    task = worker_task(recipe, job, folder, samples=store.files.root, run_log=run_log, plan=plan)
-    run_on_workers(task, plan, folder=folder, max_failures=job.max_failures)
+    run_on_workers(worker_task(recipe, job, folder, store=store, run_log=run_log, plan=plan), plan)
     return best_outcome(recipe, folder.checkpoints)
 
 
-def run_on_workers(task: WorkerTask, plan: TrainingPlan, *, folder: JobFolder, max_failures: int) -> None:
-    """Starts the workers, and starts them anew where one is lost.
+def run_on_workers(task: WorkerTask, plan: TrainingPlan) -> None:
+    """Runs the workers, and restarts them when one is lost.
 
     Raises:
-        TrainingError: if they were lost too often, or ended for what a retry would not mend.
+        TrainingError: if they were lost too often, or failed in a way that a retry would not fix.
     """
     from ray.train.tensorflow import TensorflowTrainer  # Imports TensorFlow, which takes seconds.
 
-    filesystem, path = open_files(folder.ray).arrow()
+    filesystem, path = open_files(task.folder.ray).arrow()
     trainer = TensorflowTrainer(
         run_worker,
         train_loop_config={"task": task},
@@ -129,7 +127,7 @@ def run_on_workers(task: WorkerTask, plan: TrainingPlan, *, folder: JobFolder, m
             storage_path=path,
             storage_filesystem=filesystem,
             logging_config=LoggingConfig(log_level="ERROR"),
-            failure_config=FailureConfig(max_failures=max_failures),
+            failure_config=FailureConfig(max_failures=task.job.max_failures),
             worker_runtime_env={"env_vars": tensorflow_environment(task.recipe)},
         ),
     )
@@ -137,7 +135,7 @@ def run_on_workers(task: WorkerTask, plan: TrainingPlan, *, folder: JobFolder, m
         with unwrapped():
             status: Any = trainer.fit().return_value
     except TrainingFailedError as error:
-        raise TrainingError(f"Training failed after {max_failures} retries: {error}") from error
+        raise TrainingError(f"Training failed after {task.job.max_failures} retries: {error}") from error
     if status["status"] != "ok":
         raise TrainingError(status["error"], details=status["details"])
 
@@ -148,23 +146,12 @@ def tensorflow_environment(recipe: Recipe) -> dict[str, str]:
 
 
 def worker_task(
-    recipe: Recipe, job: TrainJob, folder: JobFolder, *, samples: str, run_log: RunLog, plan: TrainingPlan
+    recipe: Recipe, job: TrainJob, folder: JobFolder, *, store: SampleStore, run_log: RunLog, plan: TrainingPlan
 ) -> WorkerTask:
-    """What every worker is told, its paths absolute."""
-    return WorkerTask(
-        recipe=recipe,
-        samples=samples,
-        run_log=run_log,
-        checkpoints=folder.checkpoints,
-        spool=folder.spool,
-        cpus=plan.cpus_per_worker,
-        cache_bytes=int(job.cache_gib * 2**30),
-        cache_dir=str(Path(job.cache_dir).absolute()) if job.cache_dir else None,
-        keep_checkpoints=job.keep_checkpoints,
-        checkpoint_every_steps=job.checkpoint_every_steps,
-        step_timeout_s=job.step_timeout_s,
-        drain_poll_s=job.drain_poll_s,
-    )
+    """Returns the workers' task. Its paths are absolute, since Ray Train changes its workers' directory."""
+    cache_dir = str(Path(job.cache_dir).absolute()) if job.cache_dir else None
+    job = replace(job, samples=store.files.root, cache_dir=cache_dir)
+    return WorkerTask(recipe=recipe, job=job, folder=folder, run_log=run_log, cpus=plan.cpus_per_worker)
 
 
 def run_worker(config: dict[str, Any]) -> dict[str, Any]:

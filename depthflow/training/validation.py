@@ -1,4 +1,4 @@
-"""Figures of the validation split after an epoch, at the stored resolution, reduced over workers as sums and counts."""
+"""Metrics of the validation split after an epoch, at the stored resolution, reduced over workers as sums and counts."""
 
 from collections.abc import Callable
 
@@ -14,13 +14,13 @@ from depthflow.training.collective import WorkerGroup
 
 
 class Validator:
-    """Computes the split's figures with all workers.
+    """Computes the split's metrics with all workers.
 
     Args:
-        model: from uint8 rgb to log-depth.
-        reader: the validation split.
-        group: the workers; each reads its own part, to the last sample.
-        max_batch_size: images at once.
+        model: Network from uint8 rgb to log-depth.
+        reader: Reader of the validation split.
+        group: The workers. Each reads its own part; together they read every sample.
+        max_batch_size: Largest number of images per batch.
     """
 
     def __init__(self, model: keras.Model, reader: SplitReader, group: WorkerGroup, *, max_batch_size: int) -> None:
@@ -33,13 +33,13 @@ class Validator:
         )
 
     def sums(self, *, beat: Callable[[str], None]) -> np.ndarray:
-        """This worker's sums over images with a valid pixel.
+        """Returns this worker's sums over images with a valid pixel.
 
         Args:
-            beat: told of every batch.
+            beat: Called before every batch.
 
         Returns:
-            (scene types, 1 + metrics) float64: the count of images, and the sum of each metric.
+            (scene types, 1 + metrics) float64: number of images, then the sum of each metric.
         """
         sums = np.zeros((len(SCENE_TYPES), len(METRIC_NAMES) + 1))
         for batch in worker_pass(
@@ -54,14 +54,14 @@ class Validator:
                     sums[SCENE_TYPES.index(scene_type)] += [1.0, *(metrics[name] for name in METRIC_NAMES)]
         return sums
 
-    def figures(self, sums: np.ndarray | None) -> dict[str, float]:
-        """Means over all workers' images: val/NAME and, where the split has such scenes, val/SCENE_TYPE/NAME."""
+    def metrics(self, sums: np.ndarray | None) -> dict[str, float]:
+        """Returns means over all workers' images: val/NAME, and val/SCENE_TYPE/NAME for scene types in the split."""
         assert sums is not None
         return _means(self._group.sum(sums))
 
 
 def _means(sums: np.ndarray) -> dict[str, float]:
-    """From (count, sum of each metric) a scene type to the means."""
+    """Returns means, given a row of (count, sum of each metric) per scene type."""
     rows = {"val": sums.sum(axis=0), **{f"val/{name}": sums[k] for k, name in enumerate(SCENE_TYPES)}}
     return {
         f"{prefix}/{name}": float(value / row[0])

@@ -7,6 +7,8 @@ import threading
 import time
 from collections.abc import Callable
 
+from depthflow.training.observers import Observer
+
 EXIT_CODE = 75
 """Of a worker that ended itself: EX_TEMPFAIL, which a retry may mend."""
 
@@ -19,7 +21,7 @@ def end_process(message: str) -> None:
     os._exit(EXIT_CODE)
 
 
-class Watchdog:
+class Watchdog(Observer):
     """Ends this process if nothing is heard for too long; Ray Train then starts all workers anew.
 
     Args:

@@ -126,5 +126,5 @@ def test_reference_leads_to_what_a_program_imports(site):
 
 def test_reference_says_what_the_docstrings_say(site):
     page = " ".join(text_of(site, "reference/library/training.html").split())
-    first = (importlib.import_module("depthflow.training.task").__doc__ or "").split(".")[0]
+    first = (importlib.import_module("depthflow.training.job").__doc__ or "").split(".")[0]
     assert first in page

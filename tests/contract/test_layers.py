@@ -21,7 +21,7 @@ modules = sorted(pathlib.Path(sys.argv[1]).rglob("*.py"))
 names = [".".join(m.relative_to(sys.argv[2]).with_suffix("").parts) for m in modules]
 heavy = ("depthflow.models", "depthflow.training.", "depthflow.inference.serving_model")
 for name in names:
-    if not name.startswith(heavy) or name in ("depthflow.training.trainer", "depthflow.training.task"):
+    if not name.startswith(heavy) or name in ("depthflow.training.trainer", "depthflow.training.observers"):
         __import__(name.removesuffix(".__init__"))
 import ray
 assert not ray.is_initialized()

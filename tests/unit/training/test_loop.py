@@ -17,8 +17,10 @@ from depthflow.registry.spool import MetricSpool
 from depthflow.store.read.reader import SampleBatch, SplitReader
 from depthflow.store.store import open_store
 from depthflow.training.checkpoint import MODEL_FILE, checkpoints, latest_whole, read_progress
+from depthflow.training.config import TrainJob
 from depthflow.training.kept_checkpoints import DiskCheckpoints
 from depthflow.training.loop import TrainingLoop
+from depthflow.training.observers import ProgressDisplay, RunRecorder
 from depthflow.training.saver import CheckpointSaver
 from depthflow.training.train_state import TrainState
 from depthflow.training.validation import Validator
@@ -79,7 +81,7 @@ class Job:
             "draining": lambda: False,
             "drain_poll_s": 1e9,
             "spool": self.notes,
-            "keep": 100,
+            "keep_checkpoints": 100,
             **options,
         }
 
@@ -92,6 +94,8 @@ class Job:
             before: may change train_state and validator.
         """
         options = {**self.options, **changes}
+        spool, draining = options.pop("spool"), options.pop("draining")
+        job = TrainJob(samples="", storage="", **options)
         train_state = TrainState(
             self.recipe,
             steps_per_epoch=STEPS_PER_EPOCH,
@@ -104,17 +108,15 @@ class Job:
             train_state.model, SplitReader(self._store, "val", cache_bytes=0), self._group, max_batch_size=2
         )
         before(train_state, validator)
-        saver = CheckpointSaver(DiskCheckpoints(self.checkpoints), keep=options.pop("keep"))
+        saver = CheckpointSaver(DiskCheckpoints(self.checkpoints), keep=job.keep_checkpoints)
         watchdog = Watchdog(600)
         loop = TrainingLoop(
             train_state,
+            job,
             reader=reader or SplitReader(self._store, "train", cache_bytes=0),
-            steps_per_epoch=STEPS_PER_EPOCH,
             validator=validator,
-            watchdog=watchdog,
-            saver=saver,
-            monitor=None,
-            **options,
+            observers=[watchdog, RunRecorder(saver, spool), ProgressDisplay(train_state)],
+            draining=draining,
         )
         try:
             loop.run()
@@ -235,7 +237,7 @@ def test_outputs_at_several_scales_are_validated_by_the_finest(job):
 
 
 def test_only_so_many_are_kept(job):
-    run = job(checkpoint_every_steps=1, keep=1)
+    run = job(checkpoint_every_steps=1, keep_checkpoints=1)
     run.run()
     abs_rel = dict(run.notes.of("val/abs_rel"))
     assert set(run.steps_saved()) == {6 * min(abs_rel, key=lambda epoch: abs_rel[epoch]), 12}

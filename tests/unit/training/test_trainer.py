@@ -104,31 +104,33 @@ def test_weights_path_is_made_absolute(tmp_path, monkeypatch):
 PLAN = TrainingPlan(num_workers=2, use_gpu=False, cpus_per_worker=3)
 
 
-def told(root, **changes):
-    """The task of a job in root/job."""
+def task_of(root, **changes):
+    """The task of a job in root/job, on a store in root."""
+    root.mkdir(exist_ok=True)
+    store = write_store(root, {"train": 20, "val": 1})
     job = TrainJob(**{"samples": "s", "storage": "t", **changes})
     folder = JobFolder(root=f"{root}/job")
-    return worker_task(smoke(), job, folder, samples="/s", run_log=cast(RunLog, None), plan=PLAN)
+    return worker_task(smoke(), job, folder, store=store, run_log=cast(RunLog, None), plan=PLAN)
 
 
 @pytest.mark.parametrize(("cache_gib", "cache_bytes"), [(2.0, 2**31), (0.25, 2**28), (0.0, 0)])
 def test_workers_are_told_the_cache(tmp_path, monkeypatch, cache_gib, cache_bytes):
     """Its folder as an absolute path, since Ray Train changes its workers' directory."""
     monkeypatch.chdir(tmp_path)
-    task = told(tmp_path, cache_gib=cache_gib, cache_dir="cache")
-    assert (task.cache_bytes, task.cache_dir) == (cache_bytes, str(tmp_path / "cache"))
-    assert (task.recipe, task.samples, task.cpus) == (smoke(), "/s", 3)
+    task = task_of(tmp_path, cache_gib=cache_gib, cache_dir="cache")
+    assert (task.job.cache_bytes, task.job.cache_dir) == (cache_bytes, str(tmp_path / "cache"))
+    assert (task.recipe, task.job.samples, task.cpus) == (smoke(), str(tmp_path), 3)
 
 
 def test_without_a_cache_folder_workers_read_the_store(tmp_path):
-    assert told(tmp_path).cache_dir is None
+    assert task_of(tmp_path).job.cache_dir is None
 
 
 def test_workers_are_told_the_jobs_folder_and_knobs(tmp_path):
     knobs = {"keep_checkpoints": 5, "checkpoint_every_steps": 7, "step_timeout_s": 11.0, "drain_poll_s": 2.5}
-    task = told(tmp_path, **knobs)
-    assert {name: getattr(task, name) for name in knobs} == knobs
-    assert (task.checkpoints, task.spool) == (f"{tmp_path}/job/checkpoints", f"{tmp_path}/job/spool")
+    task = task_of(tmp_path, **knobs)
+    assert {name: getattr(task.job, name) for name in knobs} == knobs
+    assert (task.folder.checkpoints, task.folder.spool) == (f"{tmp_path}/job/checkpoints", f"{tmp_path}/job/spool")
 
 
 # --- what is left of a run ---

@@ -16,16 +16,19 @@ between the sides, figures are medians:
 The last line on stdout is one JSON object.
 """
 
+import functools
 import json
 import multiprocessing
+import os
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+from unittest import mock
 
 import cv2
 import numpy as np
@@ -33,7 +36,7 @@ import rapidgzip
 import tyro
 from memory import link_tree, measure_memory
 
-from depthflow.cluster.session import ray_session
+from depthflow.cluster.session import WORKER_ENVIRONMENT, ray_session
 from depthflow.datasets.archive import archive_triplets, open_archive, scan_archive
 from depthflow.datasets.diode import Triplet, find_triplets
 from depthflow.storage.files import DiskFiles
@@ -42,7 +45,7 @@ from depthflow.store.write.plan import ShardPlan, plan_samples
 from depthflow.store.write.preprocess import plan_store, preprocess, sample_layout, shard_work
 from depthflow.store.write.sources import list_source
 from depthflow.store.write.staging import Segment, plan_segments, sweep
-from depthflow.store.write.tasks import Limits, Reporter, keep_freed_memory, run_tasks
+from depthflow.store.write.tasks import Limits, Reporter, run_tasks
 
 DIODE_SAMPLES = 25_458 + 771
 DIODE_ARCHIVE_BYTES = 81e9 + 2.6e9
@@ -117,11 +120,9 @@ def tutorial_sample(rgb: str, depth: str, mask: str) -> tuple[np.ndarray, np.nda
     return image, cv2.resize(np.ma.clip(log_depth, 0.1, np.log(farthest)).filled(0.0), (256, 256))
 
 
-def time_tutorial(source: str, samples: int, keep_memory: bool) -> float:
-    """Milliseconds a sample."""
+def time_tutorial(source: str, samples: int) -> float:
+    """Milliseconds per sample."""
     cv2.setNumThreads(1)
-    if keep_memory:
-        keep_freed_memory()
     triplets = some_triplets(source, samples)
     tutorial_sample(**triplets[0].paths)
     started = time.perf_counter()
@@ -154,16 +155,18 @@ def some_triplets(source: str, samples: int) -> list[Triplet]:
 def measure_core(benchmark: Benchmark) -> dict[str, float]:
     """The tutorial's function beside ours, a fresh process for each repeat."""
     spawn = multiprocessing.get_context("spawn")
-    sides: dict[str, tuple[Callable[..., float], tuple[Any, ...]]] = {
-        "tutorial_ms": (time_tutorial, (benchmark.source, benchmark.samples, False)),
-        "tutorial_same_malloc_ms": (time_tutorial, (benchmark.source, benchmark.samples, True)),
-        "ours_ms": (time_ours, (benchmark.source, benchmark.samples, benchmark.work)),
+    tutorial = functools.partial(time_tutorial, benchmark.source, benchmark.samples)
+    ours = functools.partial(time_ours, benchmark.source, benchmark.samples, benchmark.work)
+    sides: dict[str, tuple[Callable[[], float], Mapping[str, str]]] = {
+        "tutorial_ms": (tutorial, {}),
+        "tutorial_same_malloc_ms": (tutorial, WORKER_ENVIRONMENT),
+        "ours_ms": (ours, WORKER_ENVIRONMENT),
     }
     times: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(benchmark.repeats):
-        for name, (function, arguments) in sides.items():
-            with spawn.Pool(1) as pool:
-                times[name].append(pool.apply(function, arguments))
+        for name, (function, environment) in sides.items():
+            with mock.patch.dict(os.environ, environment), spawn.Pool(1) as pool:
+                times[name].append(pool.apply(function))
     medians = {name: statistics.median(values) for name, values in times.items()}
     return {
         **medians,
@@ -192,7 +195,6 @@ class Job:
 
     def make(self, plan: ShardPlan) -> int:
         """Makes a shard as a task does; returns how many samples it has."""
-        keep_freed_memory()
         cv2.setNumThreads(1)
         return self.work(plan, Reporter(lambda report: None, 0))["done"]
 

@@ -13,8 +13,16 @@ import ray
 from depthflow.errors import ClusterError
 from depthflow.observability.logs import LOG_FORMAT, configure_logging, has_run, is_json, tell
 
-WORKER_ENVIRONMENT = {"KERAS_BACKEND": "tensorflow", "RAY_TRAIN_ENABLE_PRINT_PATCH": "0", "TF_CPP_MIN_LOG_LEVEL": "3"}
-"""Environment of every process: Keras on TensorFlow, no start-up messages, and no second copy of what workers print."""
+WORKER_ENVIRONMENT = {
+    "KERAS_BACKEND": "tensorflow",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+    "MALLOC_MMAP_THRESHOLD_": str(2**26),
+    "MALLOC_TRIM_THRESHOLD_": str(2**26),
+}
+"""Environment of every process: Keras on TensorFlow, no start-up messages, no second copy of what workers print, and
+a glibc that keeps the memory of freed arrays: returning it to the system, page by page, doubles the CPU time of a
+sample of 768 x 1024."""
 
 START_ATTEMPTS = 3
 STARTUP_TIMEOUT = "timed out during startup"

@@ -2,13 +2,17 @@
 
 import contextlib
 import os
+import signal
 import subprocess
 import tarfile
+import threading
 import time
 
 import pytest
 
+from depthflow.errors import StoreError
 from depthflow.storage.lock import LOCK_NAME, disk_lock
+from depthflow.store.write.tasks import Limits, run_tasks
 
 
 @pytest.fixture
@@ -49,6 +53,35 @@ def test_a_stall_ends_the_run_with_the_sample_s_name(run, tree, tmp_path):
     depth.write_bytes(content)
     assert preprocess(run, tree, tmp_path / "store").result["samples"] == 30
     assert not list((tmp_path / "store").rglob(".*"))
+
+
+@pytest.mark.parametrize(("timeout_s", "error"), [(1.0, StoreError), (300.0, KeyboardInterrupt)])
+def test_no_task_outlives_a_run_that_ended_early(shared_ray, tmp_path, timeout_s, error):
+    """Tasks that never return, first ended by their time limit and then by Ctrl-C."""
+
+    def write_for_ever(name, reporter):
+        reporter.begin(name)
+        while True:
+            (tmp_path / name).write_text(str(time.monotonic()))
+            time.sleep(0.02)
+
+    def interrupt(done):
+        if error is KeyboardInterrupt and len(written(tmp_path)) == 2:
+            threading.Timer(0.1, os.kill, [os.getpid(), signal.SIGINT]).start()
+
+    limits = Limits(sample_timeout_s=timeout_s, max_rejects=None)
+    with pytest.raises(error):
+        run_tasks(["a", "b"], write_for_ever, limits=limits, progress=interrupt)
+    deadline = time.monotonic() + 30
+    before = written(tmp_path)
+    assert before
+    while time.sleep(1.0) or written(tmp_path) != before:
+        before = written(tmp_path)
+        assert time.monotonic() < deadline, "they are still writing"
+
+
+def written(folder):
+    return {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
 
 
 def test_too_many_rejects_end_the_run(run, tree, tmp_path):

@@ -4,11 +4,10 @@ A task that hangs cannot say so itself, so the driver looks at the board while i
 of the sample that takes too long: a stall is loud, whatever its cause, a disk that is gone or a frozen process.
 """
 
-import ctypes
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
 
@@ -16,6 +15,7 @@ import cv2
 import ray
 import ray.data
 from ray import cloudpickle
+from ray.data._internal.execution.streaming_executor import StreamingExecutor
 from ray.exceptions import GetTimeoutError, RayActorError
 
 from depthflow.datasets.triplet import RejectError
@@ -129,22 +129,6 @@ class Board:
         return [r._replace(running_s=r.running_s + (now - at if r.name else 0)) for at, r in self._reports.values()]
 
 
-def keep_freed_memory() -> None:
-    """Has this process keep the memory of arrays that it frees, for the next ones.
-
-    glibc gives arrays of some MB back to the system at once and then takes them anew, page by page: measured on 768 x
-    1024 frames, that doubles the time of a sample. (`mallopt`, M_MMAP_THRESHOLD and M_TRIM_THRESHOLD.)
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:  # Another C library.
-        mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES)
-        mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
-
-
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-_KEPT_BYTES = 2**26
-
-
 def run_tasks(
     items: Sequence[T],
     work: Callable[[T, Reporter], dict[str, Any]],
@@ -154,18 +138,20 @@ def run_tasks(
     gauges: Callable[[int, int], None] = lambda done, rejects: None,
     on_result: Callable[[dict[str, Any]], None] = lambda result: None,
 ) -> None:
-    """Does the work for each item in a Ray task of its own. To be called from the main thread.
+    """Runs `work` on each item in a Ray task of its own, and ends the run if a limit is exceeded.
 
     Args:
-        items: Each is pickled into its own task's row, so that a task costs the same however many there are.
-        work: returns plain values; `done` and `refused` in it say how many samples the item held, and refused.
-        progress: called with the number of samples done, from a thread.
-        gauges: called with the numbers of samples done and inputs refused, likewise.
-        on_result: called with what each task returned, in any order.
+        items: Inputs of the tasks. Each is pickled into its own task's row, so a task costs the same however many
+            there are.
+        work: Returns plain values, among them `done` and `refused`: how many samples the item held, and how many of
+            them were rejected.
+        progress: Called with the number of samples done.
+        gauges: Called with the number of samples done and the number of rejects.
+        on_result: Called with what each task returned, in any order, from a background thread.
 
     Raises:
-        PlacementError: if no node can have the tasks.
-        StoreError: if a sample takes too long, or too many were refused; and what `work` raises.
+        PlacementError: if no node can run the tasks.
+        StoreError: if a sample takes too long, or too many inputs are rejected; and whatever `work` raises.
     """
     if not items:
         return
@@ -176,103 +162,61 @@ def run_tasks(
     def call(row: dict[str, Any]) -> dict[str, Any]:
         task = row["task"]
         reporter = Reporter(board.post.remote, task)
-        keep_freed_memory()
         cv2.setNumThreads(1)  # A task has one CPU.
         with reporter.reporting():
             return {"task": task, **work(cloudpickle.loads(row["item"]), reporter)}
 
     rows = [{"task": n, "item": cloudpickle.dumps(item)} for n, item in enumerate(items)]
-    tasks = ray.data.from_items(rows, override_num_blocks=len(rows))
-    watcher = _Watcher(board, limits, progress, gauges)
-    with _ended_by(watcher), unwrapped():
-        for result in tasks.map(call, label_selector=dict(where.label_selector)).iter_rows():
-            watcher.finished[result["task"]] = (result["done"], result["refused"])
+    dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
+    results = dataset.map(call, label_selector=dict(where.label_selector))
+    finished: dict[int, tuple[int, int]] = {}
+
+    def consume() -> None:
+        for result in results.iter_rows():
+            finished[result["task"]] = (result["done"], result["refused"])
             on_result(result)
-        watcher.look()
+
+    def check_board() -> None:
+        reports, ended = _read(board), dict(finished)
+        running = [report for report in reports if report.task not in ended]
+        done = sum(done for done, _ in ended.values()) + sum(report.done for report in running)
+        rejects = sum(rejects for _, rejects in ended.values()) + sum(report.rejects for report in running)
+        progress(done)
+        gauges(done, rejects)
+        refuse_stall(running, sample_timeout_s=limits.sample_timeout_s)
+        example = next((report.last_reject for report in reports if report.rejects), "")
+        refuse_many_rejects(rejects, max_rejects=limits.max_rejects, example=example)
+
+    with unwrapped(), _in_background(consume) as future:
+        while wait([future], timeout=REPORT_EVERY_S).not_done:
+            check_board()
+        future.result()
+        check_board()
 
 
 def _this_node() -> dict[str, str]:
-    """Selects the driver's node, which is no node that comes and goes; nor one that is for training alone."""
+    """Selects the driver's node: it does not come and go, as autoscaled nodes do, and is not for training alone."""
     return {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
 
 
-class _RunEndedError(BaseException):
-    """Raised in the main thread, wherever it is, when the watcher ends the run. No `Exception`: nobody handles it."""
-
-
 @contextmanager
-def _ended_by(watcher: "_Watcher") -> Iterator[None]:
-    """Lets the watcher look while the block runs, and end it with its error.
-
-    By a signal of its own, since SIGINT is ignored where a shell started the command in the background.
-    """
-
-    def end(_signal: int, _frame: Any) -> None:
-        raise _RunEndedError
-
-    before = signal.signal(signal.SIGUSR1, end)
-    watcher.start()
-    try:
+def _in_background(consume: Callable[[], None]) -> Iterator[Future[None]]:
+    """Consumes a dataset in a thread; when the block ends early, so does the dataset's execution."""
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        future = pool.submit(consume)
         try:
-            yield
+            yield future
         finally:
-            watcher.stop()
-    except _RunEndedError:
-        raise watcher.error or StoreError("The run was ended by SIGUSR1.") from None
-    finally:
-        signal.signal(signal.SIGUSR1, before or signal.SIG_DFL)
-
-
-class _Watcher(threading.Thread):
-    """Looks at the board while the main thread waits for results; where the run must end, it signals that thread.
-
-    Attributes:
-        finished: task to the samples it did and refused.
-        error: why the run must end, or None.
-    """
-
-    def __init__(
-        self, board: Any, limits: Limits, progress: Callable[[int], None], gauges: Callable[[int, int], None]
-    ) -> None:
-        super().__init__(daemon=True)
-        self._board, self._limits, self._progress, self._gauges = board, limits, progress, gauges
-        self._stopped = threading.Event()
-        self._ending = threading.Lock()
-        self.finished: dict[int, tuple[int, int]] = {}
-        self.error: Exception | None = None
-
-    def run(self) -> None:
-        while not self._stopped.wait(REPORT_EVERY_S):
-            try:
-                self.look()
-            except Exception as error:
-                with self._ending:
-                    if not self._stopped.is_set():
-                        self.error = error
-                        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
-                return
-
-    def look(self) -> None:
-        """Shows the progress; StoreError if the run must end."""
-        reports, finished = _read(self._board), dict(self.finished)
-        running = [report for report in reports if report.task not in finished]
-        done = sum(done for done, _ in finished.values()) + sum(report.done for report in running)
-        refused = sum(refused for _, refused in finished.values()) + sum(report.rejects for report in running)
-        self._progress(done)
-        self._gauges(done, refused)
-        refuse_stall(running, sample_timeout_s=self._limits.sample_timeout_s)
-        example = next((report.last_reject for report in reports if report.rejects), "")
-        refuse_many_rejects(refused, max_rejects=self._limits.max_rejects, example=example)
-
-    def stop(self) -> None:
-        """Ends the thread."""
-        with self._ending:
-            self._stopped.set()
-        self.join()
+            while not future.done():
+                # Ray Data has no public way to end an execution that another thread consumes.
+                for thread in threading.enumerate():
+                    if isinstance(thread, StreamingExecutor):
+                        thread.shutdown(force=True)
+                wait([future], timeout=REPORT_EVERY_S / 10)
 
 
 def _read(board: Any) -> list[Report]:
-    """The board's reports; none if it cannot be read just now: it may be on a node that was lost, and starts anew."""
+    """The board's reports; none while it is being restarted, because its process was lost."""
     try:
         return ray.get(board.read.remote(), timeout=BOARD_TIMEOUT_S)
     except (GetTimeoutError, RayActorError):

@@ -4,19 +4,23 @@ import sys
 import time
 from typing import Any
 
-from depthflow.cluster.checks import Check
 from depthflow.cluster.config import DoctorConfig
-from depthflow.cluster.doctor import Doctor, check_plan, conclude, line
-from depthflow.cluster.probes import cluster_nodes
-from depthflow.cluster.session import ray_session
 from depthflow.command import run_command
-from depthflow.placement import cluster_room
-from depthflow.registry.tracking import tracking_uri
-from depthflow.training.probe import probe_all_reduce
 
 
 def main(config: DoctorConfig) -> dict[str, Any]:
     """Prints a line a check on stderr; what can never be placed is refused before anything is looked at."""
+    from depthflow.cluster.checks import Check
+    from depthflow.cluster.doctor import Doctor, check_plan, conclude, line
+    from depthflow.cluster.probes import cluster_nodes
+    from depthflow.cluster.session import ray_session
+    from depthflow.placement import cluster_room
+    from depthflow.registry.tracking import tracking_uri
+    from depthflow.training.probe import probe_all_reduce
+
+    def tell(name: str, check: Check) -> None:
+        print(line(name, check), file=sys.stderr, flush=True)
+
     started = time.monotonic()
     print(f"checking {' '.join(config.checks)}", file=sys.stderr, flush=True)
     with ray_session(config.num_cpus):
@@ -31,11 +35,6 @@ def main(config: DoctorConfig) -> dict[str, Any]:
             )
             checks.update(doctor.examine(tell))
     return conclude(checks, nodes=len(nodes), seconds=time.monotonic() - started)
-
-
-def tell(name: str, check: Check) -> None:
-    """A row of the table, as soon as it is known."""
-    print(line(name, check), file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

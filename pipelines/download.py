@@ -7,12 +7,13 @@ from typing import Any
 
 from depthflow.command import run_command
 from depthflow.datasets.config import DownloadConfig
-from depthflow.datasets.download import MD5_OF_SPLIT, download
 from depthflow.observability.progress import ProgressLine
 
 
 def main(config: DownloadConfig) -> dict[str, Any]:
     """Fetches what is missing of the archive; a second run finds nothing to do."""
+    from depthflow.datasets.download import MD5_OF_SPLIT, download
+
     started = time.monotonic()
     name = f"{config.split}.tar.gz"
     archive = download(

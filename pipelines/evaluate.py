@@ -5,31 +5,34 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from depthflow.cluster.session import ray_session
 from depthflow.command import run_command
 from depthflow.evaluation.config import EvaluateConfig
-from depthflow.evaluation.evaluate import Evaluation, Evaluator
-from depthflow.evaluation.protocols import Protocol, check_output, find_protocol, rows_of
-from depthflow.inference.named_model import NamedModel, find_models
-from depthflow.inference.predictor import ConstantPredictor
-from depthflow.models.interface import LoadPredictor
-from depthflow.placement import cluster_room, plan_pool
-from depthflow.registry.runs import mlflow_run
-from depthflow.registry.versions import tag_version
-from depthflow.reports.evaluation_report import shown_rows, write_evaluation
-from depthflow.storage.files import open_output
-from depthflow.storage.location import absolute
-from depthflow.store.store import SampleStore, open_store
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from depthflow.evaluation.evaluate import Evaluation
+    from depthflow.evaluation.protocols import Protocol
+    from depthflow.inference.named_model import NamedModel
+    from depthflow.store.store import SampleStore
+
 
 MODEL, BASELINE = "model", "mean_depth"
 
 
 def main(config: EvaluateConfig) -> dict[str, Any]:
-    """Computes the figures over every sample of the split, and logs them with a report to MLflow."""
+    """Computes the metrics over every sample of the split, and logs them with a report to MLflow."""
+    from depthflow.cluster.session import ray_session
+    from depthflow.evaluation.protocols import check_output, find_protocol, rows_of
+    from depthflow.inference.named_model import find_models
+    from depthflow.registry.versions import tag_version
+    from depthflow.reports.evaluation_report import write_evaluation
+    from depthflow.storage.files import open_output
+    from depthflow.storage.location import absolute
+    from depthflow.store.store import open_store
+
     protocol, store = find_protocol(config.protocol), open_store(config.samples)
     rows_of(protocol, store, config.split)
     out = open_output(config.out) if config.out else None
@@ -52,7 +55,7 @@ def main(config: EvaluateConfig) -> dict[str, Any]:
         )
         run_id = _logged(result, files, facts, store=store, experiment=config.experiment)
         if model.resolved is not None and model.resolved.version is not None:
-            figures = {**facts, "samples": result.samples, "metrics": result.figures}
+            figures = {**facts, "samples": result.samples, "metrics": result.metrics}
             tag_version(model.resolved.version, {f"figures.{protocol.name}": figures}, model.resolved.tracking_uri)
         if out is not None:
             for file in files:
@@ -61,9 +64,9 @@ def main(config: EvaluateConfig) -> dict[str, Any]:
         **facts,
         "protocol_means": protocol.description,
         "samples": result.samples,
-        "metrics": result.figures,
-        "baseline": evaluations[BASELINE].figures if BASELINE in evaluations else None,
-        "compared": {name: evaluations[name].figures for name in config.compare},
+        "metrics": result.metrics,
+        "baseline": evaluations[BASELINE].metrics if BASELINE in evaluations else None,
+        "compared": {name: evaluations[name].metrics for name in config.compare},
         "problems": result.problems,
         "run_id": run_id,
         "files": [f"{absolute(config.out)}/{file.name}" for file in files] if config.out else [],
@@ -71,13 +74,15 @@ def main(config: EvaluateConfig) -> dict[str, Any]:
 
 
 def _logged(
-    result: Evaluation, files: Sequence[Path], facts: Mapping[str, str], *, store: SampleStore, experiment: str
+    result: "Evaluation", files: Sequence[Path], facts: Mapping[str, str], *, store: "SampleStore", experiment: str
 ) -> str:
-    """The id of a new MLflow run with the figures and the files."""
+    """The id of a new MLflow run with the metrics and the files."""
+    from depthflow.registry.runs import mlflow_run
+
     tags = {"depthflow.kind": "evaluate", **{f"depthflow.{name}": value for name, value in facts.items()}}
     with mlflow_run(experiment=experiment, name=f"evaluate-{result.protocol}", tags=tags) as run_log:
         run_log.samples(store)
-        for group, metrics in result.figures.items():
+        for group, metrics in result.metrics.items():
             prefix = result.split if group == "all" else f"{result.split}/{group}"
             run_log.metrics({f"{prefix}/{name}": value for name, value in metrics.items() if value == value})
         run_log.metrics({f"{result.split}/samples": result.samples})
@@ -87,9 +92,15 @@ def _logged(
 
 
 def _evaluate(
-    models: Mapping[str, NamedModel], config: EvaluateConfig, *, protocol: Protocol, store: SampleStore
-) -> tuple[dict[str, Evaluation], dict[str, dict[int, np.ndarray]]]:
-    """Figures of all, the model's first, and the predictions that the report shows; one pass an interpreter."""
+    models: Mapping[str, "NamedModel"], config: EvaluateConfig, *, protocol: "Protocol", store: "SampleStore"
+) -> tuple[dict[str, "Evaluation"], dict[str, dict[int, "np.ndarray"]]]:
+    """Metrics of all, the model's first, and the predictions that the report shows; one pass an interpreter."""
+    from depthflow.evaluation.evaluate import Evaluation, Evaluator
+    from depthflow.inference.predictor import ConstantPredictor
+    from depthflow.models.interface import LoadPredictor
+    from depthflow.placement import cluster_room, plan_pool
+    from depthflow.reports.evaluation_report import shown_rows
+
     evaluations: dict[str, Evaluation] = {}
     depth_m: dict[str, dict[int, np.ndarray]] = {}
     resolved = models[MODEL].resolved

@@ -3,28 +3,29 @@
 import re
 import sys
 from collections import Counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from depthflow.cluster.session import ray_session
 from depthflow.command import run_command
 from depthflow.errors import RegistryError
-from depthflow.inference.comparison import draw_comparisons
 from depthflow.inference.config import PredictConfig
 from depthflow.inference.formats import FORMATS
-from depthflow.inference.named_model import NamedModel, find_models
-from depthflow.inference.photographs import find_photographs
-from depthflow.inference.predict import Outputs, predict_photographs
-from depthflow.inference.tiles import TiledPredictor
-from depthflow.inference.writers import Lens
-from depthflow.models.interface import LoadPredictor
 from depthflow.observability.logs import tell
-from depthflow.placement import cluster_room, plan_pool
-from depthflow.storage.files import open_output
-from depthflow.storage.location import absolute
+
+if TYPE_CHECKING:
+    from depthflow.inference.named_model import NamedModel
+    from depthflow.inference.predict import Outputs
+    from depthflow.models.interface import LoadPredictor
 
 
 def main(config: PredictConfig) -> dict[str, Any]:
     """Writes the files asked for of each photograph that has none yet; a broken one is reported."""
+    from depthflow.cluster.session import ray_session
+    from depthflow.inference.comparison import draw_comparisons
+    from depthflow.inference.named_model import find_models
+    from depthflow.inference.photographs import find_photographs
+    from depthflow.inference.predict import predict_photographs
+    from depthflow.placement import cluster_room, plan_pool
+
     paths = find_photographs(config.images)
     models = find_models([config.model, *config.compare])
     outputs = [_outputs(model, config, is_first=model is models[0]) for model in models]
@@ -54,12 +55,17 @@ def main(config: PredictConfig) -> dict[str, Any]:
     }
 
 
-def _outputs(model: NamedModel, config: PredictConfig, *, is_first: bool) -> Outputs:
+def _outputs(model: "NamedModel", config: PredictConfig, *, is_first: bool) -> "Outputs":
     """What a model leaves of each photograph, and where.
 
     Raises:
         RegistryError: if metres are asked for of a model that has none.
     """
+    from depthflow.inference.predict import Outputs
+    from depthflow.inference.writers import Lens
+    from depthflow.storage.files import open_output
+    from depthflow.storage.location import absolute
+
     if model.output != "metres" and (config.point_cloud or config.tile_px) and is_first:
         raise RegistryError(
             f"{model.uri} predicts {model.output}: without metres, no --point-cloud and no --tile-px. Leave them out."
@@ -88,7 +94,9 @@ def _outputs(model: NamedModel, config: PredictConfig, *, is_first: bool) -> Out
     )
 
 
-def _loader(model: NamedModel, config: PredictConfig) -> LoadPredictor:
+def _loader(model: "NamedModel", config: PredictConfig) -> "LoadPredictor":
+    from depthflow.inference.tiles import TiledPredictor
+
     tile_px = config.tile_px
     if tile_px is None or model.output != "metres":
         return model.load

@@ -4,17 +4,18 @@ import sys
 import time
 from typing import Any
 
-from depthflow.cluster.session import ray_session
 from depthflow.command import run_command
 from depthflow.observability.logs import tell
 from depthflow.observability.progress import ProgressLine
-from depthflow.reports.data_report import write_report
 from depthflow.store.write.config import PreprocessConfig
-from depthflow.store.write.preprocess import preprocess
 
 
 def main(config: PreprocessConfig) -> dict[str, Any]:
     """Writes the store; every input ends as a sample or as a reject with its reason."""
+    from depthflow.cluster.session import ray_session
+    from depthflow.reports.data_report import write_report
+    from depthflow.store.write.preprocess import preprocess
+
     started = time.monotonic()
     with ray_session(config.num_cpus):
         store = preprocess(config, ProgressLine)

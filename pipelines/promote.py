@@ -1,27 +1,18 @@
 """Promote the challenger if it is better, or roll back, or show the history."""
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from depthflow.cluster.session import ray_session
 from depthflow.command import run_command
 from depthflow.errors import RegistryError
 from depthflow.evaluation.config import PromoteConfig
-from depthflow.evaluation.evaluate import Evaluation, Evaluator
-from depthflow.evaluation.protocols import find_protocol
-from depthflow.inference.predictor import ConstantPredictor, load_predictor
-from depthflow.models.interface import LoadPredictor
-from depthflow.placement import cluster_room, plan_pool
-from depthflow.registry.gate import PRIMARY_METRIC, Candidate, Policy, decide
-from depthflow.registry.promotion import (
-    Record,
-    history,
-    previous_champion,
-    record_decision,
-    version_with_alias,
-)
-from depthflow.registry.versions import CHALLENGER, CHAMPION, ResolvedModel, resolve_model
-from depthflow.store.store import open_store
+
+if TYPE_CHECKING:
+    from depthflow.evaluation.evaluate import Evaluation
+    from depthflow.models.interface import LoadPredictor
+    from depthflow.registry.gate import Candidate
+    from depthflow.registry.versions import ResolvedModel
+
 
 BASELINE = "the mean-depth baseline"
 _ALIAS = {True: "after it had moved the alias", False: "the alias not moved"}
@@ -35,6 +26,9 @@ def main(config: PromoteConfig) -> dict[str, Any]:
 
 
 def _history(config: PromoteConfig) -> dict[str, Any]:
+    from depthflow.registry.promotion import history, version_with_alias
+    from depthflow.registry.versions import CHAMPION
+
     rows = history(config.model_name, experiment=config.experiment)
     for row in rows:
         moved = f"{row['previous'] or 'none'} -> {row['champion'] or 'none'}"
@@ -45,6 +39,9 @@ def _history(config: PromoteConfig) -> dict[str, Any]:
 
 
 def _roll_back(config: PromoteConfig) -> dict[str, Any]:
+    from depthflow.registry.promotion import previous_champion, version_with_alias
+    from depthflow.registry.versions import CHAMPION
+
     champion = version_with_alias(config.model_name, CHAMPION)
     target = previous_champion(config.model_name, experiment=config.experiment)
     reasons = (config.reason or "rolled back by hand",)
@@ -52,6 +49,10 @@ def _roll_back(config: PromoteConfig) -> dict[str, Any]:
 
 
 def _challenge(config: PromoteConfig) -> dict[str, Any]:
+    from depthflow.registry.gate import Policy, decide
+    from depthflow.registry.promotion import version_with_alias
+    from depthflow.registry.versions import CHALLENGER, CHAMPION, resolve_model
+
     challenger = resolve_model(f"models:/{config.model_name}@{CHALLENGER}")
     alias = version_with_alias(config.model_name, CHAMPION)
     champion = resolve_model(alias.uri) if alias else None
@@ -84,15 +85,23 @@ def _challenge(config: PromoteConfig) -> dict[str, Any]:
     )
 
 
-def _figures(candidate: Candidate) -> dict[str, Any]:
+def _figures(candidate: "Candidate") -> dict[str, Any]:
     """What the record keeps of a candidate: all but the single images."""
-    return {name: value for name, value in vars(candidate).items() if name != "errors"}
+    kept = {name: value for name, value in vars(candidate).items() if name != "errors"}
+    return {"figures" if name == "metrics" else name: value for name, value in kept.items()}
 
 
 def _evaluate(
-    config: PromoteConfig, challenger: ResolvedModel, champion: ResolvedModel | None
-) -> dict[str, Evaluation]:
+    config: PromoteConfig, challenger: "ResolvedModel", champion: "ResolvedModel | None"
+) -> dict[str, "Evaluation"]:
     """Both models, or the challenger and the mean-depth baseline, in one pass."""
+    from depthflow.cluster.session import ray_session
+    from depthflow.evaluation.evaluate import Evaluator
+    from depthflow.evaluation.protocols import find_protocol
+    from depthflow.inference.predictor import ConstantPredictor, load_predictor
+    from depthflow.placement import cluster_room, plan_pool
+    from depthflow.store.store import open_store
+
     protocol, store = find_protocol(config.protocol), open_store(config.samples or "")
     baseline_depth_m = challenger.baseline_depth_m
     models: dict[str, LoadPredictor] = {challenger.uri: lambda: load_predictor(challenger.download())}
@@ -115,13 +124,15 @@ def _evaluate(
         ).evaluate()
 
 
-def _candidate(label: str, evaluation: Evaluation) -> Candidate:
+def _candidate(label: str, evaluation: "Evaluation") -> "Candidate":
+    from depthflow.registry.gate import PRIMARY_METRIC, Candidate
+
     return Candidate(
         label=label,
         protocol=evaluation.protocol,
         fingerprint=evaluation.fingerprint,
         samples=evaluation.samples,
-        figures=evaluation.figures,
+        metrics=evaluation.metrics,
         errors={image["sample_id"]: image[PRIMARY_METRIC] for image in evaluation.images},
         image_ms=None if label == BASELINE else evaluation.image_ms,  # Who predicts one depth is no measure of speed.
         problems=evaluation.problems,
@@ -136,6 +147,8 @@ def _conclude(
     reasons: tuple[str, ...],
     evidence: dict[str, Any],
 ) -> dict[str, Any]:
+    from depthflow.registry.promotion import Record, record_decision
+
     if not config.dry_run:
         record = Record(
             decision=decision,

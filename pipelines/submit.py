@@ -22,7 +22,6 @@ from depthflow.cluster.requirements import (
 from depthflow.cluster.submission import Decision, Job, api_server, decide, outcome
 from depthflow.command import EXIT_INTERRUPTED, parse_command, run_command
 from depthflow.errors import ClusterError
-from depthflow.registry.runs import git_commit
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMANDS = sorted(path.stem for path in (ROOT / "pipelines").glob("*.py"))
@@ -56,6 +55,8 @@ def main(config: SubmitConfig) -> dict[str, Any]:
 
 def checked_job(config: SubmitConfig) -> Job:
     """The job of a command line that was found good."""
+    from depthflow.registry.runs import git_commit
+
     name, *arguments = config.command
     if name not in COMMANDS:
         raise ClusterError(f"There is no command {name}. Pass one of: {', '.join(COMMANDS)}.", exit_code=2)

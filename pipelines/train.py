@@ -4,25 +4,20 @@ import sys
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import tyro
 
-from depthflow.cluster.session import ray_session
 from depthflow.command import run_command
-from depthflow.inference import SERVING_CODE
 from depthflow.observability.logs import configure_logging, tell
 from depthflow.recipe import Recipe
 from depthflow.recipes import RECIPES
-from depthflow.registry.runs import RunLog, git_commit, mlflow_run
-from depthflow.registry.spool import replay
-from depthflow.registry.versions import BASELINE_TAG, ModelVersion, register_network
-from depthflow.store.read.reader import SplitReader
-from depthflow.store.store import SampleStore, open_store
 from depthflow.training.config import TrainJob
-from depthflow.training.job import open_job
-from depthflow.training.trainer import TrainingOutcome, absolute_weights, check_store, train
 
 if TYPE_CHECKING:
+    from depthflow.registry.runs import RunLog
+    from depthflow.registry.versions import ModelVersion
+    from depthflow.store.store import SampleStore
+    from depthflow.training.trainer import TrainingOutcome
+
     RecipeChoice = Recipe
 else:
     RecipeChoice = tyro.extras.subcommand_type_from_defaults(
@@ -33,6 +28,13 @@ else:
 
 def main(recipe: RecipeChoice, job: TrainJob) -> dict[str, Any]:
     """Trains; the result names the run and the version that it became, alias challenger."""
+    from depthflow.cluster.session import ray_session
+    from depthflow.registry.runs import mlflow_run
+    from depthflow.registry.spool import replay
+    from depthflow.store.store import open_store
+    from depthflow.training.job import open_job
+    from depthflow.training.trainer import absolute_weights, check_store, train
+
     store = open_store(job.samples)
     check_store(store, recipe)
     recipe = replace(recipe, encoder_weights=absolute_weights(recipe.encoder_weights))
@@ -66,9 +68,16 @@ def main(recipe: RecipeChoice, job: TrainJob) -> dict[str, Any]:
 
 
 def register(
-    outcome: TrainingOutcome, recipe: Recipe, job: TrainJob, *, store: SampleStore, run_log: RunLog
-) -> ModelVersion:
+    outcome: "TrainingOutcome", recipe: Recipe, job: TrainJob, *, store: "SampleStore", run_log: "RunLog"
+) -> "ModelVersion":
     """The best network as a new version, with all that says where it comes from."""
+    import numpy as np
+
+    from depthflow.inference import SERVING_CODE
+    from depthflow.registry.runs import git_commit
+    from depthflow.registry.versions import BASELINE_TAG, register_network
+    from depthflow.store.read.reader import SplitReader
+
     return register_network(
         outcome.network,
         run_log=run_log,

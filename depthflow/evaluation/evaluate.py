@@ -35,7 +35,7 @@ BATCHES_AT_ONCE = 2
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """One model's figures, and all that they depend on.
+    """One model's metrics, and everything that affects them.
 
     Attributes:
         protocol: its name.
@@ -63,7 +63,7 @@ class Evaluation:
         return len(self.images)
 
     @property
-    def figures(self) -> dict[str, dict[str, float]]:
+    def metrics(self) -> dict[str, dict[str, float]]:
         """Metrics over all images, and over each scene type; NaN where there are none of it."""
         groups = {"all": self.images}
         for scene_type in SCENE_TYPES:

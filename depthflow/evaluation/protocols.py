@@ -1,14 +1,16 @@
 """Protocols: each names all that moves a number. A figure without its protocol says nothing."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from depthflow.errors import ProtocolError
 from depthflow.evaluation.alignment import affine_aligned, median_aligned
 from depthflow.models.interface import Output
-from depthflow.store.store import SampleStore
+
+if TYPE_CHECKING:
+    from depthflow.store.store import SampleStore
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +127,7 @@ def find_protocol(name: str) -> Protocol:
     return PROTOCOLS[name]
 
 
-def rows_of(protocol: Protocol, store: SampleStore, split: str) -> list[int]:
+def rows_of(protocol: Protocol, store: "SampleStore", split: str) -> list[int]:
     """Row numbers of the split's samples that the protocol evaluates, in the store's order.
 
     Raises:

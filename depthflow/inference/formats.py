@@ -10,7 +10,6 @@ import numpy as np
 
 from depthflow.inference.writers import SCALE_KEY, Lens, write_npy, write_ply, write_png16
 from depthflow.models.interface import Output
-from depthflow.reports.panels import DepthMap, draw_panel
 from depthflow.store.write.planes import resize_rgb
 
 SCALE_KEYS: Mapping[Output, str] = {"metres": SCALE_KEY, "relative inverse depth": "relative_scale"}
@@ -78,6 +77,8 @@ def _write_png(path: Path, prediction: Prediction) -> Mapping[str, Any]:
 
 
 def _write_panel(path: Path, prediction: Prediction) -> None:
+    from depthflow.reports.panels import DepthMap, draw_panel  # Imports matplotlib, which takes seconds.
+
     rgb, small = shrunk(prediction.rgb, prediction.depth)
     draw_panel(path, rgb=rgb, maps=[DepthMap(title="predicted depth", depth_m=small, **DRAWN_AS[prediction.output])])
 

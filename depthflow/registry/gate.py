@@ -21,8 +21,8 @@ class Candidate:
 
     Attributes:
         label: for the reasons, such as version 3.
-        protocol, fingerprint, samples: what the figures were made with.
-        figures: all, indoors, outdoor to metrics.
+        protocol, fingerprint, samples: what the metrics were made with.
+        metrics: all, indoors, outdoor to metrics.
         errors: sample id to its abs_rel; NaN where an image has no counted pixel.
         problems: why its predictions are not sane.
         image_ms: how long it takes to predict an image, measured beside the other; None where that says nothing.
@@ -32,7 +32,7 @@ class Candidate:
     protocol: str
     fingerprint: str
     samples: int
-    figures: Mapping[str, Mapping[str, float]]
+    metrics: Mapping[str, Mapping[str, float]]
     errors: Mapping[str, float]
     problems: tuple[str, ...] = ()
     image_ms: float | None = None
@@ -94,7 +94,7 @@ def decide(*, challenger: Candidate, champion: Candidate, policy: Policy) -> Dec
         np.array([champion.errors[name] for name in ids]),
         confidence=policy.confidence,
     )
-    new, old = (candidate.figures["all"][PRIMARY_METRIC] for candidate in (challenger, champion))
+    new, old = (candidate.metrics["all"][PRIMARY_METRIC] for candidate in (challenger, champion))
     comparison = f"{PRIMARY_METRIC} {new:.4f} of {challenger.label} against {old:.4f} of {champion.label}"
     found = f"{improvement.estimate:.1%} lower, {improvement.low:.1%} to {improvement.high:.1%}"
     against = [f"{challenger.label}: {problem}" for problem in challenger.problems]
@@ -114,7 +114,7 @@ def _refuse_incomparable(challenger: Candidate, champion: Candidate) -> None:
         ours, theirs = getattr(challenger, name), getattr(champion, name)
         if ours != theirs:
             raise RegistryError(
-                f"Figures of different {name} cannot be compared: {challenger.label} {ours}, {champion.label} "
+                f"Metrics of different {name} cannot be compared: {challenger.label} {ours}, {champion.label} "
                 f"{theirs}. Evaluate both on one store with one protocol."
             )
     if challenger.errors.keys() != champion.errors.keys():
@@ -126,8 +126,8 @@ def _refuse_incomparable(challenger: Candidate, champion: Candidate) -> None:
 def _where_worse(challenger: Candidate, champion: Candidate, *, tolerance: float) -> list[str]:
     """A reason for each scene type on which the challenger is worse than may be."""
     reasons = []
-    for scene_type in sorted(challenger.figures.keys() - {"all"}):
-        ours, theirs = (c.figures[scene_type][PRIMARY_METRIC] for c in (challenger, champion))
+    for scene_type in sorted(challenger.metrics.keys() - {"all"}):
+        ours, theirs = (c.metrics[scene_type][PRIMARY_METRIC] for c in (challenger, champion))
         if not math.isnan(theirs) and not ours <= theirs * (1 + tolerance):
             allowed = f"more than {tolerance:.1%} over {theirs:.4f}"
             reasons.append(f"{scene_type}: {PRIMARY_METRIC} {ours:.4f} is {allowed} of {champion.label}")
@@ -151,7 +151,7 @@ def paired_bootstrap(challenger: np.ndarray, champion: np.ndarray, *, confidence
     """The share by which the challenger's mean error is lower, and how far the images at hand support it.
 
     Images are drawn anew with replacement, each with both models' errors (Efron and Tibshirani 1993, chapter 8), and
-    the percentiles of the share are taken. Always the same draws: the same figures give the same decision.
+    the percentiles of the share are taken. Always the same draws: the same metrics give the same decision.
 
     Args:
         challenger, champion: (n,) float errors of the same n images; where both are NaN, nothing was measured.

@@ -1,4 +1,4 @@
-"""Moving the champion alias, with a record of every decision: who, when, why, and the figures of both.
+"""Moving the champion alias, with a record of every decision: who, when, why, and the metrics of both.
 
 A decision is one MLflow run in an experiment of its own. It is written before the alias moves and finished after, so
 that a promotion killed half-way leaves a record that says what was under way.
@@ -121,7 +121,7 @@ class Record:
         champion: the version that is champion afterwards.
         previous: the one before.
         reasons: why.
-        evidence: what it was decided upon: protocol, fingerprint, samples, figures.
+        evidence: what it was decided upon: protocol, fingerprint, samples, metrics.
     """
 
     decision: str

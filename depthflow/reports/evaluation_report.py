@@ -75,7 +75,7 @@ def evaluation_page(
         subtitle=f"{name} under the protocol {protocol.name}",
         sections=[
             _overview(result, protocol=protocol, store=store),
-            _figures(evaluations),
+            _metrics(evaluations),
             _errors(result),
             _scenes(result, store),
             _published(result, protocol),
@@ -111,14 +111,14 @@ def _badness(image: Mapping[str, Any]) -> float:
 
 
 def _overview(result: Evaluation, *, protocol: Protocol, store: SampleStore) -> Section:
-    figures = result.figures["all"]
+    overall = result.metrics["all"]
     parts: list[Part] = [
         Facts(
             values={
                 "samples": f"{result.samples:,}",
-                "abs_rel": f"{figures['abs_rel']:.3f}",
-                "delta1": f"{figures['delta1']:.3f}",
-                "rmse": f"{figures['rmse']:.2f} m",
+                "abs_rel": f"{overall['abs_rel']:.3f}",
+                "delta1": f"{overall['delta1']:.3f}",
+                "rmse": f"{overall['rmse']:.2f} m",
             }
         ),
         protocol.description,
@@ -137,12 +137,12 @@ def _overview(result: Evaluation, *, protocol: Protocol, store: SampleStore) -> 
     return Section(heading="Overview", parts=parts)
 
 
-def _figures(evaluations: Mapping[str, Evaluation]) -> Section:
+def _metrics(evaluations: Mapping[str, Evaluation]) -> Section:
     rows = [
         (group, name, sum(group in ("all", image["scene_type"]) for image in evaluation.images), *metrics.values())
         for group in ("all", *SCENE_TYPES)
         for name, evaluation in evaluations.items()
-        for metrics in [evaluation.figures[group]]
+        for metrics in [evaluation.metrics[group]]
     ]
     columns = {"": "", "model": "", "images": ",d", **dict.fromkeys(METRIC_NAMES, ".4f")}
     return Section(
@@ -256,7 +256,7 @@ def _scenes(result: Evaluation, store: SampleStore) -> Section:
 
 
 def _published(result: Evaluation, protocol: Protocol) -> Section:
-    ours = result.figures["all"]
+    ours = result.metrics["all"]
     same = [row for row in PUBLISHED if row.protocol == protocol.name]
     rows: list[Sequence[Any]] = [
         (row.model, row.abs_rel, row.rmse_m, row.delta1, row.measured, row.source, "yes" if row in same else "no")

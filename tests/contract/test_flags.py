@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,9 @@ ROOT = Path(__file__).resolve().parents[2]
 LIST = Path(__file__).with_name("flags.txt")
 COMMANDS = {path.stem: [path.stem] for path in sorted((ROOT / "pipelines").glob("*.py"))}
 COMMANDS["train"] = ["train", "tutorial"]  # Every recipe has the same flags.
+
+LIGHT = {"PIL", "cv2", "depthflow", "docstring_parser", "numpy", "tyro", "typeguard", "typing_extensions"}
+"""Installed packages that --help may import: all of them together take less than a second."""
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +56,24 @@ def test_help_fits_eighty_columns_and_explains_every_flag(helps, command):
     text = helps[command]
     assert max(map(len, text.splitlines())) <= 80
     assert not re.search(r"--[a-z-]+ [A-Z|{}\[\]a-z0-9 ]+ +\(default", text), "a flag without help"
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS.keys() - {"demo"}))
+def test_help_imports_nothing_that_takes_seconds(command):
+    """Reads the interpreter's own list of imports, so that a slow machine cannot fail it."""
+    words = COMMANDS[command]
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", f"pipelines/{words[0]}.py", *words[1:], "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    imported = {name.partition(".")[0] for name in re.findall(r"^import time:.*\| +(\S+)$", done.stderr, re.MULTILINE)}
+    installed = {name for name in packages_distributions() if not name.startswith("_")}
+    assert {"depthflow", "tyro"} <= imported
+    assert imported & installed <= LIGHT
 
 
 def help_of(words: list[str]) -> str:

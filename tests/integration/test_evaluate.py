@@ -88,11 +88,11 @@ def test_every_sample_once_and_the_same_figures_with_any_number_of_workers(store
         assert result.samples == 771
         assert Counter(image["scene_type"] for image in result.images) == SAMPLES
         assert len({image["sample_id"] for image in result.images}) == 771
-        for group, metrics in result.figures.items():
-            assert metrics == pytest.approx(alone[name].figures[group], rel=1e-9, abs=1e-12)
+        for group, metrics in result.metrics.items():
+            assert metrics == pytest.approx(alone[name].metrics[group], rel=1e-9, abs=1e-12)
         for scene_type, breakdown in result.breakdowns.items():
             np.testing.assert_allclose(breakdown.by_depth, alone[name].breakdowns[scene_type].by_depth, rtol=1e-9)
-    assert found["good"].figures["all"]["abs_rel"] < found["poor"].figures["all"]["abs_rel"]
+    assert found["good"].metrics["all"]["abs_rel"] < found["poor"].metrics["all"]["abs_rel"]
 
 
 def test_an_images_figures_are_its_own(store, alone):
@@ -116,7 +116,7 @@ def test_relative_depth_counts_once_it_is_aligned(store):
     with pytest.raises(ProtocolError, match=r"relative predicts relative inverse depth.*--protocol affine"):
         evaluated(store, "devkit", "relative", workers=1)
     found = evaluated(store, "affine", "relative", "good", workers=2)
-    assert found["relative"].figures["all"]["abs_rel"] < 0.2
+    assert found["relative"].metrics["all"]["abs_rel"] < 0.2
     assert found["relative"].problems == ()
 
 
@@ -148,7 +148,7 @@ def test_report_says_what_was_measured(written, store, alone, parse_html):
     assert [row[:3] for row in rows] == [
         [group, name, f"{count}"] for group, count in {"all": 771, **SAMPLES}.items() for name in ("good", "poor")
     ]
-    assert rows[0][3 + METRIC_NAMES.index("abs_rel")] == f"{alone['good'].figures['all']['abs_rel']:.4f}"
+    assert rows[0][3 + METRIC_NAMES.index("abs_rel")] == f"{alone['good'].metrics['all']['abs_rel']:.4f}"
 
 
 def test_report_warns_of_other_peoples_figures(written, parse_html):

@@ -1,4 +1,4 @@
-"""One model's evaluation: figures by scene type, and why its predictions may not be used."""
+"""One model's evaluation: metrics by scene type, and why its predictions may not be used."""
 
 import math
 
@@ -18,38 +18,38 @@ def evaluation(*images) -> Evaluation:
     return Evaluation(protocol="devkit", fingerprint="f00", split="val", images=images)
 
 
-# --- figures ---
+# --- metrics ---
 
 
-def test_figures_by_scene_type():
+def test_metrics_by_scene_type():
     result = evaluation(
         image(0, abs_rel=0.1), image(1, abs_rel=0.3), image(2, abs_rel=0.8, scene_type="outdoor", delta1=0.25)
     )
     assert result.samples == 3
-    figures = result.figures
-    assert set(figures) == {"all", "indoors", "outdoor"}
-    assert all(tuple(metrics) == METRIC_NAMES for metrics in figures.values())
-    assert {name: metrics["abs_rel"] for name, metrics in figures.items()} == pytest.approx(
+    metrics = result.metrics
+    assert set(metrics) == {"all", "indoors", "outdoor"}
+    assert all(tuple(group) == METRIC_NAMES for group in metrics.values())
+    assert {name: group["abs_rel"] for name, group in metrics.items()} == pytest.approx(
         {"all": 0.4, "indoors": 0.2, "outdoor": 0.8}
     )
-    assert figures["outdoor"]["delta1"] == 0.25
-    assert figures["indoors"]["delta1"] == 0.5
+    assert metrics["outdoor"]["delta1"] == 0.25
+    assert metrics["indoors"]["delta1"] == 0.5
 
 
 def test_a_scene_type_that_is_not_there_is_nan():
-    figures = evaluation(image(0, abs_rel=0.1)).figures
-    assert all(math.isnan(value) for value in figures["outdoor"].values())
-    assert figures["all"] == figures["indoors"]
+    metrics = evaluation(image(0, abs_rel=0.1)).metrics
+    assert all(math.isnan(value) for value in metrics["outdoor"].values())
+    assert metrics["all"] == metrics["indoors"]
 
 
 def test_an_image_without_a_valid_pixel_counts_as_a_sample_and_not_in_the_mean():
     result = evaluation(image(0, abs_rel=0.1), image(1, **dict.fromkeys(METRIC_NAMES, math.nan)))
     assert result.samples == 2
-    assert result.figures["all"]["abs_rel"] == 0.1
+    assert result.metrics["all"]["abs_rel"] == 0.1
 
 
 def test_a_nan_prediction_is_not_averaged_away():
-    assert math.isnan(evaluation(image(0), image(1, mae=math.nan)).figures["all"]["mae"])
+    assert math.isnan(evaluation(image(0), image(1, mae=math.nan)).metrics["all"]["mae"])
 
 
 # --- problems ---

@@ -19,12 +19,12 @@ HARDNESS = np.random.default_rng(0).lognormal(0, 0.5, 40)
 
 def candidate(label: str, everything: float, indoors: float = NAN, outdoor: float = NAN, **changes) -> Candidate:
     """A model by its abs_rel over all images, indoors and outdoor."""
-    figures = {
+    metrics = {
         name: {"abs_rel": value, "rmse": 1.0}
         for name, value in {"all": everything, "indoors": indoors, "outdoor": outdoor}.items()
     }
     errors = {f"image {k}": everything * share for k, share in enumerate(HARDNESS / HARDNESS.mean())}
-    facts = {"protocol": "devkit", "fingerprint": "f00", "samples": 40, "figures": figures, "errors": errors}
+    facts = {"protocol": "devkit", "fingerprint": "f00", "samples": 40, "metrics": metrics, "errors": errors}
     return Candidate(label=label, **{**facts, **changes})
 
 

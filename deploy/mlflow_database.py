@@ -1,4 +1,4 @@
-"""Keep a copy of MLflow's SQLite database in an object store, and bring it back on a new disk.
+"""Back up MLflow's SQLite database to an object store, and restore it on a new disk.
 
 python deploy/mlflow_database.py restore --database mlflow.db --copy s3://BUCKET/mlflow/mlflow.db
 python deploy/mlflow_database.py once --database mlflow.db --copy s3://BUCKET/mlflow/mlflow.db
@@ -17,10 +17,10 @@ import tyro
 
 
 def restore(*, database: Path, copy: str) -> bool:
-    """Brings the database back from its copy, unless it is there already or there is no copy yet.
+    """Restores the database from its copy, unless the database exists or there is no copy yet.
 
     Returns:
-        Whether it was brought back.
+        Whether it was restored.
     """
     files, path = fsspec.core.url_to_fs(copy)
     if database.exists() or not files.exists(path):
@@ -33,7 +33,7 @@ def restore(*, database: Path, copy: str) -> bool:
 
 
 def copy_once(*, database: Path, copy: str) -> None:
-    """One consistent copy, taken while the server writes."""
+    """Makes one consistent copy, even while the server writes."""
     files, path = fsspec.core.url_to_fs(copy)
     with tempfile.TemporaryDirectory(dir=database.parent) as folder:
         snapshot = Path(folder, "snapshot.db")
@@ -43,13 +43,13 @@ def copy_once(*, database: Path, copy: str) -> None:
 
 
 def keep(*, database: Path, copy: str, every_s: float = 900.0) -> None:
-    """Copies for ever, every so many seconds; what goes wrong is said, and tried again."""
+    """Makes a copy every `every_s` seconds, forever; errors are printed, and the next copy is tried."""
     while True:
         time.sleep(every_s)
         try:
             copy_once(database=database, copy=copy)
-        except Exception as error:  # Whatever it was: the next copy may succeed, and MLflow runs on.
-            print(f"no copy of {database} at {copy} this time: {error}", file=sys.stderr, flush=True)
+        except Exception as error:  # The next copy may succeed, and MLflow keeps running.
+            print(f"could not copy {database} to {copy}: {error}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Starts MLflow on the head node, and a copy of its database every quarter of an hour; does nothing where it runs.
+# Starts MLflow on the head node, and a backup of its database every 15 minutes; does nothing if it is running.
 # cluster.yaml calls it. After a crash: ray exec cluster.yaml 'bash ~/depthflow/mlflow_on_head.sh'
 set -euo pipefail
 port=${MLFLOW_PORT:-5000}
@@ -7,10 +7,10 @@ database=$HOME/mlflow/mlflow.db
 copy=s3://$DEPTHFLOW_BUCKET/mlflow/mlflow.db
 if (echo > "/dev/tcp/127.0.0.1/$port") 2> /dev/null; then exit 0; fi
 
-# On a new disk the database comes back from its copy; one that is there is left alone.
+# Restores the database on a new disk; keeps an existing one.
 ~/venv/bin/python ~/depthflow/mlflow_database.py restore --database "$database" --copy "$copy"
 
-# It answers to the names by which nodes, and a browser behind a forwarded port, call it.
+# Allows the host names used by nodes and by a browser through a forwarded port.
 ip=$(hostname -I | cut -d' ' -f1)
 setsid nohup ~/venv/bin/mlflow server --host 0.0.0.0 --port "$port" --workers 2 \
     --backend-store-uri "sqlite:///$database" \

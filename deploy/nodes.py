@@ -1,4 +1,4 @@
-"""Ask the autoscaler for nodes ahead of a job, so that doctor.py sees them; without flags, take the request back.
+"""Request nodes from the autoscaler ahead of a job, so that doctor.py sees them; without flags, cancel the request.
 
 On AWS: ray submit cluster.yaml deploy/nodes.py -- --data 1 --train 2
 """
@@ -9,14 +9,14 @@ from ray.autoscaler.sdk import request_resources
 
 
 def main(data: int = 0, train: int = 0) -> None:
-    """Nodes asked for stay until the request is taken back.
+    """Requests nodes, which stay until the request is cancelled.
 
     Args:
-        data: CPU nodes.
-        train: GPU nodes.
+        data: Number of CPU nodes.
+        train: Number of GPU nodes.
     """
     ray.init(address="auto", logging_level="WARNING")
-    # A bundle a node: more than half of its CPUs, so that no two of them fit on one.
+    # One bundle per node, with more than half of its CPUs, so that no two bundles fit on one node.
     bundles = [{"CPU": 10}] * data + [{"CPU": 30, "GPU": 1}] * train
     roles = ["data"] * data + ["train"] * train
     request_resources(bundles=bundles, bundle_label_selectors=[{"depthflow.io/role": role} for role in roles])

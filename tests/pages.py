@@ -1,7 +1,7 @@
-"""The fenced blocks of README.md and of the pages under docs/: what is a command there, and what it needs.
+"""The fenced blocks of README.md and docs/.
 
-A block's language says what it is: `sh` holds commands, `python` a program, `text` and `json` what is printed or
-written. A title that begins with "needs" says what a laptop may lack to run it: needs AWS, needs the DIODE archives.
+A block's language says what it contains: `sh` commands, `python` a program, `text` and `json` output or files. A title
+that starts with "needs" says what a laptop may lack to run it: needs AWS, needs the DIODE archives.
 """
 
 import re
@@ -18,10 +18,10 @@ class Block:
     """A fenced block.
 
     Attributes:
-        page: its path in the checkout.
-        line: number of the line that opens it.
-        info: what stands behind its opening fence.
-        text: what it holds.
+        page: path of the page in the checkout.
+        line: line number of the opening fence.
+        info: text after the opening fence.
+        text: content of the block.
     """
 
     page: str
@@ -45,12 +45,12 @@ class Block:
 
     @property
     def lines(self) -> list[str]:
-        """Of `sh`: its command lines; a line that ends with a backslash goes on in the next."""
+        """Command lines of an `sh` block, with continuation lines joined."""
         return [line for line in self.text.replace("\\\n", " ").splitlines() if line.strip()]
 
 
 def blocks_of(path: Path) -> list[Block]:
-    """All fenced blocks of a page, in its order."""
+    """Returns the fenced blocks of a page in order."""
     text = path.read_text()
     return [
         Block(

@@ -1,4 +1,4 @@
-"""What the tests of the deployment's files share."""
+"""Fixtures of the tests of the deployment files."""
 
 import re
 from collections.abc import Callable
@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="session")
 def locked() -> Callable[..., str]:
-    """The version of a package in a lock file."""
+    """Returns the version of a package in a lock file."""
 
     def version(package: str, lock: str = "requirements.lock") -> str:
         found = re.findall(rf"^{package}==(\S+)", (ROOT / lock).read_text(), re.MULTILINE)
@@ -25,5 +25,5 @@ def locked() -> Callable[..., str]:
 
 @pytest.fixture(scope="session")
 def launched() -> dict[str, Any]:
-    """cluster.yaml."""
+    """The parsed cluster.yaml."""
     return yaml.safe_load((ROOT / "cluster.yaml").read_text())

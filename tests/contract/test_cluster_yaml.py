@@ -1,4 +1,4 @@
-"""cluster.yaml against Ray's schema, Ray's own launcher on a pretended AWS, the lock files and the code."""
+"""cluster.yaml against Ray's schema, Ray's launcher on a simulated AWS, the lock files and the code."""
 
 import json
 import re
@@ -33,39 +33,39 @@ HEAD_NAME = "ip-172-31-5-9.ec2.internal"
 
 @pytest.fixture(scope="module")
 def prepared(launched) -> dict[str, Any]:
-    """As Ray's launcher reads it, its defaults filled in."""
+    """The configuration with the launcher's defaults filled in."""
     return prepare_config(launched)
 
 
 def commands(config: dict[str, Any]) -> list[str]:
-    """Every shell command that runs on a node."""
+    """Returns every shell command that runs on a node."""
     of_types = [node_type.get("worker_setup_commands", []) for node_type in config["available_node_types"].values()]
     names = ("initialization", "head_setup", "worker_setup", "head_start_ray", "worker_start_ray")
     return [command for group in [*(config[f"{name}_commands"] for name in names), *of_types] for command in group]
 
 
-def test_ray_takes_it(prepared):
+def test_ray_accepts_the_configuration(prepared):
     validate_config(prepared)
 
 
-def test_what_a_user_must_set_comes_first_and_each_has_a_comment(launched):
+def test_required_settings_come_first_and_have_comments(launched):
     before_metadata, _, after = TEXT.partition("metadata:\n")
     assert all(line.startswith("#") or not line for line in before_metadata.splitlines())
     top = after.partition("\n# ---")[0]
     assert list(launched["metadata"]) == ["region", "zone", "image_id", "bucket", "head_profile", "node_profile"]
     for number, name in enumerate(launched["metadata"], start=1):
         assert re.search(rf"^  # {number}\. [^\n]+\n(  #[^\n]+\n)*  {name}: &{name}\b", top, re.MULTILINE), name
-        assert f"*{name}" in TEXT, f"{name} is set at the top and used nowhere"
+        assert f"*{name}" in TEXT, f"{name} is set at the top but not used"
     assert TEXT.count("SET-THIS") == top.count("SET-THIS") == 2
 
 
-def test_every_command_is_shell(prepared):
+def test_every_command_is_valid_shell(prepared):
     for command in commands(prepared):
         done = subprocess.run(["bash", "-n", "-c", command], capture_output=True, text=True)
         assert done.returncode == 0, f"{command}\n{done.stderr}"
 
 
-def test_image_and_packages_are_those_of_the_lock_files(launched, prepared, locked):
+def test_image_and_packages_match_the_lock_files(launched, prepared, locked):
     pyproject = (ROOT / "pyproject.toml").read_text()
     python = re.findall(r'pythonVersion = "(\d)\.(\d+)"', pyproject)[0]
     image = f"rayproject/ray:{locked('ray')}-py{python[0]}{python[1]}"
@@ -83,16 +83,16 @@ def test_image_and_packages_are_those_of_the_lock_files(launched, prepared, lock
         assert any("libgl1" in command and "libglib2.0-0" in command for command in setup), name
 
 
-def test_files_that_go_to_the_nodes_are_there(launched):
+def test_mounted_files_exist_and_are_used(launched):
     for remote, local in launched["file_mounts"].items():
-        assert remote.startswith("/home/ray/"), "Ray rsyncs to absolute paths of the container"
+        assert remote.startswith("/home/ray/"), "Ray copies files to absolute paths of the container"
         assert local == "~/.ray/auth_token" or (ROOT / local).is_file(), local
     scripts = "".join(path.read_text() for path in (ROOT / "deploy").glob("*.sh"))
     used = set(re.findall(r"~/depthflow/([\w.-]+)", TEXT + scripts))
     assert used == {Path(remote).name for remote in launched["file_mounts"] if "/depthflow/" in remote}
 
 
-def test_every_ray_has_the_token(launched, prepared):
+def test_every_node_has_the_token(launched, prepared):
     default = _get_default_token_path().relative_to(Path.home())
     assert launched["file_mounts"][f"/home/ray/{default}"] == f"~/{default}"
     assert "--env=RAY_AUTH_MODE=token" in launched["docker"]["run_options"]
@@ -106,13 +106,13 @@ def test_every_ray_has_the_token(launched, prepared):
         assert f"test -r ~/{default}" in setup
 
 
-def test_dashboard_is_the_heads_own_and_no_dashboard_port_is_forwarded(prepared):
+def test_the_dashboard_is_only_reachable_on_the_head(prepared):
     start = next(command for command in prepared["head_start_ray_commands"] if "--head" in command)
     assert "--dashboard-host=127.0.0.1" in start
     assert "--num-cpus=0 --num-gpus=0" in start
 
 
-def test_roles_and_limits_are_those_of_the_code(launched):
+def test_roles_and_limits_match_the_code(launched):
     types = launched["available_node_types"]
     assert set(types) == set(NODE_TYPES) == set(get_args(Role))
     assert {name: node_type["labels"] for name, node_type in types.items()} == {
@@ -126,8 +126,8 @@ def test_roles_and_limits_are_those_of_the_code(launched):
     assert spot == {"data"}
 
 
-def test_resources_are_those_of_the_instances(launched):
-    """By the list of instance types that moto ships, which is EC2's."""
+def test_resources_match_the_instance_types(launched):
+    """moto ships EC2's list of instance types."""
     for name, node_type in launched["available_node_types"].items():
         instance = INSTANCE_TYPES[node_type["node_config"]["InstanceType"]]
         gpus = sum(gpu["Count"] for gpu in instance.get("GpuInfo", {}).get("Gpus", []))
@@ -142,7 +142,7 @@ def demand(role: str, count: int, **needed: float) -> list[Any]:
 
 
 @pytest.mark.parametrize(
-    ("requests", "launches", "refused"),
+    ("requests", "launches", "infeasible"),
     [
         (demand("data", 1, CPU=1), {"data": 1}, 0),
         (demand("data", 16 * 16, CPU=1), {"data": 16}, 0),
@@ -153,8 +153,8 @@ def demand(role: str, count: int, **needed: float) -> list[Any]:
         (demand("data", 1, CPU=1) + demand("train", 1, GPU=1), {"data": 1, "train": 1}, 0),
     ],
 )
-def test_autoscaler_adds_the_nodes_that_tasks_are_labelled_for(prepared, requests, launches, refused):
-    """Ray's scheduler of nodes, asked directly; tests/integration/test_autoscaling.py starts them."""
+def test_the_autoscaler_adds_nodes_with_the_label_of_the_tasks(prepared, requests, launches, infeasible):
+    """Calls Ray's node scheduler directly; tests/integration/test_autoscaling.py starts nodes."""
     config = AutoscalingConfig(prepared, skip_content_hash=True)
     reply = ResourceDemandScheduler().schedule(
         SchedulingRequest(
@@ -165,21 +165,21 @@ def test_autoscaler_adds_the_nodes_that_tasks_are_labelled_for(prepared, request
         )
     )
     assert {launch.instance_type: launch.count for launch in reply.to_launch} == launches
-    assert len(reply.infeasible_resource_requests) == refused
+    assert len(reply.infeasible_resource_requests) == infeasible
 
 
 @pytest.fixture
-def pretended_aws(monkeypatch, tmp_path):
-    """An empty account; Ray keeps its key pair in this test's home."""
+def simulated_aws(monkeypatch, tmp_path):
+    """An empty account; Ray stores its key pair in this test's home."""
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "pretended")
+        monkeypatch.setenv(name, "simulated")
     with mock_aws():
         yield
     resource_cache.cache_clear()
 
 
-def test_launcher_brings_up_every_node_type_and_opens_ssh_alone(pretended_aws, prepared, launched):
+def test_the_launcher_starts_every_node_type_and_only_opens_ssh(simulated_aws, prepared, launched):
     ec2 = boto3.client("ec2", region_name=launched["provider"]["region"])
     config = json.loads(json.dumps(prepared).replace("ami-SET-THIS", ec2.describe_images()["Images"][0]["ImageId"]))
     iam = boto3.client("iam")
@@ -210,15 +210,15 @@ def test_launcher_brings_up_every_node_type_and_opens_ssh_alone(pretended_aws, p
     assert {pair["GroupId"] for rule in within for pair in rule["UserIdGroupPairs"]} == groups
 
 
-def test_mlflow_keeps_its_database_on_the_disk_and_answers_to_its_names(launched):
+def test_mlflow_has_its_database_on_disk_and_allows_its_host_names(launched):
     """tests/integration/test_mlflow_on_head.py runs the script."""
     assert launched["head_start_ray_commands"][-1] == "bash ~/depthflow/mlflow_on_head.sh"
     script = (ROOT / "deploy" / "mlflow_on_head.sh").read_text().replace("\\\n", "")
     line = re.search(r"mlflow server (.*?) > ", script)[1]
-    told = {"port": "5000", "database": "/home/ray/mlflow/mlflow.db", "ip": HEAD_IP}
+    values = {"port": "5000", "database": "/home/ray/mlflow/mlflow.db", "ip": HEAD_IP}
     assert "port=${MLFLOW_PORT:-5000}\ndatabase=$HOME/mlflow/mlflow.db\n" in script
     line = line.replace("$(hostname -f)", HEAD_NAME)
-    line = re.sub(r"\$(port|database|ip)\b", lambda found: told[found[1]], line)
+    line = re.sub(r"\$(port|database|ip)\b", lambda found: values[found[1]], line)
     words = shlex.split(line)
     options = {flag: value for flag, value in pairwise(words) if flag.startswith("--")}
     assert options["--backend-store-uri"] == "sqlite:////home/ray/mlflow/mlflow.db"
@@ -230,14 +230,14 @@ def test_mlflow_keeps_its_database_on_the_disk_and_answers_to_its_names(launched
 
 
 @pytest.mark.parametrize("script", sorted((ROOT / "deploy").glob("*.sh")), ids=lambda path: path.name)
-def test_script_is_shell_and_calls_the_database_script_as_it_is(script):
+def test_scripts_are_valid_shell_and_use_existing_subcommands(script):
     done = subprocess.run(["bash", "-n", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     flags = set(re.findall(r"mlflow_database\.py (\w+) ", script.read_text()))
     assert flags == {"restore", "keep"}
 
 
-def test_policies_are_taken_by_aws_and_the_nodes_may_only_reach_buckets(pretended_aws):
+def test_aws_accepts_the_policies_and_nodes_may_only_use_buckets(simulated_aws):
     iam = boto3.client("iam")
     policies = {path.stem: path.read_text() for path in (ROOT / "deploy" / "aws").glob("*.json")}
     iam.create_role(RoleName="role", AssumeRolePolicyDocument=policies.pop("assume-role"))
@@ -251,10 +251,10 @@ def test_policies_are_taken_by_aws_and_the_nodes_may_only_reach_buckets(pretende
     assert "s3:*" not in actions["node-policy"]
 
 
-def test_nodes_that_are_asked_for_ahead_take_more_than_half_of_one_each(launched):
+def test_a_requested_bundle_takes_more_than_half_of_a_node(launched):
     script = (ROOT / "deploy" / "nodes.py").read_text()
     assert f'"{ROLE_LABEL}": role' in script
-    asked = {name: int(cpus) for cpus, name in re.findall(r'\[\{"CPU": (\d+)[^}]*\}\] \* (\w+)', script)}
-    assert set(asked) == {"data", "train"}
-    for name, cpus in asked.items():
+    requested = {name: int(cpus) for cpus, name in re.findall(r'\[\{"CPU": (\d+)[^}]*\}\] \* (\w+)', script)}
+    assert set(requested) == {"data", "train"}
+    for name, cpus in requested.items():
         assert cpus > launched["available_node_types"][name]["resources"]["CPU"] / 2, name

@@ -1,4 +1,4 @@
-"""`make docs`: the site builds without a warning and without a network, wants nothing of a server, and is complete."""
+"""`make docs` builds a complete site without warnings or a network, which loads nothing from other servers."""
 
 import importlib
 import os
@@ -34,11 +34,11 @@ FETCHED = {
     "video": "src",
     "object": "data",
 }
-"""Elements whose address a browser fetches by itself."""
+"""Elements whose address a browser fetches automatically."""
 
 
 class Fetched(HTMLParser):
-    """Collects the addresses that a browser fetches by itself."""
+    """Collects the addresses that a browser fetches automatically."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -71,14 +71,14 @@ def text_of(site: Path, page: str) -> str:
     return (site / page).read_text()
 
 
-def test_every_page_is_built_and_in_the_navigation(site):
+def test_every_page_is_built(site):
     pages = {path.relative_to(ROOT / "docs").with_suffix(".html") for path in (ROOT / "docs").rglob("*.md")}
     built = {path.relative_to(site) for path in site.rglob("*.html")} - {Path("404.html")}
     assert built == pages
     assert len(pages) > 20
 
 
-def test_nothing_is_fetched_from_elsewhere(site):
+def test_pages_load_nothing_from_other_servers(site):
     pages = list(site.rglob("*.html"))
     for page in pages:
         parser = Fetched()
@@ -92,39 +92,41 @@ def test_nothing_is_fetched_from_elsewhere(site):
         assert not re.search(r"@import|url\(['\"]?(https?:)?//", style.read_text()), style
 
 
-def test_reference_has_every_field_of_every_command(site):
+def test_the_reference_has_every_field_of_every_command(site):
     pages = text_of(site, "reference/commands.html") + text_of(site, "reference/recipes.html")
     classes = configurations()
     assert len(classes) >= 12
     for path, each in classes.items():
         own = [field.name for field in fields(each) if field.name in each.__annotations__]
         for name in own:
-            if (each.__name__, name) != ("Recipe", "name"):  # Not a flag, but documented all the same.
+            if (each.__name__, name) != ("Recipe", "name"):  # Documented, but not a flag.
                 assert f'id="{path}.{name}"' in pages, f"{path}.{name}"
 
 
-def test_reference_has_every_command(site):
+def test_the_reference_has_every_command(site):
     commands = {path.stem for path in (ROOT / "pipelines").glob("*.py")}
     headings = set(re.findall(r'<h2 id="(\w+)"', text_of(site, "reference/commands.html")))
     assert commands <= headings
 
 
-def test_reference_has_every_module(site):
+def test_the_reference_has_every_module(site):
     pages = "".join(page.read_text() for page in (site / "reference").rglob("*.html"))
     modules = [info.name for info in pkgutil.walk_packages(depthflow.__path__, "depthflow.") if not info.ispkg]
     assert len(modules) > 60
-    documented = [name for name in modules if not name.endswith((".config", ".recipe"))]  # By its dataclasses instead.
+    documented = [
+        name for name in modules if not name.endswith((".config", ".recipe"))
+    ]  # Documented by their dataclasses.
     assert [name for name in documented if f'id="{name}"' not in pages] == []
 
 
-def test_reference_leads_to_what_a_program_imports(site):
+def test_the_reference_links_the_public_api(site):
     page = text_of(site, "reference/library/index.html")
     names = [name for name in depthflow.__all__ if not re.search(rf"<a [^>]+><code[^>]*>{name}</code></a>", page)]
     assert len(depthflow.__all__) > 10
     assert names == []
 
 
-def test_reference_says_what_the_docstrings_say(site):
+def test_the_reference_contains_the_docstrings(site):
     page = " ".join(text_of(site, "reference/library/training.html").split())
     first = (importlib.import_module("depthflow.training.job").__doc__ or "").split(".")[0]
     assert first in page

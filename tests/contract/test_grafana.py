@@ -1,4 +1,4 @@
-"""The Grafana dashboard shows every gauge that the code sets, and none that it does not."""
+"""The Grafana dashboard shows exactly the gauges that the code sets."""
 
 import json
 import re
@@ -23,7 +23,7 @@ def targets(dashboard) -> list[dict[str, Any]]:
     return [target for panel in dashboard["panels"] for target in panel.get("targets", [])]
 
 
-def test_gauges_are_those_of_the_code(targets):
+def test_the_dashboard_shows_the_gauges_of_the_code(targets):
     shown = {name for target in targets for name in re.findall(r"\bray_(\w+)\{", target["expr"])}
     assert shown == set(GAUGES)
 
@@ -35,17 +35,17 @@ def test_legends_and_filters_are_tags_of_the_gauges(targets):
             assert wanted <= set(GAUGES[name].tags), name
 
 
-def test_datasource_is_a_variable(dashboard, targets):
+def test_the_data_source_is_a_variable(dashboard, targets):
     variables = {variable["name"]: variable for variable in dashboard["templating"]["list"]}
     assert (variables["datasource"]["type"], variables["datasource"]["query"]) == ("datasource", "prometheus")
     wanted = {"type": "prometheus", "uid": "${datasource}"}
     panels = [panel for panel in dashboard["panels"] if panel["type"] != "row"]
     assert len(panels) >= 9
     assert all(one["datasource"] == wanted for one in [*panels, *targets, variables["run"]])
-    assert "__inputs" not in dashboard, "an export of one Grafana, which another cannot provision"
+    assert "__inputs" not in dashboard, "an export from one Grafana, which another cannot provision"
 
 
-def test_panels_are_whole_and_do_not_overlap(dashboard):
+def test_panels_are_complete_and_do_not_overlap(dashboard):
     assert dashboard["schemaVersion"] >= 36 and dashboard["uid"] and dashboard["title"]
     panels = dashboard["panels"]
     assert len({panel["id"] for panel in panels}) == len(panels)

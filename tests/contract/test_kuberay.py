@@ -1,4 +1,4 @@
-"""The manifests of deploy/ against cluster.yaml, pyproject.toml, the lock files and the commands' flags."""
+"""The Kubernetes manifests against cluster.yaml, pyproject.toml, the lock files and the commands' flags."""
 
 import re
 import shlex
@@ -39,12 +39,12 @@ def cluster(manifests) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def groups(cluster) -> dict[str, dict[str, Any]]:
-    """The cluster's groups of pods by their names, the head among them."""
+    """The cluster's pod groups by name, including the head."""
     return {"head": cluster["headGroupSpec"], **{group["groupName"]: group for group in cluster["workerGroupSpecs"]}}
 
 
 def pods(manifests) -> dict[str, dict[str, Any]]:
-    """Every pod's specification, by where it is."""
+    """The spec of every pod, by kind and name."""
     cluster = manifests["RayCluster", "depthflow"]["spec"]
     found = {group["groupName"]: group["template"]["spec"] for group in cluster["workerGroupSpecs"]}
     found["head"] = cluster["headGroupSpec"]["template"]["spec"]
@@ -56,18 +56,18 @@ def containers(pod: dict[str, Any]) -> list[dict[str, Any]]:
     return [*pod.get("initContainers", []), *pod["containers"]]
 
 
-def test_everything_is_in_one_namespace(manifests):
+def test_all_resources_are_in_one_namespace(manifests):
     for (kind, name), manifest in manifests.items():
         assert manifest["metadata"].get("namespace", name) == NAMESPACE, (kind, name)
 
 
-def test_what_a_user_must_set_is_named_so():
+def test_required_settings_are_marked():
     text = "".join(path.read_text() for path in FOLDER.rglob("*.yaml"))
     assert set(re.findall(r"SET-[A-Z-]+", text)) == {"SET-REGISTRY", "SET-BUCKET", "SET-ROLE-ARN"}
     assert set(re.findall(r"s3://([\w.-]+)", text)) == {"SET-BUCKET", "diode-dataset"}
 
 
-def test_images_are_of_this_version_and_only_training_needs_the_large_one(manifests):
+def test_images_have_this_version_and_only_training_uses_the_gpu_image(manifests):
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     for name, pod in pods(manifests).items():
         tag = f"{version}-gpu" if name == "train" else version
@@ -76,7 +76,7 @@ def test_images_are_of_this_version_and_only_training_needs_the_large_one(manife
     assert f"-t REGISTRY/depthflow:{version}-gpu --build-arg VARIANT=-gpu ." in DOCKERFILE
 
 
-def test_image_is_made_of_the_lock_files_on_the_launchers_image(cluster, launched, locked):
+def test_the_image_installs_the_lock_files_on_the_launchers_image(cluster, launched, locked):
     assert cluster["rayVersion"] == locked("ray")
     assert f"FROM {launched['docker']['image']}${{VARIANT}}\n" in DOCKERFILE
     assert launched["available_node_types"]["train"]["docker"]["worker_image"] == f"{launched['docker']['image']}-gpu"
@@ -90,8 +90,8 @@ def test_image_is_made_of_the_lock_files_on_the_launchers_image(cluster, launche
         assert f"\n!{source}\n" in allowed, f"{source} is kept from the build by Dockerfile.dockerignore"
 
 
-def test_every_ray_and_every_submitter_has_the_token(manifests, cluster):
-    """By the operator, from one secret; no manifest holds a secret's value."""
+def test_every_node_and_submitter_has_the_token(manifests, cluster):
+    """The operator sets it from one secret; no manifest contains its value."""
     assert cluster["authOptions"] == {"mode": "token", "secretName": "depthflow-token"}
     assert "Secret" not in {kind for kind, _ in manifests}
     assert f"secret generic {cluster['authOptions']['secretName']}" in (FOLDER / "access.yaml").read_text()
@@ -100,7 +100,7 @@ def test_every_ray_and_every_submitter_has_the_token(manifests, cluster):
             assert not {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN"} & {one["name"] for one in container.get("env", [])}
 
 
-def test_groups_are_the_launchers_node_types(groups, launched):
+def test_groups_match_the_launchers_node_types(groups, launched):
     types = launched["available_node_types"]
     assert set(groups) == set(types)
     for name, group in groups.items():
@@ -115,7 +115,7 @@ def test_groups_are_the_launchers_node_types(groups, launched):
     assert groups["head"]["resources"] == {"CPU": "0", "GPU": "0"}
 
 
-def test_autoscaler_understands_labels_and_the_code_knows_its_limits(manifests, cluster, groups):
+def test_the_autoscaler_supports_labels_and_the_code_knows_its_limits(manifests, cluster, groups):
     assert cluster["enableInTreeAutoscaling"] is True
     assert cluster["autoscalerOptions"]["version"] == "v2"
     given = yaml.safe_load(manifests["ConfigMap", "limits"]["data"]["limits.yaml"])
@@ -138,18 +138,18 @@ def test_autoscaler_understands_labels_and_the_code_knows_its_limits(manifests, 
     assert head["containers"][0]["env"] == [{"name": LIMITS_VARIABLE, "value": f"{mount['mountPath']}/limits.yaml"}]
 
 
-def test_pods_reach_the_bucket_as_the_service_account(manifests):
+def test_pods_use_the_service_account(manifests):
     assert ("ServiceAccount", "depthflow") in manifests
     assert {pod["serviceAccountName"] for pod in pods(manifests).values()} == {"depthflow"}
 
 
-def test_nothing_is_open_to_the_world(manifests, groups):
+def test_no_service_is_public(manifests, groups):
     assert groups["head"]["serviceType"] == "ClusterIP"
     assert {manifest["spec"]["type"] for (kind, _), manifest in manifests.items() if kind == "Service"} == {"ClusterIP"}
     assert "Ingress" not in {kind for kind, _ in manifests}
 
 
-def test_mlflow_answers_to_the_name_that_jobs_call_it_by(manifests):
+def test_mlflow_allows_the_host_name_that_jobs_use(manifests):
     pod = manifests["Deployment", "mlflow"]["spec"]["template"]["spec"]
     server = next(container for container in pod["containers"] if container["name"] == "server")
     words = [*server["command"], *server["args"]]
@@ -169,12 +169,12 @@ def test_mlflow_answers_to_the_name_that_jobs_call_it_by(manifests):
     assert ("PersistentVolumeClaim", claim) in manifests
 
 
-def test_there_is_a_job_for_every_step(manifests):
+def test_every_step_has_a_job(manifests):
     assert sorted(name for kind, name in manifests if kind == "RayJob") == sorted(JOBS)
 
 
 @pytest.mark.parametrize("job", JOBS)
-def test_job_is_a_preflight_and_a_command_with_flags_of_their_own(manifests, job):
+def test_jobs_run_a_preflight_and_a_command_with_valid_flags(manifests, job):
     listed = dict(line.split(": ") for line in Path(__file__).with_name("flags.txt").read_text().splitlines())
     spec = manifests["RayJob", job]["spec"]
     assert spec["clusterSelector"] == {"ray.io/cluster": "depthflow"}
@@ -193,7 +193,7 @@ def test_job_is_a_preflight_and_a_command_with_flags_of_their_own(manifests, job
 
 
 @pytest.mark.parametrize("job", [job for job in JOBS if job != "doctor"])
-def test_preflight_is_that_of_submit_for_the_same_command(manifests, job):
+def test_jobs_run_the_preflight_of_submit(manifests, job):
     _, preflight, command = manifests["RayJob", job]["spec"]["entrypoint"].split(" && ")
     _, _, script, *arguments = shlex.split(command)
     parsed = parse_command(ROOT / script, arguments)

@@ -1,4 +1,4 @@
-"""The house keeps its rules: import layers, and modules that do nothing when imported."""
+"""Import layers, and modules without side effects on import."""
 
 import subprocess
 import sys
@@ -14,7 +14,7 @@ def test_imports_go_downwards():
 
 
 def test_importing_the_library_starts_nothing(tmp_path):
-    """Every module that needs no TensorFlow: no file, no thread, no Ray, no TensorFlow."""
+    """Importing modules that need no TensorFlow creates no file or thread, and starts neither Ray nor TensorFlow."""
     script = """
 import pathlib, sys, threading
 modules = sorted(pathlib.Path(sys.argv[1]).rglob("*.py"))

@@ -1,4 +1,4 @@
-"""CONTRIBUTING.md says in which file six things are found: each is there, and nowhere else in the library."""
+"""CONTRIBUTING.md names the file of six things: each is in that file, and in no other of the library."""
 
 import re
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 GUIDE = (ROOT / "CONTRIBUTING.md").read_text()
 
-# What a reader looks for, and code that only its place can have.
+# What a reader looks for, and code that only its file contains.
 SOUGHT = {
     "a reject reason": "CHECKS: dict[",
     "a new encoder": "applications.ResNet50,",
@@ -24,12 +24,12 @@ def answers() -> dict[str, str]:
     return dict(re.findall(r"^\| ([^|]+) \| (.*) \|$", part, re.MULTILINE)[1:])
 
 
-def test_every_answer_is_given():
+def test_every_question_has_an_answer():
     assert [what for what in answers() if not what.startswith("-")] == list(SOUGHT)
 
 
 @pytest.mark.parametrize(("what", "code"), SOUGHT.items())
-def test_the_answer_is_where_the_code_is(what, code):
+def test_the_answer_names_the_file_of_the_code(what, code):
     holders = [str(path.relative_to(ROOT)) for path in (ROOT / "depthflow").rglob("*.py") if code in path.read_text()]
     assert len(holders) == 1, holders
     place = re.findall(r"`([^`]+)`", answers()[what])[0]

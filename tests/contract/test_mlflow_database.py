@@ -1,4 +1,4 @@
-"""deploy/mlflow_database.py: a copy taken while the server writes, and brought back once."""
+"""deploy/mlflow_database.py copies the database while the server writes, and restores it once."""
 
 import importlib.util
 import sqlite3
@@ -35,9 +35,9 @@ def read(database: Path) -> list[int]:
         return [row[0] for row in connection.execute("select id from runs order by id")]
 
 
-def test_database_comes_back_on_a_new_disk_and_is_left_alone_where_it_is(script, tmp_path):
+def test_the_database_is_restored_on_a_new_disk_only(script, tmp_path):
     database, copy, new = tmp_path / "mlflow.db", str(tmp_path / "bucket" / "mlflow.db"), tmp_path / "new" / "mlflow.db"
-    assert script.restore(database=database, copy=copy) is False, "the first start of all: no copy yet"
+    assert script.restore(database=database, copy=copy) is False, "there is no copy yet"
     write(database, 1, 2)
     (tmp_path / "bucket").mkdir()
     script.copy_once(database=database, copy=copy)
@@ -49,7 +49,7 @@ def test_database_comes_back_on_a_new_disk_and_is_left_alone_where_it_is(script,
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bucket", "mlflow.db", "new"]
 
 
-def test_copy_is_whole_while_another_connection_is_in_the_middle_of_writing(script, tmp_path):
+def test_a_copy_during_a_transaction_is_consistent(script, tmp_path):
     database, copy = tmp_path / "mlflow.db", tmp_path / "copy.db"
     write(database, 1)
     with closing(sqlite3.connect(database)) as server:
@@ -59,7 +59,7 @@ def test_copy_is_whole_while_another_connection_is_in_the_middle_of_writing(scri
     assert read(copy) == [1]
 
 
-def test_keep_says_what_goes_wrong_and_tries_again(tmp_path):
+def test_keep_reports_errors_and_tries_again(tmp_path):
     database, copy = tmp_path / "mlflow.db", tmp_path / "bucket"
     words = ["keep", "--database", str(database), "--copy", str(copy / "mlflow.db"), "--every-s", "0.2"]
     write(database, 1)
@@ -68,7 +68,7 @@ def test_keep_says_what_goes_wrong_and_tries_again(tmp_path):
     reader = threading.Thread(target=lambda: lines.extend(process.stderr or []), daemon=True)
     reader.start()
     try:
-        wait_for(lambda: any("no copy of" in line for line in lines))
+        wait_for(lambda: any("could not copy" in line for line in lines))
         copy.mkdir()
         wait_for((copy / "mlflow.db").is_file)
         assert read(copy / "mlflow.db") == [1]

@@ -1,7 +1,7 @@
-"""CONTRIBUTING.md: a new encoder, loss, augmentation, protocol, reject reason, format, recipe is one entry of one file.
+"""CONTRIBUTING.md: a new encoder, loss, augmentation, protocol, reject reason, format or recipe is one entry in a file.
 
-Its snippets are put into a copy of the library, each into the one file that it names, as a contributor would. Then the
-copy is used, in processes of its own, and nothing is mocked.
+The test inserts the snippets into a copy of the library, each into the file it names, as a contributor would. Then it
+uses the copy in new processes, without any mock.
 """
 
 import json
@@ -35,9 +35,9 @@ class Snippet(NamedTuple):
     """An entry of CONTRIBUTING.md.
 
     Attributes:
-        file: that it goes into, relative to the root.
-        table: whose last entry it becomes; empty where it goes to the file's end.
-        code: as it stands there.
+        file: file to change, relative to the root.
+        table: table to append to; empty to append to the file.
+        code: text of the entry.
     """
 
     file: str
@@ -58,7 +58,7 @@ class Snippet(NamedTuple):
 
 
 def snippets() -> dict[str, list[Snippet]]:
-    """Kind to its one entry; where a recipe names it, the entry of its name follows."""
+    """Returns the entry of each kind, followed by the entry of its name if a recipe can name it."""
     found = {}
     part = GUIDE.split("\n## One place to touch\n")[1].split("\n## ")[0]
     for section in part.split("\n### ")[1:]:
@@ -73,7 +73,7 @@ def snippets() -> dict[str, list[Snippet]]:
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory) -> Path:
-    """A copy of the library and its commands with all seven entries."""
+    """A copy of the library and the commands with all seven entries."""
     copy = tmp_path_factory.mktemp("contributed")
     for folder in ("depthflow", "pipelines"):
         shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
@@ -86,7 +86,7 @@ def root(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def run(root) -> Callable[..., dict]:
-    """Runs a script on the copy; its last line is the result, as JSON."""
+    """Runs a script on the copy and returns its last line, parsed as JSON."""
 
     def run(script: str, *arguments: object) -> dict:
         done = subprocess.run(
@@ -103,7 +103,7 @@ def run(root) -> Callable[..., dict]:
     return run
 
 
-def test_each_kind_is_shown_once_and_is_one_entry_of_one_file(tmp_path):
+def test_each_kind_is_one_entry_in_one_file(tmp_path):
     found = snippets()
     assert tuple(found) == KINDS
     assert len({entries[0].file for entries in found.values()}) == len(KINDS)
@@ -174,7 +174,7 @@ print(json.dumps({
 """
 
 
-def test_command_lines_take_them_explain_them_and_list_them_where_a_name_is_wrong(run):
+def test_command_lines_accept_and_document_the_entries(run):
     parsed = run(COMMAND_LINES)
     assert parsed["pocket"] == ["pocket", "mobilenetv2", [["cauchy", 1.0]], [["grey", 0.2]], 2.0]
     assert parsed["smoke"] == ["smoke", "mobilenetv2", [["cauchy", 2.0], ["l1", 1.0]], [["grey", 0.5], ["gamma", 0.1]]]
@@ -183,7 +183,7 @@ def test_command_lines_take_them_explain_them_and_list_them_where_a_name_is_wron
     shown = parsed["help"]
     assert "pocket For a phone" in shown["train"]
     assert "tiny,mobilenetv2}" in shown["pocket"] and "mobilenetv2: 2 M parameters" in shown["pocket"]
-    assert "cauchy: log(1 + squared error)" in shown["pocket"] and "grey: share of the images" in shown["pocket"]
+    assert "cauchy: log(1 + squared error)" in shown["pocket"] and "grey: fraction of the images" in shown["pocket"]
     assert "panel,npz}" in shown["predict"] and "npz: NAME.depth.npz" in shown["predict"]
     assert "stored, indoor-5m." in shown["evaluate"] and "stored, indoor-5m." in shown["promote"]
     names = {"encoder": "mobilenetv2", "loss": "cauchy", "augment": "grey", "files": "npz", "recipe": "pocket"}

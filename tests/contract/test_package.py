@@ -1,4 +1,4 @@
-"""`pip install .` gives a package that works where its checkout is not; what is public can be imported from its top."""
+"""`pip install .` gives a package that works without its checkout, with the public API at its top level."""
 
 import os
 import subprocess
@@ -28,7 +28,7 @@ print(sum(expected_counts().values()), "A page" in page)
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> Path:
-    """Built from a copy of what git has, so that nothing of the checkout is in it by chance."""
+    """A wheel built from a copy of the tracked files, so that no untracked file gets into it."""
     folder = tmp_path_factory.mktemp("wheel")
     tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True, text=True).stdout
     for name in tracked.split("\0"):
@@ -41,18 +41,18 @@ def wheel(tmp_path_factory) -> Path:
     return next(folder.glob("*.whl"))
 
 
-def test_it_holds_the_package_its_data_and_its_types(wheel):
+def test_the_wheel_contains_modules_data_and_types(wheel):
     held = set(zipfile.ZipFile(wheel).namelist())
     assert {"depthflow/py.typed", "depthflow/datasets/catalog.csv", "depthflow/reports/page.html"} <= held
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "depthflow").rglob("*.py")}
     assert modules == {name for name in held if name.endswith(".py")}
 
 
-def test_it_is_of_the_version_that_it_says(wheel):
+def test_the_wheel_has_the_packages_version(wheel):
     assert wheel.name.split("-")[1] == depthflow.__version__
 
 
-def test_it_works_without_its_checkout(wheel, tmp_path):
+def test_the_wheel_works_without_the_checkout(wheel, tmp_path):
     site = tmp_path / "site"
     zipfile.ZipFile(wheel).extractall(site)
     environment = {**os.environ, "PYTHONPATH": str(site), "PYTHONWARNINGS": "ignore"}
@@ -60,4 +60,4 @@ def test_it_works_without_its_checkout(wheel, tmp_path):
         [sys.executable, "-P", "-c", USE, str(site)], cwd=tmp_path, env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["26070", "True"]  # What the packaged catalogue lists.
+    assert done.stdout.split() == ["26070", "True"]  # Number of samples in the packaged catalogue.

@@ -1,6 +1,6 @@
-"""Every command on every page: run by the tutorial's test, or parsed by the command's own dataclasses.
+"""Every command on every page is run by the tutorial's test or parsed by the command's dataclasses.
 
-tests/integration/test_tutorial.py runs docs/tutorial.md and every Python program of the other pages.
+tests/integration/test_tutorial.py runs docs/tutorial.md and the Python programs of the other pages.
 """
 
 import json
@@ -34,9 +34,9 @@ NEEDS = {
     "the DIODE archives",
     "your photos",
 }
-"""What blocks of commands may need; a new need is seen in review."""
+"""What a block of commands may need."""
 OTHERS_FLAGS = {"--allowed-hosts", "--directory", "--help"}
-"""Flags in running text that stand for no field of a dataclass."""
+"""Flags in running text that are not flags of depthflow."""
 
 
 def named(found: list[tuple[Block, str]]) -> list[object]:
@@ -49,10 +49,10 @@ def test_pages_are_found():
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_every_block_says_what_it_is(page):
+def test_every_block_has_a_language_and_names_its_needs(page):
     blocks = blocks_of(page)
     fences = re.findall(r"^ *(?:```|~~~)", page.read_text(), re.MULTILINE)
-    assert len(fences) == 2 * len(blocks), "a fence that is indented or left open"
+    assert len(fences) == 2 * len(blocks), "a fence is indented or not closed"
     for block in blocks:
         assert block.language in ("sh", "python", "text", "json"), block.where
         if block.language == "sh":
@@ -61,11 +61,11 @@ def test_every_block_says_what_it_is(page):
         else:
             assert block.info == block.language, block.where
             commands = re.search(r"^\$ |^(python|make|mlflow|ray|aws|kubectl|pip|uv) ", block.text, re.MULTILINE)
-            assert not commands, f"{block.where}: commands belong into a block of sh"
+            assert not commands, f"{block.where}: commands belong in a block of sh"
 
 
 @pytest.mark.parametrize("line", named(SCRIPTS))
-def test_scripts_take_the_flags_that_they_are_given(line, monkeypatch):
+def test_scripts_accept_their_flags(line, monkeypatch):
     words = shlex.split(line, comments=True)
     at = next(k for k, word in enumerate(words) if re.fullmatch(r"(pipelines|benchmarks)/\w+\.py", word))
     script, arguments = ROOT / words[at], words[at + 1 :]
@@ -82,12 +82,12 @@ def test_scripts_take_the_flags_that_they_are_given(line, monkeypatch):
 
 
 @pytest.mark.parametrize("flag", ["--no-such-flag", "--num-workers none"])
-def test_a_wrong_flag_would_be_seen(flag):
+def test_a_wrong_flag_is_detected(flag):
     with pytest.raises(SystemExit):
         parse_command(ROOT / "pipelines" / "promote.py", ["--samples", "STORE", *flag.split()])
 
 
-def test_other_commands_run_in_the_tutorial_or_say_what_they_need():
+def test_other_commands_are_in_the_tutorial_or_name_their_needs():
     makefile = (ROOT / "Makefile").read_text()
     for block, line in LINES:
         if (target := re.match(r"make ([a-z-]+)", line)) is not None:
@@ -104,7 +104,7 @@ def test_flags_in_running_text_are_flags():
             assert set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", code)) <= known, f"{page.name}: {code}"
 
 
-def test_json_is_what_the_code_takes():
+def test_json_is_accepted_by_the_code():
     cameras = [block for block in BLOCKS if block.language == "json"]
     assert [block.page for block in cameras] == ["docs/how-to/own-data.md"]
     assert parse_camera(cameras[0].text.encode(), where="docs").width == json.loads(cameras[0].text)["width"]
@@ -118,7 +118,7 @@ def test_folders_of_the_reference_exist():
         assert (ROOT / folder).is_dir(), folder
 
 
-def test_no_placeholder_is_left():
+def test_no_placeholder_remains():
     for page in PAGES:
         assert not re.search(r"@[A-Z]+@", page.read_text()), page
 

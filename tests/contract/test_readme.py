@@ -1,4 +1,4 @@
-"""README.md: one screen, whose targets and links are there."""
+"""README.md is short, and its make targets and links exist."""
 
 import re
 from pathlib import Path
@@ -7,15 +7,15 @@ ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
 
 
-def test_it_is_about_one_screen():
+def test_the_readme_is_short():
     assert len(README.splitlines()) <= 80
 
 
-def test_no_placeholder_is_left():
+def test_no_placeholder_remains():
     assert not re.search(r"@[A-Z]+@", README)
 
 
-def test_make_targets_of_the_readme_exist():
+def test_make_targets_exist():
     makefile = (ROOT / "Makefile").read_text()
     targets = set(re.findall(r"(?:^|`)make ([a-z-]+)", README, re.MULTILINE))
     assert {"demo", "test"} <= targets
@@ -23,7 +23,7 @@ def test_make_targets_of_the_readme_exist():
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
 
-def test_it_leads_to_every_part_of_the_documentation():
+def test_links_lead_to_every_part_of_the_documentation():
     links = re.findall(r"\]\(([^)]+)\)", README)
     assert len(links) > 8
     for link in links:

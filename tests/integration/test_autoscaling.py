@@ -1,7 +1,7 @@
 """cluster.yaml's node types, labels and limits under Ray's own autoscaler.
 
-Ray's fake provider stands for AWS: each node that the autoscaler asks for is a raylet of this machine, with the
-resources and the labels of its node type. Work is placed by the code's own plans.
+Ray's fake provider replaces AWS: each node that the autoscaler requests is a raylet on this machine with the resources
+and labels of its node type. depthflow's own plans place the work.
 """
 
 import json
@@ -42,20 +42,20 @@ from depthflow.errors import PlacementError
 from depthflow.placement import ROLE_LABEL, cluster_room, plan_data, plan_training
 from ray.util.placement_group import placement_group, remove_placement_group
 
-PATIENCE_S = 240
+TIMEOUT_S = 240
 ray.init(address=sys.argv[1], logging_level="ERROR", log_to_driver=False)
 
 def roles():
     return dict(Counter(node["Labels"].get(ROLE_LABEL) for node in ray.nodes() if node["Alive"]))
 
 def wait_for(expected):
-    deadline = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + TIMEOUT_S
     while roles() != expected:
         assert time.monotonic() < deadline, f"{roles()}, not {expected}"
         time.sleep(0.2)
     return roles()
 
-def look(release=None):
+def run_task(release=None):
     while release and not Path(release).exists():
         time.sleep(0.2)
     return ray.get_runtime_context().get_node_labels()[ROLE_LABEL], roles()
@@ -63,16 +63,16 @@ def look(release=None):
 seen = {"at first": roles()}
 
 data = plan_data(**cluster_room())
-task = ray.remote(num_cpus=data.most_cpus, label_selector=dict(data.label_selector))(look)
-seen["a data task ran on, beside"] = ray.get(task.remote(), timeout=PATIENCE_S)
+task = ray.remote(num_cpus=data.most_cpus, label_selector=dict(data.label_selector))(run_task)
+seen["a data task ran on, beside"] = ray.get(task.remote(), timeout=TIMEOUT_S)
 
 release = Path("release").absolute()
 held = [task.remote(str(release)) for _ in range(3)]
 wait_for({"head": 1, "data": 2})
-time.sleep(5.0)  # Five rounds of the autoscaler, in which it could have added more.
+time.sleep(5.0)  # Five rounds of the autoscaler, in which it could add more.
 seen["while three data tasks want a node each"] = roles()
 release.touch()
-seen["the three ran on"] = sorted({role for role, _ in ray.get(held, timeout=PATIENCE_S)})
+seen["the three ran on"] = sorted({role for role, _ in ray.get(held, timeout=TIMEOUT_S)})
 
 plan = plan_training(num_workers=8, **cluster_room())
 seen["training"] = [plan.num_workers, plan.use_gpu, dict(plan.label_selector)]
@@ -80,7 +80,7 @@ workers = placement_group(
     [{"CPU": plan.cpus_per_worker, "GPU": 1}] * plan.num_workers,
     bundle_label_selector=[dict(plan.label_selector)] * plan.num_workers,
 )
-assert workers.wait(PATIENCE_S)
+assert workers.wait(TIMEOUT_S)
 seen["while eight workers have a GPU each"] = wait_for({"head": 1, "train": 2})
 try:
     plan_training(num_workers=1000, **cluster_room())
@@ -91,7 +91,7 @@ wait_for({"head": 1})
 
 ask = [sys.executable, sys.argv[2]]
 subprocess.run([*ask, "--data", "1", "--train", "1"], env={**os.environ, "RAY_ADDRESS": sys.argv[1]}, check=True)
-seen["when nodes are asked for ahead"] = wait_for({"head": 1, "data": 1, "train": 1})
+seen["when nodes are requested ahead"] = wait_for({"head": 1, "data": 1, "train": 1})
 subprocess.run(ask, env={**os.environ, "RAY_ADDRESS": sys.argv[1]}, check=True)
 
 seen["when there is nothing to do"] = wait_for({"head": 1})
@@ -108,7 +108,7 @@ def scratch() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def config(scratch) -> dict[str, Any]:
-    """cluster.yaml with the fake provider in the place of AWS, small object stores, and little patience when idle."""
+    """cluster.yaml with the fake provider instead of AWS, small object stores and a short idle timeout."""
     launched = prepare_config(yaml.safe_load((ROOT / "cluster.yaml").read_text()))
     node_types = {
         FAKE_HEAD_NODE_TYPE if name == launched["head_node_type"] else name: {
@@ -118,7 +118,7 @@ def config(scratch) -> dict[str, Any]:
         }
         for name, node_type in launched["available_node_types"].items()
     }
-    node_types["data"]["max_workers"] = 2  # Of 16, which this machine has no room for.
+    node_types["data"]["max_workers"] = 2  # Instead of 16, which do not fit on this machine.
     return {
         **launched,
         **{key: [] for key in launched if key.endswith("_commands")},
@@ -140,7 +140,7 @@ def config(scratch) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def environment(scratch, config) -> dict[str, str]:
-    """Of all processes of this Ray: they are known by it, and it has its own token."""
+    """Environment of all processes of this Ray, which identifies them; it has its own token."""
     token = scratch / "auth_token"
     token.write_text("a-token-of-this-test-alone")
     limits = scratch / "cluster.yaml"
@@ -162,7 +162,7 @@ def environment(scratch, config) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def address(scratch, config, environment) -> Iterator[str]:
-    """A head that no task runs on, and its autoscaler; at the end every process of it is gone."""
+    """Address of a head without CPUs, with an autoscaler; all its processes are killed at the end."""
     try:
         address = next(filter(None, (start_head(scratch, config, environment) for _ in range(ATTEMPTS))), None)
         assert address, (scratch / "head.log").read_text()
@@ -172,7 +172,7 @@ def address(scratch, config, environment) -> Iterator[str]:
 
 
 def start_head(scratch: Path, config: dict[str, Any], environment: dict[str, str]) -> str | None:
-    """Its address, or None if it did not come up: Ray gives a node 30 s, which a busy machine may not."""
+    """Returns its address, or None if it did not start within the 30 s that Ray gives a node."""
     port = free_port()
     config["provider"]["gcs_address"] = f"{get_node_ip_address()}:{port}"
     Path(environment[LIMITS_VARIABLE]).write_text(yaml.safe_dump(config))
@@ -196,7 +196,7 @@ def start_head(scratch: Path, config: dict[str, Any], environment: dict[str, str
 
 
 def kill_all(scratch: Path) -> None:
-    """Ends every process of this Ray; what comes up meanwhile, too."""
+    """Kills every process of this Ray, including those that start meanwhile."""
     deadline = time.monotonic() + 60
     while found := processes_of(scratch):
         assert time.monotonic() < deadline, found
@@ -206,7 +206,7 @@ def kill_all(scratch: Path) -> None:
 
 
 def processes_of(scratch: Path) -> list[psutil.Process]:
-    """Those whose command or environment names the folder, and what they started."""
+    """Returns the processes whose command or environment names the folder, and their children."""
     found: dict[int, psutil.Process] = {}
     for process in psutil.process_iter():
         try:
@@ -226,7 +226,7 @@ def is_running(process: psutil.Process) -> bool:
 
 @pytest.fixture(scope="module")
 def seen(scratch, environment, address) -> dict[str, Any]:
-    """What a driver on the head saw, which had work of both kinds."""
+    """The nodes that a driver with data tasks and training saw."""
     done = subprocess.run(
         [sys.executable, "-c", DRIVER, address, str(ROOT / "deploy" / "nodes.py")],
         env=environment,
@@ -243,31 +243,31 @@ def autoscaler_log(scratch: Path) -> str:
     return "\n".join(path.read_text()[-3000:] for path in scratch.glob("session_2*/logs/monitor.*"))
 
 
-def test_nothing_is_there_but_the_head(seen):
+def test_only_the_head_runs_at_first(seen):
     assert seen["at first"] == {"head": 1}
 
 
-def test_data_task_brings_up_a_data_node(seen):
+def test_a_data_task_starts_a_data_node(seen):
     assert seen["a data task ran on, beside"] == ["data", {"head": 1, "data": 1}]
 
 
-def test_no_more_nodes_come_up_than_the_limit_and_tasks_wait_their_turn(seen):
+def test_nodes_stay_within_the_limit_and_tasks_wait(seen):
     assert seen["while three data tasks want a node each"] == {"head": 1, "data": 2}
     assert seen["the three ran on"] == ["data"]
 
 
-def test_training_brings_up_train_nodes_for_all_its_workers_and_idle_data_nodes_go(seen):
+def test_training_starts_train_nodes_and_idle_data_nodes_stop(seen):
     assert seen["training"] == [8, True, {ROLE_LABEL: "train"}]
     assert seen["while eight workers have a GPU each"] == {"head": 1, "train": 2}
 
 
-def test_more_workers_than_there_can_ever_be_are_refused_at_once(seen):
+def test_too_many_workers_fail_at_once(seen):
     assert "1000 workers" in seen["too many workers"]
 
 
-def test_nodes_can_be_asked_for_ahead_of_a_job(seen):
-    assert seen["when nodes are asked for ahead"] == {"head": 1, "data": 1, "train": 1}
+def test_nodes_can_be_requested_ahead_of_a_job(seen):
+    assert seen["when nodes are requested ahead"] == {"head": 1, "data": 1, "train": 1}
 
 
-def test_idle_nodes_go(seen):
+def test_idle_nodes_stop(seen):
     assert seen["when there is nothing to do"] == {"head": 1}

@@ -1,6 +1,6 @@
-"""Every command as a job on a cluster of several nodes, and nodes that die: each node is a `ray start` of its own.
+"""Commands as jobs on a cluster of several nodes, some of which die. Each node is a separate `ray start`.
 
-Stores, photographs and checkpoints lie on S3's protocol, MLflow answers over HTTP, and every call carries a token.
+Stores, images and checkpoints are on an S3 server, MLflow is an HTTP server, and every request carries a token.
 """
 
 import json
@@ -26,25 +26,25 @@ pytestmark = [pytest.mark.nodes, pytest.mark.slow]
 ROOT = Path(__file__).resolve().parents[2]
 JOB_S = 600.0
 EPOCHS = 40
-"""Enough for a training to be in its middle when its node is lost: one takes half a second."""
+"""Enough for the training to be still running when its node is lost: an epoch takes half a second."""
 SMALL = ("--height", 64, "--width", 64)
 
 
 class Cluster:
-    """A head for jobs, a node for data, one for training; and a client.
+    """Client of a cluster with a head, a data node and a training node.
 
     Args:
-        nodes: started.
-        folder: of the client.
-        mlflow: its URI.
+        nodes: The started nodes.
+        folder: Working directory of the client.
+        mlflow: MLflow tracking URI.
     """
 
     def __init__(self, nodes: RayNodes, folder: Path, mlflow: str) -> None:
         self.nodes, self._folder = nodes, folder
         self._env = {**nodes.env, "MLFLOW_TRACKING_URI": mlflow}
 
-    def begin(self, *words: object, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
-        """Begins `submit.py` with these arguments."""
+    def start(self, *words: object, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
+        """Starts `submit.py` with these arguments."""
         return subprocess.Popen(
             [sys.executable, str(ROOT / "pipelines" / "submit.py"), *map(str, words)],
             cwd=self._folder,
@@ -54,8 +54,8 @@ class Cluster:
             text=True,
         )
 
-    def end(self, submitted: subprocess.Popen[str], *, code: int = 0) -> dict[str, Any]:
-        """Its result, with the exit code that was expected."""
+    def wait(self, submitted: subprocess.Popen[str], *, code: int = 0) -> dict[str, Any]:
+        """Waits for the job, checks its exit code and returns its result."""
         stdout, stderr = submitted.communicate(timeout=JOB_S)
         assert submitted.returncode == code, f"{stdout[-1000:]}\n{stderr[-6000:]}"
         result = last_json_line(stdout.strip().splitlines()[-1])
@@ -63,8 +63,8 @@ class Cluster:
         return result
 
     def run(self, *words: object, code: int = 0) -> dict[str, Any]:
-        """Both."""
-        return self.end(self.begin(*words), code=code)
+        """Submits a command, waits for it and returns its result."""
+        return self.wait(self.start(*words), code=code)
 
 
 @pytest.fixture(scope="module")
@@ -125,40 +125,40 @@ def test_the_whole_chain_as_jobs(cluster, tree, mlflow, bucket):
     assert predicted["images"] == 12 and len(bucket.glob("bucket/depth/*.depth.npy")) == 12
 
 
-def test_a_node_is_lost_in_the_middle_of_preprocessing(cluster, tree, bucket):
-    """The store is that of a run that nobody disturbed."""
+def test_a_node_is_lost_during_preprocessing(cluster, tree, bucket):
+    """The store equals that of an undisturbed run."""
     flags = ("--seed", 1, "--shard-mib", 1)
     undisturbed = cluster.run("preprocess", "--source", tree, "--out", "s3://bucket/whole", *SMALL, *flags)
     cluster.nodes.start("more", num_cpus=1, role="data")
-    submitted = cluster.begin("preprocess", "--source", tree, "--out", "s3://bucket/torn", *SMALL, *flags)
-    wait_until_there(bucket, "bucket/torn/split=*/*.parquet", submitted)
+    submitted = cluster.start("preprocess", "--source", tree, "--out", "s3://bucket/torn", *SMALL, *flags)
+    wait_for_file(bucket, "bucket/torn/split=*/*.parquet", submitted)
     cluster.nodes.kill("data")
-    torn = cluster.end(submitted)
+    torn = cluster.wait(submitted)
     assert torn["samples"] == 48 and torn["fingerprint"] == undisturbed["fingerprint"]
     one, other = (open_store(f"s3://bucket/{name}").manifest["shards"] for name in ("whole", "torn"))
-    assert one == other, "nothing is lost, nothing is done twice"
+    assert one == other, "shards are lost or were made twice"
     cluster.nodes.start("data", num_cpus=2, role="data")
     cluster.nodes.kill("more")
     cluster.nodes.wait_until_alive()
 
 
-def test_a_node_is_lost_in_the_middle_of_training(cluster, bucket):
-    """Workers start anew from the latest checkpoint on the node that comes in its place."""
-    submitted = cluster.begin(
+def test_a_node_is_lost_during_training(cluster, bucket):
+    """Workers restart from the latest checkpoint on the replacement node."""
+    submitted = cluster.start(
         *("train", "smoke", "--samples", "s3://bucket/samples", "--storage", "s3://bucket/lost", "--epochs", EPOCHS),
         *("--num-workers", 2, "--global-batch-size", 8, "--model-name", "survivor", "--max-failures", 3),
     )
     manifests = "bucket/lost/*/checkpoints/step-*/checkpoint.json"
-    wait_until_there(bucket, manifests, submitted)
+    wait_for_file(bucket, manifests, submitted)
     cluster.nodes.kill("train")
     cluster.nodes.start("train", num_cpus=3, role="train")
-    trained = cluster.end(submitted)
+    trained = cluster.wait(submitted)
     assert trained["model_uri"] == "models:/survivor/1" and trained["unlogged"] == 0
     last = json.loads(bucket.cat_file(max(bucket.glob(manifests))))
     assert last["position"]["epoch"] == EPOCHS and last["steps_done"] == EPOCHS * 3
 
 
-def wait_until_there(bucket: fsspec.AbstractFileSystem, pattern: str, submitted: subprocess.Popen[str]) -> None:
+def wait_for_file(bucket: fsspec.AbstractFileSystem, pattern: str, submitted: subprocess.Popen[str]) -> None:
     deadline = time.monotonic() + JOB_S
     while not found(bucket, pattern):
         assert submitted.poll() is None, submitted.communicate()
@@ -167,7 +167,7 @@ def wait_until_there(bucket: fsspec.AbstractFileSystem, pattern: str, submitted:
 
 
 def found(bucket: fsspec.AbstractFileSystem, pattern: str) -> list[str]:
-    """None either where the folder before the first wildcard is not there."""
+    """Returns the matching files; none if the folder above the first wildcard does not exist."""
     try:
         return bucket.glob(pattern)
     except FileNotFoundError:

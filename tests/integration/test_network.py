@@ -1,4 +1,4 @@
-"""Two nodes that share nothing but a network: each in a network namespace and with an address of its own."""
+"""Two nodes that share only a network, each in its own network namespace with its own address."""
 
 import os
 import shutil
@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.nodes, pytest.mark.slow]
 
 ROOT = Path(__file__).resolve().parents[2]
 ADDRESSES = {"head": "10.213.7.1", "data": "10.213.7.2"}
-DESK = "10.213.7.3"
+CLIENT = "10.213.7.3"
 
 
 def ip(*words: str) -> None:
@@ -26,14 +26,14 @@ def ip(*words: str) -> None:
 
 @pytest.fixture(scope="module")
 def namespaces() -> Iterator[dict[str, str]]:
-    """A namespace a node, joined by a virtual switch that this process is at, too; loopback is each one's own."""
+    """One namespace per node, with its own loopback; a virtual switch connects them and this process."""
     if shutil.which("ip") is None or os.geteuid() != 0:
         pytest.skip("network namespaces need root and iproute2")
     names = {node: f"depthflow-{os.getpid()}-{node}" for node in ADDRESSES}
     switch = f"df{os.getpid() % 10**7}"
     try:
         ip("link", "add", switch, "type", "bridge")
-        ip("addr", "add", f"{DESK}/24", "dev", switch)
+        ip("addr", "add", f"{CLIENT}/24", "dev", switch)
         ip("link", "set", switch, "up")
         for node, name in names.items():
             ip("netns", "add", name)
@@ -63,8 +63,8 @@ def nodes(namespaces) -> Iterator[RayNodes]:
         nodes.stop()
 
 
-def test_a_job_is_done_on_another_machine(nodes, tmp_path):
-    """The head has CPUs too, but data tasks are the data node's; the job is submitted from a third machine."""
+def test_a_job_runs_on_another_machine(nodes, tmp_path):
+    """The job is submitted from a third machine; its data tasks run on the data node, though the head has CPUs too."""
     synthesize(out=tmp_path / "tree", scans=2, samples_per_scan=8, height=64, width=64, seed=0, val_fraction=0.5)
     words = ("preprocess", "--source", tmp_path / "tree", "--out", tmp_path / "store", "--height", 64, "--width", 64)
     done = subprocess.run(

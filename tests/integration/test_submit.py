@@ -1,4 +1,4 @@
-"""Commands as jobs of a Ray of their own, with tokens: submitted, attached to, refused, failed, and looked at."""
+"""Commands as jobs on a Ray that requires a token: submitted, attached to, rejected and failed."""
 
 import os
 import selectors
@@ -16,14 +16,14 @@ from tests.ray_nodes import RayNodes
 
 ROOT = Path(__file__).resolve().parents[2]
 START_S = 250
-"""For what takes a quarter of a minute on a machine that does nothing else."""
+"""Time limit of steps that take 15 s on an idle machine."""
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def nodes():
-    """A head alone; its token is in the environment of who submits."""
+    """A head node; the client's environment has its token."""
     cluster = RayNodes({})
     try:
         cluster.start("head", num_cpus=2, role="head")
@@ -34,7 +34,7 @@ def nodes():
 
 @pytest.fixture(scope="module")
 def submit(nodes, command_server, tmp_path_factory):
-    """Runs submit.py: (exit code, the JSON of its last line, its stderr)."""
+    """Runs submit.py and returns (exit code, parsed last line, stderr)."""
     cwd = tmp_path_factory.mktemp("laptop")
 
     def run(*arguments: object, **env: str) -> tuple[int, dict, str]:
@@ -52,7 +52,7 @@ def client_env(nodes: RayNodes) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory, write_triplet):
-    """Two splits, and one triplet without its depth."""
+    """A tree with two splits and one triplet without depth."""
     root = tmp_path_factory.mktemp("tree")
     for split, scene in (("train", 0), ("val", 1)):
         for view in range(2):
@@ -62,8 +62,8 @@ def tree(tmp_path_factory, write_triplet):
     return root
 
 
-def test_a_job_outlives_who_follows_it_and_is_attached_to(nodes, submit, tree, tmp_path):
-    """Ctrl-C ends the following alone; the same again finds the job, and has its result and its exit code."""
+def test_a_job_survives_ctrl_c_and_can_be_attached_to(nodes, submit, tree, tmp_path):
+    """Ctrl-C only stops following the log; the same command attaches to the job and ends with its result."""
     size = ["--height", "32", "--width", "32"]
     line = ["preprocess", "--source", str(tree), "--out", str(tmp_path / "store"), *size]
     first = Popen(
@@ -90,11 +90,11 @@ def test_a_job_outlives_who_follows_it_and_is_attached_to(nodes, submit, tree, t
     assert (tmp_path / "store" / "manifest.json").is_file()
     for word in ("versions", "disk", "storage"):
         assert f"\n{word:<12}ok" in stderr or f"\n{word:<12}warning" in stderr
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["store"], "no mark of the preflight is left"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["store"], "the preflight left a mark"
 
 
 def read_until(process: Popen, words: str) -> str:
-    """Its stderr up to these words, unbuffered, so that communicate() finds the rest."""
+    """Reads stderr up to these words, unbuffered, so that communicate() returns the rest."""
     assert process.stderr is not None
     seen, deadline = b"", time.monotonic() + START_S
     with selectors.DefaultSelector() as selector:
@@ -107,7 +107,7 @@ def read_until(process: Popen, words: str) -> str:
     return seen.decode()
 
 
-def test_bad_data_is_the_last_line_and_the_exit_code(submit, tmp_path):
+def test_bad_data_determines_the_last_line_and_exit_code(submit, tmp_path):
     (tmp_path / "empty").mkdir()
     code, result, _ = submit("preprocess", "--source", tmp_path / "empty", "--out", tmp_path / "store")
     assert code == 1
@@ -115,8 +115,8 @@ def test_bad_data_is_the_last_line_and_the_exit_code(submit, tmp_path):
     assert "no sample" in result["error"] and "DIODE's layout" in result["error"]
 
 
-def test_a_preflight_that_fails_ends_the_job(submit, tmp_path):
-    """What can never be placed is refused within a minute, before anything is looked at."""
+def test_a_failed_preflight_ends_the_job(submit, tmp_path):
+    """A training that can never be placed fails within a minute, before anything else is checked."""
     line = ["train", "smoke", "--samples", tmp_path, "--storage", tmp_path, "--num-workers", 64]
     code, result, stderr = submit(*line, MLFLOW_TRACKING_URI="http://127.0.0.1:9")
     assert code == 1
@@ -133,7 +133,7 @@ def test_a_preflight_that_fails_ends_the_job(submit, tmp_path):
         ({"RAY_AUTH_TOKEN": "not the token of this cluster, at all"}, "Invalid"),
     ],
 )
-def test_without_the_token_it_is_refused(submit, tmp_path, env, words):
+def test_a_request_without_the_token_is_rejected(submit, tmp_path, env, words):
     code, result, _ = submit("synthesize", "--out", tmp_path / "mini", **env)
     assert code == 1
     assert "rejected the token" in result["error"] and words in result["error"] and "RAY_AUTH_TOKEN" in result["error"]
@@ -149,20 +149,20 @@ def test_without_the_token_it_is_refused(submit, tmp_path, env, words):
         (["--env", "NOT_SET_ANYWHERE", "synthesize", "--out", "/shared/mini"], 1, "NOT_SET_ANYWHERE"),
     ],
 )
-def test_what_cannot_work_is_refused_here(submit, line, code, words):
-    """Before the cluster is asked: there is none at this address."""
+def test_a_command_that_cannot_work_is_rejected_locally(submit, line, code, words):
+    """There is no cluster at this address."""
     found, result, stderr = submit(*line, RAY_API_SERVER_ADDRESS="http://127.0.0.1:9")
     assert found == code
     assert words in " ".join((stderr + result["error"]).replace("│", " ").split())
 
 
-def test_a_cluster_that_is_away(submit):
+def test_an_unreachable_cluster(submit):
     code, result, _ = submit("synthesize", "--out", "/shared/mini", RAY_API_SERVER_ADDRESS="http://127.0.0.1:9")
     assert code == 1
     assert "No job server answers at http://127.0.0.1:9" in result["error"]
 
 
-def test_doctor_sums_over_workers_as_training_does(submit):
+def test_doctor_runs_an_all_reduce(submit):
     code, result, _ = submit("doctor", "--checks", "all-reduce", "--timeout-s", START_S)
     assert code == 0, result
     assert result["checks"]["all-reduce"]["status"] == "ok"
@@ -170,8 +170,8 @@ def test_doctor_sums_over_workers_as_training_does(submit):
 
 
 @pytest.mark.nodes
-def test_doctor_looks_from_every_node(nodes, submit, tmp_path):
-    """A second node that promises a GPU it has not; MLflow is a file, which is for one node alone."""
+def test_doctor_checks_every_node(nodes, submit, tmp_path):
+    """The second node claims a GPU that it lacks, and MLflow is a local file."""
     nodes.start("second", num_cpus=1, num_gpus=1, role="train")
     checks = ["plan", "storage", "disk", "mlflow", "proxies", "gpus"]
     line = ["doctor", "--checks", *checks, "--storage", tmp_path / "shared", "--timeout-s", START_S]

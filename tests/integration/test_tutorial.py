@@ -1,7 +1,7 @@
-"""Every command of docs/tutorial.md, word for word, in its order, in one empty folder: each does what the page says.
+"""Runs every command of docs/tutorial.md verbatim and in order, and compares its result with the page.
 
-Commands that need something which a laptop may lack are parsed in tests/contract/test_pages.py. The Python programs of
-the other pages run in the tutorial's folder, too, since they look at what it made.
+Commands that need something a laptop may lack are parsed in tests/contract/test_pages.py. The Python programs of the
+other pages run in the tutorial's folder too, since they read its files.
 """
 
 import json
@@ -22,7 +22,7 @@ TUTORIAL = ROOT / "docs" / "tutorial.md"
 
 
 def steps() -> list[tuple[Block, str]]:
-    """Each block that anyone can run, with what the page shows under it, or an empty text."""
+    """Returns each block that runs anywhere, with the output that the page shows below it."""
     blocks = blocks_of(TUTORIAL)
     return [
         (block, after.text if after is not None and after.language == "text" else "")
@@ -33,7 +33,7 @@ def steps() -> list[tuple[Block, str]]:
 
 @pytest.mark.slow
 def test_the_tutorial_does_what_it_says(shared_ray, command_server, tmp_path):
-    """On a Ray that runs, as on a cluster: that each command starts one of its own is tested elsewhere."""
+    """Uses a running Ray, as on a cluster; other tests let each command start its own."""
     ran = []
     for block, shown in steps():
         if block.language == "python":
@@ -58,8 +58,8 @@ def test_the_tutorial_does_what_it_says(shared_ray, command_server, tmp_path):
 
 
 def run_command(block: Block, line: str, shown: str, command_server, folder: Path) -> None:
-    """Runs a command, which must end well and print what the page shows."""
-    assert not set(line) & set("$*?|<>`;&"), f"{block.where}: this wants a shell: {line}"
+    """Runs a command, which must succeed and print what the page shows."""
+    assert not set(line) & set("$*?|<>`;&"), f"{block.where}: this needs a shell: {line}"
     _, script, *arguments = shlex.split(line)
     done = command_server.run(Path(script).stem, *arguments, cwd=folder, env=without_mlflow_server())
     result = last_json_line(done.stdout)
@@ -73,7 +73,7 @@ def run_command(block: Block, line: str, shown: str, command_server, folder: Pat
 
 
 def run_program(block: Block, folder: Path) -> None:
-    """Runs a Python program of a page, which must end well and print something."""
+    """Runs a Python program of a page, which must succeed and print something."""
     program = [sys.executable, "-W", "error::SyntaxWarning", "-c", block.text]
     done = subprocess.run(program, cwd=folder, capture_output=True, text=True, env=without_mlflow_server(), timeout=300)
     assert done.returncode == 0, f"{block.where}\n{done.stderr[-3000:]}"
@@ -81,7 +81,7 @@ def run_program(block: Block, folder: Path) -> None:
 
 
 def all_keys(result: dict) -> set[str]:
-    """Keys at any depth."""
+    """Returns the keys at any depth."""
     inner = [all_keys(value) for value in result.values() if isinstance(value, dict)]
     return set(result).union(*inner)
 

@@ -1,4 +1,4 @@
-# depthflow: two commands matter, `make demo` and `make test`. Both make .venv first if need be.
+# The two commands that matter are `make demo` and `make test`. Both create .venv first if it is missing.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -6,10 +6,11 @@ LOCK ?= requirements.lock
 SOURCE ?=
 OUT ?= demo-out
 
-PYTEST_IN_TWO = $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not nodes"
+PYTEST := $(BIN)/python -m pytest
+TWO_AT_A_TIME := -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help venv depth-anything demo test test-nodes coverage check docs format lock clean system-libraries
+.PHONY: help venv depth-anything demo test test-long test-nodes coverage check docs format lock clean system-libraries
 
 help: ## Say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-14s %s\n", $$1, $$2}'
@@ -19,14 +20,17 @@ venv: .venv/.installed ## Make .venv with exact versions; LOCK=requirements-gpu.
 demo: venv ## Run the whole chain on a mini-DIODE, or with SOURCE=DIR on your own tree
 	$(BIN)/python pipelines/demo.py --out "$(OUT)" $(if $(SOURCE),--source "$(SOURCE)")
 
-test: venv ## Run all tests but test-nodes, two files at a time
-	$(PYTEST_IN_TWO) $(ARGS)
+test: venv ## Run tests/unit, tests/contract and tests/integration: every part, and each command once
+	$(PYTEST) $(TWO_AT_A_TIME) $(ARGS)
 
-test-nodes: venv ## Run the tests that start several Ray nodes, one after the other, on a machine that does nothing else
-	$(BIN)/python -m pytest -m nodes $(ARGS)
+test-long: venv ## Run tests/long: faults, kills, one worker against many, the tutorial
+	$(PYTEST) tests/long $(TWO_AT_A_TIME) $(ARGS)
 
-coverage: venv ## Run the tests of make test, and say which lines of depthflow/ none of them reaches in its own process
-	$(PYTEST_IN_TWO) --cov=depthflow --cov-report=term-missing:skip-covered $(ARGS)
+test-nodes: venv ## Run tests/nodes: clusters of several Ray nodes, on an otherwise idle machine
+	$(PYTEST) tests/nodes $(ARGS)
+
+coverage: venv ## Run test and test-long, and list the lines of depthflow/ that no test reaches in its own process
+	$(PYTEST) tests --ignore=tests/nodes $(TWO_AT_A_TIME) --cov=depthflow --cov-report=term-missing:skip-covered $(ARGS)
 
 check: venv ## Lint, format, types, import layers, spelling
 	$(BIN)/ruff check .

@@ -1,13 +1,8 @@
-"""What all tests share: one Ray, commands in processes of their own, small trees of DIODE, where other data are."""
+"""Fixtures that all tests share: one Ray, commands run as a user runs them, small trees in DIODE's layout."""
 
 import contextlib
-import json
 import os
-import selectors
-import signal
-import subprocess
-import sys
-import tempfile
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,67 +11,23 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
+from tests.commands import ROOT, CommandServer, Demo, Finished, finished, run_in_new_interpreter
 from tests.object_store import serving_s3
 from tests.parsed_page import ParsedPage
+from tests.ray_nodes import RayNodes
 
 settings.register_profile("shared machines are noisy", deadline=None)
 settings.load_profile("shared machines are noisy")
 
-os.environ.update(RAY_worker_niceness="0")  # Else Ray's workers, at 15, starve beside the tests of another process.
+# By default Ray runs its workers at niceness 15, where another process's tests would starve them.
+os.environ.update(RAY_worker_niceness="0")
 
-ROOT = Path(__file__).resolve().parent.parent
-COMMAND_TIMEOUT_S = 600
 NUM_CPUS = 2
-
-
-class CommandServer:
-    """Starts commands of pipelines/ by a fork of a process that has imported what takes seconds: command_server.py."""
-
-    def __init__(self) -> None:
-        self._start()
-
-    def _start(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, str(ROOT / "tests" / "command_server.py")],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-
-    def run(self, name: str, *arguments: object, cwd: Path, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
-        """As subprocess.run of the command with captured output; only one at a time."""
-        process = self._process
-        assert process.stdin is not None and process.stdout is not None
-        with tempfile.TemporaryDirectory() as folder:
-            outputs = {stream: Path(folder, stream) for stream in ("stdout", "stderr")}
-            request = {
-                "script": str(ROOT / "pipelines" / f"{name}.py"),
-                "arguments": [*map(str, arguments)],
-                "cwd": str(cwd),
-                "env": env,
-                **{stream: str(path) for stream, path in outputs.items()},
-            }
-            print(json.dumps(request), file=process.stdin, flush=True)
-            with selectors.DefaultSelector() as selector:
-                selector.register(process.stdout, selectors.EVENT_READ)
-                if not selector.select(COMMAND_TIMEOUT_S):
-                    self.stop()
-                    self._start()
-                    raise subprocess.TimeoutExpired([name, *request["arguments"]], COMMAND_TIMEOUT_S)
-            code = int(process.stdout.readline())
-            written = {stream: path.read_text() for stream, path in outputs.items()}
-        return subprocess.CompletedProcess([name, *request["arguments"]], code, **written)
-
-    def stop(self) -> None:
-        """Ends the process, and a command that it may still be running."""
-        os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.communicate()
 
 
 @pytest.fixture(scope="session")
 def command_server() -> Iterator[CommandServer]:
-    """One for all tests."""
+    """The process that commands are forked from."""
     server = CommandServer()
     yield server
     server.stop()
@@ -84,7 +35,7 @@ def command_server() -> Iterator[CommandServer]:
 
 @pytest.fixture(scope="session")
 def shared_ray() -> Iterator[str]:
-    """A running Ray's address; commands started from tests use it too."""
+    """Starts Ray and returns its address. Commands started by tests connect to it, too."""
     import ray
 
     from depthflow.cluster.session import ray_session
@@ -99,14 +50,65 @@ def shared_ray() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
+def run(shared_ray: str, command_server: CommandServer) -> Callable[..., Finished]:
+    """Runs a command in a folder. The last line of its stdout must be one JSON object."""
+
+    def run_forked(name: str, *arguments: object, cwd: Path, env: dict[str, str] | None = None) -> Finished:
+        return finished(command_server.run(name, *arguments, cwd=cwd, env={**os.environ, **(env or {})}))
+
+    return run_forked
+
+
+@pytest.fixture(scope="session")
+def demo(shared_ray: str, tmp_path_factory: pytest.TempPathFactory) -> Demo:
+    """Runs the demo with fewer epochs than a user's: it leaves stores, a registry and a champion."""
+    folder = tmp_path_factory.mktemp("demo") / "demo-out"
+    return Demo(folder, run_in_new_interpreter("demo", "--out", folder, "--epochs", 12, cwd=folder.parent))
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[RayNodes]:
+    """A cluster with a token and a head node only."""
+    cluster = RayNodes({})
+    try:
+        cluster.start("head", num_cpus=2, role="head")
+        yield cluster
+    finally:
+        cluster.stop()
+
+
+@pytest.fixture(scope="module")
+def submit(
+    nodes: RayNodes, command_server: CommandServer, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Finished]:
+    """Runs submit.py against that cluster."""
+    cwd = tmp_path_factory.mktemp("laptop")
+
+    def run(*arguments: object, **env: str) -> Finished:
+        return finished(command_server.run("submit", *arguments, cwd=cwd, env={**nodes.client_env, **env}))
+
+    return run
+
+
+@pytest.fixture
+def copied(tmp_path: Path) -> Callable[[Path], Path]:
+    """Copies a folder that several tests start from, modification times included, to `tmp_path` and returns that."""
+
+    def copy(folder: Path) -> Path:
+        return shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+
+    return copy
+
+
+@pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder with real photographs and weights; tests that need what it lacks are skipped, and say so."""
+    """The folder with real images and weights. Tests that need something it lacks are skipped."""
     return Path(os.environ.get("DEPTHFLOW_SHARED", ROOT.parent / "shared"))
 
 
 @pytest.fixture(scope="session")
 def write_triplet() -> Callable[..., Path]:
-    """Writes one whole triplet of a smooth random scene; returns the path of its image."""
+    """Writes one complete triplet of a smooth random scene and returns the path of its image."""
 
     def write(
         root: Path,
@@ -139,11 +141,11 @@ def write_triplet() -> Callable[..., Path]:
 
 @pytest.fixture(scope="session")
 def parse_html() -> type[ParsedPage]:
-    """HTML to a `ParsedPage`."""
+    """The class that parses a page."""
     return ParsedPage
 
 
 @pytest.fixture(scope="session")
 def serving() -> Callable[[], contextlib.AbstractContextManager[object]]:
-    """Starts a real server of S3's protocol for the block."""
+    """Context manager that runs a server which speaks the S3 protocol."""
     return serving_s3

@@ -86,6 +86,11 @@ class RayNodes:
         }
         self.env = {**self._node_env, "RAY_API_SERVER_ADDRESS": self.api}
 
+    @property
+    def client_env(self) -> dict[str, str]:
+        """The environment of a user's machine, which has no MLflow."""
+        return {name: value for name, value in self.env.items() if name != "MLFLOW_TRACKING_URI"}
+
     def start(self, name: str, *, num_cpus: int, role: str, num_gpus: int = 0, address: str | None = None) -> None:
         """Starts a node and waits until it is alive; the one called head first.
 

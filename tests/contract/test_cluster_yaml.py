@@ -154,7 +154,7 @@ def demand(role: str, count: int, **needed: float) -> list[Any]:
     ],
 )
 def test_the_autoscaler_adds_nodes_with_the_label_of_the_tasks(prepared, requests, launches, infeasible):
-    """Calls Ray's node scheduler directly; tests/integration/test_autoscaling.py starts nodes."""
+    """Calls Ray's node scheduler directly; tests/nodes/test_autoscaling.py starts nodes."""
     config = AutoscalingConfig(prepared, skip_content_hash=True)
     reply = ResourceDemandScheduler().schedule(
         SchedulingRequest(
@@ -211,7 +211,7 @@ def test_the_launcher_starts_every_node_type_and_only_opens_ssh(simulated_aws, p
 
 
 def test_mlflow_has_its_database_on_disk_and_allows_its_host_names(launched):
-    """tests/integration/test_mlflow_on_head.py runs the script."""
+    """tests/long/test_mlflow_on_head.py runs the script."""
     assert launched["head_start_ray_commands"][-1] == "bash ~/depthflow/mlflow_on_head.sh"
     script = (ROOT / "deploy" / "mlflow_on_head.sh").read_text().replace("\\\n", "")
     line = re.search(r"mlflow server (.*?) > ", script)[1]

@@ -1,6 +1,6 @@
 """Every command on every page is run by the tutorial's test or parsed by the command's dataclasses.
 
-tests/integration/test_tutorial.py runs docs/tutorial.md and the Python programs of the other pages.
+tests/long/test_tutorial.py runs docs/tutorial.md and the Python programs of the other pages.
 """
 
 import json

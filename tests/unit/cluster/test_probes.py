@@ -1,4 +1,4 @@
-"""Probes, run in this process; tests/integration/test_submit.py runs them on nodes."""
+"""Probes, run in this process; tests/long/test_submit.py runs them on nodes."""
 
 import platform
 

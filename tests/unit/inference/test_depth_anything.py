@@ -1,4 +1,4 @@
-"""Which names are Depth Anything's, what they predict, where it runs. The model itself: integration/test_demo.py."""
+"""Which names are Depth Anything's, what they predict, where it runs. The model itself: tests/long/test_champion.py."""
 
 import json
 import sys

@@ -1,6 +1,6 @@
 """The step: parts add up to the whole, pixels weigh alike, and what it may change is all that it changes.
 
-All on one worker, with a network of two convolutions; that two workers do the same as one is tests/integration's.
+All on one worker, with a network of two convolutions. tests/long/test_equality.py shows that two workers do the same.
 """
 
 from dataclasses import replace

@@ -24,8 +24,6 @@ from ray.util import get_node_ip_address
 from depthflow.placement import LIMITS_VARIABLE, ROLE_LABEL
 from tests.ray_nodes import free_port
 
-pytestmark = [pytest.mark.slow, pytest.mark.nodes]
-
 ROOT = Path(__file__).resolve().parents[2]
 PROVIDER = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"
 STORE_BYTES = 80 * 2**20

@@ -16,8 +16,6 @@ import pytest
 
 from tests.ray_nodes import free_port
 
-pytestmark = pytest.mark.slow
-
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 BUCKET = "depthflow-head"
 

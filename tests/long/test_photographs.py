@@ -16,7 +16,6 @@ def nyu_tree(shared: Path, tmp_path: Path) -> Path:
     return tmp_path / "nyu"
 
 
-@pytest.mark.slow
 def test_demo_on_real_photographs(run, nyu_tree, tmp_path):
     done = run("demo", "--source", nyu_tree, "--out", "out", "--epochs", 12, cwd=tmp_path)
     assert done.code == 0, done.stderr[-2000:]

@@ -13,8 +13,6 @@ from depthflow.command import last_json_line
 from depthflow.synthetic.synthesize import synthesize
 from tests.ray_nodes import RayNodes
 
-pytestmark = [pytest.mark.nodes, pytest.mark.slow]
-
 ROOT = Path(__file__).resolve().parents[2]
 ADDRESSES = {"head": "10.213.7.1", "data": "10.213.7.2"}
 CLIENT = "10.213.7.3"

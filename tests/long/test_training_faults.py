@@ -13,16 +13,7 @@ import pytest
 from ray.cluster_utils import Cluster
 
 from depthflow.store.store import open_store
-
-from .test_resume import (  # Fixtures among them.
-    EPOCHS,
-    STEPS_PER_EPOCH,
-    WORKER,
-    assert_same_end,
-    samples,  # noqa: F401
-    start,  # noqa: F401
-    undisturbed,  # noqa: F401
-)
+from tests.trainings import EPOCHS, STEPS_PER_EPOCH, WORKER, assert_same_end
 
 
 def workers_of(root: int) -> set[int]:
@@ -56,8 +47,7 @@ def freeze():
         tracer.wait()
 
 
-@pytest.mark.slow
-def test_worker_that_hangs_is_made_good(samples, undisturbed, start, mlflow, freeze, tmp_path):  # noqa: F811
+def test_worker_that_hangs_is_made_good(samples, undisturbed, start, mlflow, freeze, tmp_path):
     """It answers TensorFlow's and Ray's heartbeats and never comes to the collective that the other waits in."""
     flags = ("--step-timeout-s", 60, "--max-failures", 2)  # Less, and a busy machine compiles for longer.
     training = start(samples, tmp_path / "runs", *flags, mlflow=mlflow, own_ray=True)
@@ -71,7 +61,7 @@ def test_worker_that_hangs_is_made_good(samples, undisturbed, start, mlflow, fre
     assert_same_end(training, undisturbed)
 
 
-def test_loss_that_overflows_ends_the_run_at_once(run, samples, tmp_path):  # noqa: F811
+def test_loss_that_overflows_ends_the_run_at_once(run, samples, tmp_path):
     flags = ("--samples", samples, "--storage", "runs", "--epochs", EPOCHS, "--num-workers", 2)
     rate = ("--optimizer", "sgd", "--learning-rate", 1e30, "--loss", "tutorial", 1)  # Squares of 1e30 are no float32.
     done = run("train", "smoke", *flags, *rate, cwd=tmp_path, env={"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/m.db"})
@@ -86,13 +76,12 @@ def test_loss_that_overflows_ends_the_run_at_once(run, samples, tmp_path):  # no
 
 
 @pytest.fixture
-def own_samples(samples, tmp_path) -> Path:  # noqa: F811
+def own_samples(samples, tmp_path) -> Path:
     """A copy of the store, to be broken."""
     return Path(shutil.copytree(samples, tmp_path / "store"))
 
 
-@pytest.mark.slow
-def test_store_that_vanishes_is_told_and_not_retried(own_samples, start, mlflow, tmp_path):  # noqa: F811
+def test_store_that_vanishes_is_told_and_not_retried(own_samples, start, mlflow, tmp_path):
     """What workers have mapped stays readable; who is made good after it is gone cannot open it."""
     flags = ("--cache-gib", 0, "--max-failures", 5)
     training = start(own_samples, tmp_path / "runs", *flags, mlflow=mlflow)
@@ -107,8 +96,7 @@ def test_store_that_vanishes_is_told_and_not_retried(own_samples, start, mlflow,
     assert training.started() <= 4 and training.first_workers() == [first], "two were made good, and did not train"
 
 
-@pytest.mark.slow
-def test_shard_that_breaks_ends_all_workers(own_samples, start, mlflow, tmp_path):  # noqa: F811
+def test_shard_that_breaks_ends_all_workers(own_samples, start, mlflow, tmp_path):
     """One worker finds zeros where a row group was; the other, which does not, hears of it with the next step.
 
     The store has two row groups, and an epoch deals them anew: sooner or later a worker reads one that it has let go.
@@ -137,8 +125,7 @@ def cluster(monkeypatch):
         cluster.shutdown()
 
 
-@pytest.mark.slow
-def test_drained_node_is_no_failure(samples, start, cluster, mlflow, tmp_path):  # noqa: F811
+def test_drained_node_is_no_failure(samples, start, cluster, mlflow, tmp_path):
     """It is announced, a checkpoint is written in the middle of an epoch, and the workers go on where there is room."""
     node = cluster.add_node(num_cpus=1)
     patience = ("--drain-poll-s", 0.01, "--max-failures", 0)

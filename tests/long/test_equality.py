@@ -301,7 +301,6 @@ def many_against_one():
     ]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("num_workers", "name"), many_against_one())
 def test_many_workers_do_what_one_does(trained, num_workers, name):
     """SGD has momentum, decay and clipping.
@@ -323,7 +322,6 @@ def test_many_workers_do_what_one_does(trained, num_workers, name):
     assert all(len(set(row)) == 1 for row in many["checksums"])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("num_workers", [1, 2])
 @pytest.mark.parametrize("name", ["group-even", "group-remainder-augmented", "frozen"])
 def test_accumulated_in_two_parts_it_does_the_same(trained, num_workers, name):
@@ -332,7 +330,6 @@ def test_accumulated_in_two_parts_it_does_the_same(trained, num_workers, name):
     assert_same(whole, parts, prefix="weight", tolerance=1e-5)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("num_workers", [2, 4])
 def test_averaged_weights_are_the_same(trained, num_workers):
     """As a whole: the mean distance, against how far the weights have gone from their average."""
@@ -346,14 +343,12 @@ def test_averaged_weights_are_the_same(trained, num_workers):
     assert distance(average, [many[key] for key in averages]) < 1e-6 * distance(average, current)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("num_workers", [1, 2])
 def test_encoder_that_is_frozen_stands_still(trained, num_workers):
     assert trained(num_workers, "none-frozen-encoder")["encoder_stood"]
     assert not trained(num_workers, "group-even")["encoder_stood"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("num_workers", [2, 4])
 def test_overflow_on_one_worker_makes_all_skip_the_step(trained, num_workers):
     """The others' gradients are zeros, which are finite: were each to decide for itself, momentum would move them."""

@@ -32,7 +32,6 @@ def eight_images(tmp_path) -> list[Planes]:
     return images
 
 
-@pytest.mark.slow
 def test_tutorials_unet_overfits_eight_images(eight_images):
     """The loss falls below 5% of its first value within sixty steps, in the step that every worker runs."""
     keras.utils.set_random_seed(0)

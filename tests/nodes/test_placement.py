@@ -30,8 +30,6 @@ from depthflow.training.job import open_job
 from depthflow.training.trainer import train
 from tests.object_store import serving_bucket
 
-pytestmark = pytest.mark.nodes
-
 BUCKET = "cluster"
 STORE, RUNS = f"s3://{BUCKET}/store", f"s3://{BUCKET}/runs"
 EPOCHS = 6

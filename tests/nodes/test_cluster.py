@@ -21,8 +21,6 @@ from tests.mlflow_server import MlflowServer
 from tests.object_store import serving_bucket
 from tests.ray_nodes import RayNodes
 
-pytestmark = [pytest.mark.nodes, pytest.mark.slow]
-
 ROOT = Path(__file__).resolve().parents[2]
 JOB_S = 600.0
 EPOCHS = 40

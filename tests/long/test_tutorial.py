@@ -13,7 +13,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from depthflow.command import last_json_line
 from tests.pages import PAGES, ROOT, Block, blocks_of
@@ -31,7 +30,6 @@ def steps() -> list[tuple[Block, str]]:
     ]
 
 
-@pytest.mark.slow
 def test_the_tutorial_does_what_it_says(shared_ray, command_server, tmp_path):
     """Uses a running Ray, as on a cluster; other tests let each command start its own."""
     ran = []

@@ -9,17 +9,7 @@ import psutil
 import pytest
 
 from tests.mlflow_server import MlflowServer
-
-from .test_resume import (  # Fixtures among them.
-    PATIENCE_S,
-    STEPS,
-    Training,
-    assert_logged_once,
-    assert_same_end,
-    samples,  # noqa: F401
-    start,  # noqa: F401
-    undisturbed,  # noqa: F401
-)
+from tests.trainings import PATIENCE_S, STEPS, Training, assert_logged_once, assert_same_end
 
 SEED = 20
 
@@ -58,8 +48,7 @@ def kill_while_a_checkpoint_is_written(training: Training) -> None:
         os.kill(writer, signal.SIGCONT)
 
 
-@pytest.mark.slow
-def test_chaos_changes_nothing(samples, undisturbed, start, server, tmp_path):  # noqa: F811
+def test_chaos_changes_nothing(samples, undisturbed, start, server, tmp_path):
     chance = random.Random(SEED)
     first, outage, second, back = chance.randint(2, 8), chance.randint(9, 13), chance.randint(15, 19), STEPS - 6
     print("a kill at step", first, "the server away from", outage, "to", back, "a kill while writing from", second)

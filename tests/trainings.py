@@ -1,11 +1,9 @@
-"""A run that is cut off, however, goes on from its checkpoint and ends as if nothing had happened, to the last bit."""
+"""Training runs that tests start, kill and compare with a run that was left alone."""
 
 import fcntl
-import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import threading
@@ -22,9 +20,9 @@ import pytest
 from mlflow import MlflowClient
 
 from depthflow.command import last_json_line
-from depthflow.training.checkpoint import MODEL_FILE, OPTIMIZER_FILE, latest_whole, read_progress
+from depthflow.training.checkpoint import MODEL_FILE, OPTIMIZER_FILE, read_progress
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parent.parent
 EPOCHS, STEPS_PER_EPOCH = 6, 5
 STEPS = EPOCHS * STEPS_PER_EPOCH
 PATIENCE_S = 240
@@ -144,20 +142,6 @@ class Training:
             self.cut_off()
 
 
-@pytest.fixture
-def start():
-    """Starts trainings that end with the test."""
-    started = []
-
-    def start(*arguments: Any, **options: Any) -> Training:
-        started.append(Training(*arguments, **options))
-        return started[-1]
-
-    yield start
-    for training in started:
-        training.end()
-
-
 @contextmanager
 def made_once(tmp_path_factory: pytest.TempPathFactory, name: str) -> Iterator[tuple[Path, bool]]:
     """A folder of this run of all tests, and whether it is to be made in the block; whoever comes meanwhile waits."""
@@ -170,35 +154,6 @@ def made_once(tmp_path_factory: pytest.TempPathFactory, name: str) -> Iterator[t
             shutil.rmtree(folder, ignore_errors=True)  # Of one who failed.
         yield folder, not whole.exists()
         whole.touch()
-
-
-@pytest.fixture(scope="session")
-def samples(run, tmp_path_factory, write_triplet) -> Path:
-    """A store of 30 samples to train on and 10 to validate; one for all files that train, whichever asks first."""
-    with made_once(tmp_path_factory, "training-samples") as (folder, to_be_made):
-        if to_be_made:
-            for scene in range(4):
-                for view in range(10):
-                    write_triplet(folder / "tree", split="val" if scene == 3 else "train", scene=scene, view=view)
-            size = ("--height", 64, "--width", 64)
-            done = run("preprocess", "--source", "tree", "--out", "store", *size, cwd=folder)
-            assert done.code == 0
-    return folder / "store"
-
-
-@pytest.fixture(scope="session")
-def undisturbed(samples, tmp_path_factory) -> Path:
-    """The last checkpoint of a run that nobody disturbed, made once likewise."""
-    with made_once(tmp_path_factory, "training-undisturbed") as (folder, to_be_made):
-        if to_be_made:
-            training = Training(samples, folder, mlflow=f"sqlite:///{folder}/mlflow.db")
-            try:
-                result = training.succeed()
-            finally:
-                training.end()
-            assert_logged_once(f"sqlite:///{folder}/mlflow.db", result["run_id"])
-    [checkpoint] = folder.glob(f"*/checkpoints/step-{STEPS:08d}")
-    return checkpoint
 
 
 def assert_same_end(training: Training, undisturbed: Path) -> None:
@@ -227,59 +182,3 @@ def assert_logged_once(uri: str, run_id: str) -> None:
     for name in ("train/loss", "val/abs_rel", "val/indoors/delta1", "system/node0/cpu_percent"):
         assert counts[name] == Counter(range(1, EPOCHS + 1)), name
     assert {name: steps for name, steps in counts.items() if max(steps.values()) > 1} == {}
-
-
-@pytest.mark.slow
-def test_killed_worker_and_cut_off_run_change_nothing(samples, undisturbed, start, tmp_path):
-    """A worker is killed after its first epoch and made good; in the middle of an epoch all is cut off, and resumed."""
-    mlflow = f"sqlite:///{tmp_path}/mlflow.db"
-    flags = ("--checkpoint-every-steps", 3, "--max-failures", 1)
-    training = start(samples, tmp_path / "runs", *flags, mlflow=mlflow, own_ray=True)
-    first = training.end_of_first_epoch()
-    os.kill(first, signal.SIGKILL)
-    training.wait_until(lambda: training.first_workers()[-1] != first)
-    halfway = training.wait_until(lambda: [k for k in training.steps() if k >= 3 * STEPS_PER_EPOCH + 1])
-    training.cut_off()
-    print("cut off after the checkpoint of step", halfway)
-    latest = read_progress(latest_whole(training.checkpoints))
-    assert latest.position.step > 0, "in the middle of an epoch"
-    run_id = json.loads((training.checkpoints.parent / "job.json").read_text())["run_id"]
-
-    training = start(samples, tmp_path / "runs", *flags, "--resume", mlflow=mlflow)
-    result = training.succeed()
-    assert result["run_id"] == run_id
-    assert_logged_once(mlflow, run_id)
-    assert_same_end(training, undisturbed)
-    assert [*training.checkpoints.glob(".tmp-*")] == []
-
-
-@pytest.fixture
-def unfinished(run, samples, tmp_path):
-    """A job that was begun and failed before its first step: no Ray has so many CPUs."""
-    flags = ("smoke", "--samples", samples, "--storage", "runs", "--epochs", 3)
-    done = run("train", *flags, "--num-workers", 1000, cwd=tmp_path)
-    assert done.code == 1 and "Lower --num-workers" in done.result["error"]
-    return flags
-
-
-def test_nothing_to_resume(run, samples, tmp_path):
-    flags = ("smoke", "--samples", samples, "--storage", "runs", "--resume")
-    done = run("train", *flags, cwd=tmp_path)
-    assert done.code == 1
-    assert done.result["error"] == f"There is no unfinished job in {tmp_path}/runs. Run without --resume to begin one."
-    assert not (tmp_path / "runs").exists()
-
-
-def test_job_of_another_recipe_is_not_resumed(run, unfinished, tmp_path):
-    done = run("train", *unfinished, "--learning-rate", 0.5, "--resume", cwd=tmp_path)
-    assert done.code == 1
-    assert "differs: learning_rate 0.003 there, 0.5 here" in done.result["error"]
-    assert len([*(tmp_path / "runs").glob("smoke-*")]) == 1
-
-
-def test_job_that_another_process_is_at_is_not_resumed(run, unfinished, tmp_path):
-    [folder] = (tmp_path / "runs").glob("smoke-*")
-    with (folder / ".lock").open("a+") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        done = run("train", *unfinished, "--resume", cwd=tmp_path)
-    assert done.code == 1 and "cannot be taken" in done.result["error"]

@@ -1,0 +1,103 @@
+"""Runs each command once, as a user does, in the order of the data flow. demo.py and submit.py have their own files."""
+
+import hashlib
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+SCANS, SAMPLES_PER_SCAN = 8, 4
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """The folder that all these commands run in."""
+    return tmp_path_factory.mktemp("commands")
+
+
+@pytest.fixture(scope="module")
+def synthesized(run, folder):
+    size = ("--scans", SCANS, "--samples-per-scan", SAMPLES_PER_SCAN, "--height", 64, "--width", 64)
+    return run("synthesize", "--out", "mini-diode", *size, cwd=folder)
+
+
+@pytest.fixture(scope="module")
+def preprocessed(run, folder, synthesized):
+    return run("preprocess", "--source", "mini-diode", "--out", "samples", "--height", 64, "--width", 64, cwd=folder)
+
+
+@pytest.fixture(scope="module")
+def trained(run, folder, preprocessed):
+    flags = ("--samples", "samples", "--storage", "runs", "--epochs", 2, "--num-workers", 2)
+    return run("train", "smoke", *flags, cwd=folder)
+
+
+@pytest.fixture(scope="module")
+def promoted(run, folder, trained):
+    return run("promote", "--samples", "samples", "--force", "--reason", "the first one", cwd=folder)
+
+
+def test_synthesize(synthesized, folder):
+    assert synthesized.code == 0, synthesized.stderr
+    assert synthesized.result["samples"] == len([*folder.glob("mini-diode/**/*.png")]) == SCANS * SAMPLES_PER_SCAN
+
+
+def test_download(run, folder):
+    content = np.random.default_rng(0).bytes(1_000_000)
+    (folder / "server").mkdir()
+    (folder / "server" / "val.tar.gz").write_bytes(content)
+    with ThreadingHTTPServer(
+        ("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=folder / "server")
+    ) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        flags = ("--base-url", f"http://127.0.0.1:{server.server_port}", "--md5", hashlib.md5(content).hexdigest())
+        done = run("download", "--split", "val", "--out", "archives", *flags, cwd=folder)
+        server.shutdown()
+    assert done.code == 0, done.stderr
+    assert Path(done.result["path"]).read_bytes() == content
+
+
+def test_preprocess(preprocessed, folder):
+    assert preprocessed.code == 0, preprocessed.stderr
+    assert preprocessed.result["samples"] == SCANS * SAMPLES_PER_SCAN
+    assert preprocessed.result["rejects"] == 0
+    assert (folder / "samples" / "manifest.json").is_file()
+
+
+def test_train(trained):
+    assert trained.code == 0, trained.stderr
+    assert trained.result["model_uri"] == "models:/depthflow/1"
+    assert trained.result["metrics"]["val/abs_rel"] > 0
+
+
+def test_evaluate(run, folder, preprocessed, trained):
+    model = trained.result["model_uri"]
+    done = run("evaluate", "--model", model, "--samples", "samples", "--out", "report", cwd=folder)
+    assert done.code == 0, done.stderr
+    assert done.result["samples"] == sum(preprocessed.result["counts"]["val"].values())
+    assert set(done.result["metrics"]) == {"all", "indoors", "outdoor"}
+    assert (folder / "report" / "report.html").is_file()
+
+
+def test_promote(promoted):
+    assert promoted.code == 0, promoted.stderr
+    assert promoted.result["decision"] in ("promoted", "forced")
+    assert (promoted.result["champion"], promoted.result["previous"]) == ("1", None)
+
+
+def test_predict(run, folder, promoted):
+    images = sorted(folder.glob("mini-diode/val/**/*.png"))[:2]
+    done = run("predict", "--model", "models:/depthflow@champion", "--images", *images, "--out", "depth", cwd=folder)
+    assert done.code == 0, done.stderr
+    depth_m = [np.load(path) for path in done.result["outputs"] if path.endswith(".npy")]
+    assert [each.shape for each in depth_m] == [(64, 64)] * 2
+    assert all((each > 0).all() for each in depth_m)
+
+
+def test_doctor(run, folder):
+    done = run("doctor", "--quick", "--storage", "runs", cwd=folder)
+    assert done.code == 0, done.stderr
+    assert "failed" not in {check["status"] for check in done.result["checks"].values()}

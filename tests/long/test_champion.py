@@ -1,0 +1,339 @@
+"""What a user does with the demo's champion: predict, serve, evaluate, compare, promote another one, roll back."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mlflow import MlflowClient
+
+from depthflow.errors import RegistryError
+from depthflow.inference import depth_anything
+from depthflow.registry.versions import SERVING_PACKAGES
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_photographs_that_are_done_are_not_predicted_again(run, demo, tmp_path):
+    photographs = sorted(demo.folder.glob("mini-diode/val/**/*_000_000.png"))[:3]
+    flags = ("--model", "models:/depthflow@champion", "--out", "out", "--files", "npy", "--images")
+    for wanted, done_before in ((photographs[:2], 0), (photographs, 2), (photographs, 3)):
+        done = run("predict", *flags, *wanted, cwd=tmp_path, env=demo.env)
+        assert (done.code, done.result["images"], done.result["done_before"]) == (0, len(wanted), done_before)
+        assert len(done.result["outputs"]) == len(wanted)
+    assert len(list((tmp_path / "out").glob("*.npy"))) == 3 and not list((tmp_path / "out").glob("*.png"))
+
+
+def test_a_broken_photograph_is_reported_and_the_rest_goes_on(run, demo, tmp_path):
+    photographs = [*sorted(demo.folder.glob("mini-diode/val/**/*_000_000.png"))[:2], tmp_path / "broken.jpg"]
+    photographs[-1].write_bytes(b"no image")
+    done = run(
+        "predict",
+        *("--model", "models:/depthflow@champion", "--images", *photographs, "--out", "out"),
+        cwd=tmp_path,
+        env=demo.env,
+    )
+    assert done.code == 3
+    assert done.result["images"] == 2
+    assert done.result["rejects_by_reason"] == {"unreadable_image": 1}
+    assert "broken.jpg: unreadable_image" in done.stderr
+
+
+def test_only_an_image_that_is_not_one(run, demo, tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    done = run(
+        *("predict", "--model", "models:/depthflow@champion", "--images", "broken.png", "--out", "out"),
+        cwd=tmp_path,
+        env=demo.env,
+    )
+    assert done.code != 0
+    assert done.result["images"] == 0
+    assert list((tmp_path / "out").glob("*")) == []
+
+
+@pytest.fixture
+def bare(demo, tmp_path) -> dict[str, str]:
+    """The environment of a process that sees neither this checkout nor what a model's requirements do not bring."""
+    (tmp_path / "sitecustomize.py").write_text(BARE)
+    return {**demo.env, "PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "PYTHONPATH": str(tmp_path)}
+
+
+BARE = f"""
+import importlib.metadata as metadata, re, sys
+from packaging.requirements import Requirement
+
+def needed(names):
+    todo, found = [(name, "") for name in names], set()
+    while todo:
+        name, extra = todo.pop()
+        key = re.sub("[-_.]+", "-", name).lower()
+        if (key, extra) in found:
+            continue
+        found.add((key, extra))
+        try:
+            requires = metadata.requires(name) or []
+        except metadata.PackageNotFoundError:
+            continue
+        for requirement in map(Requirement, requires):
+            if requirement.marker is None or requirement.marker.evaluate({{"extra": extra}}):
+                todo += [(requirement.name, each) for each in ("", *requirement.extras)]
+    return {{name for name, _ in found}}
+
+brought = needed({list(SERVING_PACKAGES)!r})
+absent = {{module for module, packages in metadata.packages_distributions().items()
+          if not brought & {{re.sub("[-_.]+", "-", package).lower() for package in packages}}}}
+absent -= {{"depthflow", "packaging", "_distutils_hack", "setuptools", "pkg_resources"}}
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in absent:
+            raise ModuleNotFoundError(f"No module named {{name!r}}: not among the model's requirements", name=name)
+
+sys.path = [path for path in sys.path if path and path != {str(ROOT)!r}]
+sys.meta_path = [finder for finder in sys.meta_path if "editable" not in getattr(finder, "__module__", "")]
+sys.meta_path.insert(0, Absent())
+"""
+
+
+def test_pyfunc_predicts_where_depthflow_is_not_installed_and_nothing_is_unpickled(bare, tmp_path):
+    """The artifact brings its own code, and no pickle."""
+    script = """
+import pickle
+class Denied(pickle._Unpickler):
+    def __init__(self, *arguments, **options):
+        raise SystemExit("something was unpickled")
+import numpy as np, mlflow
+try:
+    import depthflow
+except ImportError:
+    pass
+else:
+    raise SystemExit(f"depthflow is visible: {depthflow.__file__}")
+for module in ("ray", "kornia_rs", "tyro"):
+    try:
+        __import__(module)
+    except ImportError:
+        continue
+    raise SystemExit(f"{module} is visible")
+pickle.load = pickle.loads = pickle.Unpickler = pickle._Unpickler = Denied
+model = mlflow.pyfunc.load_model("models:/depthflow@champion")
+photographs = np.random.default_rng(0).integers(0, 255, (2, 100, 150, 3), dtype=np.uint8)
+depth_m = model.predict(photographs)
+import depthflow
+assert "mlartifacts" in depthflow.__file__, depthflow.__file__
+print(depth_m.shape, depth_m.dtype, bool((depth_m > 0).all()))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, env=bare)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.split("\n")[-2] == "(2, 100, 150) float32 True"
+
+
+def test_served_over_http_where_depthflow_is_not_installed(bare, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    command = ["models", "serve", "--model-uri", "models:/depthflow@champion", "--env-manager", "local"]
+    photographs = np.random.default_rng(0).integers(0, 255, (2, 20, 30, 3), dtype=np.uint8)
+    with (tmp_path / "serve.log").open("wb") as log:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "mlflow", *command, "--port", str(port), "--host", "127.0.0.1", "--workers", "1"],
+            cwd=tmp_path, env={**bare, "PATH": f"{Path(sys.executable).parent}:{bare['PATH']}"}, stdout=log, stderr=log,
+            start_new_session=True,
+        )  # fmt: skip
+        try:
+            answer = _post(f"http://127.0.0.1:{port}/invocations", {"inputs": photographs.tolist()}, server)
+        finally:
+            os.killpg(server.pid, signal.SIGTERM)
+            server.wait(30)
+    assert answer is not None, (tmp_path / "serve.log").read_text()[-3000:]
+    depth_m = np.array(answer["predictions"])
+    assert depth_m.shape == (2, 20, 30) and (depth_m > 0).all()
+
+
+def _post(url: str, content: dict, server: subprocess.Popen, patience_s: float = 120.0) -> dict | None:
+    """The answer, once the server answers; None if it ends or is silent too long."""
+    deadline = time.monotonic() + patience_s
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    request = urllib.request.Request(url, json.dumps(content).encode(), {"Content-Type": "application/json"})
+    while server.poll() is None and time.monotonic() < deadline:
+        try:
+            with opener.open(request, timeout=60) as response:
+                return json.load(response)
+        except urllib.error.HTTPError:
+            return None
+        except OSError:
+            time.sleep(1)
+    return None
+
+
+def test_evaluation_does_not_depend_on_the_number_of_workers(run, demo, tmp_path):
+    full = demo.folder / "val-full-resolution"
+    flags = ("--model", "models:/depthflow@champion", "--samples", full, "--num-workers", 2)
+    done = run("evaluate", *flags, cwd=tmp_path, env=demo.env)
+    assert done.code == 0
+    one = demo.finished.result["evaluate"]
+    assert done.result["samples"] == one["samples"]
+    for group, metrics in one["metrics"].items():
+        assert done.result["metrics"][group] == pytest.approx(metrics, rel=1e-9)
+
+
+def test_protocol_refuses_a_resized_store(run, demo, tmp_path):
+    flags = ("--model", "models:/depthflow@champion", "--samples", demo.folder / "samples")
+    done = run("evaluate", *flags, cwd=tmp_path, env=demo.env)
+    assert done.code == 1
+    assert "--height 192 --width 256" in done.result["error"]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory) -> Path:
+    """A folder as transformers saves a model: random weights, photographs of 28 x 28."""
+    try:
+        interpreter = depth_anything.python()
+    except RegistryError as error:
+        pytest.skip(str(error))
+    folder = tmp_path_factory.mktemp("depth-anything")
+    script = """
+import sys, torch
+from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config, DPTImageProcessor
+torch.manual_seed(0)
+backbone = Dinov2Config(
+    image_size=28, patch_size=14, hidden_size=32, num_hidden_layers=4, num_attention_heads=2, mlp_ratio=2,
+    out_features=["stage1", "stage2", "stage3", "stage4"], reshape_hidden_states=False, apply_layernorm=True,
+)
+config = DepthAnythingConfig(
+    backbone_config=backbone, reassemble_hidden_size=32, neck_hidden_sizes=[8, 8, 16, 16], fusion_hidden_size=8,
+    head_hidden_size=8, patch_size=14,
+)
+model = DepthAnythingForDepthEstimation(config)
+for parameter in model.parameters():
+    torch.nn.init.uniform_(parameter, 0.0, 0.1)  # As it begins, it predicts next to nothing.
+model.save_pretrained(sys.argv[1])
+DPTImageProcessor(
+    size={"height": 28, "width": 28}, keep_aspect_ratio=True, ensure_multiple_of=14, resample=3,
+    image_mean=[0.485, 0.456, 0.406], image_std=[0.229, 0.224, 0.225],
+).save_pretrained(sys.argv[1])
+"""
+    done = subprocess.run([interpreter, "-c", script, folder], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+class TestDepthAnything:
+    """A tiny Depth Anything of transformers' own classes, in the environment that the real one runs in."""
+
+    def test_evaluated_beside_the_champion_where_a_protocol_aligns(self, run, demo, tiny, tmp_path):
+        flags = ("--samples", demo.folder / "val-full-resolution", "--out", "evaluation")
+        both = ("--model", "models:/depthflow@champion", "--compare", f"depth-anything:{tiny}")
+        done = run("evaluate", *both, *flags, "--protocol", "affine", cwd=tmp_path, env=demo.env)
+        assert done.code == 0, done.stderr
+        theirs = done.result["compared"][f"depth-anything:{tiny}"]["all"]
+        assert done.result["metrics"]["all"]["abs_rel"] > 0 and 0 < theirs["abs_rel"] < 10
+        assert (tmp_path / "evaluation" / "report.html").read_text().count("data:image/jpeg") == 72
+        refused = run("evaluate", *both, *flags, "--protocol", "devkit", cwd=tmp_path, env=demo.env)
+        assert refused.code == 1
+        assert "has no metres" in refused.result["error"] and "--protocol affine" in refused.result["error"]
+
+    def test_predicts_as_the_pipeline_does_and_beside_the_champion(self, run, demo, tiny, tmp_path):
+        photographs = sorted(demo.folder.glob("mini-diode/val/**/*_000_000.png"))[:2]
+        done = run(
+            "predict",
+            *("--model", "models:/depthflow@champion", "--compare", f"depth-anything:{tiny}"),
+            *("--images", *photographs, "--out", "out", "--files", "panel"),
+            cwd=tmp_path,
+            env=demo.env,
+        )
+        assert done.code == 0, done.stderr
+        pictures = [path for path in done.result["outputs"] if path.endswith(".compare.png")]
+        assert len(pictures) == 2
+        [folder] = [path for path in (tmp_path / "out").iterdir() if path.is_dir()]
+        script = """
+import sys, numpy as np
+from PIL import Image
+from transformers import pipeline
+for photograph, ours in zip(sys.argv[2::2], sys.argv[3::2]):
+    theirs = pipeline("depth-estimation", model=sys.argv[1], device="cpu")(Image.open(photograph).convert("RGB"))
+    theirs = np.maximum(theirs["predicted_depth"].numpy(), 0)
+    np.testing.assert_allclose(np.load(ours), theirs, rtol=1e-4, atol=1e-6)
+    assert np.ptp(np.load(ours)) > 1e-3
+"""
+        pairs = [str(each) for path in photographs for each in (path, folder / f"{path.stem}.relative.npy")]
+        compared = subprocess.run([depth_anything.python(), "-c", script, tiny, *pairs], capture_output=True, text=True)
+        assert compared.returncode == 0, compared.stderr[-3000:]
+
+    @pytest.mark.parametrize("flags", [("--tile-px", 64), ("--point-cloud", "--fov-deg", 60)])
+    def test_without_metres_no_tiles_and_no_points(self, run, demo, tiny, tmp_path, flags):
+        photograph = next(demo.folder.glob("mini-diode/val/**/*.png"))
+        done = run(
+            *("predict", "--model", f"depth-anything:{tiny}", "--images", photograph, "--out", "out", *flags),
+            cwd=tmp_path,
+            env=demo.env,
+        )
+        assert done.code == 1
+        assert "without metres" in done.result["error"]
+
+
+class TestPromotion:
+    """In order: what happens to the alias after the demo's first champion."""
+
+    def promote(self, run, demo, *flags):
+        return run("promote", *flags, cwd=demo.folder.parent, env=demo.env)
+
+    def champion(self, demo):
+        uri = demo.env["MLFLOW_TRACKING_URI"]
+        return str(MlflowClient(uri, uri).get_model_version_by_alias("depthflow", "champion").version)
+
+    def test_the_champion_is_no_challenger(self, run, demo):
+        done = self.promote(run, demo, "--samples", demo.folder / "val-full-resolution")
+        assert done.code == 1
+        assert "is the champion already" in done.result["error"]
+
+    def test_nothing_to_roll_back_to(self, run, demo):
+        done = self.promote(run, demo, "--rollback")
+        assert done.code == 1
+        assert "no champion before" in done.result["error"]
+
+    def test_a_worse_challenger_is_refused_then_forced_then_rolled_back(self, run, demo):
+        trained = run(
+            *("train", "smoke", "--samples", demo.folder / "samples", "--storage", demo.folder / "runs"),
+            *("--epochs", 1, "--learning-rate", 1e-5, "--seed", 5),
+            cwd=demo.folder.parent,
+            env=demo.env,
+        )
+        assert trained.code == 0
+        assert trained.result["version"] == "2"
+        full = demo.folder / "val-full-resolution"
+        dry = self.promote(run, demo, "--samples", full, "--dry-run")
+        assert dry.result["decision"] == "refused"
+        refused = self.promote(run, demo, "--samples", full)
+        assert refused.code == 0
+        assert refused.result["decision"] == "refused"
+        assert "not lower by the margin" in refused.result["reasons"][0]
+        assert self.champion(demo) == "1"
+        forced = self.promote(run, demo, "--samples", full, "--force", "--reason", "a test of the record")
+        assert forced.result["decision"] == "forced"
+        assert forced.result["reasons"][-1] == "a test of the record"
+        assert self.champion(demo) == "2"
+        back = self.promote(run, demo, "--rollback", "--reason", "it was worse")
+        assert (back.result["champion"], back.result["previous"]) == ("1", "2")
+        assert self.champion(demo) == "1"
+        assert self.decisions(demo) == ["promoted", "refused", "forced", "rolled_back"]
+        told = self.promote(run, demo, "--history")
+        assert told.result["champion"] == "1"
+        assert [row["decision"] for row in told.result["decisions"]] == self.decisions(demo)
+        assert all(row["status"] == "finished" and row["who"] for row in told.result["decisions"])
+        assert "rolled_back 2 -> 1: it was worse" in told.stdout
+
+    def decisions(self, demo):
+        """From the record, in order; the dry run left none."""
+        uri = demo.env["MLFLOW_TRACKING_URI"]
+        client = MlflowClient(uri, uri)
+        experiment = client.get_experiment_by_name("depthflow-promotions").experiment_id
+        runs = client.search_runs([experiment], order_by=["attributes.start_time ASC"])
+        return [run.data.tags["depthflow.decision"] for run in runs]

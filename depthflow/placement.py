@@ -231,7 +231,7 @@ def autoscaled_nodes(nodes: Sequence[Node]) -> list[Node]:
     return addable_nodes(config, nodes)
 
 
-def cluster_room() -> dict[str, list[Node]]:
+def cluster_capacity() -> dict[str, list[Node]]:
     """What the running Ray has and may still get, as `plan_training`, `plan_pool` and `plan_data` take it."""
     nodes = alive_nodes()
     return {"nodes": nodes, "addable": autoscaled_nodes(nodes)}

@@ -14,7 +14,7 @@ def main(config: DoctorConfig) -> dict[str, Any]:
     from depthflow.cluster.doctor import Doctor, check_plan, conclude, line
     from depthflow.cluster.probes import cluster_nodes
     from depthflow.cluster.session import ray_session
-    from depthflow.placement import cluster_room
+    from depthflow.placement import cluster_capacity
     from depthflow.registry.tracking import tracking_uri
     from depthflow.training.probe import probe_all_reduce
 
@@ -24,14 +24,18 @@ def main(config: DoctorConfig) -> dict[str, Any]:
     started = time.monotonic()
     print(f"checking {' '.join(config.checks)}", file=sys.stderr, flush=True)
     with ray_session(config.num_cpus):
-        room, nodes = cluster_room(), cluster_nodes()
+        capacity, nodes = cluster_capacity(), cluster_nodes()
         checks: dict[str, Check] = {}
         if "plan" in config.checks:
-            checks["plan"] = check_plan(config, room)
+            checks["plan"] = check_plan(config, capacity)
             tell("plan", checks["plan"])
         if all(check.status != "failed" for check in checks.values()):
             doctor = Doctor(
-                config, nodes, mlflow_uri=tracking_uri(), may_grow=bool(room["addable"]), all_reduce=probe_all_reduce
+                config,
+                nodes,
+                mlflow_uri=tracking_uri(),
+                may_grow=bool(capacity["addable"]),
+                all_reduce=probe_all_reduce,
             )
             checks.update(doctor.examine(tell))
     return conclude(checks, nodes=len(nodes), seconds=time.monotonic() - started)

@@ -98,7 +98,7 @@ def _evaluate(
     from depthflow.evaluation.evaluate import Evaluation, Evaluator
     from depthflow.inference.predictor import ConstantPredictor
     from depthflow.models.interface import LoadPredictor
-    from depthflow.placement import cluster_room, plan_pool
+    from depthflow.placement import cluster_capacity, plan_pool
     from depthflow.reports.evaluation_report import shown_rows
 
     evaluations: dict[str, Evaluation] = {}
@@ -115,7 +115,7 @@ def _evaluate(
             split=config.split,
             protocol=protocol,
             python=python,
-            **vars(plan_pool(config.num_workers, **cluster_room())),
+            **vars(plan_pool(config.num_workers, **cluster_capacity())),
         )
         evaluations |= evaluator.evaluate()
         depth_m |= evaluator.depth_m(shown_rows(evaluations[MODEL]))

@@ -24,7 +24,7 @@ def main(config: PredictConfig) -> dict[str, Any]:
     from depthflow.inference.named_model import find_models
     from depthflow.inference.photographs import find_photographs
     from depthflow.inference.predict import predict_photographs
-    from depthflow.placement import cluster_room, plan_pool
+    from depthflow.placement import cluster_capacity, plan_pool
 
     paths = find_photographs(config.images)
     models = find_models([config.model, *config.compare])
@@ -36,7 +36,7 @@ def main(config: PredictConfig) -> dict[str, Any]:
                 load=_loader(model, config),
                 outputs=one,
                 python=model.python,
-                **vars(plan_pool(config.num_workers, **cluster_room())),
+                **vars(plan_pool(config.num_workers, **cluster_capacity())),
             )
             for model, one in zip(models, outputs, strict=True)
         ]

@@ -99,7 +99,7 @@ def _evaluate(
     from depthflow.evaluation.evaluate import Evaluator
     from depthflow.evaluation.protocols import find_protocol
     from depthflow.inference.predictor import ConstantPredictor, load_predictor
-    from depthflow.placement import cluster_room, plan_pool
+    from depthflow.placement import cluster_capacity, plan_pool
     from depthflow.store.store import open_store
 
     protocol, store = find_protocol(config.protocol), open_store(config.samples or "")
@@ -120,7 +120,7 @@ def _evaluate(
             store=store,
             split=config.split,
             protocol=protocol,
-            **vars(plan_pool(config.num_workers, **cluster_room())),
+            **vars(plan_pool(config.num_workers, **cluster_capacity())),
         ).evaluate()
 
 

@@ -12,7 +12,7 @@ from depthflow.errors import unwrapped
 from depthflow.inference.formats import DRAWN_AS, shrunk
 from depthflow.inference.photographs import read_photograph
 from depthflow.inference.predict import Outputs, output_names
-from depthflow.placement import cluster_room, plan_data
+from depthflow.placement import cluster_capacity, plan_data
 from depthflow.reports.panels import DepthMap, draw_comparison
 from depthflow.storage.files import open_files
 
@@ -49,7 +49,7 @@ def draw_comparisons(paths: list[str], outputs: Sequence[Outputs]) -> list[str]:
                 committed.write(Path(scratch, picture).read_bytes())
         return f"{outputs[0].folder}/{picture}"
 
-    where = plan_data(**cluster_room()).label_selector
+    where = plan_data(**cluster_capacity()).label_selector
     task = ray.remote(num_cpus=1, label_selector=dict(where))(draw)
     with unwrapped():
         drawn = ray.get([task.remote(path, name) for path, name in zip(paths, output_names(paths), strict=True)])

@@ -73,7 +73,7 @@ def _prepare(batch: ShareBatch, recipe: Recipe, *, seed: int, epoch: int) -> Tra
         draws=draw(recipe, seed=seed, epoch=epoch, sample_ids=samples.sample_ids),
         epoch=epoch,
         batch_rows=batch.batch_rows,
-        then=batch.then,
+        then=batch.next_position,
     )
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, TrainingFailedError
 
 from depthflow.errors import StoreError, TrainingError, unwrapped
-from depthflow.placement import TrainingPlan, cluster_room, plan_training
+from depthflow.placement import TrainingPlan, cluster_capacity, plan_training
 from depthflow.recipe import Recipe
 from depthflow.registry.runs import RunLog
 from depthflow.storage.files import open_files
@@ -98,7 +98,7 @@ def train(recipe: Recipe, job: TrainJob, folder: JobFolder, *, store: SampleStor
         TrainingError: if the run failed.
         PlacementError: if its workers can never be placed.
     """
-    plan = plan_training(num_workers=job.num_workers, **cluster_room())
+    plan = plan_training(num_workers=job.num_workers, **cluster_capacity())
     check_batches(store.split_index("train").num_rows, recipe, num_workers=plan.num_workers)
     run_on_workers(worker_task(recipe, job, folder, store=store, run_log=run_log, plan=plan), plan)
     return best_outcome(recipe, folder.checkpoints)

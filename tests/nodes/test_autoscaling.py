@@ -37,7 +37,7 @@ from collections import Counter
 from pathlib import Path
 import ray
 from depthflow.errors import PlacementError
-from depthflow.placement import ROLE_LABEL, cluster_room, plan_data, plan_training
+from depthflow.placement import ROLE_LABEL, cluster_capacity, plan_data, plan_training
 from ray.util.placement_group import placement_group, remove_placement_group
 
 TIMEOUT_S = 240
@@ -60,7 +60,7 @@ def run_task(release=None):
 
 seen = {"at first": roles()}
 
-data = plan_data(**cluster_room())
+data = plan_data(**cluster_capacity())
 task = ray.remote(num_cpus=data.most_cpus, label_selector=dict(data.label_selector))(run_task)
 seen["a data task ran on, beside"] = ray.get(task.remote(), timeout=TIMEOUT_S)
 
@@ -72,7 +72,7 @@ seen["while three data tasks want a node each"] = roles()
 release.touch()
 seen["the three ran on"] = sorted({role for role, _ in ray.get(held, timeout=TIMEOUT_S)})
 
-plan = plan_training(num_workers=8, **cluster_room())
+plan = plan_training(num_workers=8, **cluster_capacity())
 seen["training"] = [plan.num_workers, plan.use_gpu, dict(plan.label_selector)]
 workers = placement_group(
     [{"CPU": plan.cpus_per_worker, "GPU": 1}] * plan.num_workers,
@@ -81,7 +81,7 @@ workers = placement_group(
 assert workers.wait(TIMEOUT_S)
 seen["while eight workers have a GPU each"] = wait_for({"head": 1, "train": 2})
 try:
-    plan_training(num_workers=1000, **cluster_room())
+    plan_training(num_workers=1000, **cluster_capacity())
 except PlacementError as error:
     seen["too many workers"] = str(error)
 remove_placement_group(workers)

@@ -18,7 +18,7 @@ from ray.util.state import list_actors, list_tasks
 
 from depthflow.cluster.session import ray_session
 from depthflow.errors import PlacementError
-from depthflow.placement import ROLE_LABEL, alive_nodes, cluster_room, plan_training
+from depthflow.placement import ROLE_LABEL, alive_nodes, cluster_capacity, plan_training
 from depthflow.recipes import smoke
 from depthflow.registry.runs import mlflow_run
 from depthflow.registry.spool import replay
@@ -112,7 +112,7 @@ def test_training_runs_on_nodes_for_it_and_goes_on_from_the_bucket(cluster, buck
 
 def test_what_can_never_be_placed_is_refused(cluster):
     with pytest.raises(PlacementError, match=r"Ray has 2 CPUs and 0 GPUs on 1 nodes with depthflow.io/role=train"):
-        plan_training(num_workers=2, **cluster_room())
+        plan_training(num_workers=2, **cluster_capacity())
 
 
 def workers():

@@ -109,18 +109,18 @@ class SplitReader:
     def __len__(self) -> int:
         return len(self.sample_ids)
 
-    def read(self, rows: Sequence[int] | np.ndarray, *, then: Sequence[int] | np.ndarray = ()) -> SampleBatch:
+    def read(self, rows: Sequence[int] | np.ndarray, *, upcoming: Sequence[int] | np.ndarray = ()) -> SampleBatch:
         """The samples of some rows, in the order asked for.
 
         Neighbouring rows of one row group are views of it, without a copy; others are gathered by one copy a sample.
 
         Args:
             rows: n row numbers, counted through the split's row groups.
-            then: those that will be asked for next, as far as they are known.
+            upcoming: Row numbers of the next reads, as far as they are known; their row groups are read meanwhile.
         """
         rows = np.asarray(rows, dtype=np.int64)
         runs = self._runs(rows)
-        groups = self._groups({group for group, _ in runs}, coming=set(self._group_of(np.asarray(then)).tolist()))
+        groups = self._groups({group for group, _ in runs}, upcoming=set(self._group_of(np.asarray(upcoming)).tolist()))
         planes = {
             name: _joined([groups[group].planes[name][run] for group, run in runs]) if runs else no_rows
             for name, no_rows in self._no_rows.items()
@@ -147,9 +147,9 @@ class SplitReader:
             for group, offset, length in zip(groups[firsts].tolist(), offsets.tolist(), lengths.tolist(), strict=True)
         ]
 
-    def _groups(self, wanted: set[int], *, coming: set[int]) -> dict[int, RowGroup]:
+    def _groups(self, wanted: set[int], *, upcoming: set[int]) -> dict[int, RowGroup]:
         """Some row groups, read only if they are neither kept nor of the last batch."""
-        for number in (*sorted(wanted), *sorted(coming)):
+        for number in (*sorted(wanted), *sorted(upcoming)):
             if number not in self._kept and number not in self._in_use:
                 self._in_use[number] = self._row_groups.begin(number)
         groups = {number: self._kept.get(number) or self._in_use[number].result() for number in wanted}
@@ -158,7 +158,7 @@ class SplitReader:
             if not group.is_mapped and group.nbytes <= self._room_bytes:
                 self._kept[number] = group
                 self._room_bytes -= group.nbytes
-        needed = (wanted | coming) - self._kept.keys()
+        needed = (wanted | upcoming) - self._kept.keys()
         self._in_use = {number: reading for number, reading in self._in_use.items() if number in needed}
         return groups
 
@@ -173,4 +173,4 @@ def worker_pass(reader: SplitReader, *, max_batch_size: int, rank: int, num_work
     part = np.arange(len(reader))[worker_part(len(reader), rank=rank, num_workers=num_workers)]
     for start in range(0, len(part), max_batch_size):
         rows, after = part[start:][:max_batch_size], part[start + max_batch_size :][:max_batch_size]
-        yield reader.read(rows, then=after)
+        yield reader.read(rows, upcoming=after)

@@ -54,12 +54,12 @@ class ShareBatch:
     Attributes:
         samples: the part; empty where the batch has fewer samples than there are workers.
         batch_rows: row numbers of the whole batch, on all workers.
-        then: where to go on after this batch: what to save once it is done with.
+        next_position: Position after this batch, to be saved once the batch is done.
     """
 
     samples: SampleBatch
     batch_rows: np.ndarray
-    then: Position
+    next_position: Position
 
 
 class EpochShare:
@@ -106,6 +106,6 @@ class EpochShare:
         places = [Position(seed=seed, epoch=epoch, step=step) for step in range(self._steps)]
         places.append(Position(seed=seed, epoch=epoch + 1))
         for step in range(self._position.step, self._steps):
-            coming = [row for part in parts[step + 1 : step + 1 + BATCHES_AHEAD] for row in part]
-            samples = self._reader.read(parts[step], then=coming)
-            yield ShareBatch(samples=samples, batch_rows=batches[step], then=places[step + 1])
+            upcoming = [row for part in parts[step + 1 : step + 1 + BATCHES_AHEAD] for row in part]
+            samples = self._reader.read(parts[step], upcoming=upcoming)
+            yield ShareBatch(samples=samples, batch_rows=batches[step], next_position=places[step + 1])

@@ -12,7 +12,7 @@ from depthflow.datasets.camera import Camera
 from depthflow.errors import SourceError, StoreError
 from depthflow.observability.gauges import StageGauges
 from depthflow.observability.logs import fields
-from depthflow.placement import cluster_room, plan_data
+from depthflow.placement import cluster_capacity, plan_data
 from depthflow.storage.files import StoreFiles, open_files
 from depthflow.storage.location import absolute
 from depthflow.store.schema import PLANE_DTYPES, shard_schema
@@ -232,7 +232,7 @@ def _list_archives(config: PreprocessConfig, identities: dict[str, str], files: 
     """Lists each archive in a task with a thread for each CPU of its node, which it borrows: it waits for none."""
     if not identities:
         return
-    threads = plan_data(**cluster_room()).most_cpus
+    threads = plan_data(**cluster_capacity()).most_cpus
     sizes_mib = {archive: archive_bytes(archive) // 2**20 for archive in identities}
 
     def work(archive: str, reporter: Reporter) -> dict[str, Any]:

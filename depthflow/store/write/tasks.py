@@ -20,7 +20,7 @@ from ray.exceptions import GetTimeoutError, RayActorError
 
 from depthflow.datasets.triplet import RejectError
 from depthflow.errors import StoreError, unwrapped
-from depthflow.placement import cluster_room, plan_data
+from depthflow.placement import cluster_capacity, plan_data
 from depthflow.store.write.plan import PlannedSample
 
 T = TypeVar("T")
@@ -155,7 +155,7 @@ def run_tasks(
     """
     if not items:
         return
-    where = plan_data(**cluster_room())
+    where = plan_data(**cluster_capacity())
     board_actor: Any = ray.remote(num_cpus=0, max_restarts=-1, label_selector=_this_node())(Board)
     board = board_actor.remote()
 

@@ -406,8 +406,8 @@ class Changed:
     def __len__(self):
         return len(self._reader)
 
-    def read(self, rows, *, then=()):
-        batch = self._reader.read(rows, then=then)
+    def read(self, rows, *, upcoming=()):
+        batch = self._reader.read(rows, upcoming=upcoming)
         self._reads += 1
         return self._change(self._reads, batch)
 

@@ -162,8 +162,8 @@ def read_epoch(reader, epoch, batch=8):
     """Each batch, and the rows of it and of the one after it."""
     order = shuffled_rows(reader.group_sizes, seed=0, epoch=epoch)
     batches = [*epoch_batches(order, global_batch_size=batch), np.arange(0)]
-    for rows, then in itertools.pairwise(batches):
-        yield np.concatenate([rows, then]), reader.read(rows, then=then)
+    for rows, upcoming in itertools.pairwise(batches):
+        yield np.concatenate([rows, upcoming]), reader.read(rows, upcoming=upcoming)
 
 
 @pytest.mark.parametrize("groups_that_fit", [0, 1, 2.5, 100])

@@ -29,8 +29,8 @@ class Rows:
     def __len__(self):
         return sum(self.group_sizes)
 
-    def read(self, rows, *, then):
-        self.announced.extend(then)
+    def read(self, rows, *, upcoming):
+        self.announced.extend(upcoming)
         self.asked.extend(rows.tolist())
         return SampleBatch(sample_ids=tuple(rows.tolist()), scene_types=(), planes={})
 
@@ -44,8 +44,8 @@ def shares(reader, position, batch, num_workers):
     together = [[row for part in step for row in part.samples.sample_ids] for step in zip(*parts, strict=True)]
     for step, rows in zip(zip(*parts, strict=True), together, strict=True):
         assert all(part.batch_rows.tolist() == rows for part in step)
-        assert len({part.then for part in step}) == 1
-    return together, [part.then for part in parts[0]]
+        assert len({part.next_position for part in step}) == 1
+    return together, [part.next_position for part in parts[0]]
 
 
 @settings(max_examples=150)
@@ -61,20 +61,22 @@ def test_the_workers_together_read_each_sample_once(group_sizes, batch, seed, ep
 @given(group_sizes=groups, batch=batches, seed=seeds, epoch=epochs, before=workers, after=workers, data=st.data())
 def test_resuming_at_any_step_is_the_tail_of_the_whole_pass(group_sizes, batch, seed, epoch, before, after, data):
     """Also for another number of workers, through JSON, and without reading what came before."""
-    whole, then = shares(Rows(group_sizes), Position(seed=seed, epoch=epoch), batch, before)
+    whole, next_positions = shares(Rows(group_sizes), Position(seed=seed, epoch=epoch), batch, before)
     done = data.draw(st.integers(0, len(whole) - 1))
-    start = then[done - 1] if done else Position(seed=seed, epoch=epoch)
+    start = next_positions[done - 1] if done else Position(seed=seed, epoch=epoch)
     assert start.step == done
     resumed = Rows(group_sizes)
-    tail, then_of_tail = shares(resumed, Position.from_json(json.loads(json.dumps(start.to_json()))), batch, after)
+    tail, next_positions_of_tail = shares(
+        resumed, Position.from_json(json.loads(json.dumps(start.to_json()))), batch, after
+    )
     assert tail == whole[done:]
-    assert then_of_tail == then[done:]
+    assert next_positions_of_tail == next_positions[done:]
     assert sorted(resumed.asked) == sorted(row for rows in whole[done:] for row in rows)
 
 
 def test_after_the_last_batch_comes_the_next_epoch():
-    _, then = shares(Rows([3, 4]), Position(seed=5, epoch=7), 3, 1)
-    assert then == [
+    _, next_positions = shares(Rows([3, 4]), Position(seed=5, epoch=7), 3, 1)
+    assert next_positions == [
         Position(seed=5, epoch=7, step=1),
         Position(seed=5, epoch=7, step=2),
         Position(seed=5, epoch=8, step=0),
@@ -146,7 +148,7 @@ def test_a_real_split_is_resumed_with_its_planes(small):
         list(
             EpochShare(
                 SplitReader(small.store, "train", cache_bytes=0),
-                position=whole[2].then,
+                position=whole[2].next_position,
                 global_batch_size=8,
                 rank=rank,
                 num_workers=2,

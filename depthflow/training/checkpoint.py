@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Progress:
+class TrainingProgress:
     """Where a run stands.
 
     Attributes:
@@ -71,7 +71,7 @@ class Progress:
         return json.dumps({**asdict(self), "position": self.position.to_json()})
 
     @classmethod
-    def from_json(cls, text: str) -> "Progress":
+    def from_json(cls, text: str) -> "TrainingProgress":
         """What `to_json` made.
 
         Raises:
@@ -101,7 +101,7 @@ def values_of(variables: Sequence[keras.Variable]) -> list[np.ndarray]:
     return [np.array(variable) for variable in variables]
 
 
-def write_checkpoint(root: Path, snapshot: Snapshot, progress: Progress) -> Path:
+def write_checkpoint(root: Path, snapshot: Snapshot, progress: TrainingProgress) -> Path:
     """Writes a checkpoint into `root` under its progress's name; an earlier one of that name is replaced.
 
     Raises:
@@ -130,7 +130,7 @@ def write_checkpoint(root: Path, snapshot: Snapshot, progress: Progress) -> Path
     return final
 
 
-def annotate_checkpoint(root: Path, progress: Progress) -> None:
+def annotate_checkpoint(root: Path, progress: TrainingProgress) -> None:
     """Gives a written checkpoint the figures of the epoch that it ends.
 
     Raises:
@@ -147,7 +147,7 @@ def annotate_checkpoint(root: Path, progress: Progress) -> None:
         ) from error
 
 
-def read_progress(checkpoint: Path) -> Progress:
+def read_progress(checkpoint: Path) -> TrainingProgress:
     """A checkpoint's place in its run.
 
     Raises:
@@ -157,14 +157,14 @@ def read_progress(checkpoint: Path) -> Progress:
     if not manifest.is_file():
         raise TrainingError(f"{checkpoint} is not a finished checkpoint: it has no {MANIFEST_FILE}. Remove it.")
     try:
-        return Progress.from_json(manifest.read_text())
+        return TrainingProgress.from_json(manifest.read_text())
     except (OSError, ValueError, TypeError, KeyError, StoreError) as error:
         raise _damaged(checkpoint, error) from None
 
 
 def load_checkpoint(
     checkpoint: Path, *, model: keras.Model, optimizer: keras.optimizers.Optimizer | None = None
-) -> Progress:
+) -> TrainingProgress:
     """Restores a run: model and optimizer; or, without an optimizer, the network that the run's figures are of.
 
     Raises:
@@ -212,7 +212,7 @@ def latest_whole(root: Path, *, fetch: Callable[[str], object] = lambda name: No
     return None
 
 
-def best(root: Path) -> tuple[Path, Progress] | None:
+def best(root: Path) -> tuple[Path, TrainingProgress] | None:
     """The checkpoint with the lowest val/abs_rel, of equals the later; None if no epoch has ended with a finite one."""
     scored = [(checkpoint, read_progress(checkpoint)) for checkpoint in checkpoints(root)]
     finite = [(checkpoint, progress) for checkpoint, progress in scored if np.isfinite(progress.score)]

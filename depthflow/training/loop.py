@@ -16,7 +16,7 @@ from depthflow.errors import DepthflowError, TrainingError
 from depthflow.models.augmentation import draw
 from depthflow.store.read.reader import SplitReader
 from depthflow.store.read.share import Position
-from depthflow.training.checkpoint import Progress
+from depthflow.training.checkpoint import TrainingProgress
 from depthflow.training.config import TrainJob
 from depthflow.training.feed import TrainingBatch, read_ahead, training_batches
 from depthflow.training.observers import Observer, StepReport, rates
@@ -200,7 +200,7 @@ class TrainingLoop:
             )
         self._unsaved.append(loss)
         self._loss, self._gradient_norm = loss, norm
-        self._progress = Progress(
+        self._progress = TrainingProgress(
             position=batch.then,
             steps_done=before.steps_done + 1,
             loss_sum=before.loss_sum + loss,

@@ -11,7 +11,7 @@ from depthflow.training.config import BEST_METRIC
 
 if TYPE_CHECKING:  # These modules import TensorFlow, which takes seconds.
     from depthflow.registry.spool import MetricSpool
-    from depthflow.training.checkpoint import Progress
+    from depthflow.training.checkpoint import TrainingProgress
     from depthflow.training.saver import CheckpointSaver
     from depthflow.training.train_state import TrainState
 
@@ -64,7 +64,7 @@ class Observer:
     def on_step(self, report: StepReport) -> None:
         """Called after every step, and once after an epoch is trained and saved."""
 
-    def on_checkpoint(self, train_state: "TrainState", progress: "Progress", losses: Sequence[float]) -> None:
+    def on_checkpoint(self, train_state: "TrainState", progress: "TrainingProgress", losses: Sequence[float]) -> None:
         """Called when a checkpoint is due.
 
         Args:
@@ -77,7 +77,7 @@ class Observer:
         """Returns metrics to log with an epoch. All workers call it at the same point, so it may communicate."""
         return {}
 
-    def on_epoch(self, progress: "Progress") -> None:
+    def on_epoch(self, progress: "TrainingProgress") -> None:
         """Called after an epoch is validated; `progress.metrics` has its metrics."""
 
     def on_end(self) -> None:
@@ -94,7 +94,7 @@ class RunRecorder(Observer):
     def __init__(self, saver: "CheckpointSaver", spool: "MetricSpool") -> None:
         self._saver, self._spool = saver, spool
 
-    def on_checkpoint(self, train_state: "TrainState", progress: "Progress", losses: Sequence[float]) -> None:
+    def on_checkpoint(self, train_state: "TrainState", progress: "TrainingProgress", losses: Sequence[float]) -> None:
         """Logs the losses, then writes the checkpoint."""
         first_step = progress.steps_done - len(losses) + 1
         self._saver.save(
@@ -103,7 +103,7 @@ class RunRecorder(Observer):
             first=lambda: self._spool.series("train/step_loss", losses, first_step=first_step),
         )
 
-    def on_epoch(self, progress: "Progress") -> None:
+    def on_epoch(self, progress: "TrainingProgress") -> None:
         """Logs the metrics, then adds them to the epoch's checkpoint."""
         epoch = progress.position.epoch
         self._saver.annotate(progress, first=lambda: self._spool.metrics(progress.metrics, step=epoch))
@@ -126,7 +126,7 @@ class ProgressDisplay(Observer):
         if not math.isnan(report.loss):
             self._show(report.steps_done, self._steps)
 
-    def on_epoch(self, progress: "Progress") -> None:
+    def on_epoch(self, progress: "TrainingProgress") -> None:
         """Prints a line like: epoch 3/6: train/loss 0.2134, val/abs_rel 0.3021, 45.1 images/s."""
         epoch, metrics = progress.position.epoch, progress.metrics
         parts = [f"{name} {metrics[name]:.4f}" for name in ("train/loss", BEST_METRIC) if name in metrics]

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from depthflow.training.checkpoint import Progress, Snapshot, annotate_checkpoint, prune, write_checkpoint
+from depthflow.training.checkpoint import Snapshot, TrainingProgress, annotate_checkpoint, prune, write_checkpoint
 from depthflow.training.kept_checkpoints import KeptCheckpoints
 
 
@@ -26,7 +26,7 @@ class CheckpointSaver:
         self._under_way: list[Future[None]] = []
         self.paused_s = 0.0
 
-    def save(self, snapshot: Callable[[], Snapshot], progress: Progress, *, first: Callable[[], None]) -> None:
+    def save(self, snapshot: Callable[[], Snapshot], progress: TrainingProgress, *, first: Callable[[], None]) -> None:
         """Takes a snapshot and begins to write it, once the one before is written.
 
         Args:
@@ -50,7 +50,7 @@ class CheckpointSaver:
         self._under_way.append(self._pool.submit(write))
         self.paused_s += time.monotonic() - began
 
-    def annotate(self, progress: Progress, *, first: Callable[[], None]) -> None:
+    def annotate(self, progress: TrainingProgress, *, first: Callable[[], None]) -> None:
         """Gives the checkpoint saved last its epoch's figures, once it is written; `first` as for `save`."""
 
         def write() -> None:

@@ -13,7 +13,7 @@ from depthflow.errors import TrainingError
 from depthflow.models.unet import build_unet, encoder_variables, set_batch_norm
 from depthflow.recipe import Recipe
 from depthflow.store.read.share import Position
-from depthflow.training.checkpoint import Progress, Snapshot, load_checkpoint, values_of
+from depthflow.training.checkpoint import Snapshot, TrainingProgress, load_checkpoint, values_of
 from depthflow.training.collective import WorkerGroup
 from depthflow.training.feed import TrainingBatch
 from depthflow.training.optimizer import build_optimizer
@@ -49,7 +49,7 @@ class TrainState:
             encoder=self.encoder,
         )
         self.optimizer.build(self.model.trainable_variables)
-        self.progress = Progress(position=Position(seed=recipe.seed, epoch=0))
+        self.progress = TrainingProgress(position=Position(seed=recipe.seed, epoch=0))
         if checkpoint is not None:
             self.progress = load_checkpoint(checkpoint, model=self.model, optimizer=self.optimizer)
         self._steps: dict[bool, Step] = {}

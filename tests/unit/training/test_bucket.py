@@ -15,7 +15,7 @@ from depthflow.recipes import smoke
 from depthflow.storage.files import open_files
 from depthflow.store.read.share import Position
 from depthflow.store.store import SampleStore
-from depthflow.training.checkpoint import MANIFEST_FILE, MODEL_FILE, Progress, Snapshot, best, read_progress
+from depthflow.training.checkpoint import MANIFEST_FILE, MODEL_FILE, Snapshot, TrainingProgress, best, read_progress
 from depthflow.training.config import TrainJob
 from depthflow.training.job import open_job
 from depthflow.training.kept_checkpoints import BucketCheckpoints, open_checkpoints
@@ -100,7 +100,7 @@ def test_ray_keeps_its_own_records_there(s3, root):
 
 
 def progress(steps, **metrics):
-    return Progress(position=Position(seed=0, epoch=steps), steps_done=steps, metrics=metrics)
+    return TrainingProgress(position=Position(seed=0, epoch=steps), steps_done=steps, metrics=metrics)
 
 
 def snapshot(value):

@@ -23,8 +23,8 @@ from depthflow.training.checkpoint import (
     MODEL_FILE,
     OPTIMIZER_FILE,
     TEMPORARY,
-    Progress,
     Snapshot,
+    TrainingProgress,
     annotate_checkpoint,
     best,
     checkpoints,
@@ -52,7 +52,7 @@ RECIPE = replace(
     blur=0.0,
     learning_rate=1e-2,
 )
-PROGRESS = Progress(
+PROGRESS = TrainingProgress(
     position=Position(seed=7, epoch=1, step=2), steps_done=3, loss_sum=1 / 3, metrics={"val/abs_rel": 0.25}
 )
 
@@ -203,7 +203,9 @@ def test_without_an_optimizer_a_network_gets_the_average(request, group, arrays,
             np.testing.assert_allclose(mine, wanted, rtol=1e-5, atol=1e-6)
     assert_same(arrays(train_state.model.weights), trained)
 
-    folder = write_checkpoint(tmp_path, train_state.snapshot(), Progress(position=Position(seed=0, epoch=0, step=3)))
+    folder = write_checkpoint(
+        tmp_path, train_state.snapshot(), TrainingProgress(position=Position(seed=0, epoch=0, step=3))
+    )
     assert train_state.checksum() == checksum, "a snapshot leaves the run as it is"
     assert (folder / AVERAGED_FILE).is_file()
     again = TrainState(recipe, steps_per_epoch=5, group=group, checkpoint=folder)
@@ -239,14 +241,14 @@ counts = st.integers(0, 2**40)
 @given(seed=counts, epoch=counts, step=counts, steps_done=counts, loss_sum=st.floats(allow_nan=False), metrics=figures)
 def test_progress_comes_back_from_json(seed, epoch, step, steps_done, loss_sum, metrics):
     """To the last bit: a mean that is taken up in the middle of an epoch is the same."""
-    progress = Progress(
+    progress = TrainingProgress(
         position=Position(seed=seed, epoch=epoch, step=step), steps_done=steps_done, loss_sum=loss_sum, metrics=metrics
     )
-    assert Progress.from_json(progress.to_json()) == progress
+    assert TrainingProgress.from_json(progress.to_json()) == progress
 
 
 def test_nan_comes_back_from_json():
-    progress = Progress.from_json(replace(PROGRESS, metrics={"val/abs_rel": math.nan}).to_json())
+    progress = TrainingProgress.from_json(replace(PROGRESS, metrics={"val/abs_rel": math.nan}).to_json())
     assert math.isnan(progress.metrics["val/abs_rel"])
     assert progress.score == math.inf
 
@@ -264,7 +266,7 @@ def test_nan_comes_back_from_json():
 )
 def test_the_end_of_an_epoch_awaits_its_figures(epoch, step, steps_done, metrics, awaits):
     position = Position(seed=0, epoch=epoch, step=step)
-    assert Progress(position=position, steps_done=steps_done, metrics=metrics).awaits_validation == awaits
+    assert TrainingProgress(position=position, steps_done=steps_done, metrics=metrics).awaits_validation == awaits
 
 
 # --- what does not count ---
@@ -440,7 +442,7 @@ def write_manifests(root, scores) -> None:
     """One checkpoint a step from 1, with this val/abs_rel; None in the middle of an epoch."""
     for steps, score in enumerate(scores, start=1):
         metrics = {} if score is None else {"val/abs_rel": score}
-        progress = Progress(position=Position(seed=0, epoch=steps), steps_done=steps, metrics=metrics)
+        progress = TrainingProgress(position=Position(seed=0, epoch=steps), steps_done=steps, metrics=metrics)
         folder = root / progress.name
         folder.mkdir(parents=True)
         (folder / MANIFEST_FILE).write_text(progress.to_json())

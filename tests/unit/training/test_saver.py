@@ -9,13 +9,13 @@ import pytest
 from depthflow.errors import TrainingError
 from depthflow.store.read.share import Position
 from depthflow.training import saver as saver_module
-from depthflow.training.checkpoint import Progress, Snapshot, checkpoints, read_progress
+from depthflow.training.checkpoint import Snapshot, TrainingProgress, checkpoints, read_progress
 from depthflow.training.kept_checkpoints import DiskCheckpoints
 from depthflow.training.saver import CheckpointSaver
 
 
 def progress(steps, **metrics):
-    return Progress(position=Position(seed=0, epoch=steps), steps_done=steps, metrics=metrics)
+    return TrainingProgress(position=Position(seed=0, epoch=steps), steps_done=steps, metrics=metrics)
 
 
 def snapshot():

@@ -1,8 +1,8 @@
-"""The distributed evaluator: every sample of a split once, several models side by side in one pass."""
+"""The distributed evaluator: reads every sample of a split once and evaluates several models in the same pass."""
 
 import time
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 from threading import Lock
@@ -19,18 +19,18 @@ from depthflow.errors import unwrapped
 from depthflow.evaluation.breakdown import Breakdown, image_breakdown, total
 from depthflow.evaluation.protocols import Protocol, check_output, rows_of
 from depthflow.metrics import image_metrics, mean_over_images
-from depthflow.models.interface import LoadPredictor, Output, Predictor
+from depthflow.models.interface import LoadableModel, LoadPredictor, Output, Predictor
 from depthflow.observability.gauges import StageGauges
 from depthflow.observability.progress import ProgressLine
-from depthflow.placement import ANYWHERE
+from depthflow.placement import ANYWHERE, cluster_capacity, plan_pool
 from depthflow.store.read.reader import SampleBatch, SplitReader
 from depthflow.store.schema import PLANE_DTYPES
 from depthflow.store.store import SampleStore, open_store
 
 BATCH_SIZE = 8
-"""Samples are dealt to batches of this size in the store's order, whatever the number of workers."""
+"""Batches of this size are taken in the store's order, whatever the number of workers."""
 BATCHES_AT_ONCE = 2
-"""In each worker: one is predicted while the figures of another are computed."""
+"""Number of batches in each worker: one is predicted while the metrics of another are computed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,15 +38,15 @@ class Evaluation:
     """One model's metrics, and everything that affects them.
 
     Attributes:
-        protocol: its name.
-        fingerprint: the store's.
-        split: the split evaluated.
-        images: a row an image, sorted by id: row, sample_id, scene_type, the metrics, and pred_min, pred_max over all
-            pixels of what the model predicts, before any alignment.
-        output: what it predicts.
-        breakdowns: scene type to where the model errs.
-        image_ms: how long a prediction takes, resizing included: the median over batches, of each process's first
-            batch apart; None where there was no other.
+        protocol: Name of the protocol.
+        fingerprint: Fingerprint of the store.
+        split: Split that was evaluated.
+        images: One row per image, sorted by id: row, sample_id, scene_type, the metrics, and pred_min and pred_max over
+            all pixels of the prediction before any alignment.
+        output: What the model predicts.
+        breakdowns: Scene type to the errors by depth and by distance to a depth edge.
+        image_ms: Milliseconds per predicted image, resizing included: the median over batches, without the first batch
+            of each process; None if there was no other.
     """
 
     protocol: str
@@ -59,12 +59,12 @@ class Evaluation:
 
     @property
     def samples(self) -> int:
-        """Images evaluated."""
+        """Number of images."""
         return len(self.images)
 
     @property
     def metrics(self) -> dict[str, dict[str, float]]:
-        """Metrics over all images, and over each scene type; NaN where there are none of it."""
+        """Metrics over all images and over each scene type; NaN for a scene type without images."""
         groups = {"all": self.images}
         for scene_type in SCENE_TYPES:
             groups[scene_type] = tuple(image for image in self.images if image["scene_type"] == scene_type)
@@ -72,7 +72,7 @@ class Evaluation:
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """Why no one should use these predictions, whatever the figures: not finite, not positive, or flat."""
+        """Reasons not to use these predictions, whatever the metrics: not finite, not positive, or flat."""
         low = np.array([image["pred_min"] for image in self.images])
         high = np.array([image["pred_max"] for image in self.images])
         found = []
@@ -85,15 +85,59 @@ class Evaluation:
         return tuple(found)
 
 
+def evaluate_models(
+    models: Mapping[str, LoadableModel],
+    *,
+    store: SampleStore,
+    split: str,
+    protocol: Protocol,
+    num_workers: int | None,
+    shown: Callable[[Evaluation], Sequence[int]] = lambda evaluation: (),
+) -> tuple[dict[str, Evaluation], dict[str, dict[int, np.ndarray]]]:
+    """Evaluates models on a running Ray, in one pass per Python interpreter.
+
+    Args:
+        models: Name to model.
+        store: Sample store.
+        split: Split to evaluate.
+        protocol: Protocol to evaluate under.
+        num_workers: Number of processes that hold the models. None: one per GPU, or one without GPUs.
+        shown: Returns the rows whose predictions are wanted, given the evaluation of the first model.
+
+    Returns:
+        Name to evaluation, and name to row to (H, W) float metres for the rows of `shown`.
+
+    Raises:
+        ProtocolError: if the protocol does not allow the store or a model.
+        StoreError: if the split is missing.
+        PlacementError: if the processes can never be placed.
+    """
+    evaluations: dict[str, Evaluation] = {}
+    depth_m: dict[str, dict[int, np.ndarray]] = {}
+    for python in dict.fromkeys(model.python for model in models.values()):
+        evaluator = Evaluator(
+            {name: model.load for name, model in models.items() if model.python == python},
+            store=store,
+            split=split,
+            protocol=protocol,
+            python=python,
+            **vars(plan_pool(num_workers, **cluster_capacity())),
+        )
+        evaluations |= evaluator.evaluate()
+        depth_m |= evaluator.depth_m(shown(next(iter(evaluations.values()))))
+        del evaluator  # Returns its CPUs to the next one.
+    return evaluations, depth_m
+
+
 class Evaluator:
     """A pool of processes that hold models and evaluate them over a split, on a running Ray.
 
     Args:
-        models: name to what loads it in a worker.
-        num_workers: processes that hold the models.
-        use_gpu: one GPU each.
-        label_selector: of the nodes that may have them.
-        python: the interpreter of these processes; None for Ray's own.
+        models: Name to the function that loads the model in a worker.
+        num_workers: Number of processes.
+        use_gpu: Whether each process gets a GPU.
+        label_selector: Labels of the nodes that may run them.
+        python: Interpreter of these processes; None for Ray's own.
 
     Raises:
         ProtocolError: if the protocol does not allow this store.
@@ -116,24 +160,26 @@ class Evaluator:
         rows = rows_of(protocol, store, split)
         self._batches = [rows[start : start + BATCH_SIZE] for start in range(0, len(rows), BATCH_SIZE)]
         count = min(num_workers, len(self._batches))
-        room = _room_for(count, use_gpu=use_gpu, label_selector=label_selector)
-        weakref.finalize(self, _give_back, room).atexit = False
-        worker_class = ray.remote(  # pyright: ignore[reportCallIssue]  # Ray's types know no max_concurrency.
+        # All workers are placed at once: of two evaluators that need the same GPUs, one waits instead of holding some.
+        bundle = {"CPU": 1.0, **({"GPU": 1.0} if use_gpu else {})}
+        group = placement_group([bundle] * count, bundle_label_selector=[dict(label_selector)] * count)
+        weakref.finalize(self, _remove, group).atexit = False
+        worker_class = ray.remote(  # pyright: ignore[reportCallIssue]  # Missing in Ray's types: max_concurrency.
             num_cpus=1,
             num_gpus=1 if use_gpu else 0,
             max_restarts=2,
             max_task_retries=2,
             max_concurrency=BATCHES_AT_ONCE,
-            scheduling_strategy=PlacementGroupSchedulingStrategy(room),
+            scheduling_strategy=PlacementGroupSchedulingStrategy(group),
             runtime_env={"py_executable": python} if python else {},
         )(_EvaluationWorker)
         self._workers = [worker_class.remote(dict(models), protocol, store.files.root, split) for _ in range(count)]
 
     def evaluate(self) -> dict[str, Evaluation]:
-        """Every model over every sample of the split that the protocol takes.
+        """Evaluates every model on every sample of the split that the protocol includes.
 
         Raises:
-            ProtocolError: if the protocol gives a model without metres none.
+            ProtocolError: if a model without metres is not aligned by the protocol.
         """
         found: dict[str, list[_Evaluated]] = {name: [] for name in self._names}
         pool = ActorPool(self._workers * BATCHES_AT_ONCE)
@@ -153,7 +199,7 @@ class Evaluator:
         return {name: self._joined(evaluated, outputs[name]) for name, evaluated in found.items()}
 
     def depth_m(self, rows: Sequence[int]) -> dict[str, dict[int, np.ndarray]]:
-        """What the models predict for some rows: model to row to (H, W) float metres, aligned as the protocol says."""
+        """Predicts some rows: model to row to (H, W) float metres, aligned as the protocol says."""
         chunks = [rows[start : start + BATCH_SIZE] for start in range(0, len(rows), BATCH_SIZE)]
         predicted: dict[str, dict[int, np.ndarray]] = {name: {} for name in self._names}
         results: Any = ActorPool(self._workers).map(lambda worker, chunk: worker.depth_m.remote(chunk), chunks)
@@ -164,7 +210,7 @@ class Evaluator:
         return predicted
 
     def _joined(self, batches: list["_Evaluated"], output: Output) -> Evaluation:
-        """All images' rows in the order of their ids, in which sums are taken, too."""
+        """Joins the batches, with images and sums in the order of the sample ids."""
         images = sorted((image for batch in batches for image in batch.images), key=lambda image: image[0]["sample_id"])
         image_ms = [batch.image_ms for batch in batches if batch.image_ms is not None]
         return Evaluation(
@@ -182,7 +228,7 @@ class Evaluator:
 
 
 class _Evaluated(NamedTuple):
-    """What a model gives for a batch: each image's row and breakdown; milliseconds an image, None if not warm."""
+    """One batch: each image's row and breakdown; milliseconds per image, None for the first batch of a process."""
 
     images: list[tuple[dict[str, Any], Breakdown]]
     image_ms: float | None
@@ -190,28 +236,22 @@ class _Evaluated(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class _Truth:
-    """One image's ground truth under the protocol: (H, W) metres, counted pixels, depth edges."""
+    """Ground truth of an image under the protocol: (H, W) metres, counted pixels, depth edges."""
 
     depth_gt: np.ndarray
     mask: np.ndarray
     edge_mask: np.ndarray
 
 
-def _room_for(count: int, *, use_gpu: bool, label_selector: Mapping[str, str]) -> PlacementGroup:
-    """Room for all workers at once: of two evaluators that need the same GPUs, one waits, and neither holds a part."""
-    bundle = {"CPU": 1.0, **({"GPU": 1.0} if use_gpu else {})}
-    return placement_group([bundle] * count, bundle_label_selector=[dict(label_selector)] * count)
-
-
-def _give_back(room: PlacementGroup) -> None:
+def _remove(group: PlacementGroup) -> None:
     if ray.is_initialized():
-        remove_placement_group(room)
+        remove_placement_group(group)
 
 
 class _EvaluationWorker:
-    """One process: holds the models and reads its batches itself.
+    """Process that holds the models and reads its batches.
 
-    While one batch is predicted, the figures of the one before are computed.
+    The metrics of one batch are computed while the next is predicted.
     """
 
     def __init__(self, models: Mapping[str, LoadPredictor], protocol: Protocol, store_root: str, split: str) -> None:
@@ -222,11 +262,11 @@ class _EvaluationWorker:
         self._warm: set[str] = set()
 
     def outputs(self) -> dict[str, Output]:
-        """Model to what it predicts."""
+        """Returns what each model predicts, by name."""
         return {name: model.output for name, model in self._models.items()}
 
     def evaluate(self, rows: list[int]) -> dict[str, _Evaluated]:
-        """Model to what it gives for the batch."""
+        """Evaluates one batch with each model, by name."""
         batch = self._read(rows)
         truths = [self._truth(batch, k) for k in range(len(rows))]
         evaluated = {}
@@ -251,7 +291,7 @@ class _EvaluationWorker:
         return evaluated
 
     def depth_m(self, rows: list[int]) -> dict[str, dict[int, np.ndarray]]:
-        """Model to row to (H, W) float metres."""
+        """Predicts one batch: model to row to (H, W) float metres."""
         batch = self._read(rows)
         predicted = {}
         for name, model in self._models.items():
@@ -260,7 +300,7 @@ class _EvaluationWorker:
         return predicted
 
     def _predict(self, name: str, batch: SampleBatch) -> tuple[np.ndarray, float | None]:
-        """The prediction, and milliseconds an image unless it was the model's first in this process."""
+        """Returns the prediction and, except for a model's first batch in this process, milliseconds per image."""
         with self._predicting:
             began = time.monotonic()
             pred = self._models[name](batch.rgb)

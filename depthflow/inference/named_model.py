@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from depthflow.errors import RegistryError
 from depthflow.inference import depth_anything
-from depthflow.inference.predictor import find_network, load_predictor
+from depthflow.inference.predictor import ConstantPredictor, find_network, load_predictor
 from depthflow.models.interface import LoadPredictor, Output
 from depthflow.registry.versions import ResolvedModel, resolve_model
 
@@ -27,6 +27,22 @@ class NamedModel:
     output: Output
     python: str | None
     resolved: ResolvedModel | None
+
+    @property
+    def version(self) -> str | None:
+        """Version in the registry, if it is registered."""
+        registered = self.resolved.version if self.resolved else None
+        return registered.version if registered else None
+
+    @property
+    def baseline(self) -> "NamedModel | None":
+        """The model that predicts the mean depth of this one's training data everywhere, if that depth is known."""
+        depth_m = self.resolved.baseline_depth_m if self.resolved else None
+        if depth_m is None:
+            return None
+        return NamedModel(
+            uri="mean depth", load=lambda: ConstantPredictor(depth_m), output="metres", python=None, resolved=None
+        )
 
 
 def find_models(names: Sequence[str]) -> list[NamedModel]:

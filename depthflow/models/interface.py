@@ -33,5 +33,20 @@ class Predictor(Protocol):
 LoadPredictor = Callable[[], Predictor]
 """Makes a `Predictor`, once, in a process that will use it."""
 
+
+class LoadableModel(Protocol):
+    """A model that other processes can load.
+
+    Attributes:
+        load: Makes the predictor.
+        python: Interpreter of the processes that hold it; None for Ray's own.
+    """
+
+    @property
+    def load(self) -> LoadPredictor: ...  # noqa: D102
+    @property
+    def python(self) -> str | None: ...  # noqa: D102
+
+
 NETWORK_ARTIFACT = "network"
 """Name of the network's .keras file in a packaged model."""

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -36,6 +36,12 @@ class Candidate:
     errors: Mapping[str, float]
     problems: tuple[str, ...] = ()
     image_ms: float | None = None
+
+    @property
+    def evidence(self) -> dict[str, Any]:
+        """What a decision's record keeps: everything but the errors of single images."""
+        kept = {name: value for name, value in vars(self).items() if name != "errors"}
+        return {"figures" if name == "metrics" else name: value for name, value in kept.items()}
 
 
 @dataclass(frozen=True, kw_only=True)

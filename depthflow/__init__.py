@@ -1,7 +1,7 @@
 """depthflow: from DIODE archives to a depth model in production, on Ray, Keras 3 and MLflow.
 
-What a program that uses the library needs can be imported from here. The other modules' names without an underscore are
-documented, too, and serve the commands.
+Programs that use the library import what they need from here. The public names of the other modules serve the commands
+and are documented as well.
 """
 
 from importlib import import_module
@@ -57,7 +57,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Imports a name's module when the name is first asked for: Keras takes seconds, and most programs need a part."""
+    """Imports a name's module on first use: Keras takes seconds, and few programs need all names."""
     if name not in _HOMES:
         raise AttributeError(f"module 'depthflow' has no attribute {name!r}")
     return getattr(import_module(f"depthflow.{_HOMES[name]}"), name)

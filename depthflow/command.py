@@ -1,4 +1,4 @@
-"""What all commands share: parse the flags, run, and end with one JSON line and an honest exit code."""
+"""Runs a command: parses its flags, prints its result as one JSON line, and returns the exit code."""
 
 import functools
 import inspect
@@ -23,7 +23,7 @@ FLAG_STYLE = (tyro.conf.CascadeSubcommandArgs, tyro.conf.OmitSubcommandPrefixes,
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 EXIT_REJECTS = 3
-"""The result is whole and usable, but some inputs were refused: see its rejects."""
+"""The result is complete and usable, but some inputs were rejected: see its rejects."""
 
 
 def run_command(
@@ -32,21 +32,21 @@ def run_command(
     """Parses the command line into `main`'s dataclasses, runs it, and prints its result as the last line on stdout.
 
     Args:
-        main: takes dataclasses, returns the command's result. A DepthflowError is told in one line, any other error
-            with its traceback.
-        description: for --help.
-        arguments: instead of the process's own.
+        main: Function of dataclasses that returns the command's result. A DepthflowError is reported in one line, any
+            other error with its traceback.
+        description: Text for --help.
+        arguments: Command line. Defaults to that of the process.
 
     Returns:
-        The exit code: 0; 1 where the command failed; 2 for a wrong flag; 3 (`EXIT_REJECTS`) where the result has
-        rejects; 130 where SIGINT or SIGTERM ended it.
+        The exit code: 0; 1 if the command failed; 2 for a wrong flag; 3 (`EXIT_REJECTS`) if the result has rejects;
+        130 if SIGINT or SIGTERM ended it.
     """
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         configure_logging()
-        prog = Path(sys.argv[0]).name  # However long the path of the checkout is, help fits the terminal.
+        prog = Path(sys.argv[0]).name  # With the whole path, help would not fit the terminal.
         result = tyro.cli(main, args=arguments, prog=prog, description=description, config=FLAG_STYLE)
-    except SystemExit as error:  # tyro's, for --help and for wrong flags.
+    except SystemExit as error:  # Raised by tyro for --help and for wrong flags.
         if error.code:
             _print_json({"status": "failed", "error": "The command line was not understood: see the message above."})
         return EXIT_USAGE if error.code else 0
@@ -67,10 +67,10 @@ def run_command(
 
 
 def parse_command(script: Path, arguments: Sequence[str]) -> dict[str, Any]:
-    """What a command would be called with, without running it: its main's parameters, by name.
+    """Parses a command line without running the command, and returns the arguments of its `main` by name.
 
     Raises:
-        SystemExit: as the command itself ends for --help and for wrong flags.
+        SystemExit: for --help and for wrong flags, as the command itself does.
     """
     module = runpy.run_path(str(script), run_name=script.stem)
     main = module["main"]
@@ -84,14 +84,14 @@ def parse_command(script: Path, arguments: Sequence[str]) -> dict[str, Any]:
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:
-    """SIGTERM ends a command as Ctrl-C does: Ray is left, the MLflow run is closed."""
+    """Ends the command on SIGTERM as on Ctrl-C: leaves Ray and closes the MLflow run."""
     raise KeyboardInterrupt
 
 
 def last_json_line(output: str) -> dict[str, Any] | None:
-    """A command's result: the last line of what it printed that is a JSON object with a status, or None.
+    """Returns a command's result: the last line that is a JSON object with a status, or None.
 
-    Where stderr is in it, records of a log may follow.
+    If the output includes stderr, log events may follow that line.
     """
     for line in reversed(output.splitlines()):
         try:
@@ -109,7 +109,7 @@ def _print_json(result: dict[str, Any]) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """The value with NaN and infinities as None, which JSON has no numbers for."""
+    """Returns the value with NaN and infinities, which JSON cannot hold, replaced by None."""
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""The errors a user can cause and mend. Everything else is a defect and keeps its traceback."""
+"""Errors that a user can cause and fix. Everything else is a defect and keeps its traceback."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -9,9 +9,9 @@ class DepthflowError(Exception):
     """A message for the user: what was wrong, what was received, what to do.
 
     Args:
-        message: for people.
-        details: for programs: goes into the command's JSON line beside the message.
-        exit_code: the command's.
+        message: Text for people.
+        details: Values for programs, added to the command's JSON result.
+        exit_code: Exit code of the command.
     """
 
     def __init__(self, message: str = "", *, details: Mapping[str, Any] | None = None, exit_code: int = 1) -> None:
@@ -33,24 +33,24 @@ class RegistryError(DepthflowError):
 
 
 class TrainingError(DepthflowError):
-    """Training cannot start, or ended in a way that a retry would not mend."""
+    """Training cannot start, or ended in a way that a retry would not fix."""
 
 
 class PlacementError(DepthflowError):
-    """Work that can never be placed on this machine or cluster."""
+    """Work that never fits on this machine or cluster."""
 
 
 class ClusterError(DepthflowError):
-    """A cluster that cannot be reached, refuses, or does not pass its checks; a job that failed there."""
+    """A cluster that cannot be reached, rejects a job or fails its checks; a job that failed there."""
 
 
 class ProtocolError(DepthflowError):
-    """An evaluation that its protocol does not allow."""
+    """An evaluation that the protocol does not allow."""
 
 
 @contextmanager
 def unwrapped() -> Iterator[None]:
-    """Takes a DepthflowError out of the wrapping that Ray gives to what its tasks, actors and workers raise."""
+    """Raises a DepthflowError itself instead of the error that Ray wraps around it."""
     try:
         yield
     except Exception as error:
@@ -63,6 +63,6 @@ def unwrapped() -> Iterator[None]:
 def _inside(error: BaseException | None) -> DepthflowError | None:
     if error is None or isinstance(error, DepthflowError):
         return error
-    workers = getattr(error, "worker_failures", None) or {}  # Of Ray Train's errors, by rank.
+    workers = getattr(error, "worker_failures", None) or {}  # Errors of Ray Train, by rank.
     causes = [getattr(error, "cause", None), error.__cause__, error.__context__, *workers.values()]
     return next((found for cause in causes if isinstance(cause, BaseException) and (found := _inside(cause))), None)

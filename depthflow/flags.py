@@ -1,16 +1,14 @@
-"""What every command's configuration shares: the `flags` decorator, the checks, and what Ray may use of a machine.
+"""Base of every command's configuration: the `flags` decorator, shared flags and checks.
 
-A configuration is a frozen dataclass beside what it configures; a flag, its default, its help and its check are
-written there once.
+A configuration is a frozen dataclass in the package that it configures. Each flag is written there once, with its
+default, help and check.
 """
 
-import ast
-import inspect
-import textwrap
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar, dataclass_transform, get_origin
 
+import docstring_parser
 import tyro
 
 Split = Literal["train", "val"]
@@ -20,20 +18,19 @@ Config = TypeVar("Config")
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)
 def flags(cls: type[Config]) -> type[Config]:
-    """Makes the class a frozen, keyword-only dataclass for tyro.
+    """Makes the class a frozen, keyword-only dataclass whose field docstrings are the help of its flags.
 
-    tyro takes a field's docstring as it stands: --help would break lines where the source does, besides where the
-    terminal does, and would say (default: None) behind a help that says what happens by default.
+    tyro reads them too, but keeps the line breaks of the source and adds (default: None).
     """
-    for name, text in _field_docstrings(cls).items():
-        annotation = cls.__annotations__[name]
-        if get_origin(annotation) is not Annotated:  # Else it says its help itself, or is no flag.
-            cls.__annotations__[name] = Annotated[annotation, flag_help(text)]
+    for field in docstring_parser.parse_from_object(cls).params:
+        annotation = cls.__annotations__[field.arg_name]
+        if get_origin(annotation) is not Annotated and field.description:  # Otherwise it has its own help, or none.
+            cls.__annotations__[field.arg_name] = Annotated[annotation, flag_help(field.description)]
     return dataclass(frozen=True, kw_only=True)(cls)
 
 
 def flag_help(text: str) -> Any:
-    """The help of a flag, on as many lines as the terminal needs; then its default, where it has one worth saying."""
+    """Sets the help of a flag, without the line breaks of the source and without a default of None."""
     return tyro.conf.arg(
         help=" ".join(text.split()),
         help_behavior_hint=lambda default: "" if default in ("", "None") else f"(default: {default})",
@@ -41,20 +38,8 @@ def flag_help(text: str) -> Any:
 
 
 def explained(what: str, helps: Mapping[str, str]) -> Any:
-    """The help of a flag that takes names: what it is for, then each name with its own."""
+    """Sets the help of a flag that takes names: what it is for, then each name with its own help."""
     return flag_help(f"{what} {'; '.join(f'{name}: {text}' for name, text in helps.items())}.")
-
-
-def _field_docstrings(cls: type) -> dict[str, str]:
-    """Maps each field to the docstring under it."""
-    [definition] = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
-    assert isinstance(definition, ast.ClassDef)
-    found = {}
-    for field, below in zip(definition.body, definition.body[1:], strict=False):
-        match field, below:
-            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
-                found[name] = text
-    return found
 
 
 def require(condition: bool, message: str) -> None:
@@ -71,14 +56,14 @@ def require_positive(**flags: int | None) -> None:
 
 
 def require_folder(**flags: str | None) -> None:
-    """Raises ValueError unless each given flag is a path on a disk."""
+    """Raises ValueError unless each given flag is a path on a local disk."""
     for name, value in flags.items():
         flag = f"--{name.replace('_', '-')}"
         require(value is None or "://" not in value, f"{flag} must be a folder on a disk. Received: {value}")
 
 
 def require_known(**flags: tuple[Iterable[str], Collection[str]]) -> None:
-    """Raises ValueError unless each flag takes known names alone."""
+    """Raises ValueError unless each flag received only known names."""
     for name, (received, known) in flags.items():
         flag = f"--{name.replace('_', '-')}"
         for one in received:

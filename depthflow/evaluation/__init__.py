@@ -1,1 +1,1 @@
-"""A model's figures under a named protocol, computed by many processes, independent of their number."""
+"""Metrics of a model under a named protocol, computed by many processes and independent of their number."""

@@ -1,7 +1,6 @@
-"""Fitting a prediction to one image's ground truth before its figures, as some protocols do.
+"""Alignment of a prediction to an image's ground truth before its metrics are computed.
 
-What is compared then is the shape of a scene, no longer its metres: a figure with an alignment says nothing of one
-without.
+Aligned metrics compare the shape of a scene, not its metres, and cannot be compared with metrics without alignment.
 """
 
 import numpy as np
@@ -9,18 +8,18 @@ import numpy as np
 from depthflow.models.interface import Output
 
 MAX_DEPTH_M = 350.0
-"""Of DIODE's laser scanner. An aligned inverse depth that is smaller, or not positive, is as far as this."""
+"""Range of DIODE's laser scanner. An aligned inverse depth that is smaller or not positive becomes this depth."""
 
 
 def median_aligned(depth_pred: np.ndarray, *, depth_gt: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Scaled so that its median over the mask is the truth's (Zhou et al. 2017, arXiv:1704.07813, section 4.1).
+    """Scales the prediction to the truth's median over the mask (Zhou et al. 2017, arXiv:1704.07813, section 4.1).
 
     Args:
         depth_pred, depth_gt: (H, W) float, metres.
         mask: (H, W) bool, True = counted.
 
     Returns:
-        (H, W) float64, metres; the prediction as it is where nothing is counted.
+        (H, W) float64, metres; the prediction unchanged if no pixel is counted.
     """
     pred = depth_pred.astype(np.float64)
     if not mask.any():
@@ -30,19 +29,19 @@ def median_aligned(depth_pred: np.ndarray, *, depth_gt: np.ndarray, mask: np.nda
 
 
 def affine_aligned(pred: np.ndarray, *, depth_gt: np.ndarray, mask: np.ndarray, output: Output) -> np.ndarray:
-    """Scale and shift by least squares over the mask, in the model's own space, and back to metres.
+    """Fits scale and shift by least squares over the mask in the model's own space, and converts to metres.
 
     The space is the natural log of depth for metres, and inverse depth for relative inverse depth (Ranftl et al. 2020,
-    arXiv:1907.01341, equation 4). A prediction that is the same everywhere has no scale: it becomes the truth's mean.
+    arXiv:1907.01341, equation 4). A constant prediction has no scale: it becomes the truth's mean.
 
     Args:
-        pred: (H, W) float, as the model predicts.
+        pred: (H, W) float, as predicted by the model.
         depth_gt: (H, W) float, metres.
         mask: (H, W) bool, True = counted.
-        output: what `pred` is.
+        output: What `pred` holds.
 
     Returns:
-        (H, W) float64, metres; NaN everywhere where nothing is counted.
+        (H, W) float64, metres; all NaN if no pixel is counted.
     """
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         values = np.log(pred.astype(np.float64)) if output == "metres" else pred.astype(np.float64)
@@ -53,7 +52,7 @@ def affine_aligned(pred: np.ndarray, *, depth_gt: np.ndarray, mask: np.ndarray, 
 
 
 def _least_squares(values: np.ndarray, target: np.ndarray) -> tuple[float, float]:
-    """(scale, shift) that bring values nearest to the target; NaN where there are none."""
+    """Returns the (scale, shift) that bring the values nearest to the target; NaN if there are none."""
     if values.size == 0:
         return np.nan, np.nan
     centred = values - values.mean()

@@ -15,7 +15,17 @@ ProtocolName = Annotated[
 
 
 @flags
-class EvaluateConfig(PoolConfig):
+class EvaluationConfig(PoolConfig):
+    """Options of every command that evaluates."""
+
+    protocol: ProtocolName = "devkit"
+    """A name in `depthflow.evaluation.protocols.PROTOCOLS`."""
+    split: Split = "val"
+    """Split to evaluate."""
+
+
+@flags
+class EvaluateConfig(EvaluationConfig):
     """Evaluates a model under a named protocol, beside the mean-depth baseline."""
 
     model: str
@@ -25,10 +35,6 @@ class EvaluateConfig(PoolConfig):
     """Other models to evaluate in the same pass and show in the same report."""
     samples: str
     """Sample store. Protocols at the source's resolution reject a store that was resized."""
-    protocol: ProtocolName = "devkit"
-    """A name in `depthflow.evaluation.protocols.PROTOCOLS`."""
-    split: Split = "val"
-    """Split to evaluate."""
     out: str | None = None
     """Folder, s3:// or gs:// URI for report.html and images.csv. Default: only the MLflow run gets them."""
     experiment: str = "depthflow"
@@ -36,17 +42,13 @@ class EvaluateConfig(PoolConfig):
 
 
 @flags
-class PromoteConfig(PoolConfig):
+class PromoteConfig(EvaluationConfig):
     """Compares challenger and champion, and moves the alias only if the challenger is better."""
 
     model_name: str = "depthflow"
     """Registered model."""
     samples: str | None = None
     """Sample store to evaluate both on. Required unless --rollback or --history."""
-    protocol: ProtocolName = "devkit"
-    """A name in `depthflow.evaluation.protocols.PROTOCOLS`."""
-    split: Split = "val"
-    """Split to compare on."""
     margin: float = 0.01
     """Fraction by which the challenger's abs_rel must be lower than the champion's."""
     tolerance: float = 0.05

@@ -1,4 +1,4 @@
-"""Protocols: each names all that moves a number. A figure without its protocol says nothing."""
+"""Evaluation protocols. Each fixes everything that affects a metric."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -15,18 +15,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """How figures are made: per image over the counted pixels, then the mean over images that have one.
+    """How metrics are computed: per image over the counted pixels, then the mean over images that have any.
 
     Attributes:
-        name: what --protocol takes.
-        description: for people.
-        at_source_resolution: whether the ground truth must have the source's resolution. Predictions are resized to
+        name: Value of --protocol.
+        description: Text for people.
+        at_source_resolution: Whether the ground truth must have the source's resolution. Predictions are resized to
             the ground truth, never the other way.
-        scene_type: the only one that is evaluated, or None for both.
-        without_edges: whether pixels at depth edges, where laser depth is least to be trusted, are left out.
-        cap_m: truth beyond it is left out and predictions are cut to it, as in ZoeDepth's evaluation
-            (arXiv:2302.12288); None for no cap.
-        alignment: how a prediction is fitted to each image's truth.
+        scene_type: Scene type to evaluate, or None for both.
+        without_edges: Whether to ignore pixels at depth edges, where laser depth is least reliable.
+        cap_m: Truth beyond it is ignored and predictions are clipped to it, as in ZoeDepth's evaluation
+            (arXiv:2302.12288). None: no cap.
+        alignment: How a prediction is fitted to each image's truth.
     """
 
     name: str
@@ -38,23 +38,23 @@ class Protocol:
     alignment: Literal["none", "median", "affine"] = "none"
 
     def counted(self, *, depth_gt: np.ndarray, valid_mask: np.ndarray, edge_mask: np.ndarray) -> np.ndarray:
-        """(H, W) bool: the pixels of an image that enter its figures.
+        """Returns the pixels of an image that its metrics count, (H, W) bool.
 
         Args:
-            depth_gt: (H, W) float, metres; anything where invalid.
+            depth_gt: (H, W) float, metres; any value where invalid.
             valid_mask, edge_mask: (H, W) bool.
         """
         mask = valid_mask & ~edge_mask if self.without_edges else valid_mask
         return mask if self.cap_m is None else mask & (depth_gt <= self.cap_m)
 
     def metres(self, pred: np.ndarray, *, depth_gt: np.ndarray, mask: np.ndarray, output: Output) -> np.ndarray:
-        """A prediction aligned and cut as the protocol says: (H, W) float, metres.
+        """Aligns and clips a prediction as the protocol says; returns (H, W) float, metres.
 
         Args:
-            pred: (H, W) float, as the model predicts.
+            pred: (H, W) float, as predicted by the model.
             depth_gt: (H, W) float, metres.
-            mask: (H, W) bool, of `counted`.
-            output: what the model predicts; `check_output` allowed it.
+            mask: (H, W) bool, from `counted`.
+            output: What the model predicts; it must have passed `check_output`.
         """
         match self.alignment:
             case "median":
@@ -117,7 +117,7 @@ PROTOCOLS = {protocol.name: protocol for protocol in NAMED}
 
 
 def find_protocol(name: str) -> Protocol:
-    """The protocol of that name.
+    """Returns the protocol with this name.
 
     Raises:
         ProtocolError: if there is none.
@@ -128,11 +128,11 @@ def find_protocol(name: str) -> Protocol:
 
 
 def rows_of(protocol: Protocol, store: "SampleStore", split: str) -> list[int]:
-    """Row numbers of the split's samples that the protocol evaluates, in the store's order.
+    """Returns the rows of the split that the protocol evaluates, in the store's order.
 
     Raises:
-        ProtocolError: if it measures at the source's resolution and a sample was resized, or if there is no sample of
-            its scene type.
+        ProtocolError: if it needs the source's resolution and a sample was resized, or if no sample has its
+            scene type.
         StoreError: if the split is missing.
     """
     index = store.split_index(split)
@@ -155,10 +155,10 @@ def rows_of(protocol: Protocol, store: "SampleStore", split: str) -> list[int]:
 
 
 def check_output(protocol: Protocol, output: Output, *, model: str) -> None:
-    """Refuses a model without metres under a protocol that does not give it any.
+    """Checks that the protocol can evaluate this output.
 
     Raises:
-        ProtocolError: naming the protocol that does.
+        ProtocolError: if it has no metres and the protocol does not align it.
     """
     if output != "metres" and protocol.alignment != "affine":
         raise ProtocolError(

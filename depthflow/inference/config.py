@@ -46,8 +46,8 @@ class PredictConfig(PoolConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(len(self.images) > 0, "--images needs at least one photograph or folder. Received: none")
-        require(bool(self.files) or self.point_cloud, "--files needs at least one kind, npy say. Received: none")
+        require(len(self.images) > 0, "--images needs at least one image or folder. Received: none")
+        require(bool(self.files) or self.point_cloud, "--files needs at least one format, such as npy. Received: none")
         given = [self.fx is not None and self.fy is not None, self.fov_deg is not None]
         require(
             (sum(given) == 1) == self.point_cloud and (self.fx is None) == (self.fy is None),
@@ -64,7 +64,7 @@ class PredictConfig(PoolConfig):
         require(self.tile_px is None or self.tile_px >= 64, f"--tile-px must be 64 or more. Received: {self.tile_px}")
 
     def _camera_flags(self) -> str:
-        """The flags of the camera and the point cloud as they were given."""
+        """Formats the camera flags and --point-cloud as they were given."""
         values = {"--fx": self.fx, "--fy": self.fy, "--fov-deg": self.fov_deg}
         given = [f"{flag} {value:g}" for flag, value in values.items() if value is not None]
         return " ".join(["--point-cloud"] * self.point_cloud + given)

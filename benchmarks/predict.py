@@ -1,16 +1,16 @@
-"""Prediction and evaluation beside the bare model.predict of the same network, in one run; and what each stage takes.
+"""Compares prediction and evaluation with the bare model.predict of the same network, and times each stage.
 
     python benchmarks/predict.py --work DIR [--recipe tutorial] [--samples STORE]
 
-Photographs of 1024 x 768 are made in DIR, a scratch folder; the network has the recipe's encoder and decoder with
-random weights, which cost nothing. Sides take turns, rates are medians, and a ratio is the median of the pairs' ratios:
-who else uses the machine slows both sides of a pair, and not every pair alike.
+Images of 1024 x 768 are written to DIR, a scratch folder. The network has the recipe's encoder and decoder with random
+weights. Sides alternate, rates are medians, and a ratio is the median over pairs, since other load slows both sides of
+a pair.
 
-- predict: photographs a second of `predict_photographs` with one process and .npy files, between a short and a long
-  run, so that starting Ray and loading the network are apart; beside model.predict, in a process of its own, on as many
-  images in memory that have the network's size already;
-- evaluate: the same of `Evaluator.evaluate` over a store of 768 x 1024 samples, if STORE names one;
-- stages: milliseconds a photograph of reading, shrinking, the network, enlarging and each kind of file, one after the
+- predict: images per second of `predict_photographs` with one process and .npy files, from the difference of a short
+  and a long run, which excludes starting Ray and loading the network; against model.predict in a separate process, on
+  as many images in memory at the network's size;
+- evaluate: the same for `Evaluator.evaluate` over STORE, a store of 768 x 1024 samples;
+- stages: milliseconds per image for reading, shrinking, the network, enlarging and each kind of file, one after the
   other in one process, for a few sizes.
 
 The last line on stdout is one JSON object.
@@ -51,26 +51,26 @@ Part = Literal["predict", "evaluate", "stages"]
 
 @dataclass(frozen=True, kw_only=True)
 class Benchmark:
-    """Prediction and evaluation beside the bare model.predict."""
+    """Compares prediction and evaluation with the bare model.predict."""
 
     work: str
     """Scratch folder."""
     recipe: str = "tutorial"
-    """Which network."""
+    """Recipe of the network."""
     samples: str | None = None
-    """A store of samples at 768 x 1024; needed for the part evaluate."""
+    """Store of samples at 768 x 1024. Required for the part evaluate."""
     parts: tuple[Part, ...] = ("predict", "stages")
-    """What to measure."""
+    """Parts to measure."""
     photographs: tuple[int, int] = (16, 80)
-    """Of the short and of the long run."""
+    """Number of images in the short and in the long run."""
     repeats: int = 3
-    """Runs of each side, in turn."""
+    """Number of runs of each side."""
     num_cpus: int = 2
-    """Of Ray."""
+    """Number of CPUs of Ray."""
 
 
 def main(benchmark: Benchmark) -> int:
-    """Prints the figures of every part."""
+    """Prints the results of every part."""
     os.environ.update(WORKER_ENVIRONMENT)
     work = Path(benchmark.work).absolute()
     work.mkdir(parents=True, exist_ok=True)
@@ -81,16 +81,16 @@ def main(benchmark: Benchmark) -> int:
         "evaluate": measure_evaluate,
         "stages": measure_stages,
     }
-    figures: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     for part in benchmark.parts:
-        figures[part] = measures[part](benchmark, work, network)
-        print(part, json.dumps(figures[part], indent=2), flush=True)
-    print(json.dumps(figures))
+        results[part] = measures[part](benchmark, work, network)
+        print(part, json.dumps(results[part], indent=2), flush=True)
+    print(json.dumps(results))
     return 0
 
 
 def measure_predict(benchmark: Benchmark, work: Path, network: Path) -> dict[str, Any]:
-    """Photographs a second of the job and of the bare network, and their ratio."""
+    """Measures images per second of the job and of the bare network, and their ratio."""
     folder = make_photographs(work / "photographs", benchmark.photographs[1], *SIZES[0])
     paths = sorted(str(path) for path in folder.iterdir())
 
@@ -107,14 +107,14 @@ def measure_predict(benchmark: Benchmark, work: Path, network: Path) -> dict[str
 
 
 def measure_evaluate(benchmark: Benchmark, work: Path, network: Path) -> dict[str, Any]:
-    """Samples a second of the evaluation and of the bare network, and their ratio."""
+    """Measures samples per second of the evaluation and of the bare network, and their ratio."""
     if benchmark.samples is None:
         raise SystemExit("The part evaluate needs --samples.")
     store = open_store(benchmark.samples)
     split = "val"
 
     class Shortened(Evaluator):
-        """Evaluates the first samples alone."""
+        """Evaluates only the first samples."""
 
         def shortened(self, count: int) -> "Shortened":
             rows = [row for batch in self._batches for row in batch][:count]
@@ -154,7 +154,7 @@ def _beside_bare(benchmark: Benchmark, network: Path, seconds: Callable[[int], f
 
 
 def measure_stages(benchmark: Benchmark, work: Path, network: Path) -> dict[str, Any]:
-    """Milliseconds a photograph of every stage, by size."""
+    """Measures milliseconds per image of every stage, by size."""
     return {
         f"{width}x{height}": _apart(
             _stages, str(make_photographs(work / f"photographs-{width}", 3, height, width)), str(network)
@@ -195,7 +195,7 @@ def _stages(folder: str, network: str) -> dict[str, float]:
 
 
 def make_photographs(folder: Path, count: int, height: int, width: int) -> Path:
-    """JPEGs of smooth noise with some grain, which decode as photographs do."""
+    """Writes JPEGs of smooth noise with some grain, which take as long to decode as photographs."""
     folder.mkdir(parents=True, exist_ok=True)
     for k in range(count):
         draws = np.random.default_rng(k)
@@ -217,7 +217,7 @@ def _save_network(recipe: str, path: str) -> None:
 
 
 def _bare_rate(network: str, short: int, long: int) -> float:
-    """Images a second of model.predict, between a short and a long call."""
+    """Measures images per second of model.predict, from the difference of a short and a long call."""
     import keras
 
     model: Any = keras.saving.load_model(network, compile=False)
@@ -232,7 +232,7 @@ def _bare_rate(network: str, short: int, long: int) -> float:
 
 
 def _apart(work: Callable[..., Any], *arguments: Any) -> Any:
-    """Calls it in a process of its own."""
+    """Calls a function in a separate process."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(work, arguments)
 

@@ -1,4 +1,4 @@
-"""Say what this machine, or the cluster that RAY_ADDRESS names, can and cannot do."""
+"""Check what this machine, or the cluster that RAY_ADDRESS names, can do."""
 
 import sys
 import time
@@ -9,7 +9,7 @@ from depthflow.command import run_command
 
 
 def main(config: DoctorConfig) -> dict[str, Any]:
-    """Prints a line a check on stderr; what can never be placed is refused before anything is looked at."""
+    """Prints one line per check on stderr. If the plan can never be placed, nothing else is checked."""
     from depthflow.cluster.checks import Check
     from depthflow.cluster.doctor import Doctor, check_plan, conclude, line
     from depthflow.cluster.probes import cluster_nodes

@@ -1,4 +1,4 @@
-"""Fetch an official archive of DIODE: resumed after any end, and verified."""
+"""Download an official archive of DIODE, with resume, and verify it."""
 
 import sys
 import time
@@ -11,7 +11,7 @@ from depthflow.observability.progress import ProgressLine
 
 
 def main(config: DownloadConfig) -> dict[str, Any]:
-    """Fetches what is missing of the archive; a second run finds nothing to do."""
+    """Downloads the missing parts of the archive; a second run finds nothing to do."""
     from depthflow.datasets.download import MD5_OF_SPLIT, download
 
     started = time.monotonic()

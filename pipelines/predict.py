@@ -1,4 +1,4 @@
-"""Predict depth for photographs of any size."""
+"""Predict depth for images of any size."""
 
 import re
 import sys
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def main(config: PredictConfig) -> dict[str, Any]:
-    """Writes the files asked for of each photograph that has none yet; a broken one is reported."""
+    """Writes the requested files for each image that lacks them, and reports broken images."""
     from depthflow.cluster.session import ray_session
     from depthflow.inference.comparison import draw_comparisons
     from depthflow.inference.named_model import find_models
@@ -56,10 +56,10 @@ def main(config: PredictConfig) -> dict[str, Any]:
 
 
 def _outputs(model: "NamedModel", config: PredictConfig, *, is_first: bool) -> "Outputs":
-    """What a model leaves of each photograph, and where.
+    """Returns what a model writes for each image, and where.
 
     Raises:
-        RegistryError: if metres are asked for of a model that has none.
+        RegistryError: if a model without metres would have to write metres.
     """
     from depthflow.inference.predict import Outputs
     from depthflow.inference.writers import Lens

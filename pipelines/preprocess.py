@@ -11,7 +11,7 @@ from depthflow.store.write.config import PreprocessConfig
 
 
 def main(config: PreprocessConfig) -> dict[str, Any]:
-    """Writes the store; every input ends as a sample or as a reject with its reason."""
+    """Writes the store. Every input becomes a sample or a reject with its reason."""
     from depthflow.cluster.session import ray_session
     from depthflow.reports.data_report import write_report
     from depthflow.store.write.preprocess import preprocess

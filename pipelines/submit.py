@@ -1,4 +1,4 @@
-"""Run a command as a Ray job, after a preflight; the same again attaches to it.
+"""Run a command as a Ray job, after a preflight; run it again to attach to it.
 
 submit.py [its own flags] COMMAND [the command's flags]
 """
@@ -28,7 +28,7 @@ COMMANDS = sorted(path.stem for path in (ROOT / "pipelines").glob("*.py"))
 
 
 def main(config: SubmitConfig) -> dict[str, Any]:
-    """Submits the command, or attaches to its job; the result and the exit code are the job's."""
+    """Submits the command or attaches to its job; returns the job's result and exit code."""
     job = checked_job(config)
     files = find_files(ROOT)
     server = JobServer(api_server(config.address, os.environ))
@@ -54,7 +54,7 @@ def main(config: SubmitConfig) -> dict[str, Any]:
 
 
 def checked_job(config: SubmitConfig) -> Job:
-    """The job of a command line that was found good."""
+    """Checks the command line and returns its job."""
     from depthflow.registry.runs import git_commit
 
     name, *arguments = config.command
@@ -72,12 +72,12 @@ def checked_job(config: SubmitConfig) -> Job:
 
 
 def write_log(text: str) -> None:
-    """What the job prints is progress here: stdout has the result alone."""
+    """Writes the job's output to stderr: stdout holds only the result."""
     print(text, end="", file=sys.stderr, flush=True)
 
 
 def own_flags_first(arguments: Sequence[str]) -> list[str]:
-    """The arguments with `--` before the command's name: what follows is not submit.py's."""
+    """Puts `--` before the command's name: the flags that follow are not those of submit.py."""
     at = next((k for k, word in enumerate(arguments) if word in COMMANDS), None)
     return list(arguments) if at is None else [*arguments[:at], "--", *arguments[at:]]
 

@@ -12,7 +12,7 @@ from depthflow.synthetic.synthesize import synthesize
 
 
 def main(config: SynthesizeConfig) -> dict[str, Any]:
-    """Writes the tree and says how many samples it holds."""
+    """Writes the tree and returns the number of samples."""
     try:
         samples = synthesize(
             out=Path(config.out),
@@ -24,7 +24,7 @@ def main(config: SynthesizeConfig) -> dict[str, Any]:
             progress=ProgressLine("views"),
         )
     except OSError as error:
-        if error.errno is None:  # Our own: the folder is not empty.
+        if error.errno is None:  # Raised by depthflow: the folder is not empty.
             raise SourceError(f"--{error}") from None
         raise SourceError(
             f"{error.filename or config.out} cannot be written: {error.strerror}. Check --out, its permissions and the "

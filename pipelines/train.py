@@ -1,4 +1,4 @@
-"""Train a recipe with Ray Train, log it to MLflow, register its best epoch."""
+"""Train a recipe with Ray Train, log it to MLflow and register its best epoch."""
 
 import sys
 from dataclasses import asdict, replace
@@ -27,7 +27,7 @@ else:
 
 
 def main(recipe: RecipeChoice, job: TrainJob) -> dict[str, Any]:
-    """Trains; the result names the run and the version that it became, alias challenger."""
+    """Trains and registers; returns the MLflow run and the new version, which has the alias challenger."""
     from depthflow.cluster.session import ray_session
     from depthflow.registry.runs import mlflow_run
     from depthflow.registry.spool import replay
@@ -70,7 +70,7 @@ def main(recipe: RecipeChoice, job: TrainJob) -> dict[str, Any]:
 def register(
     outcome: "TrainingOutcome", recipe: Recipe, job: TrainJob, *, store: "SampleStore", run_log: "RunLog"
 ) -> "ModelVersion":
-    """The best network as a new version, with all that says where it comes from."""
+    """Registers the best network as a new version, tagged with its origin."""
     import numpy as np
 
     from depthflow.inference import SERVING_CODE

@@ -1,6 +1,6 @@
-"""Each command's flags against a committed list: a flag that appears, goes or changes its name is seen in review.
+"""Compares each command's flags with a committed list, so that review sees added, removed and renamed flags.
 
-Write the list anew with: python tests/contract/test_flags.py
+Write the list again with: python tests/contract/test_flags.py
 """
 
 import os
@@ -23,7 +23,7 @@ LIGHT = {"PIL", "cv2", "depthflow", "docstring_parser", "numpy", "tyro", "typegu
 
 @pytest.fixture(scope="module")
 def helps(command_server):
-    """What each command says to --help, by its name."""
+    """Output of --help by command."""
     done = {
         command: command_server.run(*words, "--help", cwd=ROOT, env={**os.environ, "COLUMNS": "80"})
         for command, words in COMMANDS.items()

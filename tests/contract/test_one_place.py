@@ -118,13 +118,13 @@ def test_each_kind_is_one_entry_in_one_file(tmp_path):
             assert 1 <= added <= most_lines
 
 
-def test_the_tests_that_it_sends_to_are_there():
+def test_the_tests_that_it_names_exist():
     named = set(re.findall(r"`(tests/[\w/]+\.py)`", GUIDE))
     assert len(named) >= 8
     assert [name for name in named if not (ROOT / name).is_file()] == []
 
 
-def test_the_snippets_are_in_the_houses_style(root):
+def test_the_snippets_pass_the_linter(root):
     ruff = Path(sys.executable).with_name("ruff")
     for words in (["check", "--no-cache"], ["format", "--check", "--no-cache"]):
         done = subprocess.run([ruff, *words, "depthflow"], cwd=root, capture_output=True, text=True, timeout=60)

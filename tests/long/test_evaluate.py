@@ -1,4 +1,4 @@
-"""Evaluation over Ray: every sample once, the same figures with any number of workers, and the report on them."""
+"""Evaluation over Ray: every sample once, the same metrics with any number of workers, and the report."""
 
 import multiprocessing
 import os
@@ -20,7 +20,7 @@ from depthflow.store.read.reader import SplitReader
 from depthflow.store.store import SampleStore, open_store
 
 SAMPLES = {"indoors": 325, "outdoor": 446}
-"""As many as DIODE's val has."""
+"""As many as in DIODE's val."""
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def loaders() -> dict:
     """Two models without weights. The classes are local: Ray sends them to its workers by value."""
 
     class Bright:
-        """The brighter, the farther, and a slope that makes each map differ; relative ones have no metres."""
+        """Predicts brighter as farther, with a slope so that no map is flat; relative output has no metres."""
 
         def __init__(self, output: str, gain: float) -> None:
             self.output, self._gain = output, gain
@@ -71,14 +71,14 @@ def alone(store) -> dict[str, Evaluation]:
 
 
 def by_three_workers(root: str) -> dict[str, Evaluation]:
-    """In a process of its own, whose Ray has a CPU for each."""
+    """In a separate process, whose Ray has a CPU for each."""
     del os.environ["RAY_ADDRESS"]
     with ray_session(3):
         return evaluated(open_store(root), "devkit", "good", "poor", workers=3)
 
 
 @pytest.mark.parametrize("workers", [2, 3])
-def test_every_sample_once_and_the_same_figures_with_any_number_of_workers(store, alone, workers):
+def test_every_sample_once_and_the_same_metrics_with_any_number_of_workers(store, alone, workers):
     if workers == 3:
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
             found = pool.submit(by_three_workers, store.files.root).result()
@@ -95,8 +95,8 @@ def test_every_sample_once_and_the_same_figures_with_any_number_of_workers(store
     assert found["good"].metrics["all"]["abs_rel"] < found["poor"].metrics["all"]["abs_rel"]
 
 
-def test_an_images_figures_are_its_own(store, alone):
-    """Computed anew from the planes, for a few images."""
+def test_metrics_of_an_image_are_those_of_its_planes(store, alone):
+    """Recomputed from the planes, for a few images."""
     model, reader = loaders()["good"](), SplitReader(store, "val")
     for image in alone["good"].images[::97]:
         batch = reader.read([image["row"]])
@@ -112,7 +112,7 @@ def test_latency_is_measured_beside_each_other(alone):
         assert result.image_ms is not None and 0 < result.image_ms < 1000
 
 
-def test_relative_depth_counts_once_it_is_aligned(store):
+def test_relative_depth_is_evaluated_when_aligned(store):
     with pytest.raises(ProtocolError, match=r"relative predicts relative inverse depth.*--protocol affine"):
         evaluated(store, "devkit", "relative", workers=1)
     found = evaluated(store, "affine", "relative", "good", workers=2)
@@ -151,7 +151,7 @@ def test_report_says_what_was_measured(written, store, alone, parse_html):
     assert rows[0][3 + METRIC_NAMES.index("abs_rel")] == f"{alone['good'].metrics['all']['abs_rel']:.4f}"
 
 
-def test_report_warns_of_other_peoples_figures(written, parse_html):
+def test_report_warns_about_published_metrics(written, parse_html):
     page = parse_html((written / "report.html").read_text())
     assert "none of these was measured as devkit measures" in page.text
     rows = page.table("model", "abs_rel", "rmse, m", "delta1", "measured", "source", "comparable")

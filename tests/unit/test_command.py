@@ -1,4 +1,4 @@
-"""What all commands share: flags in, one JSON line out, an honest exit code."""
+"""Running a command: flags in, one JSON line out, and the exit code."""
 
 import json
 import math
@@ -16,11 +16,11 @@ class TinyConfig:
     """A command's flags."""
 
     out: str
-    """Where to."""
+    """Where to write."""
     outcome: str = "ok"
-    """What happens."""
+    """How the command ends."""
     count: int = 3
-    """How many."""
+    """Number of things."""
 
     def __post_init__(self) -> None:
         if self.count < 1:
@@ -40,7 +40,7 @@ RESULTS = {
 
 
 def main(config: TinyConfig) -> dict:
-    """Does what it is told."""
+    """Ends as `outcome` says."""
     print("something on the way")
     if config.outcome == "failed":
         raise SourceError("There is no source. Pass --source.")
@@ -76,21 +76,21 @@ def test_success(run):
 
 
 @pytest.mark.parametrize(("outcome", "code", "status"), [("rejects", 3, "rejects"), ("no rejects", 0, "ok")])
-def test_rejects_have_an_exit_code_of_their_own(run, outcome, code, status):
+def test_rejects_have_their_own_exit_code(run, outcome, code, status):
     found, stdout, _ = run("--out", "o", "--outcome", outcome)
     assert found == code
     assert last_line(stdout)["status"] == status
     assert EXIT_REJECTS == 3
 
 
-def test_a_users_error_is_told_in_one_line(run):
+def test_a_users_error_is_reported_in_one_line(run):
     code, stdout, stderr = run("--out", "o", "--outcome", "failed")
     assert code == 1
     assert last_line(stdout) == {"status": "failed", "error": "There is no source. Pass --source."}
     assert stderr == "error: There is no source. Pass --source.\n"
 
 
-def test_an_error_has_details_and_a_code_of_its_own(run):
+def test_an_error_has_details_and_its_own_exit_code(run):
     code, stdout, _ = run("--out", "o", "--outcome", "detailed")
     assert code == 75
     assert last_line(stdout) == {"status": "failed", "error": "It broke.", "job": "b"}
@@ -133,21 +133,21 @@ def test_a_defect_keeps_its_traceback(run):
         (("--out", "o", "--count", "0"), "--count must be at least 1. Received: 0"),
     ],
 )
-def test_a_wrong_flag_is_2_and_named(run, flags, named):
+def test_a_wrong_flag_is_named_and_exits_with_2(run, flags, named):
     code, stdout, stderr = run(*flags)
     assert code == 2
     assert last_line(stdout)["status"] == "failed"
     assert named in " ".join(stderr.replace("│", " ").split())
 
 
-def test_help_is_0_and_says_it_all(run):
+def test_help_exits_with_0_and_explains_every_flag(run):
     code, stdout, _ = run("--help")
     assert code == 0
-    for text in ("A tiny command.", "--out", "Where to.", "--count", "How many."):
+    for text in ("A tiny command.", "--out", "Where to write.", "--count", "Number of things."):
         assert text in stdout
 
 
-def test_what_json_has_no_number_for_is_null(run):
+def test_values_that_json_cannot_hold_are_null(run):
     code, stdout, _ = run("--out", "o", "--outcome", "numbers")
     assert code == 0
     assert last_line(stdout) == {
@@ -159,7 +159,7 @@ def test_what_json_has_no_number_for_is_null(run):
     }
 
 
-# --- finding the line again ---
+# --- finding the result line ---
 
 
 @pytest.mark.parametrize(

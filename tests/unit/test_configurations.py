@@ -1,4 +1,4 @@
-"""Every check of every configuration fires, with what was received; what is at the limit passes."""
+"""Every check of every configuration fires and names the received value; values at the limit pass."""
 
 import math
 from dataclasses import FrozenInstanceError, fields, replace
@@ -32,8 +32,8 @@ SOUND = {
     DoctorConfig: DoctorConfig(),
 }
 
-# Configuration, changes, the flag that the message begins with, what it was given.
-REFUSED = [
+# Configuration, changes, the flag that the message begins with, the received value.
+REJECTED = [
     (SynthesizeConfig, {"scans": 1}, "--scans", "1"),
     (SynthesizeConfig, {"samples_per_scan": 0}, "--samples-per-scan", "0"),
     (SynthesizeConfig, {"out": "s3://b/x"}, "--out", "s3://b/x"),
@@ -176,8 +176,8 @@ COUNTS = [
 ]
 
 
-@pytest.mark.parametrize(("config", "changes", "flag", "received"), REFUSED)
-def test_check_fires_and_says_the_flag_and_what_was_received(config, changes, flag, received):
+@pytest.mark.parametrize(("config", "changes", "flag", "received"), REJECTED)
+def test_a_check_names_the_flag_and_the_received_value(config, changes, flag, received):
     with pytest.raises(ValueError, match=r"^--") as caught:
         replace(SOUND[config], **changes)
     message = str(caught.value)
@@ -186,7 +186,7 @@ def test_check_fires_and_says_the_flag_and_what_was_received(config, changes, fl
 
 
 @pytest.mark.parametrize(("config", "changes"), ACCEPTED)
-def test_what_is_at_the_limit_passes(config, changes):
+def test_values_at_the_limit_pass(config, changes):
     assert {name: getattr(replace(SOUND[config], **changes), name) for name in changes} == changes
 
 
@@ -217,7 +217,7 @@ def test_keyword_only(config):
 
 
 def test_a_blank_recipe_is_the_same_network_without_weights_to_load():
-    """Of a recipe that would be refused without weights, too."""
+    """Also for a recipe that is invalid without weights."""
     recipe = replace(
         SOUND[Recipe],
         encoder="resnet50",

@@ -1,4 +1,4 @@
-"""A user's error comes out of whatever Ray wraps around it."""
+"""A user's error is unwrapped from the errors that Ray raises."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from depthflow.errors import StoreError, unwrapped
 
 
 class Wrapped(Exception):
-    """As Ray's task errors do, it holds what was raised."""
+    """Holds the original error, as Ray's task errors do."""
 
     def __init__(self, cause: BaseException) -> None:
         super().__init__("a long traceback")
@@ -14,7 +14,7 @@ class Wrapped(Exception):
 
 
 class Workers(Exception):
-    """As Ray Train's errors do, it holds each worker's."""
+    """Holds the error of each worker, as Ray Train's errors do."""
 
     def __init__(self, failures: dict[int, BaseException]) -> None:
         super().__init__("worker errors")
@@ -29,18 +29,18 @@ class Workers(Exception):
         Workers({0: RuntimeError("collective"), 1: Wrapped(StoreError("broken shard"))}),
     ],
 )
-def test_a_users_error_comes_out(wrapped):
+def test_a_users_error_is_unwrapped(wrapped):
     with pytest.raises(StoreError, match=r"^broken shard$"), unwrapped():
         raise wrapped
 
 
-def test_a_chained_one_too():
+def test_a_chained_error_is_unwrapped():
     died = RuntimeError("the actor died")
     died.__cause__ = StoreError("broken shard")
     with pytest.raises(StoreError, match=r"^broken shard$"), unwrapped():
         raise died
 
 
-def test_a_defect_stays_what_it_is():
+def test_a_defect_is_raised_unchanged():
     with pytest.raises(ZeroDivisionError), unwrapped():
         raise ZeroDivisionError

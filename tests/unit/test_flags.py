@@ -1,4 +1,4 @@
-"""A field's docstring is its flag's help, on as few lines as fit."""
+"""A field's docstring becomes the help of its flag, without its line breaks."""
 
 from dataclasses import FrozenInstanceError
 from typing import Annotated
@@ -11,7 +11,7 @@ from depthflow.flags import explained, flag_help, flags
 
 @flags
 class Base:
-    """What others have, too."""
+    """Shared flags."""
 
     first: int | None = None
     """How many
@@ -34,7 +34,7 @@ class Example(Base):
 
 @pytest.fixture
 def help_of(monkeypatch, capsys):
-    """What --help says of a configuration, on one line."""
+    """Returns the --help of a configuration on one line."""
 
     def said(config):
         monkeypatch.setenv("COLUMNS", "200")
@@ -59,19 +59,19 @@ def test_help_is_the_docstring_on_one_line(help_of):
     assert "What it is. (required)" in said
 
 
-def test_an_annotations_own_help_comes_first(help_of):
+def test_help_in_the_annotation_takes_precedence(help_of):
     said = help_of(Example)
     assert "Its own help. (default: c)" in said and "For readers" not in said
 
 
-def test_nothing_is_no_default_to_speak_of(help_of):
+def test_a_default_of_none_is_not_shown(help_of):
     assert "default: None" not in help_of(Example)
 
 
 def test_a_table_explains_its_names(help_of):
     @flags
     class Choice:
-        """Of a table."""
+        """An option from a table."""
 
         name: Annotated[str, explained("Which.", {"one": "the only one"})] = "one"
 

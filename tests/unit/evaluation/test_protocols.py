@@ -48,7 +48,7 @@ def test_the_commands_default_exists():
 
 
 @pytest.mark.parametrize("name", ["kitti", "", "DEVKIT"])
-def test_an_unknown_name_is_told_the_known_ones(name):
+def test_an_unknown_name_lists_the_known_ones(name):
     with pytest.raises(ProtocolError) as caught:
         find_protocol(name)
     message = str(caught.value)
@@ -56,7 +56,7 @@ def test_an_unknown_name_is_told_the_known_ones(name):
     assert all(known in message for known in PROTOCOLS)
 
 
-def test_devkit_takes_a_store_at_the_sources_resolution(tmp_path):
+def test_devkit_accepts_a_store_at_the_sources_resolution(tmp_path):
     store = write_store(tmp_path, [(768, 1024)] * 3, stored=(768, 1024))
     assert rows_of(PROTOCOLS["devkit"], store, "val") == [0, 1, 2]
 
@@ -70,7 +70,7 @@ def test_devkit_takes_a_store_at_the_sources_resolution(tmp_path):
         ([(192, 256), (192, 257)], (192, 256)),
     ],
 )
-def test_devkit_refuses_a_store_that_was_resized(tmp_path, sizes, stored):
+def test_devkit_rejects_a_store_that_was_resized(tmp_path, sizes, stored):
     height, width = max(sizes)
     with pytest.raises(ProtocolError) as caught:
         rows_of(PROTOCOLS["devkit"], write_store(tmp_path, sizes, stored=stored), "val")
@@ -80,7 +80,7 @@ def test_devkit_refuses_a_store_that_was_resized(tmp_path, sizes, stored):
     assert f"preprocess.py --splits val --height {height} --width {width}" in message
 
 
-def test_a_missing_split_is_refused(tmp_path):
+def test_a_missing_split_is_rejected(tmp_path):
     with pytest.raises(StoreError, match="has no train split; it holds val"):
         rows_of(PROTOCOLS["devkit"], write_store(tmp_path, [(4, 4)], stored=(4, 4)), "train")
 
@@ -96,12 +96,12 @@ def test_all_but_stored_measure_at_the_sources_resolution(tmp_path, name):
 @pytest.mark.parametrize(
     ("name", "rows"), [("indoor-10m", [0, 2, 4]), ("outdoor-80m", [1, 3]), ("median", [*range(5)])]
 )
-def test_a_protocol_of_one_scene_type_takes_its_samples_alone(tmp_path, name, rows):
+def test_a_protocol_of_one_scene_type_takes_only_its_samples(tmp_path, name, rows):
     store = write_store(tmp_path, [(4, 6)] * 5, stored=(4, 6), scene_types=("indoors", "outdoor"))
     assert rows_of(PROTOCOLS[name], store, "val") == rows
 
 
-def test_a_store_without_the_scene_type_is_refused(tmp_path):
+def test_a_store_without_the_scene_type_is_rejected(tmp_path):
     store = write_store(tmp_path, [(4, 6)], stored=(4, 6))
     with pytest.raises(ProtocolError, match=r"evaluates outdoor only, and val of .* has none. It holds: indoors\."):
         rows_of(PROTOCOLS["outdoor-80m"], store, "val")
@@ -118,7 +118,7 @@ def test_relative_depth_is_allowed_where_it_is_aligned(name):
 
 
 def published_abs_rel_and_delta1(name: str, *, pred, gt, valid, edges) -> tuple[float, float]:
-    """As the papers' own scripts do it: what is not counted becomes zero, and what is not above zero is left out."""
+    """As in the papers' own scripts: uncounted pixels become zero, and pixels that are not above zero are ignored."""
     gt = np.where(valid, gt, 0.0)
     if name == "devkit-clean":
         gt[edges] = 0.0
@@ -136,7 +136,7 @@ def published_abs_rel_and_delta1(name: str, *, pred, gt, valid, edges) -> tuple[
 
 @pytest.mark.parametrize("name", PROTOCOLS)
 @pytest.mark.parametrize("seed", range(4))
-def test_figures_are_the_published_ones(name, seed):
+def test_metrics_are_the_published_ones(name, seed):
     rng = np.random.default_rng(seed)
     shape = (32, 40)
     gt, pred = np.exp(rng.normal(2.0, 1.5, (2, *shape)))

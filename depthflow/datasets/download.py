@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from functools import partial as bind
 from pathlib import Path
 
-from depthflow.datasets.partial_file import PartialFile, replace_text, state_path
+from depthflow.datasets.partial_file import PartialFile, state_path
 from depthflow.datasets.remote_file import Patience, RemoteFile
 from depthflow.errors import SourceError
+from depthflow.storage.durable import write_durably
 
 MD5_OF_SPLIT = {"train": "3a94632398fe1d002d89f11743f748b1", "val": "5c895d09201b88973c8fe4552a67dd85"}
 """Of the official train.tar.gz and val.tar.gz: https://diode-dataset.org."""
@@ -139,7 +140,7 @@ def _publish(partial: PartialFile, target: Path, kept_bytes: int, md5: str, rece
             "--md5."
         )
     partial.publish()
-    replace_text(_record_path(target), _record(target, md5))
+    write_durably(_record_path(target), _record(target, md5))
     downloaded_bytes = version.size_bytes - kept_bytes
     return Archive(path=target, size_bytes=version.size_bytes, md5=md5, downloaded_bytes=downloaded_bytes)
 
@@ -203,14 +204,14 @@ def _require_space(partial: PartialFile, size_bytes: int) -> None:
 def _accept(target: Path, md5: str, hash_progress: Progress) -> Archive:
     """The file is there: as NAME.md5 records it, else verified now."""
     record_path = _record_path(target)
-    if not record_path.exists() or record_path.read_text() != _record(target, md5):
+    if not record_path.exists() or record_path.read_bytes() != _record(target, md5):
         received = _md5_of(target, hash_progress)
         if received != md5:
             raise SourceError(
                 f"{target} is there, but its MD5 must be {md5}. Received: {received}. "
                 "Delete it and run again, or check --md5."
             )
-        replace_text(record_path, _record(target, md5))
+        write_durably(record_path, _record(target, md5))
     if state_path(target).exists():  # Of a run that was killed just after giving the file its name.
         state_path(target).unlink()
     return Archive(path=target, size_bytes=target.stat().st_size, md5=md5, downloaded_bytes=0)
@@ -230,6 +231,6 @@ def _record_path(target: Path) -> Path:
     return target.with_name(f"{target.name}.md5")
 
 
-def _record(target: Path, md5: str) -> str:
+def _record(target: Path, md5: str) -> bytes:
     """As md5sum writes it; the size is in a comment, which md5sum skips."""
-    return f"# {target.stat().st_size} bytes\n{md5}  {target.name}\n"
+    return f"# {target.stat().st_size} bytes\n{md5}  {target.name}\n".encode()

@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from depthflow.datasets.remote_file import FileVersion
 from depthflow.errors import SourceError
+from depthflow.storage.durable import write_durably
 from depthflow.storage.lock import try_lock
 
 _log = logging.getLogger(__name__)
@@ -102,7 +103,7 @@ class PartialFile:
         complete = [part for part in range(len(self._received)) if self._is_complete(part)]
         if complete != self._safe:
             os.fsync(self._descriptor)
-            replace_text(self._state_path, json.dumps({**self._plan(), "finished": complete}))
+            write_durably(self._state_path, json.dumps({**self._plan(), "finished": complete}).encode())
             self._safe = complete
 
     def publish(self) -> None:
@@ -140,13 +141,3 @@ class PartialFile:
 def state_path(target: Path) -> Path:
     """Where the state of a file that is being fetched lies."""
     return target.with_name(f"{target.name}.part.json")
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Writes a small file whole or not at all, and safe on the disk."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    with temporary.open("w") as handle:
-        handle.write(text)
-        handle.flush()
-        os.fsync(handle.fileno())
-    temporary.replace(path)

@@ -3,11 +3,9 @@
 On a disk a file is committed by temporary name and rename; on an object store by one PUT, which is all or nothing.
 """
 
-import errno
 import os
 import shutil
 import tempfile
-import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -19,12 +17,9 @@ from pyarrow.fs import FileSystem, FSSpecHandler, LocalFileSystem, PyFileSystem
 from typing_extensions import override
 
 from depthflow.errors import StoreError
+from depthflow.storage.durable import DISK_IS_FULL, TEMPORARY_PREFIX, commit_file
 from depthflow.storage.location import is_uri, object_store, reported
 from depthflow.storage.lock import LOCK_NAME, disk_lock, object_lock
-
-TEMPORARY_PREFIX = ".tmp-"
-
-_DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class StoreFiles(ABC):
@@ -147,20 +142,10 @@ class DiskFiles(StoreFiles):
     @contextmanager
     def commit(self, path: str, *, durable: bool = True) -> Iterator[IO[bytes]]:
         target = Path(self.root) / path
-        temporary = target.with_name(f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}")  # However long the name is.
-        try:
-            with _told_if_full(f"{target} cannot be written"):
-                target.parent.mkdir(parents=True, exist_ok=True)
-                with temporary.open("xb") as handle:
-                    yield handle
-                    handle.flush()
-                    if durable:
-                        os.fsync(handle.fileno())
-                temporary.rename(target)
-                if durable:
-                    _sync_folder(target.parent)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with _told_if_full(f"{target} cannot be written"):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with commit_file(target, durable=durable) as handle:
+                yield handle
 
     @override
     def unlink(self, path: str) -> None:
@@ -256,18 +241,9 @@ def _told_if_full(what: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in _DISK_IS_FULL:
+        if error.errno not in DISK_IS_FULL:
             raise
         raise StoreError(
             f"{what}: {os.strerror(error.errno)}. Free space, or raise the quota, and run the same command again: it "
             "goes on from what is done."
         ) from error
-
-
-def _sync_folder(folder: Path) -> None:
-    """Makes a rename in the folder outlast a power failure."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -6,7 +6,6 @@ few seconds, and which another writer takes over once it has stood still for lon
 """
 
 import errno
-import fcntl
 import json
 import os
 import socket
@@ -17,6 +16,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from filelock import lock_descriptor
 
 from depthflow.errors import StoreError
 from depthflow.storage.location import reported
@@ -35,9 +36,9 @@ def try_lock(descriptor: int, path: Path) -> bool:
     Its last holder may have removed or renamed it since it was opened. The kernel frees the lock when its holder dies.
     """
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return os.fstat(descriptor).st_ino == path.stat().st_ino
-    except (BlockingIOError, FileNotFoundError):
+        locked = lock_descriptor(descriptor, blocking=False)
+        return locked and os.fstat(descriptor).st_ino == path.stat().st_ino
+    except FileNotFoundError:
         return False
 
 

@@ -6,7 +6,6 @@ folder, the best and the latest: after a failure the latest is taken up, whateve
 
 import json
 import logging
-import os
 import shutil
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +17,7 @@ import keras
 import numpy as np
 
 from depthflow.errors import StoreError, TrainingError
+from depthflow.storage.durable import TEMPORARY_PREFIX, commit_file, write_durably
 from depthflow.store.read.share import Position
 from depthflow.training.config import BEST_METRIC
 
@@ -25,7 +25,6 @@ MODEL_FILE = "model.npz"
 OPTIMIZER_FILE = "optimizer.npz"
 AVERAGED_FILE = "averaged.npz"
 MANIFEST_FILE = "checkpoint.json"
-TEMPORARY = ".tmp-"
 
 _log = logging.getLogger(__name__)
 
@@ -107,7 +106,7 @@ def write_checkpoint(root: Path, snapshot: Snapshot, progress: TrainingProgress)
     Raises:
         TrainingError: if it cannot be written; what was written is removed.
     """
-    temporary, final = root / f"{TEMPORARY}{progress.name}", root / progress.name
+    temporary, final = root / f"{TEMPORARY_PREFIX}{progress.name}", root / progress.name
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
@@ -118,7 +117,7 @@ def write_checkpoint(root: Path, snapshot: Snapshot, progress: TrainingProgress)
         ):
             if values is not None:
                 _save_arrays(temporary / name, values)
-        _write_durably(temporary / MANIFEST_FILE, progress.to_json().encode())
+        write_durably(temporary / MANIFEST_FILE, progress.to_json().encode())
         shutil.rmtree(final, ignore_errors=True)
         temporary.rename(final)
     except OSError as error:
@@ -137,10 +136,8 @@ def annotate_checkpoint(root: Path, progress: TrainingProgress) -> None:
         TrainingError: if it cannot be written.
     """
     manifest = root / progress.name / MANIFEST_FILE
-    temporary = manifest.with_name(f"{TEMPORARY}{MANIFEST_FILE}")
     try:
-        _write_durably(temporary, progress.to_json().encode())
-        temporary.replace(manifest)
+        write_durably(manifest, progress.to_json().encode())
     except OSError as error:
         raise TrainingError(
             f"The checkpoint {manifest.parent} cannot be written: {error}. Free space there, or check its permissions."
@@ -228,7 +225,7 @@ def prune(root: Path, *, keep: int) -> None:
     newest_first = there[::-1]
     scores = {checkpoint: read_progress(checkpoint).score for checkpoint in there}
     kept = {*sorted(newest_first, key=lambda checkpoint: scores[checkpoint])[:keep], *newest_first[:1]}
-    for leftover in (*(c for c in there if c not in kept), *root.glob(f"{TEMPORARY}*")):
+    for leftover in (*(c for c in there if c not in kept), *root.glob(f"{TEMPORARY_PREFIX}*")):
         (leftover / MANIFEST_FILE).unlink(missing_ok=True)  # First: from here on it does not count.
         shutil.rmtree(leftover, ignore_errors=True)
 
@@ -238,17 +235,8 @@ def _damaged(checkpoint: Path, error: Exception) -> TrainingError:
 
 
 def _save_arrays(path: Path, values: Sequence[np.ndarray]) -> None:
-    with path.open("wb") as handle:
+    with commit_file(path) as handle:
         np.savez(handle, **{f"{k:05d}": value for k, value in enumerate(values)})  # pyright: ignore[reportArgumentType]
-        handle.flush()
-        os.fsync(handle.fileno())
-
-
-def _write_durably(path: Path, content: bytes) -> None:
-    with path.open("wb") as handle:
-        handle.write(content)
-        handle.flush()
-        os.fsync(handle.fileno())
 
 
 def _load_arrays(path: Path, variables: Sequence[keras.Variable]) -> None:

@@ -1,7 +1,6 @@
 """Copies of a store's shards on a node's own disk, made once for all workers of the node, in this run and later."""
 
 import errno
-import fcntl
 import os
 import shutil
 import warnings
@@ -12,8 +11,10 @@ from typing import Any
 
 import pyarrow as pa
 import xxhash
+from filelock import lock_descriptor
 
 from depthflow.errors import StoreError
+from depthflow.storage.durable import DISK_IS_FULL, commit_file
 from depthflow.storage.location import reported
 from depthflow.store.store import SampleStore
 
@@ -55,7 +56,7 @@ class ShardCache:
                     self._make(copy, shard)
                 return pa.memory_map(str(copy))
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            if error.errno not in DISK_IS_FULL:
                 raise StoreError(
                     f"The cache folder {self._folder} cannot be used: {error.strerror or error}. Choose another "
                     "--cache-dir."
@@ -71,16 +72,9 @@ class ShardCache:
         """Copies a shard under a temporary name and verifies it. Only for the holder of the copy's lock."""
         if shutil.disk_usage(copy.parent).free < shard["bytes"] + RESERVE_BYTES:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        temporary = copy.with_suffix(".part")  # What a killed worker left is written over.
-        try:
-            with temporary.open("wb") as target:
-                for chunk in self._verified_chunks(shard):
-                    target.write(chunk)
-                target.flush()
-                os.fsync(target.fileno())
-            temporary.rename(copy)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with commit_file(copy, temporary=copy.with_suffix(".part")) as target:
+            for chunk in self._verified_chunks(shard):
+                target.write(chunk)
 
     def _verified_chunks(self, shard: Mapping[str, Any]) -> Iterator[bytes]:
         """The shard's bytes; raises StoreError at their end if they are not those that the manifest says."""
@@ -105,5 +99,5 @@ class ShardCache:
 def _locked(path: Path) -> Iterator[None]:
     """Waits for a lock file and holds it; the kernel frees it when its holder dies."""
     with path.open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        lock_descriptor(handle.fileno())
         yield

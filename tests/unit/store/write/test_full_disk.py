@@ -74,7 +74,7 @@ def test_a_disk_on_which_an_objects_content_does_not_fit(tmp_path, monkeypatch):
 
 def test_another_error_is_told_as_it_is(tmp_path):
     (tmp_path / "file").write_bytes(b"x")
-    with pytest.raises(NotADirectoryError) as info:
+    with pytest.raises(FileExistsError) as info:
         open_files(str(tmp_path)).write("file/a.bin", b"x")
     assert info.value.__cause__ is not info.value  # Whoever follows causes would never come to an end.
 

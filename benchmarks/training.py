@@ -175,7 +175,7 @@ def _loop(side: Side, ready: Any) -> Figures:
     from depthflow.store.read.reader import SplitReader
     from depthflow.training.collective import WorkerGroup
     from depthflow.training.config import TrainJob
-    from depthflow.training.kept_checkpoints import DiskCheckpoints
+    from depthflow.training.kept_checkpoints import KeptCheckpoints
     from depthflow.training.loop import TrainingLoop
     from depthflow.training.observers import RunRecorder
     from depthflow.training.saver import CheckpointSaver
@@ -193,7 +193,7 @@ def _loop(side: Side, ready: Any) -> Figures:
     recorder: Any = _Recorder()
     ready.wait()
     with tempfile.TemporaryDirectory() as folder:
-        saver = CheckpointSaver(DiskCheckpoints(Path(folder)), keep=1)
+        saver = CheckpointSaver(KeptCheckpoints(Path(folder)), keep=1)
         TrainingLoop(
             train_state,
             TrainJob(samples=side.samples, storage=folder),

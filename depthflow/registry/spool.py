@@ -13,7 +13,7 @@ from pathlib import Path
 from mlflow.entities import Metric
 
 from depthflow.errors import RegistryError, StoreError
-from depthflow.registry.records import RECORD, Records, open_records
+from depthflow.registry.records import RECORD, Records
 from depthflow.registry.runs import METRICS_PER_CALL, RunLog
 from depthflow.registry.tracking import OneAttemptClient, is_away
 
@@ -49,7 +49,7 @@ class MetricSpool:
 
     def __init__(self, folder: str | Path, run_log: RunLog) -> None:
         self.folder, self.run_log = folder, run_log
-        self._records = open_records(folder)
+        self._records = Records(folder)
         self._records.make()
         self._numbers = itertools.count(1 + max(map(_number, self._records.names()), default=0))
         self._shipper = _Shipper(self._records, run_log)
@@ -126,7 +126,7 @@ def replay(folder: str | Path, run_log: RunLog, *, timeout_s: float) -> int:
     Raises:
         RegistryError: if the folder cannot be read.
     """
-    if not open_records(folder).exists():
+    if not Records(folder).exists():
         return 0
     return MetricSpool(folder, run_log).close(timeout_s)
 

@@ -1,12 +1,8 @@
-"""Files of a store, on a disk or on an object store; nothing is ever seen half-written.
-
-On a disk a file is committed by temporary name and rename; on an object store by one PUT, which is all or nothing.
-"""
+"""Files under a root, on a disk or an object store. A file is visible only once it is complete."""
 
 import os
 import shutil
 import tempfile
-from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
@@ -22,88 +18,20 @@ from depthflow.storage.location import is_uri, object_store, reported
 from depthflow.storage.lock import LOCK_NAME, disk_lock, object_lock
 
 
-class StoreFiles(ABC):
-    """The files of one store, by their path in it.
-
-    Attributes:
-        root: the store's folder or URI.
-    """
-
-    root: str
-
-    @abstractmethod
-    def exists(self, path: str) -> bool:
-        """Whether the file is committed."""
-
-    @abstractmethod
-    def names(self, pattern: str) -> list[str]:
-        """Paths of committed files that match a glob, sorted."""
-
-    @abstractmethod
-    def open(self, path: str) -> Any:
-        """The file for reading, seekable: memory-mapped from a disk, by ranged requests from an object store."""
-
-    @abstractmethod
-    def commit(self, path: str, *, durable: bool = True) -> AbstractContextManager[IO[bytes]]:
-        """A handle to write to; the file appears under its path, whole, when the block ends without an error.
-
-        Args:
-            path: of the file.
-            durable: False saves the wait for the disk: then a power failure may lose what a killed process does not.
-
-        Raises:
-            StoreError: if the disk is full, or the object store refuses.
-        """
-
-    @abstractmethod
-    def unlink(self, path: str) -> None:
-        """Removes a file, if it is there."""
-
-    @abstractmethod
-    def remove(self, folder: str) -> None:
-        """Removes a folder of the store with all that it holds, if it is there."""
-
-    @abstractmethod
-    def remove_temporaries(self) -> None:
-        """Removes what writers that were killed left behind. Only for the holder of the store's lock."""
-
-    @abstractmethod
-    def writer_lock(self) -> AbstractContextManager[None]:
-        """Holds the store's lock for the block: one writer at a time.
-
-        Raises:
-            StoreError: if another writer holds it.
-        """
-
-    @abstractmethod
-    def arrow(self) -> tuple[FileSystem, str]:
-        """The same place as Arrow's readers, and Ray, take it: a file system and the path in it."""
-
-    def read(self, path: str) -> pa.Buffer:
-        """The file's bytes."""
-        with self.open(path) as handle:
-            return handle.read_buffer() if isinstance(handle, pa.NativeFile) else pa.py_buffer(handle.read())
-
-    def write(self, path: str, content: bytes) -> None:
-        """Commits a small file."""
-        with self.commit(path) as handle:
-            handle.write(content)
-
-
-def open_files(root: str) -> StoreFiles:
-    """The files of the store at a folder, s3:// or gs:// URI.
+def open_files(root: str) -> "StoreFiles":
+    """Returns the files under a folder, s3:// or gs:// URI.
 
     Raises:
         StoreError: if the URI is of another kind.
     """
-    return ObjectFiles(root) if is_uri(root) else DiskFiles(root)
+    return StoreFiles(root) if is_uri(root) else DiskFiles(root)
 
 
-def open_output(root: str) -> StoreFiles:
-    """As `open_files`, of a place that results go to: one that can be none is told before the work, not after it.
+def open_output(root: str) -> "StoreFiles":
+    """Returns the files under an output location, after checking that it can be written to.
 
     Raises:
-        StoreError: if the URI is of another kind, or the path is a file, lies in one, or may not be written to.
+        StoreError: if the URI is of another kind, or the path is a file, lies below one, or is not writable.
     """
     files = open_files(root)
     if is_uri(root):
@@ -112,18 +40,110 @@ def open_output(root: str) -> StoreFiles:
     if not place.is_dir():
         raise StoreError(f"--out must be a folder, and {place} is a file. Pass another folder. Received: {root}")
     if not os.access(place, os.W_OK | os.X_OK):
-        raise StoreError(f"--out must be a folder that you may write to, and {place} is none. Received: {root}")
+        raise StoreError(f"--out must be a folder that you may write to, and {place} is not. Received: {root}")
     return files
 
 
-class DiskFiles(StoreFiles):
-    """A store in a folder, on a disk that every node sees under one path."""
+class StoreFiles:
+    """Files under a prefix of a bucket, through fsspec. Paths are relative to the root.
+
+    Args:
+        root: s3:// or gs:// URI.
+    """
 
     def __init__(self, root: str) -> None:
-        self.root = str(Path(root).resolve())
+        self.root = root.rstrip("/")
+        self._filesystem, self._path = object_store(root, StoreError)
 
     def __reduce__(self) -> tuple[type, tuple[str]]:
         return type(self), (self.root,)
+
+    def exists(self, path: str) -> bool:
+        """Whether the file is committed."""
+        with reported(f"{self.root} cannot be read", StoreError):
+            return self._filesystem.exists(f"{self._path}/{path}")
+
+    def names(self, pattern: str) -> list[str]:
+        """Returns the paths of committed files that match a glob, sorted."""
+        with reported(f"{self.root} cannot be listed", StoreError, absence_passes=False):
+            found = self._filesystem.glob(f"{self._path}/{pattern}", detail=True)
+        files = (path for path, about in found.items() if about["type"] == "file")
+        return sorted(path.removeprefix(f"{self._path}/") for path in files)
+
+    def open(self, path: str) -> Any:
+        """Opens a file for seekable reading: by ranged requests from a bucket, memory-mapped from a disk."""
+        with reported(f"{self.root}/{path} cannot be read", StoreError):
+            return self._filesystem.open(f"{self._path}/{path}", "rb", cache_type="none")
+
+    def read(self, path: str) -> pa.Buffer:
+        """Returns the file's bytes."""
+        with reported(f"{self.root}/{path} cannot be read", StoreError), self.open(path) as handle:
+            return pa.py_buffer(handle.read())
+
+    @contextmanager
+    def commit(self, path: str, *, durable: bool = True) -> Iterator[IO[bytes]]:
+        """Yields a handle to write to; the file appears under its path when the block ends without an error.
+
+        Args:
+            path: Path of the file.
+            durable: Whether to wait for the disk. Without it, a power failure may lose the file; a kill never does.
+
+        Raises:
+            StoreError: if the disk is full, or the object store denies the write.
+        """
+        folder = tempfile.gettempdir()
+        with (
+            _full_disk_reported(f"{path} cannot be gathered in {folder}"),
+            tempfile.NamedTemporaryFile(dir=folder) as handle,
+        ):
+            yield handle
+            handle.flush()
+            with reported(f"{self.root}/{path} cannot be written", StoreError, absence_passes=False):
+                self._filesystem.put_file(handle.name, f"{self._path}/{path}")
+
+    def write(self, path: str, content: bytes) -> None:
+        """Commits a small file."""
+        with self.commit(path) as handle:
+            handle.write(content)
+
+    def unlink(self, path: str) -> None:
+        """Removes a file, if it is there."""
+        with suppress(FileNotFoundError), reported(f"{self.root}/{path} cannot be removed", StoreError):
+            self._filesystem.rm_file(f"{self._path}/{path}")
+
+    def remove(self, folder: str) -> None:
+        """Removes a folder and everything in it, if it is there."""
+        with reported(f"{self.root}/{folder} cannot be removed", StoreError):
+            if self._filesystem.exists(f"{self._path}/{folder}"):
+                self._filesystem.rm(f"{self._path}/{folder}", recursive=True)
+
+    def remove_temporaries(self) -> None:
+        """Removes what killed writers left: on a disk only, since an interrupted upload leaves no object.
+
+        Only the holder of the store's lock may call it.
+        """
+
+    def writer_lock(self) -> AbstractContextManager[None]:
+        """Holds the store's lock for the block, so that one process writes at a time.
+
+        Raises:
+            StoreError: if another writer holds it.
+        """
+        return object_lock(self._filesystem, self._path, self.root)
+
+    def arrow(self) -> tuple[FileSystem, str]:
+        """Returns the root as Arrow and Ray take it: a file system and a path in it."""
+        return PyFileSystem(FSSpecHandler(self._filesystem)), self._path
+
+
+class DiskFiles(StoreFiles):
+    """Files in a folder, on a disk that every node mounts at the same path.
+
+    It does what fsspec's local file system does not: commits by rename, maps files into memory, and locks.
+    """
+
+    def __init__(self, root: str) -> None:
+        self.root = str(Path(root).resolve())
 
     @override
     def exists(self, path: str) -> bool:
@@ -139,10 +159,15 @@ class DiskFiles(StoreFiles):
         return pa.memory_map(str(Path(self.root) / path))
 
     @override
+    def read(self, path: str) -> pa.Buffer:
+        with self.open(path) as handle:
+            return handle.read_buffer()
+
+    @override
     @contextmanager
     def commit(self, path: str, *, durable: bool = True) -> Iterator[IO[bytes]]:
         target = Path(self.root) / path
-        with _told_if_full(f"{target} cannot be written"):
+        with _full_disk_reported(f"{target} cannot be written"):
             target.parent.mkdir(parents=True, exist_ok=True)
             with commit_file(target, durable=durable) as handle:
                 yield handle
@@ -169,75 +194,9 @@ class DiskFiles(StoreFiles):
         return LocalFileSystem(), self.root
 
 
-class ObjectFiles(StoreFiles):
-    """A store under a prefix of a bucket."""
-
-    def __init__(self, root: str) -> None:
-        self.root = root.rstrip("/")
-        self._filesystem, self._path = object_store(root, StoreError)
-
-    def __reduce__(self) -> tuple[type, tuple[str]]:
-        return type(self), (self.root,)
-
-    @override
-    def exists(self, path: str) -> bool:
-        with reported(f"{self.root} cannot be read", StoreError):
-            return self._filesystem.exists(f"{self._path}/{path}")
-
-    @override
-    def names(self, pattern: str) -> list[str]:
-        with reported(f"{self.root} cannot be listed", StoreError, absence_passes=False):
-            found = self._filesystem.glob(f"{self._path}/{pattern}", detail=True)
-        files = (path for path, about in found.items() if about["type"] == "file")
-        return sorted(path.removeprefix(f"{self._path}/") for path in files)
-
-    @override
-    def open(self, path: str) -> Any:
-        with reported(f"{self.root}/{path} cannot be read", StoreError):
-            return self._filesystem.open(f"{self._path}/{path}", "rb", cache_type="none")
-
-    @override
-    def read(self, path: str) -> pa.Buffer:
-        with reported(f"{self.root}/{path} cannot be read", StoreError):
-            return super().read(path)
-
-    @override
-    @contextmanager
-    def commit(self, path: str, *, durable: bool = True) -> Iterator[IO[bytes]]:
-        folder = tempfile.gettempdir()
-        with _told_if_full(f"{path} cannot be gathered in {folder}"), tempfile.NamedTemporaryFile(dir=folder) as handle:
-            yield handle
-            handle.flush()
-            with reported(f"{self.root}/{path} cannot be written", StoreError, absence_passes=False):
-                self._filesystem.put_file(handle.name, f"{self._path}/{path}")
-
-    @override
-    def unlink(self, path: str) -> None:
-        with suppress(FileNotFoundError), reported(f"{self.root}/{path} cannot be removed", StoreError):
-            self._filesystem.rm_file(f"{self._path}/{path}")
-
-    @override
-    def remove(self, folder: str) -> None:
-        with reported(f"{self.root}/{folder} cannot be removed", StoreError):
-            if self._filesystem.exists(f"{self._path}/{folder}"):
-                self._filesystem.rm(f"{self._path}/{folder}", recursive=True)
-
-    @override
-    def remove_temporaries(self) -> None:
-        """There are none: an upload that was cut short is no object."""
-
-    @override
-    def writer_lock(self) -> AbstractContextManager[None]:
-        return object_lock(self._filesystem, self._path, self.root)
-
-    @override
-    def arrow(self) -> tuple[FileSystem, str]:
-        return PyFileSystem(FSSpecHandler(self._filesystem)), self._path
-
-
 @contextmanager
-def _told_if_full(what: str) -> Iterator[None]:
-    """Tells that a disk is full as a message to the user; any other error passes as it is."""
+def _full_disk_reported(what: str) -> Iterator[None]:
+    """Turns the error of a full disk into a message for the user; any other error passes unchanged."""
     try:
         yield
     except OSError as error:

@@ -1,11 +1,6 @@
-"""Where a job's checkpoints are kept: on a disk that all nodes see, or in a bucket, beside a folder of each process.
-
-Either way `folder` is what the functions of checkpoint.py work on. Of a bucket it has the manifests of all checkpoints
-that count, and the arrays of those that are being written or were fetched.
-"""
+"""Where a job's checkpoints are kept: on a disk that all nodes share, or in a bucket with a local working folder."""
 
 import shutil
-from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,41 +17,40 @@ ARRAYS = "*.npz"
 CHUNK_BYTES = 64 * 2**20
 
 
-class KeptCheckpoints(ABC):
-    """The checkpoints of one job; one process at a time writes.
+class KeptCheckpoints:
+    """The checkpoints of one job in a folder that all nodes share. One process writes at a time.
 
-    Attributes:
-        folder: on a disk of this node.
+    Args:
+        folder: Folder that the functions of checkpoint.py work on.
     """
 
-    folder: Path
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
 
-    @abstractmethod
     def refresh(self) -> None:
-        """Has the folder show which checkpoints count, and their figures.
+        """Brings the manifests in the folder up to date with the job's storage.
 
         Raises:
-            StoreError: if they cannot be listed.
+            StoreError: if the checkpoints cannot be listed.
         """
 
-    @abstractmethod
     def fetch(self, name: str) -> Path:
-        """A checkpoint with its arrays, in the folder.
+        """Makes sure that a checkpoint's arrays are in the folder, and returns its path.
 
         Raises:
             StoreError: if they cannot be read.
         """
+        return self.folder / name
 
-    @abstractmethod
     def publish(self) -> None:
-        """Keeps what the folder has come to hold, and lets go of what was removed from it.
+        """Makes the job's storage hold what the folder holds, and removes what was removed from the folder.
 
         Raises:
-            TrainingError: if it cannot be kept.
+            TrainingError: if a checkpoint cannot be stored.
         """
 
     def latest(self) -> Path | None:
-        """The latest checkpoint whose files are all whole, fetched; or None. Damaged ones count no more."""
+        """Returns the latest undamaged checkpoint, fetched, or None. Damaged ones are set aside."""
         self.refresh()
         found = latest_whole(self.folder, fetch=self.fetch)
         self.publish()
@@ -65,48 +59,33 @@ class KeptCheckpoints(ABC):
 
 @contextmanager
 def open_checkpoints(location: str) -> Iterator[KeptCheckpoints]:
-    """The checkpoints in a folder, or under an s3:// or gs:// URI, for the block.
+    """Opens the checkpoints in a folder, or under an s3:// or gs:// URI, for the block.
 
     Raises:
         StoreError: if the URI is of another kind.
     """
     if not is_uri(location):
-        yield DiskCheckpoints(Path(location))
+        yield KeptCheckpoints(Path(location))
         return
     with TemporaryDirectory(prefix="depthflow-checkpoints-", ignore_cleanup_errors=True) as scratch:
         yield BucketCheckpoints(open_files(location), Path(scratch))
 
 
-class DiskCheckpoints(KeptCheckpoints):
-    """In the folder, which all nodes see: what is in it is kept."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    @override
-    def refresh(self) -> None:
-        """It is as it is."""
-
-    @override
-    def fetch(self, name: str) -> Path:
-        return self.folder / name
-
-    @override
-    def publish(self) -> None:
-        """It is there."""
-
-
 class BucketCheckpoints(KeptCheckpoints):
-    """Under a prefix of a bucket: arrays first, and the manifest, without which they do not count, last.
+    """Checkpoints under a prefix of a bucket.
+
+    The arrays are uploaded first and the manifest, without which a checkpoint does not count, last. The local folder
+    holds every manifest, and the arrays of only those checkpoints that are being written or were fetched.
 
     Args:
-        files: the prefix.
-        scratch: an empty folder of this process's own.
+        files: The prefix.
+        scratch: Empty folder that no other process uses.
     """
 
     def __init__(self, files: StoreFiles, scratch: Path) -> None:
-        self.folder, self._files = scratch, files
-        self._published: dict[str, bytes] = {}  # Name to manifest; without one, what a killed writer left.
+        super().__init__(scratch)
+        self._files = files
+        self._published: dict[str, bytes] = {}  # Name to manifest, which is empty for what a killed writer left.
         self._fetched: set[str] = set()
 
     @override
@@ -139,13 +118,13 @@ class BucketCheckpoints(KeptCheckpoints):
     @override
     def publish(self) -> None:
         try:
-            there = {checkpoint.name: checkpoint for checkpoint in checkpoints(self.folder)}
-            for name, checkpoint in there.items():
+            local = {checkpoint.name: checkpoint for checkpoint in checkpoints(self.folder)}
+            for name, checkpoint in local.items():
                 manifest = (checkpoint / MANIFEST_FILE).read_bytes()
                 if self._published.get(name) != manifest:
                     self._upload(checkpoint, manifest)
-            for name in self._published.keys() - there.keys():
-                self._files.unlink(f"{name}/{MANIFEST_FILE}")  # First: from here on it does not count.
+            for name in self._published.keys() - local.keys():
+                self._files.unlink(f"{name}/{MANIFEST_FILE}")  # First: from here on the checkpoint does not count.
                 self._files.remove(name)
                 self._fetched.discard(name)
                 del self._published[name]
@@ -156,11 +135,11 @@ class BucketCheckpoints(KeptCheckpoints):
             ) from error
 
     def _upload(self, checkpoint: Path, manifest: bytes) -> None:
-        """Of one that was annotated alone, the arrays are there already."""
+        """Uploads a checkpoint, or only its manifest if the arrays are in the bucket already."""
         name = checkpoint.name
         arrays = [] if name in self._fetched else sorted(checkpoint.glob(ARRAYS))
         if arrays:
-            self._files.unlink(f"{name}/{MANIFEST_FILE}")  # Of an earlier one of the name: it must not vouch for these.
+            self._files.unlink(f"{name}/{MANIFEST_FILE}")  # An earlier manifest must not vouch for new arrays.
         for path in arrays:
             with path.open("rb") as source, self._files.commit(f"{name}/{path.name}") as target:
                 shutil.copyfileobj(source, target, CHUNK_BYTES)

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from depthflow.errors import StoreError
-from depthflow.storage.files import DiskFiles, ObjectFiles, open_files, open_output
+from depthflow.storage.files import DiskFiles, StoreFiles, open_files, open_output
 
 KILLED_WHILE_WRITING = """
 import sys, time
@@ -123,7 +123,7 @@ def test_what_has_no_scheme_is_a_folder(tmp_path, monkeypatch, root):
 @pytest.mark.parametrize("root", ["s3://bucket/store", "s3://bucket/store/"])
 def test_a_store_on_s3_is_opened_without_a_request(root):
     files = open_files(root)
-    assert isinstance(files, ObjectFiles)
+    assert type(files) is StoreFiles
     assert files.root == "s3://bucket/store"
 
 

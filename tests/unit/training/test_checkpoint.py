@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from depthflow.errors import TrainingError
 from depthflow.models.augmentation import NEUTRAL
 from depthflow.recipes import smoke
+from depthflow.storage.durable import TEMPORARY_PREFIX
 from depthflow.store.read.share import Position
 from depthflow.training.checkpoint import (
     AVERAGED_FILE,
     MANIFEST_FILE,
     MODEL_FILE,
     OPTIMIZER_FILE,
-    TEMPORARY,
     Snapshot,
     TrainingProgress,
     annotate_checkpoint,
@@ -275,7 +275,7 @@ def test_the_end_of_an_epoch_awaits_its_figures(epoch, step, steps_done, metrics
 def test_half_written_folders_do_not_count(checkpoint, tmp_path):
     """Of a run that was killed: one that has its manifest but not its name, and one that has its name alone."""
     root, folder = tmp_path / "checkpoints", checkpoint[0]
-    shutil.copytree(folder, root / f"{TEMPORARY}step-00000009")
+    shutil.copytree(folder, root / f"{TEMPORARY_PREFIX}step-00000009")
     (root / "step-00000010").mkdir()
     shutil.copy(folder / MODEL_FILE, root / "step-00000010" / MODEL_FILE)
     assert checkpoints(root) == [folder]
@@ -518,8 +518,8 @@ def test_whatever_the_figures_the_best_and_the_latest_stay(tmp_path_factory, sco
 
 def test_what_is_half_written_is_cleared_away(tmp_path):
     write_manifests(tmp_path, [0.3])
-    (tmp_path / f"{TEMPORARY}step-00000002").mkdir()
-    (tmp_path / f"{TEMPORARY}step-00000002" / MODEL_FILE).write_bytes(b"half")
+    (tmp_path / f"{TEMPORARY_PREFIX}step-00000002").mkdir()
+    (tmp_path / f"{TEMPORARY_PREFIX}step-00000002" / MODEL_FILE).write_bytes(b"half")
     prune(tmp_path, keep=1)
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
 

@@ -18,7 +18,7 @@ from depthflow.store.read.reader import SampleBatch, SplitReader
 from depthflow.store.store import open_store
 from depthflow.training.checkpoint import MODEL_FILE, checkpoints, latest_whole, read_progress
 from depthflow.training.config import TrainJob
-from depthflow.training.kept_checkpoints import DiskCheckpoints
+from depthflow.training.kept_checkpoints import KeptCheckpoints
 from depthflow.training.loop import TrainingLoop
 from depthflow.training.observers import ProgressDisplay, RunRecorder
 from depthflow.training.saver import CheckpointSaver
@@ -108,7 +108,7 @@ class Job:
             train_state.model, SplitReader(self._store, "val", cache_bytes=0), self._group, max_batch_size=2
         )
         before(train_state, validator)
-        saver = CheckpointSaver(DiskCheckpoints(self.checkpoints), keep=job.keep_checkpoints)
+        saver = CheckpointSaver(KeptCheckpoints(self.checkpoints), keep=job.keep_checkpoints)
         watchdog = Watchdog(600)
         loop = TrainingLoop(
             train_state,

@@ -10,7 +10,7 @@ from depthflow.errors import TrainingError
 from depthflow.store.read.share import Position
 from depthflow.training import saver as saver_module
 from depthflow.training.checkpoint import Snapshot, TrainingProgress, checkpoints, read_progress
-from depthflow.training.kept_checkpoints import DiskCheckpoints
+from depthflow.training.kept_checkpoints import KeptCheckpoints
 from depthflow.training.saver import CheckpointSaver
 
 
@@ -28,7 +28,7 @@ def nothing():
 
 @pytest.fixture
 def saver(tmp_path):
-    return CheckpointSaver(DiskCheckpoints(tmp_path / "checkpoints"), keep=1)
+    return CheckpointSaver(KeptCheckpoints(tmp_path / "checkpoints"), keep=1)
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ def test_no_more_than_it_should_keep_is_kept(saver, tmp_path):
 def broken(tmp_path):
     """A saver whose folder is a file."""
     (tmp_path / "file").write_text("in the way")
-    return CheckpointSaver(DiskCheckpoints(tmp_path / "file"), keep=1)
+    return CheckpointSaver(KeptCheckpoints(tmp_path / "file"), keep=1)
 
 
 TOLD = r"The checkpoint .*step-00000001 cannot be written: .*--resume"

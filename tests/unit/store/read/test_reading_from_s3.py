@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from depthflow.errors import StoreError
-from depthflow.storage.files import ObjectFiles
+from depthflow.storage.files import StoreFiles
 from depthflow.store.read.reader import SplitReader
 from depthflow.store.read.share import EpochShare, Position
 from depthflow.store.store import SampleStore, open_store
@@ -19,13 +19,13 @@ def remote(small, serving):
     """The small store's twin under s3://bucket/store."""
     with serving():
         s3fs.S3FileSystem().mkdir("bucket")
-        files = ObjectFiles("s3://bucket/store")
+        files = StoreFiles("s3://bucket/store")
         for path in small.store.files.names("**/*"):
             files.write(path, small.store.files.read(path).to_pybytes())
         yield open_store("s3://bucket/store")
 
 
-class CountingFiles(ObjectFiles):
+class CountingFiles(StoreFiles):
     """Counts the bytes that are read of each file."""
 
     def __init__(self, root):
@@ -95,7 +95,7 @@ def test_with_a_cache_folder_each_shard_travels_once(remote, tmp_path):
 @pytest.mark.parametrize("copied", [False, True])
 def test_a_shard_that_has_vanished(small, remote, tmp_path, copied):
     root = "s3://bucket/less"
-    files = ObjectFiles(root)
+    files = StoreFiles(root)
     for path in small.store.files.names("**/*"):
         if path != "split=train/part-00001.parquet":
             files.write(path, small.store.files.read(path).to_pybytes())
@@ -108,7 +108,7 @@ def test_a_server_that_is_gone_is_told(small, remote):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
         s3fs.S3FileSystem.clear_instance_cache()
-        store = SampleStore(ObjectFiles("s3://bucket/store"), remote.manifest)
+        store = SampleStore(StoreFiles("s3://bucket/store"), remote.manifest)
         store.__dict__["index"] = small.store.index  # So that the first to be asked for is a shard.
         with pytest.raises(StoreError, match=r"split=train/part.*Check the address, credentials and network"):
             SplitReader(store, "train")

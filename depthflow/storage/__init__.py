@@ -1,1 +1,1 @@
-"""Where files lie and how they are written: on a disk, s3:// or gs://, whole or not at all, one writer at a time."""
+"""Files on a disk, s3:// or gs://: committed atomically, by one writer at a time."""

@@ -1,4 +1,4 @@
-"""Where things lie: s3:// and gs:// through fsspec, and everything without a scheme on a disk."""
+"""Locations: s3:// and gs:// URIs through fsspec, and paths on a disk."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,27 +8,27 @@ from typing import Any
 from depthflow.errors import DepthflowError
 
 EXTRAS = {"s3": "s3", "gs": "gcs"}
-"""URI scheme to the extra of this package that brings its client."""
+"""URI scheme to the extra of this package that installs its client."""
 
 
 def is_uri(location: str) -> bool:
-    """Whether a location is an object store's, s3://bucket/key or gs://bucket/key."""
+    """Whether a location has a scheme, as s3://bucket/key and gs://bucket/key do."""
     return "://" in location
 
 
 def absolute(location: str) -> str:
-    """The location as processes with another working directory find it: a URI as it is, a path made absolute."""
+    """Returns a location that does not depend on the working directory: a URI unchanged, or an absolute path."""
     return location.rstrip("/") if is_uri(location) else str(Path(location).absolute())
 
 
 def object_store(uri: str, error: type[DepthflowError]) -> tuple[Any, str]:
-    """The fsspec filesystem of a URI, which remembers no listing, and the path in it.
+    """Returns the fsspec filesystem of a URI, which caches no listings, and the path in it.
 
-    Credentials and endpoint come from the environment, as every client of these stores reads them: AWS_PROFILE,
+    Credentials and endpoint come from the environment variables that every client of these stores reads: AWS_PROFILE,
     AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, GOOGLE_APPLICATION_CREDENTIALS, ...
 
     Args:
-        error: raised for a scheme that is not known or whose client is not installed, and where no bucket is named.
+        error: Raised for an unknown scheme, a client that is not installed, or a missing bucket name.
     """
     import fsspec
 
@@ -44,11 +44,11 @@ def object_store(uri: str, error: type[DepthflowError]) -> tuple[Any, str]:
 
 @contextmanager
 def reported(what: str, error: type[DepthflowError], *, absence_passes: bool = True) -> Iterator[None]:
-    """Tells what a disk or an object store refuses as a message to the user.
+    """Turns an error of a disk or an object store into a message for the user.
 
     Args:
-        absence_passes: whether a `FileNotFoundError` passes as it is. Where something is written or listed, it is the
-            bucket that is missing.
+        absence_passes: Whether a `FileNotFoundError` passes unchanged. When writing or listing, it means that the
+            bucket is missing.
     """
     try:
         yield

@@ -1,8 +1,8 @@
 """One writer at a time.
 
-On a disk the lock is an advisory one, which the kernel frees when its holder dies, however it dies. An object store has
-no such thing: there the lock is an object made by exclusive create (If-None-Match), whose holder writes it anew every
-few seconds, and which another writer takes over once it has stood still for long enough.
+On a disk the lock is an advisory one, which the kernel releases when its holder dies, even by kill -9. An object store
+has no such lock. There it is an object made by exclusive create (If-None-Match), which its holder rewrites every few
+seconds. Another writer takes over once the object has stayed unchanged for long enough.
 """
 
 import errno
@@ -25,15 +25,15 @@ from depthflow.storage.location import reported
 LOCK_NAME = ".lock"
 _NO_PLACE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.EISDIR)
 HEARTBEAT_S = 5.0
-"""Seconds between two writings of a held lock object."""
+"""Seconds between two heartbeats of a lock object's holder."""
 LEASE_S = 30.0
 """Seconds without a heartbeat after which a lock object's holder counts as dead."""
 
 
 def try_lock(descriptor: int, path: Path) -> bool:
-    """Takes the lock of an open file if it is free, and if the file still is the one at the path.
+    """Locks an open file if it is free and still the file at the path; returns whether it did.
 
-    Its last holder may have removed or renamed it since it was opened. The kernel frees the lock when its holder dies.
+    The last holder may have removed or renamed the file since it was opened.
     """
     try:
         locked = lock_descriptor(descriptor, blocking=False)
@@ -44,7 +44,7 @@ def try_lock(descriptor: int, path: Path) -> bool:
 
 @contextmanager
 def _placed(what: str) -> Iterator[None]:
-    """Tells that a file or folder cannot be made where the user wants it; a full disk passes as it is."""
+    """Reports that a file or folder cannot be created; the error of a full disk passes unchanged."""
     try:
         yield
     except OSError as error:
@@ -60,7 +60,7 @@ def disk_lock(path: Path) -> Iterator[None]:
     """Holds a lock file for the block.
 
     Raises:
-        StoreError: if another writer holds it, or the folder cannot be made or written to.
+        StoreError: if another writer holds it, or the folder cannot be created or written to.
     """
     with _placed(f"{path.parent} cannot be written to"):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -82,16 +82,18 @@ def disk_lock(path: Path) -> Iterator[None]:
 def object_lock(
     filesystem: Any, folder: str, root: str, *, heartbeat_s: float = HEARTBEAT_S, lease_s: float = LEASE_S
 ) -> Iterator[None]:
-    """Holds a lock object for the block, .lock-00000 or a higher number: the highest is the one that counts.
+    """Holds a lock object for the block: .lock-00000 or a higher number, of which the highest counts.
 
-    Whoever finds a lock watches it for as long as a lease by their own clock. If it is written anew meanwhile, they
-    give up; if not, they create the next number. Of two who try, one succeeds. A holder that only slept and was robbed
-    does no harm when it wakes: what it still writes are the same shards, made of the same plan.
+    A writer that finds a lock watches it for one lease, by its own clock. If the lock is rewritten meanwhile, the
+    writer gives up; otherwise it creates the next number. If two writers try, one succeeds. A holder that was only
+    suspended and lost its lock does no harm when it wakes: it still writes the same shards from the same plan.
 
     Args:
-        filesystem: fsspec's, whose `pipe_file(mode="create")` fails where the object exists.
-        folder: in the filesystem.
-        root: the store's URI, for messages.
+        filesystem: An fsspec filesystem whose `pipe_file(mode="create")` fails if the object exists.
+        folder: Path in the filesystem.
+        root: URI of the store, for messages.
+        heartbeat_s: Seconds between two heartbeats.
+        lease_s: Seconds without a heartbeat after which a holder counts as dead.
 
     Raises:
         StoreError: if another writer holds it.
@@ -111,25 +113,25 @@ def object_lock(
 
 
 def _take_object(filesystem: Any, folder: str, root: str, lease_s: float) -> str:
-    """The path of the lock object that is now ours."""
+    """Acquires the lock and returns the path of its object."""
     while True:
         held = sorted(filesystem.glob(f"{folder}/{LOCK_NAME}-*"))
         dead = _wait_for_lease(filesystem, held[-1], root, lease_s) if held else None
         if held and dead is None:
-            continue  # It was released while we watched.
+            continue  # Released while we watched.
         number = int(held[-1][-5:]) + 1 if held else 0
         name = f"{folder}/{LOCK_NAME}-{number:05d}"
         try:
             filesystem.pipe_file(name, _holder().encode(), mode="create")
         except FileExistsError:
-            continue  # Another was quicker, and beats: the next round finds it.
+            continue  # Another writer was faster; the next round finds its heartbeat.
         if not held or _read_if_there(filesystem, held[-1]) == dead:
             return name
-        _remove_if_there(filesystem, name)  # Its holder woke up, or was done and another began, since our last look.
+        _remove_if_there(filesystem, name)  # The holder woke up or released it since the last read.
 
 
 def _wait_for_lease(filesystem: Any, name: str, root: str, lease_s: float) -> bytes | None:
-    """What a lock says that stood still for a lease, None if it is gone; raises if its holder shows a sign of life."""
+    """Returns a lock's content if it stays unchanged for a lease, or None if it is gone; raises if it changes."""
     first = _read_if_there(filesystem, name)
     until = time.monotonic() + lease_s
     while first is not None and time.monotonic() < until:
@@ -150,7 +152,7 @@ def _read_if_there(filesystem: Any, name: str) -> bytes | None:
 
 
 def _beat(filesystem: Any, name: str, every_s: float, stop: threading.Event) -> None:
-    """Writes the lock anew until told to stop. One beat that fails is made good by the next."""
+    """Rewrites the lock until `stop` is set. The next heartbeat makes up for one that fails."""
     while not stop.wait(every_s):
         try:
             filesystem.pipe_file(name, _holder().encode())
@@ -164,7 +166,7 @@ def _remove_if_there(filesystem: Any, name: str) -> None:
 
 
 def _holder() -> str:
-    """Who holds a lock, different at every call."""
+    """Describes this process, differently at every call."""
     return json.dumps(
         {
             "host": socket.gethostname(),

@@ -1,7 +1,7 @@
-"""A checkpoint: everything that a run needs to go on as if it had not stopped. Plain arrays and JSON, no pickle.
+"""Checkpoints: everything that a run needs to resume as if it had not stopped. Plain arrays and JSON, no pickle.
 
-It is written under a temporary name, its manifest last, and counts once it has its own name. Several are kept in one
-folder, the best and the latest: after a failure the latest is taken up, whatever ended the run.
+A checkpoint is written under a temporary name, its manifest last, and counts once it is renamed. One folder keeps the
+best checkpoints and the latest, from which the run resumes after any failure.
 """
 
 import json
@@ -31,15 +31,15 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingProgress:
-    """Where a run stands.
+    """A run's position and the sums of its current epoch.
 
     Attributes:
-        position: the batch that comes next.
-        steps_done: optimizer steps.
-        loss_sum: of the losses of this epoch's steps so far.
-        norm_sum: of the gradient norms of these steps, where they are finite.
-        norm_count: how many are.
-        metrics: the figures of the epoch that has just ended; empty in the middle of one, and until it is validated.
+        position: Position of the next batch.
+        steps_done: Number of optimizer steps done.
+        loss_sum: Sum of the losses of this epoch's steps so far.
+        norm_sum: Sum of the finite gradient norms of these steps.
+        norm_count: Number of finite gradient norms.
+        metrics: Metrics of the epoch that has just ended; empty within an epoch and before its validation.
     """
 
     position: Position
@@ -51,30 +51,30 @@ class TrainingProgress:
 
     @property
     def name(self) -> str:
-        """Of the checkpoint; names sort in time."""
+        """Name of the checkpoint; names sort by time."""
         return f"step-{self.steps_done:08d}"
 
     @property
     def awaits_validation(self) -> bool:
-        """Whether it is the end of an epoch whose figures are not there yet."""
+        """Whether an epoch has ended and its metrics are still to come."""
         return self.position.step == 0 and self.steps_done > 0 and not self.metrics
 
     @property
     def score(self) -> float:
-        """What the best checkpoint has least of; infinite in the middle of an epoch or where it is not finite."""
+        """The metric that the best checkpoint minimizes; infinite within an epoch, or if it is not finite."""
         value = self.metrics.get(BEST_METRIC, np.inf)
         return value if np.isfinite(value) else np.inf
 
     def to_json(self) -> str:
-        """As text."""
+        """Returns the progress as JSON."""
         return json.dumps({**asdict(self), "position": self.position.to_json()})
 
     @classmethod
     def from_json(cls, text: str) -> "TrainingProgress":
-        """What `to_json` made.
+        """Parses what `to_json` returned.
 
         Raises:
-            ValueError, TypeError or KeyError: if it is none.
+            ValueError, TypeError or KeyError: if the text is anything else.
         """
         saved = json.loads(text)
         return cls(**{**saved, "position": Position.from_json(saved["position"])})
@@ -85,9 +85,9 @@ class Snapshot:
     """The values of all variables at one moment, in memory.
 
     Attributes:
-        model: of `model.weights`.
-        optimizer: of `optimizer.variables`.
-        averaged: of `model.weights` with the moving average in place; None where the recipe keeps none.
+        model: Values of `model.weights`.
+        optimizer: Values of `optimizer.variables`.
+        averaged: Moving averages of `model.weights`; None if the recipe keeps none.
     """
 
     model: Sequence[np.ndarray]
@@ -96,15 +96,15 @@ class Snapshot:
 
 
 def values_of(variables: Sequence[keras.Variable]) -> list[np.ndarray]:
-    """Copies that later steps do not touch."""
+    """Returns copies that later steps do not change."""
     return [np.array(variable) for variable in variables]
 
 
 def write_checkpoint(root: Path, snapshot: Snapshot, progress: TrainingProgress) -> Path:
-    """Writes a checkpoint into `root` under its progress's name; an earlier one of that name is replaced.
+    """Writes a checkpoint into `root`, replacing an earlier one of the same name, and returns its path.
 
     Raises:
-        TrainingError: if it cannot be written; what was written is removed.
+        TrainingError: if it cannot be written. Partial files are removed.
     """
     temporary, final = root / f"{TEMPORARY_PREFIX}{progress.name}", root / progress.name
     try:
@@ -130,7 +130,7 @@ def write_checkpoint(root: Path, snapshot: Snapshot, progress: TrainingProgress)
 
 
 def annotate_checkpoint(root: Path, progress: TrainingProgress) -> None:
-    """Gives a written checkpoint the figures of the epoch that it ends.
+    """Adds the metrics of the epoch that a checkpoint ends to its manifest.
 
     Raises:
         TrainingError: if it cannot be written.
@@ -145,7 +145,7 @@ def annotate_checkpoint(root: Path, progress: TrainingProgress) -> None:
 
 
 def read_progress(checkpoint: Path) -> TrainingProgress:
-    """A checkpoint's place in its run.
+    """Reads a checkpoint's manifest.
 
     Raises:
         TrainingError: if the checkpoint is unfinished or damaged.
@@ -162,10 +162,10 @@ def read_progress(checkpoint: Path) -> TrainingProgress:
 def load_checkpoint(
     checkpoint: Path, *, model: keras.Model, optimizer: keras.optimizers.Optimizer | None = None
 ) -> TrainingProgress:
-    """Restores a run: model and optimizer; or, without an optimizer, the network that the run's figures are of.
+    """Restores model and optimizer or, without an optimizer, the weights that the run's metrics were measured with.
 
     Raises:
-        TrainingError: if the checkpoint is unfinished, damaged, or of another network or optimizer.
+        TrainingError: if the checkpoint is unfinished, damaged, or belongs to another network or optimizer.
     """
     progress = read_progress(checkpoint)
     averaged = checkpoint / AVERAGED_FILE
@@ -176,21 +176,21 @@ def load_checkpoint(
             _load_arrays(checkpoint / OPTIMIZER_FILE, optimizer.variables)
     except TrainingError:
         raise
-    except Exception as error:  # A flipped bit in a zip's header has it raise nearly anything.
+    except Exception as error:  # A flipped bit in a zip header can raise almost anything.
         raise _damaged(checkpoint, error) from None
     return progress
 
 
 def checkpoints(root: Path) -> list[Path]:
-    """The finished checkpoints of a folder, oldest first."""
+    """Returns the finished checkpoints of a folder, oldest first."""
     return sorted(manifest.parent for manifest in root.glob(f"step-*/{MANIFEST_FILE}"))
 
 
 def latest_whole(root: Path, *, fetch: Callable[[str], object] = lambda name: None) -> Path | None:
-    """The latest checkpoint whose files are all whole, or None. A damaged one is renamed, and counts no more.
+    """Returns the latest undamaged checkpoint, or None. A damaged one is renamed and no longer counts.
 
     Args:
-        fetch: called with a checkpoint's name before its arrays are looked at.
+        fetch: Called with a checkpoint's name before its arrays are read.
     """
     for checkpoint in reversed(checkpoints(root)):
         fetch(checkpoint.name)
@@ -202,7 +202,7 @@ def latest_whole(root: Path, *, fetch: Callable[[str], object] = lambda name: No
                 if broken:
                     raise ValueError(f"{broken} in {archive.name} has another checksum")
             return checkpoint
-        except Exception as error:  # A flipped bit in a zip's header has it raise nearly anything.
+        except Exception as error:  # A flipped bit in a zip header can raise almost anything.
             _log.warning("Passing over the checkpoint %s: %s", checkpoint, error)
             with suppress(OSError):
                 checkpoint.rename(checkpoint.with_name(f"damaged-{checkpoint.name}"))
@@ -210,23 +210,23 @@ def latest_whole(root: Path, *, fetch: Callable[[str], object] = lambda name: No
 
 
 def best(root: Path) -> tuple[Path, TrainingProgress] | None:
-    """The checkpoint with the lowest val/abs_rel, of equals the later; None if no epoch has ended with a finite one."""
+    """Returns the checkpoint with the lowest finite val/abs_rel, the later one of equals, or None."""
     scored = [(checkpoint, read_progress(checkpoint)) for checkpoint in checkpoints(root)]
     finite = [(checkpoint, progress) for checkpoint, progress in scored if np.isfinite(progress.score)]
     return min(finite[::-1], key=lambda pair: pair[1].score) if finite else None
 
 
 def prune(root: Path, *, keep: int) -> None:
-    """Removes all but the `keep` best and the latest, and what is half-written.
+    """Removes partial checkpoints, and all checkpoints but the `keep` best and the latest.
 
-    One without figures is worse than any with; of equals, the later is better.
+    A checkpoint without metrics ranks below any with metrics; of equals, the later one is kept.
     """
     there = checkpoints(root)
     newest_first = there[::-1]
     scores = {checkpoint: read_progress(checkpoint).score for checkpoint in there}
     kept = {*sorted(newest_first, key=lambda checkpoint: scores[checkpoint])[:keep], *newest_first[:1]}
     for leftover in (*(c for c in there if c not in kept), *root.glob(f"{TEMPORARY_PREFIX}*")):
-        (leftover / MANIFEST_FILE).unlink(missing_ok=True)  # First: from here on it does not count.
+        (leftover / MANIFEST_FILE).unlink(missing_ok=True)  # First: from here on the checkpoint does not count.
         shutil.rmtree(leftover, ignore_errors=True)
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints written beside the training: the loop waits for the copy in memory, not for the disk."""
+"""Background checkpoint writing: the training loop waits for the copy in memory, not for the disk."""
 
 import time
 from collections.abc import Callable
@@ -9,14 +9,14 @@ from depthflow.training.kept_checkpoints import KeptCheckpoints
 
 
 class CheckpointSaver:
-    """Writes checkpoints in a thread of its own, one after the other.
+    """Writes checkpoints one after the other, in a separate thread.
 
     Args:
-        kept: where the checkpoints go.
-        keep: the best so many are kept, and the latest.
+        kept: Destination of the checkpoints.
+        keep: Number of best checkpoints to keep beside the latest.
 
     Attributes:
-        paused_s: how long the training has waited for it, in all.
+        paused_s: Total seconds that training has waited for it.
     """
 
     def __init__(self, kept: KeptCheckpoints, *, keep: int) -> None:
@@ -27,16 +27,16 @@ class CheckpointSaver:
         self.paused_s = 0.0
 
     def save(self, snapshot: Callable[[], Snapshot], progress: TrainingProgress, *, first: Callable[[], None]) -> None:
-        """Takes a snapshot and begins to write it, once the one before is written.
+        """Takes a snapshot and starts writing it, once the previous checkpoint is written.
 
         Args:
-            snapshot: copies the variables; training waits for it.
-            progress: where the run stands.
-            first: called in the writer's thread before the checkpoint counts: what it logs is not lost if this process
-                is killed in between, but may be logged anew.
+            snapshot: Copies the variables; training waits for it.
+            progress: Position of the run.
+            first: Called in the writer's thread before the checkpoint counts. If this process is killed in between,
+                what it logs is not lost but may be logged again.
 
         Raises:
-            TrainingError: if the one before could not be written.
+            TrainingError: if the previous checkpoint could not be written.
         """
         began = time.monotonic()
         self.wait()
@@ -51,7 +51,7 @@ class CheckpointSaver:
         self.paused_s += time.monotonic() - began
 
     def annotate(self, progress: TrainingProgress, *, first: Callable[[], None]) -> None:
-        """Gives the checkpoint saved last its epoch's figures, once it is written; `first` as for `save`."""
+        """Adds its epoch's metrics to the last checkpoint, once it is written; `first` is as in `save`."""
 
         def write() -> None:
             first()
@@ -65,10 +65,10 @@ class CheckpointSaver:
         self._kept.publish()
 
     def wait(self) -> None:
-        """Until all that was handed over is written.
+        """Waits until all pending checkpoints are written.
 
         Raises:
-            TrainingError: if it could not be.
+            TrainingError: if one could not be written.
         """
         under_way, self._under_way = self._under_way, []
         for writing in under_way:

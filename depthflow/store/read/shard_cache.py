@@ -1,4 +1,4 @@
-"""Copies of a store's shards on a node's own disk, made once for all workers of the node, in this run and later."""
+"""Copies of a store's shards on a node's local disk, shared by all workers of the node and by later runs."""
 
 import errno
 import os
@@ -19,20 +19,20 @@ from depthflow.storage.location import reported
 from depthflow.store.store import SampleStore
 
 RESERVE_BYTES = 2 * 2**30
-"""Left free on the disk that holds the copies."""
+"""Bytes left free on the disk that holds the copies."""
 
 CHUNK_BYTES = 16 * 2**20
 
 
 class ShardCache:
-    """Copies shards whole and opens the copies, memory-mapped.
+    """Copies whole shards to a local folder and memory-maps the copies.
 
-    A copy is named by the store's fingerprint, the shard's path and its checksum, and is there only once it is whole
-    and has that checksum. Of several workers one copies and the others wait for it; if it dies, the next begins anew.
+    A copy is named after the store's fingerprint, the shard's path and its checksum, and appears only once it is
+    complete and verified. One worker copies while the others wait; if it dies, the next one starts again.
 
     Args:
-        store: the store to copy from.
-        folder: on this node's own disk; it is made.
+        store: Store to copy from.
+        folder: Folder on this node's local disk, created if missing.
     """
 
     def __init__(self, store: SampleStore, folder: str) -> None:
@@ -40,13 +40,13 @@ class ShardCache:
         self._folder = Path(folder) / store.fingerprint
 
     def open(self, shard: Mapping[str, Any]) -> pa.NativeFile | None:
-        """A shard's copy, made now if it is not there; None, with a warning, where the disk has no room for it.
+        """Opens a shard's copy, made now if it is missing; None, with a warning, if the disk lacks the space.
 
         Args:
-            shard: its entry in the manifest.
+            shard: Entry of the manifest.
 
         Raises:
-            StoreError: if the shard is not what the manifest says, or the folder cannot be written.
+            StoreError: if the shard does not match the manifest, or the folder cannot be written.
         """
         copy = self._folder / f"{shard['path'].removesuffix('.parquet')}-{shard['xxh3_128']}.parquet"
         try:
@@ -62,7 +62,7 @@ class ShardCache:
                     "--cache-dir."
                 ) from None
         warnings.warn(
-            f"No room in {self._folder} for {shard['path']} ({shard['bytes'] / 1e6:.0f} MB and a reserve of "
+            f"Not enough space in {self._folder} for {shard['path']} ({shard['bytes'] / 1e6:.0f} MB and a reserve of "
             f"{RESERVE_BYTES / 1e9:.1f} GB): it is read from {self._store.files.root}.",
             stacklevel=2,
         )
@@ -77,9 +77,9 @@ class ShardCache:
                 target.write(chunk)
 
     def _verified_chunks(self, shard: Mapping[str, Any]) -> Iterator[bytes]:
-        """The shard's bytes; raises StoreError at their end if they are not those that the manifest says."""
+        """Yields the shard's bytes; raises StoreError at the end if their checksum is not the manifest's."""
         what = f"The shard {shard['path']} of {self._store.files.root}"
-        mend = "Restore it, or delete it and manifest.json and run the same preprocess.py command again."
+        fix = "Restore it, or delete it and manifest.json and run the same preprocess.py command again."
         checksum = xxhash.xxh3_128()
         try:
             with reported(f"{what} cannot be read", StoreError), self._store.files.open(shard["path"]) as source:
@@ -87,17 +87,17 @@ class ShardCache:
                     checksum.update(chunk)
                     yield chunk
         except FileNotFoundError:
-            raise StoreError(f"{what} has vanished. {mend}") from None
+            raise StoreError(f"{what} has vanished. {fix}") from None
         if checksum.hexdigest() != shard["xxh3_128"]:
             raise StoreError(
                 f"{what} is damaged: its xxh3-128 is {checksum.hexdigest()}, the manifest says {shard['xxh3_128']}. "
-                f"{mend}"
+                f"{fix}"
             )
 
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Waits for a lock file and holds it; the kernel frees it when its holder dies."""
+    """Waits for a lock file and holds it; the kernel releases it when its holder dies."""
     with path.open("w") as handle:
         lock_descriptor(handle.fileno())
         yield

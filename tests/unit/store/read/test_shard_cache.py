@@ -1,4 +1,4 @@
-"""Copies of shards on a local disk: whole and verified, made once, and done without where there is no room."""
+"""Copies of shards on a local disk: whole and verified, made once, and skipped on a full disk."""
 
 import resource
 import shutil
@@ -103,7 +103,7 @@ def test_stores_of_other_content_have_other_copies(store, folder, tmp_path, writ
         assert ShardCache(of, str(folder)).open(shard).read() == content_of(of, shard)
 
 
-def test_what_a_killed_worker_left_is_made_anew(store, folder):
+def test_what_a_killed_worker_left_is_made_again(store, folder):
     shard = store.manifest["shards"][0]
     with subprocess.Popen(
         [sys.executable, "-c", KILLED_WHILE_COPYING, store.files.root, str(folder)], stdout=subprocess.PIPE, text=True
@@ -116,7 +116,7 @@ def test_what_a_killed_worker_left_is_made_anew(store, folder):
 
 
 @pytest.mark.parametrize("damage", ["a flipped bit", "truncated", "gone"])
-def test_a_damaged_shard_is_refused_and_leaves_no_copy(store, folder, tmp_path, damage):
+def test_a_damaged_shard_is_rejected_and_leaves_no_copy(store, folder, tmp_path, damage):
     shard = store.manifest["shards"][0]
     path, content = tmp_path / "store" / shard["path"], content_of(store, shard)
     if damage == "gone":
@@ -130,7 +130,7 @@ def test_a_damaged_shard_is_refused_and_leaves_no_copy(store, folder, tmp_path, 
     assert parquet_files(folder) == []
 
 
-def test_a_truncated_copy_is_made_anew(store, folder):
+def test_a_truncated_copy_is_made_again(store, folder):
     shard = store.manifest["shards"][0]
     ShardCache(store, str(folder)).open(shard)
     copy = parquet_files(folder)[0]
@@ -138,7 +138,7 @@ def test_a_truncated_copy_is_made_anew(store, folder):
     assert ShardCache(store, str(folder)).open(shard).read() == content_of(store, shard)
 
 
-# --- no room ---
+# --- full disks ---
 
 
 @contextmanager
@@ -153,8 +153,8 @@ def full_disk():
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_disk_that_is_full_is_done_without(store, folder):
-    with full_disk(), pytest.warns(UserWarning, match="No room in"):
+def test_a_full_disk_is_read_around(store, folder):
+    with full_disk(), pytest.warns(UserWarning, match="Not enough space in"):
         assert ShardCache(store, str(folder)).open(store.manifest["shards"][0]) is None
     assert parquet_files(folder) == []
 
@@ -164,13 +164,13 @@ def test_the_reserve_stays_free(store, folder, monkeypatch):
     usage = shutil.disk_usage(".")
     needed = shard["bytes"] + shard_cache.RESERVE_BYTES
     monkeypatch.setattr(shard_cache.shutil, "disk_usage", lambda path: usage._replace(free=needed - 1))
-    with pytest.warns(UserWarning, match=rf"No room in.*{shard['path']}.*it is read from"):
+    with pytest.warns(UserWarning, match=rf"Not enough space in.*{shard['path']}.*it is read from"):
         assert ShardCache(store, str(folder)).open(shard) is None
     monkeypatch.setattr(shard_cache.shutil, "disk_usage", lambda path: usage._replace(free=needed))
     assert ShardCache(store, str(folder)).open(shard).read() == content_of(store, shard)
 
 
-def test_a_folder_that_cannot_be_used_is_told(store, tmp_path):
+def test_a_folder_that_cannot_be_used_is_reported(store, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="Choose another --cache-dir"):
         ShardCache(store, str(tmp_path / "file")).open(store.manifest["shards"][0])
@@ -188,10 +188,10 @@ def test_a_reader_reads_the_copies_alone(small, store, folder):
         np.testing.assert_array_equal(found, wanted.planes[plane])
 
 
-def test_a_reader_without_room_for_copies_reads_the_store(small, store, folder, monkeypatch):
+def test_a_reader_without_space_for_copies_reads_the_store(small, store, folder, monkeypatch):
     usage = shutil.disk_usage(".")
     monkeypatch.setattr(shard_cache.shutil, "disk_usage", lambda path: usage._replace(free=0))
-    with pytest.warns(UserWarning, match="No room"):
+    with pytest.warns(UserWarning, match="Not enough space"):
         reader = SplitReader(store, "train", cache_dir=str(folder))
     wanted = SplitReader(small.store, "train").read(range(70))
     np.testing.assert_array_equal(reader.read(range(70)).rgb, wanted.rgb)

@@ -1,4 +1,4 @@
-"""DIODE's official archives over HTTP: parallel parts, resumed after any end, and nothing but the right bytes."""
+"""Resumable parallel download of DIODE's official archives over HTTP, verified by MD5."""
 
 import hashlib
 import shutil
@@ -15,23 +15,26 @@ from depthflow.errors import SourceError
 from depthflow.storage.durable import write_durably
 
 MD5_OF_SPLIT = {"train": "3a94632398fe1d002d89f11743f748b1", "val": "5c895d09201b88973c8fe4552a67dd85"}
-"""Of the official train.tar.gz and val.tar.gz: https://diode-dataset.org."""
+"""MD5 of the official train.tar.gz and val.tar.gz: https://diode-dataset.org."""
 
 PATIENCE = Patience()
 PART_BYTES = 16 * 2**20
 HASH_BLOCK_BYTES = 2**20
 TICK_S = 0.2
-"""How often progress is told, finished parts are made safe, and the hash looks for new bytes."""
+"""Seconds between two reports of progress, syncs of finished parts, and checks for new bytes to hash."""
 
 Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Archive:
-    """A whole archive on the disk, its MD5 verified.
+    """A complete archive on the disk, whose MD5 is verified.
 
     Attributes:
-        downloaded_bytes: of these `size_bytes`, those that this run fetched.
+        path: Path of the archive.
+        size_bytes: Size of the archive.
+        md5: MD5 of the archive, in hexadecimal.
+        downloaded_bytes: Bytes that this run fetched.
     """
 
     path: Path
@@ -51,33 +54,33 @@ def download(
     patience: Patience = PATIENCE,
     part_bytes: int = PART_BYTES,
 ) -> Archive:
-    """Fetches a file unless it is there already, and verifies it.
+    """Downloads and verifies a file, unless it is there already.
 
-    It has its name only once its MD5 is right; until then it is NAME.part. Beside it, NAME.md5 records that it was
-    verified, for `md5sum --check` and for the next run, which then does nothing.
+    The file is NAME.part until its MD5 is verified. NAME.md5 then records that it was, for `md5sum --check` and for the
+    next run, which has nothing to do.
 
     Args:
-        url: its last part is the file's name.
-        folder: where to; made if missing.
-        md5: what the file's MD5 must be, in hexadecimal.
-        connections: parts fetched at a time.
-        progress: called with the bytes that are there and those there will be.
-        hash_progress: the same of the bytes hashed, while the hash is all that is waited for.
-        patience: with a server that fails.
-        part_bytes: size of a part, what a killed run loses of each connection at most.
+        url: URL whose last part is the file's name.
+        folder: Destination, created if missing.
+        md5: Expected MD5, in hexadecimal.
+        connections: Number of parts fetched at a time.
+        progress: Called with the bytes received and the total.
+        hash_progress: Called with the bytes hashed and the total, while only the hash is still running.
+        patience: Retry policy for a server that fails.
+        part_bytes: Size of a part: the most that a killed run loses per connection.
 
     Raises:
-        SourceError: if the server has not the file, or fails for too long, or sends other bytes; if a file with this
-            name and another MD5 is there; if the disk cannot take it; if another process fetches it.
+        SourceError: if the server lacks the file, fails for too long, or sends other bytes; if a file with this name
+            and another MD5 exists; if the disk cannot hold it; if another process is downloading it.
     """
     target = folder.absolute() / url.rsplit("/", 1)[-1]
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         if not target.exists():
             with PartialFile(target) as partial:
-                if not target.exists():  # Else another process has just finished it.
+                if not target.exists():  # Otherwise another process has just finished it.
                     remote = RemoteFile(url, connections=connections, patience=patience)
-                    version = remote.insist(remote.look)
+                    version = remote.insist(remote.probe)
                     _require_space(partial, version.size_bytes)
                     partial.begin(version, part_bytes)
                     kept_bytes = partial.done_bytes()
@@ -92,7 +95,7 @@ def download(
 
 
 def _fetch(remote: RemoteFile, partial: PartialFile, progress: Progress, hash_progress: Progress) -> str:
-    """Fetches what is missing; returns the MD5, taken of what is there while the rest arrives."""
+    """Fetches the missing parts and returns the file's MD5, computed while they arrive."""
     parts = deque(partial.missing())
     hasher = _PrefixHasher(remote, partial)
     with ThreadPoolExecutor(1 + remote.connections) as pool:
@@ -103,13 +106,13 @@ def _fetch(remote: RemoteFile, partial: PartialFile, progress: Progress, hash_pr
             if wait([hashing], timeout=1.0).not_done:
                 _watch_hash(hashing, hasher, partial, hash_progress)
             return hashing.result()
-        except BaseException:  # Ctrl-C too: else leaving the pool would wait for the whole archive.
+        except BaseException:  # Ctrl-C too: otherwise leaving the pool would wait for the whole archive.
             remote.stopped.set()
             raise
 
 
 def _fetch_parts(remote: RemoteFile, partial: PartialFile, parts: deque[int]) -> None:
-    """One connection's work: takes the next part until none is left."""
+    """Runs one connection: fetches the next part until none is left."""
     while not remote.stopped.is_set():
         try:
             part = parts.popleft()
@@ -119,9 +122,9 @@ def _fetch_parts(remote: RemoteFile, partial: PartialFile, parts: deque[int]) ->
 
 
 def _fetch_part(remote: RemoteFile, partial: PartialFile, part: int) -> None:
-    """One attempt, from where the last one was cut."""
+    """Makes one attempt, from where the last one was interrupted."""
     first, stop = partial.next_byte(part), partial.extent(part)[1]
-    if first == stop:  # The last one was cut after the last byte.
+    if first == stop:  # The last attempt was interrupted after the last byte.
         return
     for chunk in remote.read(partial.version, first, stop):
         partial.append(part, chunk)
@@ -130,7 +133,7 @@ def _fetch_part(remote: RemoteFile, partial: PartialFile, part: int) -> None:
 
 
 def _publish(partial: PartialFile, target: Path, kept_bytes: int, md5: str, received_md5: str) -> Archive:
-    """Gives the right file its name; deletes a wrong one."""
+    """Renames the file if its MD5 is right, and deletes it otherwise."""
     version = partial.version
     if received_md5 != md5:
         partial.discard()
@@ -146,7 +149,7 @@ def _publish(partial: PartialFile, target: Path, kept_bytes: int, md5: str, rece
 
 
 def _watch(connections: list[Future[None]], partial: PartialFile, progress: Progress) -> None:
-    """Tells progress and makes finished parts safe, until all have arrived or one connection has failed."""
+    """Reports progress and syncs finished parts, until all have arrived or one connection has failed."""
     size = partial.version.size_bytes
     pending = set(connections)
     while pending:
@@ -160,7 +163,7 @@ def _watch(connections: list[Future[None]], partial: PartialFile, progress: Prog
 
 
 def _watch_hash(hashing: Future[str], hasher: "_PrefixHasher", partial: PartialFile, hash_progress: Progress) -> None:
-    """Tells of the hash where it is far behind, as after a resume."""
+    """Reports the progress of a hash that is far behind, as after a resume."""
     while not hashing.done():
         hash_progress(hasher.done_bytes, partial.version.size_bytes)
         wait([hashing], timeout=TICK_S)
@@ -169,7 +172,7 @@ def _watch_hash(hashing: Future[str], hasher: "_PrefixHasher", partial: PartialF
 
 
 class _PrefixHasher:
-    """The MD5 of a file that is still arriving: follows its gapless beginning, reading back what is on the disk."""
+    """Computes the MD5 of a file while it arrives, by reading back its gapless prefix from the disk."""
 
     def __init__(self, remote: RemoteFile, partial: PartialFile) -> None:
         self.done_bytes = 0
@@ -177,7 +180,7 @@ class _PrefixHasher:
         self._partial = partial
 
     def run(self) -> str:
-        """Returns the digest once the whole file is there, or an empty one when stopped."""
+        """Returns the digest once the file is complete, or an empty string if stopped."""
         digest = hashlib.md5(usedforsecurity=False)
         while self.done_bytes < self._partial.version.size_bytes:
             ready = self._partial.prefix_bytes() - self.done_bytes
@@ -185,7 +188,7 @@ class _PrefixHasher:
                 return ""
             block = self._partial.read(self.done_bytes, min(ready, HASH_BLOCK_BYTES))
             if ready and not block:
-                raise SourceError(f"{self._partial.path} was cut by another process. Delete it and run again.")
+                raise SourceError(f"{self._partial.path} was truncated by another process. Delete it and run again.")
             digest.update(block)
             self.done_bytes += len(block)
         return digest.hexdigest()
@@ -202,7 +205,7 @@ def _require_space(partial: PartialFile, size_bytes: int) -> None:
 
 
 def _accept(target: Path, md5: str, hash_progress: Progress) -> Archive:
-    """The file is there: as NAME.md5 records it, else verified now."""
+    """Accepts an existing file that NAME.md5 records as verified, or verifies it now."""
     record_path = _record_path(target)
     if not record_path.exists() or record_path.read_bytes() != _record(target, md5):
         received = _md5_of(target, hash_progress)
@@ -212,7 +215,7 @@ def _accept(target: Path, md5: str, hash_progress: Progress) -> Archive:
                 "Delete it and run again, or check --md5."
             )
         write_durably(record_path, _record(target, md5))
-    if state_path(target).exists():  # Of a run that was killed just after giving the file its name.
+    if state_path(target).exists():  # Left by a run that was killed just after renaming the file.
         state_path(target).unlink()
     return Archive(path=target, size_bytes=target.stat().st_size, md5=md5, downloaded_bytes=0)
 
@@ -232,5 +235,5 @@ def _record_path(target: Path) -> Path:
 
 
 def _record(target: Path, md5: str) -> bytes:
-    """As md5sum writes it; the size is in a comment, which md5sum skips."""
+    """Formats a line as md5sum does, after a comment with the size, which md5sum skips."""
     return f"# {target.stat().st_size} bytes\n{md5}  {target.name}\n".encode()

@@ -1,4 +1,4 @@
-"""A file that arrives in parts, in any order, and survives kill -9: NAME.part and NAME.part.json."""
+"""A partially downloaded file, NAME.part and NAME.part.json, whose parts arrive in any order and survive kill -9."""
 
 import json
 import logging
@@ -16,10 +16,10 @@ _log = logging.getLogger(__name__)
 
 
 class PartialFile:
-    """NAME.part, and beside it NAME.part.json, which says what of it is safe on the disk.
+    """NAME.part, and NAME.part.json, which lists the parts that are safe on the disk.
 
-    Who has it open holds its lock, which the kernel frees when the holder dies, however it dies. Each part has one
-    writer; any thread may ask what has arrived.
+    An open file is locked; the kernel releases the lock when its holder dies. Each part has one writer, and any thread
+    may ask what has arrived.
 
     Raises:
         SourceError: if another process has it open.
@@ -35,9 +35,9 @@ class PartialFile:
             os.close(self._descriptor)
             raise SourceError(f"{target} is being fetched by another process. Wait for it to finish.")
         self._part_bytes = 0
-        self._received: list[int] = []  # Bytes of each part, from its start without a gap.
-        self._safe: list[int] = []  # Parts that the state file names.
-        self._whole = 0  # Parts from the first one on that are complete.
+        self._received: list[int] = []  # Contiguous bytes of each part, from its start.
+        self._safe: list[int] = []  # Parts listed in the state file.
+        self._whole = 0  # Number of complete parts from the start without a gap.
 
     def __enter__(self) -> Self:
         return self
@@ -48,7 +48,7 @@ class PartialFile:
         os.close(self._descriptor)
 
     def begin(self, version: FileVersion, part_bytes: int) -> None:
-        """Keeps the finished parts of an earlier run, if they are of the same version of the file."""
+        """Keeps the finished parts of an earlier run if the file's version is unchanged."""
         self.version = version
         self._part_bytes = part_bytes if version.ranges else version.size_bytes
         self._received = [0] * -(-version.size_bytes // self._part_bytes)
@@ -60,30 +60,30 @@ class PartialFile:
             os.ftruncate(self._descriptor, 0)
 
     def extent(self, part: int) -> tuple[int, int]:
-        """The part's first byte, and the first one after it."""
+        """Returns the offsets of a part's first byte and of the first byte after it."""
         first = part * self._part_bytes
         return first, min(first + self._part_bytes, self.version.size_bytes)
 
     def missing(self) -> list[int]:
-        """The parts that are not complete, in order."""
+        """Returns the incomplete parts, in order."""
         return [part for part in range(len(self._received)) if not self._is_complete(part)]
 
     def next_byte(self, part: int) -> int:
-        """Where the part's arrival stands."""
+        """Returns the offset of the next byte that the part needs."""
         return part * self._part_bytes + self._received[part]
 
     def done_bytes(self) -> int:
-        """All that has arrived."""
+        """Returns the number of bytes received."""
         return sum(self._received)
 
     def prefix_bytes(self) -> int:
-        """What has arrived from the start without a gap. For one thread to ask: it remembers how far it came."""
+        """Returns the number of bytes received from the start without a gap. Only for a single calling thread."""
         while self._whole < len(self._received) and self._is_complete(self._whole):
             self._whole += 1
         return self.next_byte(self._whole) if self._whole < len(self._received) else self.version.size_bytes
 
     def occupied_bytes(self) -> int:
-        """Disk space that it takes already, gaps not counted."""
+        """Returns the disk space in use, without gaps."""
         return 512 * os.fstat(self._descriptor).st_blocks
 
     def append(self, part: int, chunk: bytes) -> None:
@@ -95,11 +95,11 @@ class PartialFile:
             left = left[written:]
 
     def read(self, first: int, length: int) -> bytes:
-        """Reads back what has been written."""
+        """Reads back bytes that were written."""
         return os.pread(self._descriptor, length, first)
 
     def commit(self) -> None:
-        """Makes the complete parts safe, and only then names them in the state file."""
+        """Syncs the complete parts to disk, and only then lists them in the state file."""
         complete = [part for part in range(len(self._received)) if self._is_complete(part)]
         if complete != self._safe:
             os.fsync(self._descriptor)
@@ -107,13 +107,13 @@ class PartialFile:
             self._safe = complete
 
     def publish(self) -> None:
-        """Gives the whole file its name. The state goes last: without it a whole file would count as nothing."""
+        """Renames the complete file, then removes the state file, without which the parts would not count."""
         self.commit()
         self.path.rename(self._target)
         self._state_path.unlink()
 
     def discard(self) -> None:
-        """Removes everything, so that the next run starts anew."""
+        """Removes everything, so that the next run starts over."""
         self._state_path.unlink(missing_ok=True)
         self.path.unlink()
 
@@ -131,13 +131,13 @@ class PartialFile:
         except (FileNotFoundError, ValueError):
             return []
         if state != self._plan():
-            _log.warning("%s was begun with another version of the file: starting anew.", self.path)
+            _log.warning("%s was begun with another version of the file: starting over.", self.path)
             return []
-        # The state may have outlived its file: deleted by hand, or renamed by a run that was killed just then.
+        # The state may outlive the file, if that was deleted by hand or renamed by a run that was then killed.
         size = os.fstat(self._descriptor).st_size
         return finished if finished and self.extent(max(finished))[1] <= size else []
 
 
 def state_path(target: Path) -> Path:
-    """Where the state of a file that is being fetched lies."""
+    """Returns the path of a partial file's state."""
     return target.with_name(f"{target.name}.part.json")

@@ -1,4 +1,4 @@
-"""One file on an HTTP server, read in ranges: what may pass is waited out, what will not is said at once."""
+"""A file on an HTTP server, read in ranges: passing failures are retried, permanent ones reported at once."""
 
 import logging
 import re
@@ -16,7 +16,7 @@ from depthflow.errors import SourceError
 
 CHUNK_BYTES = 2**16
 LONGEST_ASKED_WAIT_S = 600.0
-"""A server may ask for more time with Retry-After than `Patience` would give it, up to this."""
+"""Longest Retry-After, in seconds, that is honored beyond the waits of `Patience`."""
 
 _CONTENT_RANGE = re.compile(r"bytes \d+-\d+/(\d+)")
 _PASSING_STATUS = (408, 425, 429)  # And all of 5xx.
@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 
 
 class PassingFailure(Exception):
-    """A request failed in a way that the next attempt may not meet."""
+    """A failure of a request that may not happen at the next attempt."""
 
     def __init__(self, message: str, asked_wait_s: float | None = None) -> None:
         super().__init__(message)
@@ -44,12 +44,13 @@ class Stopped(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Patience:
-    """How long a server that fails is borne with.
+    """Retry policy for a server that fails.
 
     Attributes:
-        attempts: failures in a row, with not one byte gained, after which it is given up.
-        first_wait_s, longest_wait_s: the wait between two attempts doubles from the one to the other.
-        silence_s: a connection that brings nothing for so long has failed.
+        attempts: Number of failures in a row, without a new byte, after which the download fails.
+        first_wait_s: Wait after the first failure; it doubles with each further one.
+        longest_wait_s: Longest wait between two attempts.
+        silence_s: Seconds without data after which a connection has failed.
     """
 
     attempts: int = 10
@@ -58,19 +59,20 @@ class Patience:
     silence_s: float = 30.0
 
     def wait_s(self, failures: int, asked_s: float | None) -> float:
-        """Seconds until the next attempt, never less than the server asks for within reason."""
+        """Returns the seconds until the next attempt, at least what the server asks for within reason."""
         own_s = min(self.first_wait_s * 2 ** (failures - 1), self.longest_wait_s)
         return max(own_s, min(asked_s or 0.0, LONGEST_ASKED_WAIT_S))
 
 
 @dataclass(frozen=True, kw_only=True)
 class FileVersion:
-    """What a server says that it has. Parts of two versions are never mixed.
+    """A file's version as the server reports it. Parts of two versions are never mixed.
 
     Attributes:
-        size_bytes: of the whole file.
-        etag: its ETag or, without one, its Last-Modified.
-        ranges: whether the server sends parts of it.
+        url: URL of the file.
+        size_bytes: Size of the whole file.
+        etag: ETag of the file, or its Last-Modified if it has none.
+        ranges: Whether the server supports range requests.
     """
 
     url: str
@@ -80,7 +82,7 @@ class FileVersion:
 
 
 class RemoteFile:
-    """Reads one URL, from several threads at once."""
+    """Reads one URL. Several threads may read at once."""
 
     def __init__(self, url: str, *, connections: int, patience: Patience) -> None:
         self.url = url
@@ -112,24 +114,24 @@ class RemoteFile:
                         "Run the same command again: what has arrived is kept."
                     ) from failure
                 wait_s = self._patience.wait_s(failures, failure.asked_wait_s)
-                if failures > 1 or wait_s > self._patience.first_wait_s:  # A single cut is nothing to speak of.
+                if failures > 1 or wait_s > self._patience.first_wait_s:  # One interruption is not worth a warning.
                     _log.warning("%s Next attempt in %.0f s.", failure, wait_s)
                 if self.stopped.wait(wait_s):
                     raise Stopped from None
 
-    def look(self) -> FileVersion:
-        """Asks for the first byte, to learn the file's size and version and whether the server sends ranges."""
+    def probe(self) -> FileVersion:
+        """Requests the first byte, to learn the file's size and version and whether the server supports ranges."""
         with self._get("bytes=0-0") as response:
             return self._version(response)
 
     def read(self, version: FileVersion, first: int, stop: int) -> Iterator[bytes]:
-        """Bytes first up to stop, in chunks, by one request.
+        """Yields the bytes from `first` up to `stop` in chunks, by one request.
 
-        From a server without ranges, all that lies before `first` is read again and thrown away.
+        From a server without ranges, everything before `first` is read again and discarded.
 
         Raises:
-            PassingFailure: when the answer ends early, or is not what was asked for.
-            SourceError: when the file is not this version any more.
+            PassingFailure: if the answer ends early, or is not what was requested.
+            SourceError: if the file is no longer this version.
         """
         at = first if version.ranges else 0
         with self._get(f"bytes={at}-{stop - 1}" if version.ranges else None, version.etag) as response:
@@ -146,11 +148,11 @@ class RemoteFile:
 
     @contextmanager
     def _get(self, byte_range: str | None, etag: str | None = None) -> Iterator[requests.Response]:
-        """One GET, whose failures, also those while the body is read, come out as ours."""
-        headers = {"Accept-Encoding": "identity"}  # The archive as it lies there, not a compression of it.
+        """Makes a GET request whose failures, even while the body is read, are raised as this module's exceptions."""
+        headers = {"Accept-Encoding": "identity"}  # The archive itself, not a compressed copy of it.
         if byte_range is not None:
             headers["Range"] = byte_range
-            if etag is not None and not etag.startswith("W/"):  # Weak ones are not allowed here.
+            if etag is not None and not etag.startswith("W/"):  # If-Range does not allow weak ETags.
                 headers["If-Range"] = etag
         try:
             with self._session.get(
@@ -161,7 +163,7 @@ class RemoteFile:
         except _PASSING_ERRORS as error:
             raise PassingFailure(f"{self.url} could not be read: {_reason(error)}.") from error
         except requests.RequestException as error:
-            raise SourceError(f"{self.url} cannot be asked for: {_reason(error)}. Check --base-url.") from error
+            raise SourceError(f"{self.url} cannot be requested: {_reason(error)}. Check --base-url.") from error
 
     def _check_status(self, response: requests.Response, byte_range: str | None) -> None:
         status = response.status_code
@@ -181,19 +183,19 @@ class RemoteFile:
             size = match[1] if match else ""
         if not size.isdecimal() or int(size) == 0:
             raise SourceError(
-                f"{self.url} is empty, or does not say how long it is, so that a cut could not be told from its end. "
+                f"{self.url} is empty or does not report its size, so that truncation could not be detected. "
                 f"Received: {dict(headers)}. Take another --base-url."
             )
         etag = headers.get("ETag") or headers.get("Last-Modified")
         return FileVersion(url=self.url, size_bytes=int(size), etag=etag, ranges=ranges)
 
     def _check_answer(self, response: requests.Response, version: FileVersion, first: int, stop: int) -> None:
-        """The answer is of this version, and it is the bytes that were asked for."""
+        """Checks that the answer is of this version and has the requested bytes."""
         received = self._version(response)
         if received != version:
             raise SourceError(
                 f"{self.url} changed while it was fetched: it was {version}. Received: {received}. Run the same "
-                "command again: it starts anew where the file is another one."
+                "command again: it starts over if the file has changed."
             )
         span = response.headers.get("Content-Range")
         length = response.headers.get("Content-Length")
@@ -204,7 +206,7 @@ class RemoteFile:
 
 
 def _reason(error: BaseException) -> str:
-    """What lies at the bottom of an error that three libraries have wrapped."""
+    """Returns the root cause of an error that three libraries have wrapped."""
     while error.__context__ is not None:
         error = error.__context__
     return str(error) or type(error).__name__

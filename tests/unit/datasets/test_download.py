@@ -304,7 +304,7 @@ def test_waits_double_up_to_a_limit():
 )
 def test_a_file_of_unknown_length_is_refused(server, tmp_path, headers):
     server.faults = lambda number, span: {"headers": headers}
-    with pytest.raises(SourceError, match="does not say how long"):
+    with pytest.raises(SourceError, match="does not report its size"):
         fetch(server, tmp_path)
 
 

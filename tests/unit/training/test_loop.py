@@ -282,7 +282,7 @@ def test_killed_anywhere(job, straight, kill_before):
     with pytest.raises(Killed):
         stopped.run(kill_before=kill_before)
     assert stopped.steps_saved() == ([6] if kill_before >= 6 else [])
-    # Without a checkpoint it begins anew, from the same seed.
+    # Without a checkpoint it starts again, from the same seed.
     assert_same_run(stopped, stopped.run(), straight())
 
 

@@ -210,7 +210,7 @@ def test_a_server_without_ranges_is_read_in_one_stream(server, tmp_path):
     assert server.asked == [LOOK, None, None]
 
 
-def test_a_server_without_ranges_begins_anew_after_a_run_that_failed(server, tmp_path):
+def test_a_server_without_ranges_starts_over_after_a_run_that_failed(server, tmp_path):
     server.ranges = False
     server.faults = lambda number, span: {"sent_bytes": 1_000_000}
     with pytest.raises(SourceError, match="3 failures in a row"):
@@ -275,7 +275,7 @@ def test_nobody_listens(server, tmp_path):
 
 
 @pytest.mark.parametrize("status", [403, 404, 416])
-def test_what_waiting_does_not_mend_is_said_at_once(server, tmp_path, status):
+def test_a_permanent_failure_is_reported_at_once(server, tmp_path, status):
     server.faults = lambda number, span: {"status": status}
     with pytest.raises(SourceError, match=rf"answered {status} .*--base-url"):
         fetch(server, tmp_path)
@@ -302,7 +302,7 @@ def test_waits_double_up_to_a_limit():
     "headers",
     [{"Content-Range": None}, {"Content-Range": "bytes 0-0/*"}, {"Content-Range": "bytes 0-0/0"}],
 )
-def test_a_file_of_unknown_length_is_refused(server, tmp_path, headers):
+def test_a_file_of_unknown_length_is_rejected(server, tmp_path, headers):
     server.faults = lambda number, span: {"headers": headers}
     with pytest.raises(SourceError, match="does not report its size"):
         fetch(server, tmp_path)
@@ -345,7 +345,7 @@ def test_after_a_resume_the_hash_begins_at_zero(server, tmp_path):
 
 
 @pytest.mark.parametrize("change", ["etag", "size"])
-def test_another_version_on_the_server_starts_anew(server, tmp_path, change):
+def test_another_version_on_the_server_starts_over(server, tmp_path, change):
     leave_half(server, tmp_path)
     if change == "etag":
         server.etag = '"two"'
@@ -399,7 +399,7 @@ def test_the_hash_follows_while_parts_arrive(server, tmp_path, monkeypatch):
     assert in_time == [True]
 
 
-def test_a_hash_that_is_behind_is_told_of(server, tmp_path, monkeypatch):
+def test_the_progress_of_a_hash_that_is_behind_is_reported(server, tmp_path, monkeypatch):
     leave_half(server, tmp_path)
     read = PartialFile.read
     monkeypatch.setattr(PartialFile, "read", lambda *args: (time.sleep(0.5), read(*args))[1])
@@ -410,7 +410,7 @@ def test_a_hash_that_is_behind_is_told_of(server, tmp_path, monkeypatch):
     assert hash_progress.count((len(CONTENT), len(CONTENT))) == 1
 
 
-def test_of_two_downloads_one_refuses(server, tmp_path):
+def test_one_of_two_concurrent_downloads_fails(server, tmp_path):
     with PartialFile(tmp_path / NAME), pytest.raises(SourceError, match=r"by another process.*Wait"):
         fetch(server, tmp_path)
     assert not server.asked
@@ -425,7 +425,7 @@ def test_too_small_a_disk_is_said_before_the_first_byte(server, tmp_path):
     assert server.asked == [LOOK] and names(tmp_path) == []
 
 
-def test_a_write_that_the_disk_refuses_keeps_what_is_there(server, tmp_path):
+def test_a_failed_write_keeps_what_has_arrived(server, tmp_path):
     """A limit on the size of files refuses a write as a full disk does."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4 * PART + 1000, limits[1]))

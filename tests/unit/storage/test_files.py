@@ -1,4 +1,4 @@
-"""A file is there whole or not at all."""
+"""Files are committed atomically."""
 
 import os
 import pickle
@@ -107,7 +107,7 @@ def test_names_are_sorted_files_that_match(files, tmp_path):
 
 
 @pytest.mark.parametrize("root", ["hdfs://h/x", "file:///tmp/x", "S3://bucket/store", "http://h/store", "://x"])
-def test_a_uri_of_another_kind_is_refused(root):
+def test_a_uri_with_another_scheme_is_rejected(root):
     with pytest.raises(StoreError, match=rf"s3://bucket/key or gs://bucket/key\. Received: {root}"):
         open_files(root)
 

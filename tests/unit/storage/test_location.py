@@ -1,4 +1,4 @@
-"""What an object store refuses is a message to the user; a defect keeps its traceback."""
+"""Errors of an object store become messages for the user; a bug keeps its traceback."""
 
 import importlib
 import sys
@@ -30,7 +30,7 @@ def test_a_uri_is_what_has_a_scheme(location, wanted):
     "uri", ["s3://", "gs:///", "http://host/x", "file:///x", "memory://x", "S3://bucket/x", "://x"]
 )
 @pytest.mark.parametrize("error", [SourceError, StoreError])
-def test_another_scheme_is_refused(uri, error):
+def test_another_scheme_is_rejected(uri, error):
     with pytest.raises(error, match=rf"s3://bucket/key or gs://bucket/key\. Received: {uri}"):
         object_store(uri, error)
 
@@ -65,7 +65,7 @@ def fail(error, **kwargs):
         botocore.exceptions.EndpointConnectionError(endpoint_url="http://host"),
     ],
 )
-def test_what_a_client_or_a_disk_raises_is_told(error):
+def test_errors_of_clients_and_disks_are_reported(error):
     with pytest.raises(StoreError) as info:
         fail(error)
     assert str(info.value).startswith(f"s3://b/k cannot be read: {type(error).__name__}: {error}. Check the address")

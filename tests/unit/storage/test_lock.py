@@ -40,7 +40,7 @@ def lock(root):
     return disk_lock(root / LOCK_NAME)
 
 
-def refused(root):
+def fails(root):
     return pytest.raises(StoreError, match=r"being written by another process.*Wait for it")
 
 
@@ -59,10 +59,10 @@ def test_an_error_releases_it(tmp_path):
         pass
 
 
-def test_a_second_holder_is_refused_until_the_first_is_done(tmp_path):
+def test_a_second_holder_fails_until_the_first_is_done(tmp_path):
     with holder(tmp_path) as first:
         for _ in range(2):
-            with refused(tmp_path) as info, lock(tmp_path):
+            with fails(tmp_path) as info, lock(tmp_path):
                 pass
             assert str(first.pid) in str(info.value)
             assert json.loads((tmp_path / LOCK_NAME).read_text())["pid"] == first.pid
@@ -73,9 +73,9 @@ def test_a_second_holder_is_refused_until_the_first_is_done(tmp_path):
             pass
 
 
-def test_the_same_process_is_refused_too(tmp_path):
+def test_a_second_lock_of_the_same_process_fails_too(tmp_path):
     with lock(tmp_path):
-        with refused(tmp_path), lock(tmp_path):
+        with fails(tmp_path), lock(tmp_path):
             pass
         assert (tmp_path / LOCK_NAME).exists()
 
@@ -104,7 +104,7 @@ def test_stores_do_not_share_a_lock(tmp_path):
 
 
 @pytest.mark.parametrize("folder", ["file", "file/below"])
-def test_a_folder_that_can_be_none_is_told(tmp_path, folder):
+def test_a_folder_that_cannot_be_created_is_reported(tmp_path, folder):
     (tmp_path / "file").write_bytes(b"x")
     told = rf"{tmp_path / folder} cannot be written to: .*\. Pass a folder"
     with pytest.raises(StoreError, match=told), disk_lock(tmp_path / folder / LOCK_NAME):

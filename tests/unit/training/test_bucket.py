@@ -77,12 +77,12 @@ def test_of_several_the_one_that_was_last_at_work_is_taken(root):
         assert folder.root == folders[1].root
 
 
-def test_a_bucket_that_is_none_is_told(s3):
+def test_a_missing_bucket_is_reported(s3):
     with pytest.raises(TrainingError, match=r"s3://no-such/.* cannot be taken"), opened("s3://no-such/runs"):
         pass
 
 
-def test_another_kind_of_uri_is_told():
+def test_a_uri_with_another_scheme_is_reported():
     with pytest.raises(TrainingError, match=r"s3://bucket/key or gs://bucket/key"), opened("hdfs://h/runs"):
         pass
 
@@ -216,14 +216,14 @@ def test_a_damaged_checkpoint_is_passed_over_and_counts_no_more(s3, root, what):
         assert latest is not None and latest.name == "step-00000002" and values(latest) == [7, 7, 7]
 
 
-def test_where_there_is_none_there_is_none(s3, root):
+def test_an_empty_prefix_has_no_checkpoint(s3, root):
     with open_checkpoints(root) as kept:
         assert kept.latest() is None
         assert best(kept.folder) is None
     assert keys(s3, root) == []
 
 
-def test_a_server_that_is_gone_condemns_nothing_and_is_told(serving, tmp_path):
+def test_a_server_outage_is_reported_and_no_checkpoint_is_set_aside(serving, tmp_path):
     """A checkpoint that cannot be read is not damaged: the run ends with a message, and finds it again."""
     with serving() as server:
         s3fs.S3FileSystem(use_listings_cache=False).makedirs(BUCKET, exist_ok=True)

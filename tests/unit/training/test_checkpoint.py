@@ -264,7 +264,7 @@ def test_nan_comes_back_from_json():
         (1, 2, 8, {}, False),
     ],
 )
-def test_the_end_of_an_epoch_awaits_its_figures(epoch, step, steps_done, metrics, awaits):
+def test_the_end_of_an_epoch_awaits_its_metrics(epoch, step, steps_done, metrics, awaits):
     position = Position(seed=0, epoch=epoch, step=step)
     assert TrainingProgress(position=position, steps_done=steps_done, metrics=metrics).awaits_validation == awaits
 
@@ -407,7 +407,7 @@ def test_a_run_that_passed_a_damaged_one_over_can_go_on(two):
 
 
 @pytest.mark.parametrize("name", [MANIFEST_FILE, MODEL_FILE, OPTIMIZER_FILE])
-def test_a_truncated_file_is_refused(checkpoint, new_run, name):
+def test_a_truncated_file_is_rejected(checkpoint, new_run, name):
     path = checkpoint[0] / name
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
@@ -423,13 +423,13 @@ def test_a_truncated_file_is_refused(checkpoint, new_run, name):
         ({"filters": 8}, r"model\.npz is of another network: .* has shape"),
     ],
 )
-def test_another_network_is_refused(checkpoint, new_run, changes, message):
+def test_another_network_is_rejected(checkpoint, new_run, changes, message):
     model, _ = new_run(**changes)
     with pytest.raises(TrainingError, match=message):
         load_checkpoint(checkpoint[0], model=model)
 
 
-def test_another_optimizer_is_refused(checkpoint, new_run):
+def test_another_optimizer_is_rejected(checkpoint, new_run):
     model, optimizer = new_run(replace(RECIPE, optimizer="sgd"))
     with pytest.raises(TrainingError, match=r"optimizer\.npz holds"):
         load_checkpoint(checkpoint[0], model=model, optimizer=optimizer)
@@ -502,7 +502,7 @@ def test_the_best_and_the_latest_are_kept(tmp_path, scores, keep, kept):
 @given(
     scores=st.lists(st.none() | st.floats(0, 1) | st.just(math.nan), min_size=1, max_size=12), keep=st.integers(1, 4)
 )
-def test_whatever_the_figures_the_best_and_the_latest_stay(tmp_path_factory, scores, keep):
+def test_whatever_the_metrics_the_best_and_the_latest_stay(tmp_path_factory, scores, keep):
     root = tmp_path_factory.mktemp("kept")
     write_manifests(root, scores)
     wanted = best(root)
@@ -543,7 +543,7 @@ def test_an_annotation_that_does_not_fit_leaves_the_manifest(tmp_path):
     assert latest_whole(tmp_path) == folder
 
 
-def test_a_full_disk_is_told_and_leaves_nothing_half_written(tmp_path):
+def test_a_full_disk_is_reported_and_leaves_no_partial_checkpoint(tmp_path):
     small = Snapshot(model=[np.zeros(10)], optimizer=[])
     large = Snapshot(model=[np.zeros(10)], optimizer=[np.zeros(100_000)])
     before = write_checkpoint(tmp_path, small, PROGRESS)

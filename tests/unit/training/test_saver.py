@@ -121,13 +121,13 @@ def test_an_error_comes_out_of_waiting_once(broken):
     broken.wait()
 
 
-def test_an_annotation_that_fails_is_told(saver, tmp_path):
+def test_a_failed_annotation_is_reported(saver, tmp_path):
     saver.annotate(progress(1, **{"val/abs_rel": 0.5}), first=nothing)  # Of a checkpoint that is not there.
     with pytest.raises(TrainingError, match="step-00000001 cannot be written"):
         saver.wait()
 
 
-def test_an_error_of_first_is_told(saver):
+def test_an_error_of_first_is_reported(saver):
     def fails():
         raise TrainingError("no room for metrics")
 

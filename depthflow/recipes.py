@@ -25,7 +25,7 @@ def named(recipe: Callable[[], Recipe]) -> Callable[[], Recipe]:
 def smoke() -> Recipe:
     """A tiny encoder at 64 x 64, without downloads: does the chain hold?
 
-    Two epochs take seconds; the demo runs it for more.
+    Two epochs take seconds.
 
     python pipelines/train.py smoke --samples STORE --storage DIR
     """
@@ -48,6 +48,36 @@ def smoke() -> Recipe:
         clip_norm=1.0,
         epochs=2,
         global_batch_size=16,
+    )
+
+
+@named
+def demo() -> Recipe:
+    """The tiny encoder with the recipe that learns most in the minute that the demo gives it.
+
+    python pipelines/train.py demo --samples STORE --storage DIR --epochs 40
+
+    The decoder ends at a quarter of the resolution, which costs a third of smoke's time per image.
+    """
+    return Recipe(
+        name="demo",
+        encoder="tiny",
+        encoder_weights="none",
+        decoder_filters=(64, 48, 32),
+        decoder_norm="batch",
+        height=64,
+        width=64,
+        loss=(("l1", 1.0), ("silog", 1.0), ("gradient", 0.5)),
+        horizontal_flip=True,
+        max_zoom=1.3,
+        colour_jitter=0.1,
+        optimizer="adamw",
+        learning_rate=6e-3,
+        schedule="cosine",
+        weight_decay=1e-4,
+        clip_norm=1.0,
+        epochs=40,
+        global_batch_size=12,
     )
 
 

@@ -61,9 +61,21 @@ def run_command(
         tell_defect(error)
         _print_json({"status": "failed", "error": f"{type(error).__name__}: {error}"})
         return 1
-    code = EXIT_REJECTS if result.get("rejects") else 0
-    _print_json({"status": "rejects" if code else "ok", **result})
-    return code
+    result = _with_status(result)
+    _print_json(result)
+    return EXIT_REJECTS if result["status"] == "rejects" else 0
+
+
+def call_command(script: Path, arguments: Sequence[str]) -> dict[str, Any]:
+    """Runs another command in this process and returns its result, as its last line would have it.
+
+    Raises:
+        DepthflowError: if the command fails.
+        SystemExit: for wrong flags.
+    """
+    module = runpy.run_path(str(script), run_name=script.stem)
+    result = tyro.cli(module["main"], args=arguments, prog=script.name, config=FLAG_STYLE)
+    return _plain(_with_status(result))
 
 
 def parse_command(script: Path, arguments: Sequence[str]) -> dict[str, Any]:
@@ -101,6 +113,10 @@ def last_json_line(output: str) -> dict[str, Any] | None:
         if isinstance(result, dict) and "status" in result:
             return result
     return None
+
+
+def _with_status(result: dict[str, Any]) -> dict[str, Any]:
+    return {"status": "rejects" if result.get("rejects") else "ok", **result}
 
 
 def _print_json(result: dict[str, Any]) -> None:

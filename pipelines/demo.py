@@ -1,32 +1,26 @@
 """The whole chain, command by command, on a mini-DIODE or on your own tree."""
 
+import contextlib
 import os
 import shlex
 import shutil
-import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import ray
-
-from depthflow.cluster.session import ray_session
-from depthflow.command import EXIT_REJECTS, last_json_line, run_command
-from depthflow.datasets.archive import is_archive
-from depthflow.datasets.diode import find_triplets
+from depthflow.command import call_command, run_command
 from depthflow.errors import DepthflowError
 from depthflow.flags import RayConfig, flags, require_folder, require_positive
-from depthflow.metrics import HIGHER_IS_BETTER
-from depthflow.storage.files import open_output
-from depthflow.storage.location import is_uri
-from depthflow.store.store import SampleStore, open_store
+
+if TYPE_CHECKING:
+    from depthflow.store.store import SampleStore
 
 PIPELINES = Path(__file__).resolve().parent
 MINI_DIODE = ["--scans", "48", "--samples-per-scan", "8", "--height", "192", "--width", "256"]
-IMAGES_TRAINED_ON = 20_000
-"""Epochs are chosen so that about so many images pass through training: a minute and a half on two cores."""
-PHOTOGRAPHS = 3
+IMAGES_TRAINED_ON = 11_520
+"""Epochs are chosen so that training sees about this many images."""
+IMAGES_PREDICTED = 3
 MARKER = ".depthflow-demo"
 
 
@@ -51,21 +45,25 @@ class DemoConfig(RayConfig):
 
 def main(config: DemoConfig) -> dict[str, Any]:
     """Runs the chain, prints the table, and returns every command's result."""
+    from depthflow.cluster.session import ray_session
+    from depthflow.datasets.archive import is_archive
+    from depthflow.datasets.diode import find_triplets
+    from depthflow.storage.location import is_uri
+
     started = time.monotonic()
     out = Path(config.out).resolve()
     if config.source is not None:
         if is_archive(config.source) or is_uri(config.source):
             raise DepthflowError(
-                f"The demo shows photographs of its source, so it wants a folder on a disk. Received: {config.source}. "
+                f"The demo predicts images of its source, so it needs a folder on a disk. Received: {config.source}. "
                 "preprocess.py reads archives and object stores as they are."
             )
         find_triplets(config.source, ("train", "val"))
         if Path(config.source).resolve().is_relative_to(out):
             raise DepthflowError(f"The source {config.source} lies in the demo's own folder {out}. Pass another --out.")
-    make_room(out)
+    empty_folder(out)
     os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{out}/mlflow.db"
     with ray_session(config.num_cpus):
-        os.environ.setdefault("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
         results = run_chain(config, out)
     results["seconds"] = round(time.monotonic() - started, 1)
     print(summary(results, out), flush=True)
@@ -74,8 +72,10 @@ def main(config: DemoConfig) -> dict[str, Any]:
     return results
 
 
-def make_room(out: Path) -> None:
-    """An empty folder for the demo; what an earlier demo left there goes, anything else is refused."""
+def empty_folder(out: Path) -> None:
+    """Makes an empty folder for the demo. The output of an earlier demo is removed, anything else is an error."""
+    from depthflow.storage.files import open_output
+
     marker = out / MARKER
     open_output(str(out))
     if out.exists() and any(out.iterdir()):
@@ -87,66 +87,49 @@ def make_room(out: Path) -> None:
 
 
 def run_chain(config: DemoConfig, out: Path) -> dict[str, Any]:
-    """Runs the commands; each result by the command's name."""
+    """Runs the commands and returns each result under the command's name."""
+    from depthflow.store.store import open_store
+
     results: dict[str, Any] = {}
     source = Path(config.source).resolve() if config.source else out / "mini-diode"
     if config.source is None:
         results["synthesize"] = run("synthesize", "--out", source, *MINI_DIODE)
-    # Who has one split alone, val.tar.gz say, makes both of it.
-    only = [] if (source / "train").is_dir() and (source / "val").is_dir() else ["--resplit", _only_split(source)]
+    # A source with one split, such as val.tar.gz unpacked, is divided into both.
+    frames = ["--source", source, *([] if _has_both_splits(source) else ["--resplit", _only_split(source)])]
     samples, full = out / "samples", out / "val-full-resolution"
-    results["preprocess"] = run(
-        "preprocess", "--source", source, "--out", samples, *only, "--height", 64, "--width", 64
-    )
+    results["preprocess"] = run("preprocess", *frames, "--out", samples, "--height", 64, "--width", 64)
     store = open_store(str(samples))
-    size = _source_size(store)
+    height, width = _source_size(store)
     results["preprocess_full"] = run(
-        "preprocess",
-        "--source",
-        source,
-        "--out",
-        full,
-        *only,
-        "--splits",
-        "val",
-        "--height",
-        size[0],
-        "--width",
-        size[1],
+        "preprocess", *frames, "--out", full, "--splits", "val", "--height", height, "--width", width
     )
     epochs = config.epochs or min(100, max(2, IMAGES_TRAINED_ON // store.split_index("train").num_rows))
-    workers = ["--num-workers", config.num_workers]
-    results["train"] = run(
-        "train", "smoke", "--samples", samples, "--storage", out / "runs", "--epochs", epochs, *workers
-    )
-    results["evaluate"] = run(
-        "evaluate", "--model", "models:/depthflow@challenger", "--samples", full, "--out", out / "evaluation"
-    )
+    job = ["--storage", out / "runs", "--epochs", epochs, "--num-workers", config.num_workers]
+    results["train"] = run("train", "demo", "--samples", samples, *job)
+    challenger = "models:/depthflow@challenger"
+    results["evaluate"] = run("evaluate", "--model", challenger, "--samples", full, "--out", out / "evaluation")
     results["promote"] = run("promote", "--samples", full)
-    alias = "champion" if results["promote"]["champion"] else "challenger"
-    photographs = _some_photographs(source, store)
-    results["predict"] = run(
-        "predict", "--model", f"models:/depthflow@{alias}", "--images", *photographs, "--out", out / "predictions"
-    )
+    model = "models:/depthflow@champion" if results["promote"]["champion"] else challenger
+    images = _some_images(source, store)
+    results["predict"] = run("predict", "--model", model, "--images", *images, "--out", out / "predictions")
     return results
 
 
 def run(command: str, *arguments: object) -> dict[str, Any]:
-    """Runs another command of this folder; what it prints goes to stderr, its result comes back."""
-    line = [f"pipelines/{command}.py", *map(str, arguments)]
-    print(f"\n$ python {shlex.join(line)}", file=sys.stderr, flush=True)
-    process = subprocess.run(
-        [sys.executable, str(PIPELINES / f"{command}.py"), *line[1:]], stdout=subprocess.PIPE, text=True
-    )
-    result = last_json_line(process.stdout)
-    if process.returncode not in (0, EXIT_REJECTS) or result is None:
-        reason = result["error"] if result else f"exit code {process.returncode}"
-        raise DepthflowError(f"{command} failed: {reason}")
-    return result
+    """Runs another command of this folder in this process, on the demo's Ray, and returns its result."""
+    line = [*map(str, arguments)]
+    print(f"\n$ python {shlex.join([f'pipelines/{command}.py', *line])}", file=sys.stderr, flush=True)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            return call_command(PIPELINES / f"{command}.py", line)
+    except DepthflowError as error:
+        raise DepthflowError(f"{command} failed: {error}", details=error.details) from error
 
 
 def summary(results: dict[str, Any], out: Path) -> str:
-    """The table that a person reads at the end."""
+    """Returns the table that is printed at the end."""
+    from depthflow.metrics import HIGHER_IS_BETTER
+
     made, evaluation, promotion = results["preprocess"], results["evaluate"], results["promote"]
     lines = [
         "",
@@ -165,7 +148,7 @@ def summary(results: dict[str, Any], out: Path) -> str:
             if ours is not None:
                 better = "better" if (ours > baseline) == (name in HIGHER_IS_BETTER) else "worse"
                 lines.append(f"{group + ' ' + name:<22}{ours:>10.3f}{baseline:>12.3f}  {better}")
-    lines += ["", "pictures:", *(f"  {path}" for path in evaluation["files"] if path.endswith(".html"))]
+    lines += ["", "plots:", *(f"  {path}" for path in evaluation["files"] if path.endswith(".html"))]
     lines += [f"  {path}" for path in results["predict"]["outputs"] if path.endswith("panel.png")]
     lines += [
         "",
@@ -176,26 +159,32 @@ def summary(results: dict[str, Any], out: Path) -> str:
     return "\n".join(lines)
 
 
-def _source_size(store: SampleStore) -> tuple[int, int]:
-    """Height and width of the source's frames, which the protocol wants to be one and the same."""
+def _source_size(store: "SampleStore") -> tuple[int, int]:
+    """Returns height and width of the source's frames, which the protocol requires to be of one size."""
     sizes = set(zip(store.index["source_height"].to_pylist(), store.index["source_width"].to_pylist(), strict=True))
     if len(sizes) > 1:
         raise DepthflowError(
-            f"The demo wants frames of one size. Received: {sorted(sizes)} (height, width). Pass --source a tree of "
+            f"The demo needs frames of one size. Received: {sorted(sizes)} (height, width). Pass --source a tree of "
             "one size, or run the commands one by one: preprocess.py resizes."
         )
     return sizes.pop()
+
+
+def _has_both_splits(source: Path) -> bool:
+    return (source / "train").is_dir() and (source / "val").is_dir()
 
 
 def _only_split(source: Path) -> str:
     return "train" if (source / "train").is_dir() or source.name == "train" else "val"
 
 
-def _some_photographs(source: Path, store: SampleStore) -> list[str]:
-    """A few of the val photographs, from different places."""
+def _some_images(source: Path, store: "SampleStore") -> list[str]:
+    """Returns a few of the val images, from different scans."""
+    from depthflow.datasets.diode import find_triplets
+
     wanted = set(store.split_index("val")["sample_id"].to_pylist())
     found = [t.paths["rgb"] for t in find_triplets(str(source), ("train", "val")) if t.sample_id in wanted]
-    return found[:: max(1, len(found) // PHOTOGRAPHS)][:PHOTOGRAPHS]
+    return found[:: max(1, len(found) // IMAGES_PREDICTED)][:IMAGES_PREDICTED]
 
 
 if __name__ == "__main__":

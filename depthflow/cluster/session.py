@@ -33,6 +33,8 @@ STARTUP_TIMEOUT = "timed out during startup"
 def ray_session(num_cpus: int | None = None) -> Iterator[None]:
     """Connects to the cluster at RAY_ADDRESS, or starts a local Ray, for the duration of the block.
 
+    A session inside another one, as the demo's commands have it, uses the outer one's Ray.
+
     Args:
         num_cpus: Number of CPUs of a local Ray. Defaults to all CPUs of the machine.
 
@@ -45,6 +47,9 @@ def ray_session(num_cpus: int | None = None) -> Iterator[None]:
             f"RAY_ADDRESS names a job server, which only accepts jobs. Received: {address}. Run `python "
             "pipelines/submit.py COMMAND ...`, or, on a node of the cluster, set RAY_ADDRESS to the head's HOST:PORT."
         )
+    if ray.is_initialized():
+        yield
+        return
     os.environ.update(WORKER_ENVIRONMENT)
     on_sigterm = signal.getsignal(signal.SIGTERM)
     if address:

@@ -58,7 +58,7 @@ def test_help_fits_eighty_columns_and_explains_every_flag(helps, command):
     assert not re.search(r"--[a-z-]+ [A-Z|{}\[\]a-z0-9 ]+ +\(default", text), "a flag without help"
 
 
-@pytest.mark.parametrize("command", sorted(COMMANDS.keys() - {"demo"}))
+@pytest.mark.parametrize("command", sorted(COMMANDS))
 def test_help_imports_nothing_that_takes_seconds(command):
     """Reads the interpreter's own list of imports, so that a slow machine cannot fail it."""
     words = COMMANDS[command]

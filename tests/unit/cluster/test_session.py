@@ -32,8 +32,15 @@ def test_a_ray_that_times_out_on_startup_is_started_again(monkeypatch, message, 
         raise RuntimeError(message)
 
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", too_slow)
     monkeypatch.setattr(ray, "shutdown", lambda: None)  # Other tests may share a running Ray.
     with pytest.raises(error), ray_session(2):
         raise AssertionError("the session started")
     assert len(calls) == attempts and all(arguments["num_cpus"] == 2 for arguments in calls)
+
+
+def test_a_session_inside_another_uses_its_ray(shared_ray):
+    with ray_session(), ray_session():
+        assert ray.get_runtime_context().gcs_address == shared_ray
+    assert ray.is_initialized(), "the outer Ray goes on"

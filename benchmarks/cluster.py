@@ -1,14 +1,14 @@
-"""What more nodes give and cost, on one machine that plays the nodes; prints ratios and seconds.
+"""Measures what more nodes gain and cost, with all nodes simulated on one machine; prints ratios and seconds.
 
     python benchmarks/cluster.py --source TREE --work DIR
 
-TREE holds frames of DIODE's size, 768 x 1024, in DIODE's layout; DIR is a scratch folder.
+TREE contains frames of DIODE's size, 768 x 1024, in DIODE's layout; DIR is a scratch folder.
 
-- scale: samples a second of preprocessing at steady state on two Ray nodes of one CPU, beside one node of two CPUs.
-  Repeats alternate, each on a Ray of its own; the ratio is the median of the pairs';
-- plan: seconds and MB of planning DIODE's 26,229 samples into shards for 64 nodes: a pure function, no Ray;
-- driver: seconds, and the driver's MB, for as many samples through as many tasks that do nothing, on one node;
-- submit: seconds from `submit.py` to the first line of the job's log, on a local cluster that is warm.
+- scale: samples per second of preprocessing at steady state on two Ray nodes of one CPU, against one node of two CPUs.
+  Repeats alternate, each on a new Ray; the ratio is the median over pairs;
+- plan: seconds and MB for planning DIODE's 26,229 samples into shards for 64 nodes, a pure function without Ray;
+- driver: seconds and the driver's MB for the same samples in tasks that do nothing, on one node;
+- submit: seconds from `submit.py` to the first line of the job's log, on a warm local cluster.
 
 The last line on stdout is one JSON object.
 """
@@ -45,59 +45,56 @@ from depthflow.store.write.tasks import Limits, Reporter, run_tasks
 
 SUBMIT = Path(__file__).resolve().parent.parent / "pipelines" / "submit.py"
 FIRST_WORD = "checking"
-"""What the job's preflight begins with."""
-VIEWS_A_SCAN = 200
+"""First word that the job's preflight prints."""
+VIEWS_PER_SCAN = 200
 SAMPLE_BYTES = 256 * 256 * (3 + 4 + 1 + 1)
 Part = Literal["scale", "plan", "driver", "submit"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Benchmark:
-    """What more nodes give and cost."""
+    """Measures what more nodes gain and cost."""
 
     work: str
     """Scratch folder."""
     source: str | None = None
-    """A tree in DIODE's layout, of 768 x 1024 frames; needed for the part scale."""
+    """Tree in DIODE's layout with frames of 768 x 1024; required for the part scale."""
     parts: tuple[Part, ...] = ("scale", "plan", "driver", "submit")
-    """What to measure."""
+    """Parts to run."""
     samples: int = 1600
-    """Samples of the part scale's tree, made of links to the source's files..."""
+    """Number of samples of the part scale, which are links to the source's files."""
     shard_mib: int = 32
-    """...and MiB of its shards: 55 samples at 256 x 256, for more shards to count."""
+    """Shard size of the part scale: 55 samples at 256 x 256, for enough shards to measure a rate."""
     nodes: int = 64
-    """For which DIODE is planned."""
+    """Number of nodes to plan DIODE for."""
     repeats: int = 5
-    """Of the parts scale and submit."""
+    """Repeats of the parts scale and submit."""
 
 
 def main(benchmark: Benchmark) -> dict[str, float]:
-    """Measures the parts asked for."""
+    """Runs the parts and prints their metrics."""
     measures: dict[Part, Callable[[Benchmark], dict[str, float]]] = {
         "scale": measure_scale,
         "plan": lambda b: _apart(plan_diode, b.nodes),
         "driver": lambda b: _apart(drive_nothing, b.nodes),
         "submit": measure_submit,
     }
-    figures: dict[str, float] = {}
+    metrics: dict[str, float] = {}
     for part in benchmark.parts:
         found = measures[part](benchmark)
-        figures |= {f"{part}/{name}": value for name, value in found.items()}
+        metrics |= {f"{part}/{name}": value for name, value in found.items()}
         print(f"\n{part}", *(f"  {name:<40} {value:12.3f}" for name, value in found.items()), sep="\n", flush=True)
-    return figures
+    return metrics
 
 
 def _apart(measure: Callable[..., Any], *arguments: object) -> Any:
-    """In a process of its own, whose peak memory is the measured work's."""
+    """Runs in a new process, whose peak memory is that of the measured work."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(measure, arguments)
 
 
-# ------------------------------------------------------------------------------------------------------------ scale
-
-
 def measure_scale(benchmark: Benchmark) -> dict[str, float]:
-    """Two nodes of one CPU beside one of two."""
+    """Measures two nodes of one CPU against one node of two CPUs."""
     if benchmark.source is None:
         raise SystemExit("The part scale needs --source TREE.")
     rates: dict[str, list[float]] = {"two_nodes": [], "one_node": []}
@@ -106,7 +103,7 @@ def measure_scale(benchmark: Benchmark) -> dict[str, float]:
         for _ in range(benchmark.repeats):
             for name, cpus in (("two_nodes", (1, 1)), ("one_node", (2,))):
                 rates[name].append(_apart(rate_on_nodes, f"{folder}/tree", folder, benchmark.shard_mib, cpus))
-                print(f"scale: {name}: {rates[name][-1]:.1f} samples a second", file=sys.stderr, flush=True)
+                print(f"scale: {name}: {rates[name][-1]:.1f} samples per second", file=sys.stderr, flush=True)
     ratios = [two / one for two, one in zip(rates["two_nodes"], rates["one_node"], strict=True)]
     return {f"{name}_samples_per_s": statistics.median(values) for name, values in rates.items()} | {
         "ratio": statistics.median(ratios)
@@ -114,7 +111,7 @@ def measure_scale(benchmark: Benchmark) -> dict[str, float]:
 
 
 def rate_on_nodes(tree: str, work: str, shard_mib: int, cpus: tuple[int, ...]) -> float:
-    """Samples a second on a Ray with a node for each number of CPUs."""
+    """Returns samples per second on a Ray with one node for each number of CPUs."""
     from ray.cluster_utils import Cluster
 
     cluster = Cluster()
@@ -129,11 +126,8 @@ def rate_on_nodes(tree: str, work: str, shard_mib: int, cpus: tuple[int, ...]) -
         cluster.shutdown()
 
 
-# -------------------------------------------------------------------------------------------------- plan and driver
-
-
 def diode_plans(nodes: int) -> list[ShardPlan]:
-    """All of DIODE's samples, dealt to at least a shard a node."""
+    """Deals all of DIODE's samples to at least one shard per node."""
     found = (("s3://bucket/diode", _triplet(number)) for number in range(DIODE_SAMPLES))
     return deal_to_shards(
         plan_samples(found),
@@ -145,7 +139,7 @@ def diode_plans(nodes: int) -> list[ShardPlan]:
 
 
 def _triplet(number: int) -> Triplet:
-    scan, view = divmod(number, VIEWS_A_SCAN)
+    scan, view = divmod(number, VIEWS_PER_SCAN)
     sample_id = f"{scan:05d}_{scan:05d}_indoors_{view:03d}_000"
     folder = f"s3://bucket/diode/train/indoors/scene_{scan:05d}/scan_{scan:05d}"
     return Triplet(
@@ -159,7 +153,7 @@ def _triplet(number: int) -> Triplet:
 
 
 def plan_diode(nodes: int) -> dict[str, float]:
-    """Seconds and MB of the plan."""
+    """Returns seconds and MB of planning."""
     before_mb, started = _peak_mb(), time.perf_counter()
     plans = diode_plans(nodes)
     seconds = time.perf_counter() - started
@@ -167,7 +161,7 @@ def plan_diode(nodes: int) -> dict[str, float]:
 
 
 def drive_nothing(nodes: int) -> dict[str, float]:
-    """Seconds and the driver's MB of as many samples, none of which is made."""
+    """Returns seconds and the driver's MB for tasks that make no sample."""
     plans = diode_plans(nodes)
 
     def nothing(plan: ShardPlan, reporter: Reporter) -> dict[str, Any]:
@@ -187,11 +181,8 @@ def _peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
 
 
-# ----------------------------------------------------------------------------------------------------------- submit
-
-
 def measure_submit(benchmark: Benchmark) -> dict[str, float]:
-    """Seconds until the first line of a job's log; the first job of a cluster, and the median of those after it."""
+    """Returns seconds to the first line of a job's log, for the first job of a cluster and for later ones."""
     seconds = []
     with tempfile.TemporaryDirectory(prefix="ray-") as folder, local_head(folder) as environment:
         for number in range(benchmark.repeats + 1):
@@ -201,7 +192,7 @@ def measure_submit(benchmark: Benchmark) -> dict[str, float]:
 
 @contextmanager
 def local_head(folder: str) -> Iterator[dict[str, str]]:
-    """A head of two CPUs with a job server, for the block; the environment in which it is found."""
+    """Runs a head of two CPUs with a job server, and yields the environment of its clients."""
     port, api_port = _free_port(), _free_port()
     ray = str(Path(sys.executable).with_name("ray"))
     command = [ray, "start", "--head", "--block", f"--port={port}", f"--dashboard-port={api_port}", "--num-cpus=2"]
@@ -209,7 +200,7 @@ def local_head(folder: str) -> Iterator[dict[str, str]]:
     api = f"http://127.0.0.1:{api_port}"
     environment = {
         **os.environ,
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",  # As where the environment is activated.
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",  # As in an activated environment.
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
     }
@@ -230,7 +221,7 @@ def _wait_for(url: str) -> None:
             with urllib.request.urlopen(url, timeout=5):
                 return
         except urllib.error.HTTPError:
-            return  # It answers, be it that it wants the token.
+            return  # It answers, even if only to ask for the token.
         except OSError:
             time.sleep(0.2)
     raise RuntimeError(f"{url} does not answer")
@@ -242,7 +233,7 @@ def _free_port() -> int:
 
 
 def first_line_s(out: str, environment: dict[str, str]) -> float:
-    """Seconds from starting submit.py to the first line that the job itself prints."""
+    """Returns seconds from starting submit.py to the first line that the job prints."""
     command = [sys.executable, str(SUBMIT), "synthesize", "--out", out, "--scans", "2", "--samples-per-scan", "1"]
     started = time.perf_counter()
     process = subprocess.Popen(
@@ -251,7 +242,7 @@ def first_line_s(out: str, environment: dict[str, str]) -> float:
     assert process.stderr is not None
     with process, process.stderr as lines:
         seconds = next((time.perf_counter() - started for line in lines if line.startswith(FIRST_WORD)), math.nan)
-        for _ in lines:  # To its end, so that the next job meets an idle cluster.
+        for _ in lines:  # Waits for the end, so that the next job starts on an idle cluster.
             continue
     if process.returncode:
         raise RuntimeError(f"{' '.join(command)} ended with exit code {process.returncode}")

@@ -28,7 +28,7 @@ NEEDS = {
     "a network",
     "a GPU cluster",
     "a network, for the weights",
-    "a terminal of its own",
+    "another terminal",
     "minutes of a quiet machine",
     "real photos",
     "the DIODE archives",

@@ -13,7 +13,7 @@ START_S = 120.0
 
 
 class MlflowServer:
-    """SQLite and artifacts in a folder, behind HTTP.
+    """An HTTP server with SQLite and artifacts in a folder.
 
     Args:
         folder: for the database, the artifacts and the log.
@@ -29,7 +29,7 @@ class MlflowServer:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Returns at once: see `wait`."""
+        """Starts the server without waiting; see `wait`."""
         store = ["--backend-store-uri", self.database, "--default-artifact-root", str(self.folder / "artifacts")]
         command = [sys.executable, "-m", "mlflow", "server", *store, "--host", self._host, "--port", str(self.port)]
         with (self.folder / "server.log").open("ab") as log:
@@ -43,7 +43,7 @@ class MlflowServer:
             )
 
     def wait(self) -> None:
-        """Until it answers."""
+        """Waits until the server answers."""
         deadline = time.monotonic() + START_S
         while time.monotonic() < deadline:
             try:
@@ -54,7 +54,7 @@ class MlflowServer:
         raise AssertionError((self.folder / "server.log").read_text()[-2000:])
 
     def kill(self) -> None:
-        """Also its worker, by the session that they share."""
+        """Kills the server and its worker, which share a session."""
         if self._process is not None:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()

@@ -8,7 +8,7 @@ import pytest
 
 @contextlib.contextmanager
 def serving_s3():
-    """A server, and the environment in which clients find it; clients that others left are forgotten."""
+    """Runs an S3 server and points the environment to it; cached clients of other servers are dropped."""
     s3fs = pytest.importorskip("s3fs", reason="pip install 'depthflow[s3]'")
     moto_server = pytest.importorskip("moto.server", reason="pip install 'depthflow[dev]'")
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
@@ -20,7 +20,7 @@ def serving_s3():
         patch.setenv("AWS_ACCESS_KEY_ID", "anyone")
         patch.setenv("AWS_SECRET_ACCESS_KEY", "anything")
         patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        patch.setenv("AWS_MAX_ATTEMPTS", "1")  # Of the client below s3fs, which tries again by itself.
+        patch.setenv("AWS_MAX_ATTEMPTS", "1")  # For the client below s3fs, which has its own retries.
         s3fs.S3FileSystem.clear_instance_cache()
         try:
             yield server
@@ -31,7 +31,7 @@ def serving_s3():
 
 @contextlib.contextmanager
 def serving_bucket(name):
-    """A client of such a server, with one new bucket, that remembers no listing."""
+    """Runs an S3 server with a new bucket, and yields a client that caches no listings."""
     with serving_s3():
         import s3fs
 

@@ -1,4 +1,4 @@
-"""A Ray cluster on this machine, as a user starts one: every node a `ray start` of its own, with a token."""
+"""A Ray cluster on this machine, started as a user does: one `ray start` per node, with a token."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 
 START_S = 300.0
-"""For a node to come up on a busy machine."""
+"""Time limit for a node to start on a busy machine."""
 TOKEN = "0123456789abcdef" * 4
 
 
@@ -27,7 +27,7 @@ def free_port() -> int:
 
 
 class RayNode:
-    """`ray start --block` and all that it started."""
+    """`ray start --block` and its child processes."""
 
     def __init__(self, command: Sequence[str], *, env: Mapping[str, str], log: Path) -> None:
         self._command, self._env, self.log = command, env, log
@@ -40,12 +40,12 @@ class RayNode:
             )
 
     def ensure_started(self) -> None:
-        """Ray gives a node 30 s to join, which a busy machine does not always keep: it is started again then."""
+        """Starts the node again if it ended, since a busy machine may exceed the 30 s that Ray gives it to join."""
         if self._process.poll() is not None:
             self._start()
 
     def kill(self) -> None:
-        """As a machine that loses its power: everything at once, without a word."""
+        """Kills all processes at once, as if the machine lost power."""
         if self._process.poll() is None:
             parent = psutil.Process(self._process.pid)
             for process in (parent, *parent.children(recursive=True)):
@@ -55,22 +55,22 @@ class RayNode:
 
 
 class RayNodes:
-    """A head, and nodes that are added and killed.
+    """A head, and nodes that can be added and killed.
 
     Args:
-        env: of all nodes' processes, besides this process's own and the token.
-        host: the head's address.
-        prefix: what a node's command is put behind, such as `ip netns exec NAME`, by the node's name.
+        env: Environment variables of all nodes, added to those of this process and the token.
+        host: Address of the head.
+        prefix: Prefix of a node's command, such as `ip netns exec NAME`, by the node's name.
 
     Attributes:
-        env: in which a client finds the cluster, and is let in.
-        api: where jobs are submitted.
+        env: environment of a client, with the address and the token.
+        api: address of the job server.
     """
 
     def __init__(
         self, env: Mapping[str, str], *, host: str = "127.0.0.1", prefix: Mapping[str, Sequence[str]] | None = None
     ) -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix="ray-"))  # A short path: Ray's sockets lie there.
+        self._folder = Path(tempfile.mkdtemp(prefix="ray-"))  # A short path, since it contains Ray's sockets.
         self._host, self._prefix = host, prefix or {}
         self._port, api_port = free_port(), free_port()
         self._nodes: dict[str, RayNode] = {}
@@ -80,7 +80,7 @@ class RayNodes:
         self._node_env = {
             **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
             **env,
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",  # As where the environment is activated.
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",  # As in an activated environment.
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": TOKEN,
         }
@@ -92,14 +92,14 @@ class RayNodes:
         return {name: value for name, value in self.env.items() if name != "MLFLOW_TRACKING_URI"}
 
     def start(self, name: str, *, num_cpus: int, role: str, num_gpus: int = 0, address: str | None = None) -> None:
-        """Starts a node and waits until it is alive; the one called head first.
+        """Starts a node and waits until it is alive. The first must be called head.
 
         Args:
-            name: of the node.
-            num_cpus: CPUs it says it has.
-            role: its label depthflow.io/role.
-            num_gpus: GPUs it says it has.
-            address: its own. Default: the head's.
+            name: Name of the node.
+            num_cpus: Number of CPUs it reports.
+            role: Its label depthflow.io/role.
+            num_gpus: Number of GPUs it reports.
+            address: Its IP address. Defaults to that of the head.
         """
         ports = ("dashboard-agent-listen-port", "dashboard-agent-grpc-port", "metrics-export-port")
         command = [
@@ -113,7 +113,7 @@ class RayNodes:
             f"--num-gpus={num_gpus}",
             f"--labels=depthflow.io/role={role}",
             f"--object-store-memory={200 * 2**20}",
-            f"--temp-dir={self._folder / name}",  # Each machine has its own: what one cleans up is not another's.
+            f"--temp-dir={self._folder / name}",  # One per node, as on separate machines.
             *(f"--{flag}={free_port()}" for flag in ports),
             *(self._head_flags if name == "head" else [f"--address={self._host}:{self._port}"]),
         ]
@@ -121,7 +121,7 @@ class RayNodes:
         self.wait_until_alive()
 
     def wait_until_alive(self) -> None:
-        """Until all that were started are there, and those that were killed are known to be gone."""
+        """Waits until all started nodes are alive and all killed nodes are reported dead."""
         deadline = time.monotonic() + START_S
         while (alive := self._count_alive()) != len(self._nodes):
             for node in self._nodes.values():
@@ -132,14 +132,14 @@ class RayNodes:
             time.sleep(0.3)
 
     def _count_alive(self) -> int:
-        """0 while the head does not answer."""
+        """Returns the number of alive nodes; 0 if the head does not answer."""
         try:
             return sum(node["state"] == "ALIVE" for node in self.state("nodes"))
         except OSError:
             return 0
 
     def state(self, kind: str) -> list[dict[str, Any]]:
-        """What the head's state API knows: nodes, tasks, actors or jobs.
+        """Returns nodes, tasks, actors or jobs from the head's state API.
 
         Raises:
             OSError: if it does not answer.
@@ -150,11 +150,11 @@ class RayNodes:
             return json.load(answer)["data"]["result"]["result"]
 
     def kill(self, name: str) -> None:
-        """Without a word to the others."""
+        """Kills a node without notice."""
         self._nodes.pop(name).kill()
 
     def stop(self) -> None:
-        """Ends all nodes, the head last."""
+        """Kills all nodes, the head last."""
         for name in [*self._nodes][::-1]:
             self.kill(name)
         shutil.rmtree(self._folder, ignore_errors=True)

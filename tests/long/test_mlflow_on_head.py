@@ -1,4 +1,4 @@
-"""deploy/mlflow_on_head.sh as it runs on the head node, with an object store that speaks S3's protocol."""
+"""deploy/mlflow_on_head.sh as it runs on the head node, with an S3 server."""
 
 import os
 import shutil
@@ -21,10 +21,10 @@ BUCKET = "depthflow-head"
 
 
 class Head:
-    """A home folder as cluster.yaml makes it.
+    """A home folder as cluster.yaml creates it.
 
     Args:
-        home: an empty folder.
+        home: Folder to create.
     """
 
     def __init__(self, home: Path) -> None:
@@ -43,7 +43,7 @@ class Head:
         self.database = home / "mlflow" / "mlflow.db"
 
     def start(self) -> None:
-        """Runs the script, and waits until MLflow answers."""
+        """Runs the script and waits until MLflow answers."""
         subprocess.run(["bash", DEPLOY / "mlflow_on_head.sh"], env=self.env, check=True, timeout=120)
         deadline = time.monotonic() + 180
         while self.status("/health", f"localhost:{self.port}") != 200:
@@ -51,7 +51,7 @@ class Head:
             time.sleep(0.2)
 
     def status(self, path: str, host: str) -> int:
-        """Of a request that calls the server by this name; 0 where nobody answers."""
+        """Returns the HTTP status of a request with this host name; 0 if there is no answer."""
         request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", headers={"Host": host})
         try:
             with urllib.request.urlopen(request, timeout=30) as answer:
@@ -62,7 +62,7 @@ class Head:
             return 0
 
     def processes(self) -> list[psutil.Process]:
-        """Those of this home."""
+        """Returns the processes of this home folder."""
         found = []
         for process in psutil.process_iter():
             try:
@@ -73,7 +73,7 @@ class Head:
         return found
 
     def kill(self) -> None:
-        """Everything that the script started."""
+        """Kills everything that the script started."""
         while found := self.processes():
             for process in found:
                 process.kill()
@@ -91,24 +91,24 @@ def head(tmp_path, serving: Callable) -> Iterator[Head]:
             head.kill()
 
 
-def test_server_answers_to_its_names_and_comes_back_on_a_new_disk(head, monkeypatch):
+def test_the_server_checks_host_names_and_is_restored_on_a_new_disk(head, monkeypatch):
     from mlflow.tracking import MlflowClient
 
     head.start()
     search = "/api/2.0/mlflow/experiments/search?max_results=1"
     assert head.status(search, f"localhost:{head.port}") == 200
     assert head.status(search, f"elsewhere.example:{head.port}") == 403
-    assert head.status(search, "localhost") == 403, "ports count"
+    assert head.status(search, "localhost") == 403, "the port is part of the name"
 
     client = MlflowClient(f"http://127.0.0.1:{head.port}")
     run = client.create_run(client.create_experiment("kept"))
     client.log_text(run.info.run_id, "an artifact", "note.txt")
-    held = [item["Key"] for item in boto3.client("s3").list_objects_v2(Bucket=BUCKET)["Contents"]]
-    assert [key for key in held if key.startswith("mlflow/artifacts/") and key.endswith("/note.txt")]
+    keys = [item["Key"] for item in boto3.client("s3").list_objects_v2(Bucket=BUCKET)["Contents"]]
+    assert [key for key in keys if key.startswith("mlflow/artifacts/") and key.endswith("/note.txt")]
 
-    began = {process.pid for process in head.processes()}
+    before = {process.pid for process in head.processes()}
     head.start()
-    assert {process.pid for process in head.processes()} == began, "a second start does nothing"
+    assert {process.pid for process in head.processes()} == before, "a second start does nothing"
 
     script = head.home / "depthflow" / "mlflow_database.py"
     words = ["once", "--database", head.database, "--copy", f"s3://{BUCKET}/mlflow/mlflow.db"]

@@ -1,18 +1,18 @@
-"""Named configurations. Each docstring says what it is for, how to run it and what was seen."""
+"""Named recipes. Each docstring gives the purpose, the command and, where measured, the result."""
 
 from collections.abc import Callable
 
 from depthflow.recipe import Recipe
 
 RECIPES: dict[str, Callable[[], Recipe]] = {}
-"""By the names that train.py takes."""
+"""Recipes by the names that train.py takes."""
 
 
 def named(recipe: Callable[[], Recipe]) -> Callable[[], Recipe]:
-    """Puts a recipe in `RECIPES`, under the name that it gives itself.
+    """Adds a recipe to `RECIPES` under its own name.
 
     Raises:
-        ValueError: if another has this name.
+        ValueError: if the name is taken.
     """
     name = recipe().name
     if name in RECIPES:
@@ -23,7 +23,7 @@ def named(recipe: Callable[[], Recipe]) -> Callable[[], Recipe]:
 
 @named
 def smoke() -> Recipe:
-    """A tiny encoder at 64 x 64, without downloads: does the chain hold?
+    """A tiny encoder at 64 x 64, without downloads, to test the whole chain.
 
     Two epochs take seconds.
 
@@ -83,14 +83,14 @@ def demo() -> Recipe:
 
 @named
 def tutorial() -> Recipe:
-    """The notebook tutorial's network and hyper-parameters, but masked.
+    """The notebook tutorial's network and hyper-parameters, with invalid pixels masked.
 
     ResNet50 U-Net, 256 x 256, batch 32, 60 epochs, Adam 1e-3, mean squared error + 0.1 Huber on log-depth.
 
     python pipelines/train.py tutorial --samples STORE --storage DIR
 
-    Two deliberate differences: the network normalises its input as the ImageNet weights expect (the tutorial feeds
-    [0, 1]), and invalid pixels do not enter the loss.
+    It differs from the tutorial on purpose in two points: the network scales its input as the ImageNet weights expect
+    (the tutorial feeds [0, 1]), and invalid pixels do not enter the loss.
     """
     return Recipe(name="tutorial", encoder="resnet50", encoder_weights="imagenet", clip_depth="tutorial")
 
@@ -101,10 +101,10 @@ def diode() -> Recipe:
 
     python pipelines/train.py diode --samples STORE --storage DIR --num-workers 8
 
-    The encoder's batch normalisation keeps its ImageNet statistics and the decoder normalises by groups, so that
-    the whole forward and backward pass is one program and one all-reduce follows: --xla compiles it, and --dtype
-    mixed_bfloat16 is for GPUs from A100 on. Not yet run at full size: no duration and no score are known. Its loss,
-    optimizer and augmentation are nyu-cpu's, which were measured.
+    The encoder's batch normalisation keeps its ImageNet statistics and the decoder uses group normalisation, so the
+    forward and backward pass needs no communication before the all-reduce: --xla compiles it. --dtype mixed_bfloat16 is
+    for A100 and later GPUs. Loss, optimizer and augmentation are those of nyu-cpu, which was measured. This recipe has
+    not been run at full size, so its duration and score are unknown.
     """
     return Recipe(
         name="diode",
@@ -130,14 +130,14 @@ def diode() -> Recipe:
 
 @named
 def nyu_cpu() -> Recipe:
-    """ResNet50 on a few hundred indoor photographs without a GPU.
+    """ResNet50 on a few hundred indoor images without a GPU.
 
     python pipelines/train.py nyu-cpu --samples STORE --storage DIR --num-workers 1
 
-    The encoder's batch normalisation keeps its ImageNet statistics, its weights a third of the rate; the decoder has a
-    quarter of the tutorial's width and ends at half resolution; a zoom divides depth, as all frames are one camera's.
-    Seen on 648 photographs of NYU Depth V2 at 128 x 160, 147 others held out: val abs_rel 0.180, delta1 0.719 after 51
-    minutes on two cores (docs/explanation/learning.md).
+    The encoder's batch normalisation keeps its ImageNet statistics, and its weights learn at a third of the rate. The
+    decoder has a quarter of the tutorial's width and ends at half resolution. A zoom divides depth, since all frames
+    are from one camera. Result on 648 images of NYU Depth V2 at 128 x 160, with 147 others held out: val abs_rel 0.180,
+    delta1 0.719 after 51 minutes on two cores (docs/explanation/learning.md).
     """
     return Recipe(
         name="nyu-cpu",

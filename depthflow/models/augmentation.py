@@ -1,6 +1,6 @@
-"""Augmentation in two halves: what is drawn for a sample, on the host, and what that makes of a batch, on any device.
+"""Augmentation in two halves: random draws per sample, on the host, and their application to a batch, on any device.
 
-A draw depends on (seed, epoch, sample id) alone, so an epoch is the same on any number of workers and after a resume.
+A draw depends only on (seed, epoch, sample id), so an epoch is the same on any number of workers and after a resume.
 """
 
 # Keras and TensorFlow type their operations loosely.
@@ -23,18 +23,18 @@ from depthflow.recipe import Recipe
 
 Tensor = keras.KerasTensor
 
-HUE_SHARE = 0.1
-"""Of colour_jitter: the largest turn of the hue, in colour circles."""
+HUE_FRACTION = 0.1
+"""Largest turn of the hue, in colour circles, as a fraction of colour_jitter."""
 RGB_TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.595716, -0.274453, -0.321263], [0.211456, -0.522591, 0.311135]])
-"""NTSC 1953: brightness and two colour axes, in whose plane a rotation turns the hue."""
+"""NTSC 1953: brightness and two colour axes. A rotation in the plane of the two turns the hue."""
 BLUR_RADIUS_PX = 2
 
 
 class Batch(NamedTuple):
-    """What an augmentation changes.
+    """The batch that an augmentation changes.
 
     Attributes:
-        rgb: (B, H, W, 3) float32, 0 to 255; it is rounded and cut to these when all augmentations are done.
+        rgb: (B, H, W, 3) float32, 0 to 255; clipped and rounded after all augmentations.
         log_depth: (B, H, W) float, natural log of metres; 0 where invalid.
         valid_mask: (B, H, W) bool.
     """
@@ -46,13 +46,13 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """What is drawn for a sample, and what that makes of a batch.
+    """How an augmentation is drawn for a sample and applied to a batch.
 
     Attributes:
-        draw: from the amount and (n, columns) float64, uniform in [0, 1), to as many values, which must leave the
-            sample as it is where they are 0. What is uniform depends on name, seed, epoch and sample id alone.
-        apply: a batch with (B, columns) float32 of these values.
-        columns: how many.
+        draw: Maps the amount and (n, columns) float64, uniform in [0, 1), to (n, columns) values. Zeros must leave the
+            sample unchanged.
+        apply: Applies (B, columns) float32 of these values to a batch.
+        columns: Number of values per sample.
     """
 
     draw: Callable[[float, np.ndarray], np.ndarray]
@@ -61,11 +61,13 @@ class Augmentation:
 
 
 def with_gamma(batch: Batch, exponent: Tensor) -> Batch:
-    """rgb to the power 2^exponent, of values in [0, 1]. Source: Godard et al. 2017, arXiv:1609.03677, section 4.
+    """Raises rgb, scaled to [0, 1], to the power 2^exponent.
 
     Args:
-        batch: to change.
-        exponent: (B, 1) float32; an image whose exponent is 0 is returned to the last bit.
+        batch: Batch to change.
+        exponent: (B, 1) float32. An image whose exponent is 0 stays the same to the last bit.
+
+    Source: Godard et al. 2017, arXiv:1609.03677, section 4.
     """
     power = 2 ** exponent[:, :, None, None]
     curved = 255 * (ops.maximum(batch.rgb, 0) / 255) ** power
@@ -84,51 +86,51 @@ class Column(IntEnum):
     """Columns of the draws."""
 
     FLIP = 0
-    """1: mirrored, 0: not."""
+    """1 if mirrored, else 0."""
     ZOOM = 1
-    """Enlargement, >= 1."""
+    """Zoom factor, >= 1."""
     CENTRE_Y = 2
-    """Centre of the part that is enlarged, as a share of the height."""
+    """Centre of the enlarged part, as a fraction of the height."""
     CENTRE_X = 3
-    """As a share of the width."""
+    """Centre of the enlarged part, as a fraction of the width."""
     BRIGHTNESS = 4
-    """Factor."""
+    """Factor of the colours."""
     CONTRAST = 5
     """Factor of the distance from the image's mean grey."""
     SATURATION = 6
     """Factor of the distance from each pixel's grey."""
     HUE = 7
-    """Turn in colour circles."""
+    """Turn of the hue in colour circles."""
     BLUR = 8
-    """0: sharp, 1: the blurred image."""
+    """Weight of the blurred image, 0 to 1."""
 
 
 NEUTRAL = np.array([0, 1, 0.5, 0.5, 1, 1, 1, 0, 0], np.float32)
-"""Leaves a sample as it is."""
+"""Draws that leave a sample unchanged."""
 
 
 def is_augmented(recipe: Recipe) -> bool:
-    """Whether any draw of the recipe can change a sample."""
+    """Returns whether any draw of the recipe can change a sample."""
     ranges = recipe.horizontal_flip or recipe.max_zoom > 1 or recipe.colour_jitter > 0 or recipe.blur > 0
     return ranges or bool(recipe.augment)
 
 
 def draw(recipe: Recipe, *, seed: int, epoch: int, sample_ids: Sequence[str]) -> np.ndarray:
-    """What each sample's augmentation is in an epoch.
+    """Draws each sample's augmentation for an epoch.
 
-    Every sample uses the same number of random values whatever the recipe, so that switching one kind of augmentation
-    on leaves the others' draws alone. Zoom is log-uniform, all else uniform.
+    Every sample uses the same number of random values, so that enabling one kind of augmentation does not change the
+    draws of the others. The zoom is log-uniform, all else uniform.
 
     Args:
-        recipe: the ranges.
-        seed: the position's.
-        epoch: from 0.
-        sample_ids: n of them.
+        recipe: Supplies the ranges.
+        seed: Seed of the run.
+        epoch: Epoch, from 0.
+        sample_ids: Ids of n samples.
 
     Returns:
-        (n, 9) float32, columns as in `Column`; after them those of recipe.augment, in its order.
+        (n, 9 + m) float32: the columns of `Column`, then those of recipe.augment in its order.
     """
-    # One value a column, and one for whether there is blur.
+    # One value per column, and one for whether to blur.
     uniform = _uniform(f"augmentation/{seed}/{epoch}", sample_ids, columns=len(Column) + 1)
     signed = 2 * uniform - 1
     draws = np.tile(NEUTRAL, (len(uniform), 1))
@@ -139,21 +141,21 @@ def draw(recipe: Recipe, *, seed: int, epoch: int, sample_ids: Sequence[str]) ->
         draws[:, centre] = 0.5 + 0.5 * signed[:, centre] * (1 - 1 / draws[:, Column.ZOOM])
     for factor in (Column.BRIGHTNESS, Column.CONTRAST, Column.SATURATION):
         draws[:, factor] = 1 + recipe.colour_jitter * signed[:, factor]
-    draws[:, Column.HUE] = HUE_SHARE * recipe.colour_jitter * signed[:, Column.HUE]
+    draws[:, Column.HUE] = HUE_FRACTION * recipe.colour_jitter * signed[:, Column.HUE]
     draws[:, Column.BLUR] = np.where(uniform[:, -1] < recipe.blur, 1 - uniform[:, Column.BLUR], 0)
     named = [_drawn(name, amount, seed=seed, epoch=epoch, sample_ids=sample_ids) for name, amount in recipe.augment]
     return np.concatenate([draws, *named], axis=1)
 
 
 def _drawn(name: str, amount: float, *, seed: int, epoch: int, sample_ids: Sequence[str]) -> np.ndarray:
-    """(n, columns) float32 of one of `AUGMENTATIONS`, which draws the same whatever else there is."""
+    """Returns (n, columns) float32 of one of `AUGMENTATIONS`, independent of the others."""
     augmentation = AUGMENTATIONS[name]
     uniform = _uniform(f"augmentation/{name}/{seed}/{epoch}", sample_ids, columns=augmentation.columns)
     return augmentation.draw(amount, uniform).astype(np.float32)
 
 
 def _uniform(stream: str, sample_ids: Sequence[str], *, columns: int) -> np.ndarray:
-    """(n, columns) float64 in [0, 1)."""
+    """Returns (n, columns) float64 in [0, 1)."""
     keys = [xxhash.xxh3_128_intdigest(f"{stream}/{sample_id}".encode()) for sample_id in sample_ids]
     return np.array([np.random.Generator(np.random.Philox(key=key)).random(columns) for key in keys]).reshape(
         -1, columns
@@ -169,23 +171,22 @@ def augment(
     zoom_depth: Literal["focal", "keep"],
     named: Sequence[str] = (),
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The batch as drawn: one geometric transform for all planes, and colour and blur for the image.
+    """Applies draws to a batch: one geometric transform for image, depth and mask, and colour and blur for the image.
 
-    The image is interpolated, depth and mask are point-sampled at the same source pixel: no depth is a blend, none
-    comes from an invalid pixel. A zoom by z shows what a pinhole camera sees from things at 1/z of their depth, or
-    what a lens of z times the focal length sees from the same things (the ambiguity: Yin et al. 2023, Metric3D,
-    arXiv:2307.10984).
+    The image is interpolated. Depth and mask are point-sampled at the same source pixel, so that no depth is a blend or
+    comes from an invalid pixel. An image zoomed by z shows a scene at 1/z of the depth, or the same scene through a
+    lens of z times the focal length (Yin et al. 2023, Metric3D, arXiv:2307.10984).
 
     Args:
         rgb: (B, H, W, 3) uint8, sides of at least 2.
-        log_depth: (B, H, W) float, natural log of metres; anything, NaN included, where invalid.
+        log_depth: (B, H, W) float, natural log of metres; any value, even NaN, where invalid.
         valid_mask: (B, H, W) bool.
-        draws: (B, D) float32, columns as in `Column`, then those of the named augmentations.
-        zoom_depth: focal divides depth by the zoom; keep leaves it.
-        named: of `AUGMENTATIONS`, carried out in this order, after all others.
+        draws: (B, D) float32, the columns of `Column`, then those of the named augmentations.
+        zoom_depth: focal divides depth by the zoom; keep leaves it unchanged.
+        named: Names in `AUGMENTATIONS`, applied in this order after all others.
 
     Returns:
-        (rgb, log_depth, valid_mask) of the same shapes and dtypes. What lies outside the source's frame is invalid;
+        (rgb, log_depth, valid_mask) of the same shapes and dtypes. Pixels from outside the source's frame are invalid;
         log_depth is 0 where invalid. Neutral draws change nothing else, to the last bit.
     """
     draws = ops.cast(draws, "float32")
@@ -197,7 +198,7 @@ def augment(
     image = _blurred(_recoloured(_interpolated(rgb, rows, across), columns), columns[Column.BLUR])
     log_depth, valid_mask = _point_sampled(log_depth, valid_mask, rows, across)
     if zoom_depth == "focal":
-        # In float64: in float32 a logarithm's last bit may depend on how many images are taken together.
+        # In float64, since in float32 a logarithm's last bit may depend on the number of images.
         shift = ops.cast(ops.log(ops.cast(zoom, "float64")), log_depth.dtype)
         log_depth = log_depth - shift[:, None, None]
     log_depth = ops.where(valid_mask, log_depth, ops.zeros_like(log_depth))
@@ -207,7 +208,7 @@ def augment(
 
 
 def _named(batch: Batch, draws: Tensor, names: Sequence[str]) -> Batch:
-    """The batch after the named augmentations: log_depth stays 0 where invalid."""
+    """Applies the named augmentations; log_depth stays 0 where invalid."""
     first = 0
     for augmentation in map(AUGMENTATIONS.__getitem__, names):
         batch = augmentation.apply(batch, draws[:, first : first + augmentation.columns])
@@ -217,9 +218,9 @@ def _named(batch: Batch, draws: Tensor, names: Sequence[str]) -> Batch:
 
 
 def _source_places(size: int, zoom: Tensor, centre: Tensor, *, mirrored: Tensor) -> Tensor:
-    """(B, size) float32: the place in the source, pixel centres at whole numbers, that each target pixel shows.
+    """Returns (B, size) float32, the source position of each target pixel, with pixel centres at whole numbers.
 
-    Every term is exact in float32 at zoom 1 about the middle, so that the place then is the pixel itself.
+    At zoom 1 about the middle every term is exact in float32, so that the position is the pixel itself.
     """
     from_middle = ops.arange(size, dtype="float32") + 0.5 - ops.cast(size, "float32") / 2
     step = (1 - 2 * mirrored) / zoom
@@ -227,8 +228,8 @@ def _source_places(size: int, zoom: Tensor, centre: Tensor, *, mirrored: Tensor)
 
 
 def _interpolated(rgb: Tensor, rows: Tensor, across: Tensor) -> Tensor:
-    """(B, H, W, 3) float32: bilinear between source pixels; beyond the frame its edge goes on."""
-    # Columns of the transposed image are contiguous: half the time of gathering single pixels.
+    """Returns (B, H, W, 3) float32: bilinear between source pixels, with the edge repeated beyond the frame."""
+    # Rows of the transposed image are contiguous, which halves the time of gathering single pixels.
     image = _interpolated_rows(ops.transpose(rgb, (0, 2, 1, 3)), across)
     return _interpolated_rows(ops.transpose(image, (0, 2, 1, 3)), rows)
 
@@ -241,7 +242,7 @@ def _interpolated_rows(image: Tensor, places: Tensor) -> Tensor:
 
 
 def _point_sampled(log_depth: Tensor, valid_mask: Tensor, rows: Tensor, across: Tensor) -> tuple[Tensor, Tensor]:
-    """The planes at the nearest source pixels; False where that is beyond the frame."""
+    """Returns depth and mask at the nearest source pixels, with a mask of False beyond the frame."""
     height, width = ops.shape(valid_mask)[1:]
     row, column = ops.floor(rows + 0.5), ops.floor(across + 0.5)
     row_index, column_index = _held(row, valid_mask, 1), _held(column, valid_mask, 2)
@@ -257,21 +258,21 @@ def _point_sampled(log_depth: Tensor, valid_mask: Tensor, rows: Tensor, across: 
 
 
 def _held(places: Tensor, plane: Tensor, axis: int) -> Tensor:
-    """Whole places as int32, those beyond the frame moved to its edge."""
+    """Returns whole positions as int32, with those beyond the frame moved to its edge."""
     return ops.cast(ops.clip(places, 0, ops.cast(ops.shape(plane)[axis] - 1, "float32")), "int32")
 
 
 def _taken(plane: Tensor, index: Tensor) -> Tensor:
-    """plane[b, index[b]] for each image b: (B, N, ...) by (B, ...) int32."""
+    """Returns plane[b, index[b]] for each image b, given (B, N, ...) and (B, ...) int32."""
     batch, size, *rest = ops.shape(plane)
     first = ops.reshape(ops.arange(batch, dtype="int32") * size, (-1, *[1] * (len(index.shape) - 1)))
     return ops.take(ops.reshape(plane, (-1, *rest)), index + first, axis=0)
 
 
 def _recoloured(image: Tensor, columns: Sequence[Tensor]) -> Tensor:
-    """Brightness, contrast, saturation and hue as one affine map of the colours of each image.
+    """Changes brightness, contrast, saturation and hue by one affine map of each image's colours.
 
-    Greys are its fixed directions: saturation and hue leave them, so contrast's mean grey passes through unchanged.
+    Saturation and hue leave greys unchanged, so the mean grey that contrast refers to is the original image's.
     """
     brightness, contrast, saturation, hue = columns[Column.BRIGHTNESS : Column.HUE + 1]
 
@@ -287,7 +288,7 @@ def _recoloured(image: Tensor, columns: Sequence[Tensor]) -> Tensor:
 
 
 def _colour_matrix(saturation: Tensor, hue: Tensor) -> Tensor:
-    """(B, 3, 3) from RGB to RGB: in YIQ, the plane of I and Q is scaled by saturation and turned by hue."""
+    """Returns (B, 3, 3) from RGB to RGB that scales YIQ's plane of I and Q by saturation and turns it by hue."""
     angle = 2 * math.pi * hue
     cosine, sine, zero = saturation * ops.cos(angle), saturation * ops.sin(angle), ops.zeros_like(hue)
     rows = [[zero + 1, zero, zero], [zero, cosine, -sine], [zero, sine, cosine]]
@@ -297,17 +298,17 @@ def _colour_matrix(saturation: Tensor, hue: Tensor) -> Tensor:
 
 
 def _blurred(image: Tensor, strength: Tensor) -> Tensor:
-    """Blended by (B,) strength with itself under the 5 x 5 binomial kernel, continued at its edges by mirroring."""
-    share = strength[:, None, None, None]
+    """Blends the image by (B,) strength with its 5 x 5 binomial blur, mirrored at the edges."""
+    weight = strength[:, None, None, None]
     radius = (BLUR_RADIUS_PX, BLUR_RADIUS_PX)
 
     def blended() -> Tensor:
-        # The binomial kernel is the sum of two neighbours, four times an axis.
+        # The binomial kernel is the sum of two neighbours, taken four times per axis.
         total = ops.pad(image, ((0, 0), radius, radius, (0, 0)), mode="symmetric")
         for _ in range(2 * BLUR_RADIUS_PX):
             total = total[:, 1:] + total[:, :-1]
         for _ in range(2 * BLUR_RADIUS_PX):
             total = total[:, :, 1:] + total[:, :, :-1]
-        return (1 - share) * image + (share / 2 ** (4 * BLUR_RADIUS_PX)) * total
+        return (1 - weight) * image + (weight / 2 ** (4 * BLUR_RADIUS_PX)) * total
 
     return ops.cond(ops.any(strength > 0), blended, lambda: image)

@@ -1,4 +1,4 @@
-"""What a depth model is to whoever evaluates it or predicts with it, whatever it is made of."""
+"""The interface of a depth model for evaluation and prediction, however it is implemented."""
 
 from collections.abc import Callable
 from typing import Literal, Protocol
@@ -6,32 +6,32 @@ from typing import Literal, Protocol
 import numpy as np
 
 Output = Literal["metres", "relative inverse depth"]
-"""What a model predicts: metric depth, or inverse depth up to a scale and a shift that differ from image to image."""
+"""What a model predicts: metric depth, or inverse depth up to a scale and a shift that differ between images."""
 
 
 class Predictor(Protocol):
     """A depth model.
 
     Attributes:
-        output: what it predicts.
+        output: What it predicts.
     """
 
     output: Output
 
     def __call__(self, rgb: np.ndarray) -> np.ndarray:
-        """Depth of photographs.
+        """Predicts depth.
 
         Args:
-            rgb: (B, H, W, 3) uint8, of any one size.
+            rgb: (B, H, W, 3) uint8; H and W may be any size.
 
         Returns:
-            (B, H, W) float32 of what `output` says, > 0.
+            (B, H, W) float32 > 0, in the unit of `output`.
         """
         ...
 
 
 LoadPredictor = Callable[[], Predictor]
-"""Makes a `Predictor`, once, in a process that will use it."""
+"""Loads a `Predictor`, once in each process that uses it."""
 
 
 class LoadableModel(Protocol):

@@ -189,7 +189,7 @@ def _loop(side: Side, ready: Any) -> Figures:
     reader = SplitReader(store, "train")
     steps_per_epoch = len(batch_sizes(len(reader), global_batch_size=side.recipe.global_batch_size))
     train_state = TrainState(side.recipe, steps_per_epoch=steps_per_epoch, group=group, checkpoint=None)
-    group.share_first_workers(train_state.model.weights)
+    group.broadcast(train_state.model.weights)
     recorder: Any = _Recorder()
     ready.wait()
     with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""What a recipe can say: the flags of train.py that affect the result. Imports no Keras."""
+"""The recipe: the flags of train.py that affect the result. Does not import Keras."""
 
 import math
 from dataclasses import replace
@@ -9,27 +9,27 @@ import tyro
 from depthflow.flags import explained, flags, require, require_known, require_positive
 
 ENCODERS = {
-    "resnet50": "the tutorial's",
+    "resnet50": "as in the tutorial",
     "resnet50v2": "its second version",
     "convnext_tiny": "no batch normalisation",
     "efficientnetv2_s": "20 M parameters",
     "mobilenetv3_large": "3 M parameters",
     "tiny": "0.05 M parameters, for tests and the demo",
 }
-"""Name to help of each encoder; `depthflow.models.encoders.ENCODERS` builds them."""
+"""Help text of each encoder; `depthflow.models.encoders.ENCODERS` builds them."""
 ENCODERS_WITHOUT_BATCH_NORM = ("convnext_tiny", "tiny")
 LOSS_TERMS = {
     "tutorial": "squared error + 0.1 Huber",
     "l1": "absolute error",
     "silog": "scale-invariant",
-    "gradient": "differences of neighbours at four scales",
+    "gradient": "differences between neighbours at four scales",
     "smoothness": "edge-aware",
 }
-"""Name to help of each loss term; `depthflow.models.losses.TERMS` computes them."""
+"""Help text of each loss term; `depthflow.models.losses.TERMS` computes them."""
 AUGMENTATIONS = {
-    "gamma": "brightness^(2^g), g up to so much either way",
+    "gamma": "brightness^(2^g), with g between minus and plus the amount",
 }
-"""Name to help of each augmentation in --augment; `depthflow.models.augmentation.AUGMENTATIONS` applies them."""
+"""Help text of each augmentation in --augment; `depthflow.models.augmentation.AUGMENTATIONS` applies them."""
 
 if TYPE_CHECKING:
     EncoderName = str
@@ -132,7 +132,7 @@ class Recipe:
     """Seed of the initial weights, the sample order and every augmentation."""
 
     def __post_init__(self) -> None:
-        require(self.seed >= 0, f"--seed must not be negative. Received: {self.seed}")
+        self._require("seed", self.seed >= 0, "must not be negative")
         require_positive(
             epochs=self.epochs, global_batch_size=self.global_batch_size, accumulation_steps=self.accumulation_steps
         )
@@ -142,27 +142,25 @@ class Recipe:
         self._check_augmentation()
         self._check_optimizer()
 
+    def _require(self, field: str, condition: bool, rule: str) -> None:
+        """Raises ValueError with the field's flag, its rule and its value unless the condition holds."""
+        value = getattr(self, field)
+        if isinstance(value, tuple):  # As the command line takes it: l1 1 gradient 0.5.
+            value = " ".join(f"{x[0]} {x[1]:g}" if isinstance(x, tuple) else str(x) for x in value) or "none"
+        require(condition, f"--{field.replace('_', '-')} {rule}. Received: {value}")
+
     def _check_network(self) -> None:
         require_known(encoder=([self.encoder], ENCODERS))
-        for flag, size in (("--height", self.height), ("--width", self.width)):
-            require(
-                size > 0 and size % NETWORK_STRIDE_PX == 0,
-                f"{flag} must be a multiple of {NETWORK_STRIDE_PX}, the encoder's stride. Received: {size}",
-            )
-        require(
-            3 <= len(self.decoder_filters) <= 5 and min(self.decoder_filters) >= 1,
-            f"--decoder-filters takes three to five numbers of at least 1. "
-            f"Received: {' '.join(map(str, self.decoder_filters))}",
-        )
-        require(
-            self.bottleneck_filters >= 0,
-            f"--bottleneck-filters must not be negative. Received: {self.bottleneck_filters}",
-        )
-        require(
-            1 <= self.supervised_scales <= len(self.decoder_filters),
-            f"--supervised-scales must be 1 to {len(self.decoder_filters)}, the decoder's stages. "
-            f"Received: {self.supervised_scales}",
-        )
+        stages = len(self.decoder_filters)
+        for field in ("height", "width"):
+            size = getattr(self, field)
+            multiple = f"must be a multiple of {NETWORK_STRIDE_PX}, the encoder's stride"
+            self._require(field, size > 0 and size % NETWORK_STRIDE_PX == 0, multiple)
+        valid = 3 <= stages <= 5 and min(self.decoder_filters) >= 1
+        self._require("decoder_filters", valid, "takes three to five numbers of at least 1")
+        self._require("bottleneck_filters", self.bottleneck_filters >= 0, "must not be negative")
+        valid = 1 <= self.supervised_scales <= stages
+        self._require("supervised_scales", valid, f"must be 1 to {stages}, the number of decoder stages")
 
     def _check_normalisation(self) -> None:
         synchronized = self.decoder_norm == "batch" or (
@@ -183,55 +181,33 @@ class Recipe:
     def _check_loss(self) -> None:
         terms = [name for name, _ in self.loss]
         require_known(loss=(terms, LOSS_TERMS))
-        require(
-            len(terms) > 0 and len(set(terms)) == len(terms) and all(0 < w < math.inf for _, w in self.loss),
-            f"--loss takes terms, each once, with positive weights: l1 1 gradient 0.5. Received: {_spelt(self.loss)}",
-        )
+        valid = len(terms) == len(set(terms)) > 0 and all(0 < weight < math.inf for _, weight in self.loss)
+        self._require("loss", valid, "takes terms, each once, with positive weights: l1 1 gradient 0.5")
 
     def _check_augmentation(self) -> None:
-        require(1 <= self.max_zoom <= 4, f"--max-zoom must be 1 to 4. Received: {self.max_zoom}")
-        require(
-            0 <= self.colour_jitter < 1,
-            f"--colour-jitter must be 0 or more and below 1. Received: {self.colour_jitter}",
-        )
-        require(0 <= self.blur <= 1, f"--blur must be 0 to 1. Received: {self.blur}")
-        more = [name for name, _ in self.augment]
-        require_known(augment=(more, AUGMENTATIONS))
-        require(
-            len(set(more)) == len(more) and all(0 < amount <= 1 for _, amount in self.augment),
-            f"--augment takes names, each once, with amounts above 0 and up to 1: gamma 0.3. "
-            f"Received: {_spelt(self.augment)}",
-        )
+        self._require("max_zoom", 1 <= self.max_zoom <= 4, "must be 1 to 4")
+        self._require("colour_jitter", 0 <= self.colour_jitter < 1, "must be 0 or more and below 1")
+        self._require("blur", 0 <= self.blur <= 1, "must be 0 to 1")
+        names = [name for name, _ in self.augment]
+        require_known(augment=(names, AUGMENTATIONS))
+        valid = len(names) == len(set(names)) and all(0 < amount <= 1 for _, amount in self.augment)
+        self._require("augment", valid, "takes names, each once, with amounts above 0 and up to 1: gamma 0.3")
 
     def _check_optimizer(self) -> None:
-        require(self.learning_rate > 0, f"--learning-rate must be positive. Received: {self.learning_rate}")
-        require(self.weight_decay >= 0, f"--weight-decay must not be negative. Received: {self.weight_decay}")
+        self._require("learning_rate", self.learning_rate > 0, "must be positive")
+        self._require("weight_decay", self.weight_decay >= 0, "must not be negative")
         require(
             self.weight_decay == 0 or self.optimizer != "adam",
             "--weight-decay is decoupled and adam has none: take --optimizer adamw. "
             f"Received: {self.weight_decay} with adam",
         )
-        require(
-            self.clip_norm is None or self.clip_norm > 0, f"--clip-norm must be positive. Received: {self.clip_norm}"
-        )
-        require(
-            0 < self.encoder_rate <= 1, f"--encoder-rate must be above 0 and at most 1. Received: {self.encoder_rate}"
-        )
-        require(
-            0 <= self.frozen_encoder_epochs < self.epochs,
-            f"--frozen-encoder-epochs must be 0 to {self.epochs - 1}, one less than --epochs. "
-            f"Received: {self.frozen_encoder_epochs}",
-        )
-        require(
-            self.ema_momentum is None or 0 < self.ema_momentum < 1,
-            f"--ema-momentum must be between 0 and 1. Received: {self.ema_momentum}",
-        )
+        self._require("clip_norm", self.clip_norm is None or self.clip_norm > 0, "must be positive")
+        self._require("encoder_rate", 0 < self.encoder_rate <= 1, "must be above 0 and at most 1")
+        valid = 0 <= self.frozen_encoder_epochs < self.epochs
+        self._require("frozen_encoder_epochs", valid, f"must be 0 to {self.epochs - 1}, one less than --epochs")
+        valid = self.ema_momentum is None or 0 < self.ema_momentum < 1
+        self._require("ema_momentum", valid, "must be between 0 and 1")
 
     def blank(self) -> "Recipe":
-        """The same network with no pre-trained weights to load, for who fills in weights of their own."""
+        """Returns this recipe without pre-trained weights to load, for callers that set the weights themselves."""
         return replace(self, encoder_weights="none", batch_norm="synchronized", xla=False)
-
-
-def _spelt(pairs: tuple[tuple[str, float], ...]) -> str:
-    """Names and numbers as the command line takes them: l1 1 gradient 0.5."""
-    return " ".join(f"{name} {number:g}" for name, number in pairs) or "none"

@@ -1,4 +1,4 @@
-"""The network and its losses: keras.ops only, so that they run on any Keras backend. No Ray, no MLflow.
+"""The network, its losses and its augmentation, in keras.ops only, so that they run on any Keras backend.
 
 Shape suffixes in comments: B images, H x W pixels, C channels.
 """

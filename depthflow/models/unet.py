@@ -1,4 +1,4 @@
-"""The U-Net: an encoder, upsampling decoder stages with skips, linear heads. Log-depth out, unbounded."""
+"""The U-Net: an encoder, upsampling decoder stages with skips, and linear heads that predict unbounded log-depth."""
 
 # Keras and TensorFlow type their operations loosely.
 # pyright: reportOptionalOperand=false, reportOperatorIssue=false, reportArgumentType=false, reportReturnType=false
@@ -13,33 +13,34 @@ from depthflow.models.encoders import DECODER_PREFIX, Features, build_encoder
 from depthflow.recipe import Recipe
 
 BATCH_NORM_MOMENTUM = 0.9
-"""Of the decoder's: its statistics are of the last tens of steps. At Keras's 0.99, the figures of the first epochs on
-some hundred images were those of statistics that still held their initial values."""
+"""Momentum in the decoder, whose statistics then cover tens of steps. With Keras's 0.99 on some hundred images, the
+statistics of the first epochs were still dominated by their initial values."""
 HEAD_PREFIX = "log_depth"
 HEADS = ("log_depth", "log_depth_half", "log_depth_quarter", "log_depth_eighth", "log_depth_sixteenth")
-"""The 1x1 convolutions that predict, by the resolution of their output; where it is enlarged, by NAME_up."""
+"""Names of the 1x1 convolutions that predict, by output resolution. NAME_up enlarges the output if need be."""
 ENCODER_HALVINGS = 5
 
 
 def build_unet(recipe: Recipe) -> keras.Model:
-    """The recipe's network, of layers that Keras ships, so that it is saved and loaded without custom code.
+    """Builds the recipe's network from layers that Keras ships, so that it is saved and loaded without custom code.
 
-    With encoder resnet50, decoder_filters (1024, 512, 256, 128, 64) and every other field of the decoder at its
-    default it is the tutorial's: skips from conv1_relu, conv2_block3_out, conv3_block4_out and conv4_block6_out, five
-    stages of upsampling and two 3x3 convolutions, of which the first four concatenate a skip, and a linear 1x1 head
-    (U-Net: Ronneberger et al. 2015, arXiv:1505.04597; upsampling before a convolution: Odena et al. 2016,
-    doi:10.23915/distill.00003; outputs at several scales: Godard et al. 2017, arXiv:1609.03677).
+    With encoder resnet50 and the decoder's fields at their defaults, this is the tutorial's network: skips from
+    conv1_relu, conv2_block3_out, conv3_block4_out and conv4_block6_out; five stages of upsampling and two 3x3
+    convolutions, the first four with a skip; and a linear 1x1 head.
 
     Args:
-        recipe: encoder, its weights, decoder, size and dtype.
+        recipe: Supplies encoder, weights, decoder, size and dtype.
 
     Returns:
-        A functional model from rgb (B, H, W, 3) uint8 to natural log of metres, float32 (float64 where that is the
-        dtype). One output (B, H, W, 1), or with supervised_scales n > 1 a list of n, finest first, output k of shape
-        (B, H / 2^k, W / 2^k, 1).
+        Functional model from rgb (B, H, W, 3) uint8 to natural log of metres, float32 (float64 if that is the dtype).
+        One output (B, H, W, 1), or with supervised_scales n > 1 a list of n outputs, finest first. Output k has the
+        shape (B, H / 2^k, W / 2^k, 1).
 
     Raises:
         TrainingError: if the encoder's weights cannot be loaded.
+
+    Sources: U-Net: Ronneberger et al. 2015, arXiv:1505.04597. Upsampling before a convolution: Odena et al. 2016,
+    doi:10.23915/distill.00003. Outputs at several scales: Godard et al. 2017, arXiv:1609.03677.
     """
     previous = keras.config.dtype_policy()
     keras.config.set_dtype_policy(recipe.dtype)
@@ -58,7 +59,7 @@ def build_unet(recipe: Recipe) -> keras.Model:
 
 
 def _decoder(features: Features, recipe: Recipe) -> list[keras.KerasTensor]:
-    """The outputs of the decoder's stages, coarse to fine, at 1/16, 1/8, 1/4, 1/2 and 1."""
+    """Returns the outputs of the decoder stages, coarse to fine: at 1/16, 1/8, 1/4, 1/2 and 1."""
     x = features.bottom
     if recipe.bottleneck_filters:
         x = _convolve_twice(x, filters=recipe.bottleneck_filters, norm=recipe.decoder_norm, name=f"{DECODER_PREFIX}0")
@@ -74,7 +75,7 @@ def _decoder(features: Features, recipe: Recipe) -> list[keras.KerasTensor]:
 
 
 def _convolve_twice(x: keras.KerasTensor, *, filters: int, norm: str, name: str) -> keras.KerasTensor:
-    """Two 3x3 convolutions, each with its normalisation and ReLU."""
+    """Applies two 3x3 convolutions, each followed by normalisation and ReLU."""
     for k in (1, 2):
         x = layers.Conv2D(filters, 3, padding="same", use_bias=norm == "none", name=f"{name}_conv{k}")(x)
         if norm == "batch":
@@ -86,7 +87,7 @@ def _convolve_twice(x: keras.KerasTensor, *, filters: int, norm: str, name: str)
 
 
 def _head(x: keras.KerasTensor, *, enlargement: int, name: str) -> keras.KerasTensor:
-    """A stage's log-depth, enlarged bilinearly; float32 under a mixed policy too."""
+    """Predicts a stage's log-depth, enlarged bilinearly; in float32 even under a mixed policy."""
     dtype = keras.config.dtype_policy().variable_dtype
     log_depth = layers.Conv2D(1, 1, dtype=dtype, name=name)(x)
     if enlargement == 1:
@@ -95,10 +96,10 @@ def _head(x: keras.KerasTensor, *, enlargement: int, name: str) -> keras.KerasTe
 
 
 def serving_network(model: keras.Model) -> keras.Model:
-    """The network with its finest output alone, sharing the layers: what is validated, registered and served.
+    """Returns the network that is validated, registered and served: the model's layers with only the finest output.
 
     Args:
-        model: of `build_unet`; returned as it is if it has one output.
+        model: Model from `build_unet`; returned as it is if it has one output.
     """
     if len(model.outputs) == 1:
         return model
@@ -106,10 +107,10 @@ def serving_network(model: keras.Model) -> keras.Model:
 
 
 def encoder_variables(model: keras.Model) -> list[keras.Variable]:
-    """Trainable variables of the encoder's own layers, in the order of model.trainable_variables.
+    """Returns the encoder's trainable variables, in the order of model.trainable_variables.
 
     Args:
-        model: of `build_unet`.
+        model: Model from `build_unet`.
     """
     own = [layer for layer in model.layers if not layer.name.startswith((DECODER_PREFIX, HEAD_PREFIX))]
     ids = {id(variable) for layer in own for variable in layer.trainable_variables}
@@ -117,12 +118,12 @@ def encoder_variables(model: keras.Model) -> list[keras.Variable]:
 
 
 def set_batch_norm(model: keras.Model, mode: str) -> None:
-    """Prepares a built model's batch normalisation for data-parallel training.
+    """Prepares a model's batch normalisation for data-parallel training.
 
     Args:
-        model: of `build_unet`.
-        mode: synchronized, all layers take their statistics over all workers' images; or frozen, the encoder's keep
-            their own, unchanged.
+        model: Model from `build_unet`.
+        mode: synchronized: all layers compute statistics over all workers' images. frozen: the encoder's statistics
+            stay unchanged.
     """
     for layer in _batch_norms(model):
         frozen = mode == "frozen" and not layer.name.startswith(DECODER_PREFIX)
@@ -130,13 +131,8 @@ def set_batch_norm(model: keras.Model, mode: str) -> None:
         layer.synchronized = not frozen
 
 
-def has_synchronized_layers(model: keras.Model) -> bool:
-    """Whether a forward pass in training mode communicates between workers, which XLA does not compile."""
-    return any(layer.synchronized for layer in _batch_norms(model))
-
-
 def _batch_norms(model: keras.Model) -> Iterator[layers.BatchNormalization]:
-    """Batch normalisation layers, also those of models within the model."""
+    """Yields the batch normalisation layers, including those of nested models."""
     for layer in model.layers:
         if isinstance(layer, keras.Model):
             yield from _batch_norms(layer)

@@ -1,4 +1,4 @@
-"""From stored samples to what a step eats: the recipe's clipping, what is drawn for each sample, and reading ahead."""
+"""The training feed: stored samples with the recipe's clipping and augmentation draws, read ahead of the step."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -11,7 +11,7 @@ import numpy as np
 from depthflow.models.augmentation import draw
 from depthflow.recipe import Recipe
 from depthflow.store.read.reader import SplitReader
-from depthflow.store.read.share import EpochShare, Position, ShareBatch
+from depthflow.store.read.share import EpochShare, Position
 
 T = TypeVar("T")
 
@@ -28,10 +28,10 @@ class TrainingBatch:
         rgb: (b, H, W, 3) uint8.
         log_depth: (b, H, W) float32, natural log of metres.
         valid_mask: (b, H, W) bool.
-        draws: (b, D) float32: each sample's augmentation, which the step carries out.
-        epoch: passes done before this one.
-        batch_rows: row numbers of the whole batch, on all workers.
-        then: where to go on after this batch: what to save once its step is done.
+        draws: (b, D) float32, each sample's augmentation, which the step applies.
+        epoch: Epoch, from 0.
+        batch_rows: Row numbers of the whole batch, over all workers.
+        next_position: Position after this batch, which is saved once its step is done.
     """
 
     rgb: np.ndarray
@@ -40,15 +40,15 @@ class TrainingBatch:
     draws: np.ndarray
     epoch: int
     batch_rows: np.ndarray
-    then: Position
+    next_position: Position
 
 
 def training_batches(
     reader: SplitReader, recipe: Recipe, *, position: Position, rank: int, num_workers: int
 ) -> Iterator[TrainingBatch]:
-    """One worker's part of every batch of an epoch from a position on, with the recipe's clipping and draws.
+    """Yields one worker's part of every batch from a position to the end of its epoch.
 
-    What is drawn depends on the position's seed and epoch and on the sample id, never on workers.
+    A sample's draws depend on the position's seed and epoch and on the sample id, never on the workers.
     """
     share = EpochShare(
         reader,
@@ -58,38 +58,32 @@ def training_batches(
         num_workers=num_workers,
     )
     for batch in share:
-        yield _prepare(batch, recipe, seed=position.seed, epoch=position.epoch)
-
-
-def _prepare(batch: ShareBatch, recipe: Recipe, *, seed: int, epoch: int) -> TrainingBatch:
-    samples = batch.samples
-    log_depth = samples.log_depth
-    if recipe.clip_depth == "tutorial":
-        log_depth = clip_log_depth(log_depth, samples.valid_mask)
-    return TrainingBatch(
-        rgb=samples.rgb,
-        log_depth=log_depth,
-        valid_mask=samples.valid_mask,
-        draws=draw(recipe, seed=seed, epoch=epoch, sample_ids=samples.sample_ids),
-        epoch=epoch,
-        batch_rows=batch.batch_rows,
-        then=batch.next_position,
-    )
+        samples, log_depth = batch.samples, batch.samples.log_depth
+        if recipe.clip_depth == "tutorial":
+            log_depth = clip_log_depth(log_depth, samples.valid_mask)
+        yield TrainingBatch(
+            rgb=samples.rgb,
+            log_depth=log_depth,
+            valid_mask=samples.valid_mask,
+            draws=draw(recipe, seed=position.seed, epoch=position.epoch, sample_ids=samples.sample_ids),
+            epoch=position.epoch,
+            batch_rows=batch.batch_rows,
+            next_position=batch.next_position,
+        )
 
 
 def clip_log_depth(log_depth: np.ndarray, valid_mask: np.ndarray) -> np.ndarray:
-    """The tutorial's per-image clip to [0.1 m, min(300 m, 99th percentile of the valid depths)].
+    """Clips each image to [0.1 m, min(300 m, 99th percentile of its valid depths)], as the tutorial does.
 
     Args:
         log_depth: (B, H, W) float32, natural log of metres.
         valid_mask: (B, H, W) bool.
 
     Returns:
-        (B, H, W) float32; an image without a valid pixel is clipped to [0.1 m, 300 m].
+        (B, H, W) float32. An image without a valid pixel is clipped to [0.1 m, 300 m].
     """
     low, high = np.log(TUTORIAL_CLIP_M)
-    # Logarithms keep order, so the percentile of log-depth is the log of the percentile but for interpolation
-    # between two neighbouring values; it is taken in metres, as the tutorial does.
+    # In metres, as in the tutorial: a percentile of log-depth would interpolate differently between two values.
     highs = [
         min(high, np.log(np.percentile(np.exp(image[valid]), TUTORIAL_PERCENTILE))) if valid.any() else high
         for image, valid in zip(log_depth, valid_mask, strict=True)
@@ -98,7 +92,7 @@ def clip_log_depth(log_depth: np.ndarray, valid_mask: np.ndarray) -> np.ndarray:
 
 
 def read_ahead(items: Iterable[T]) -> Iterator[T]:
-    """The items, made in a thread of their own, `BATCHES_AHEAD` in advance."""
+    """Yields the items, which a thread makes `BATCHES_AHEAD` in advance."""
     end = object()
     iterator = iter(items)
     with ThreadPoolExecutor(max_workers=1) as pool:

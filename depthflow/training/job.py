@@ -1,4 +1,4 @@
-"""A job's folder: what it is, its checkpoints, and what has not reached MLflow yet; so that it can be resumed."""
+"""A job's folder, from which it can be resumed: its description, checkpoints, and metrics not yet in MLflow."""
 
 import json
 import uuid
@@ -21,48 +21,48 @@ JOB_FILE = "job.json"
 
 @dataclass(frozen=True, kw_only=True)
 class JobFolder:
-    """Where a job keeps what outlives its processes: on a disk that all nodes share, or in a bucket.
+    """Where a job keeps what must outlive its processes: on a disk that all nodes share, or in a bucket.
 
     Attributes:
-        root: STORAGE/NAME, absolute, or its URI.
+        root: Absolute path or URI of STORAGE/NAME.
     """
 
     root: str
 
     @property
     def name(self) -> str:
-        """The job's."""
+        """Name of the job."""
         return self.root.rpartition("/")[2]
 
     @property
     def checkpoints(self) -> str:
-        """One folder a checkpoint."""
+        """Location of the checkpoints, one folder each."""
         return f"{self.root}/checkpoints"
 
     @property
     def spool(self) -> str:
-        """Metrics on their way to MLflow."""
+        """Location of the metrics that are not yet in MLflow."""
         return f"{self.root}/spool"
 
     @property
     def ray(self) -> str:
-        """Ray Train's own records."""
+        """Location of Ray Train's own files."""
         return f"{self.root}/ray"
 
     def read(self) -> dict[str, Any]:
-        """What the job is: wanted (recipe and samples), run_id, finished, and when that was noted."""
+        """Returns the job's description: wanted (recipe and samples), run_id, finished and noted (when it changed)."""
         return json.loads(open_files(self.root).read(JOB_FILE).to_pybytes())
 
     def note(self, **changes: Any) -> None:
-        """Changes what is said of the job, all at once.
+        """Changes the job's description atomically.
 
         Raises:
             StoreError: if it cannot be written.
         """
         files = open_files(self.root)
-        there = self.read() if files.exists(JOB_FILE) else {}
-        noted = {**there, **changes, "noted": datetime.now(UTC).isoformat()}
-        files.write(JOB_FILE, json.dumps(noted, indent=1).encode())
+        before = self.read() if files.exists(JOB_FILE) else {}
+        description = {**before, **changes, "noted": datetime.now(UTC).isoformat()}
+        files.write(JOB_FILE, json.dumps(description, indent=1).encode())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,10 +86,12 @@ class WorkerTask:
 
 @contextmanager
 def open_job(recipe: Recipe, job: TrainJob, store: SampleStore) -> Iterator[JobFolder]:
-    """A new job's folder, or with --resume the last unfinished one of the same recipe and samples; held for the block.
+    """Yields a new job's folder, or with --resume that of the last unfinished job with the same recipe and samples.
+
+    The folder is locked within the block.
 
     Raises:
-        TrainingError: if there is none to resume, or another process is at it.
+        TrainingError: if there is no such job, or another process holds its folder.
     """
     storage = absolute(job.storage)
     wanted = {"recipe": asdict(recipe), "fingerprint": store.fingerprint, "model_name": job.model_name}
@@ -99,47 +101,46 @@ def open_job(recipe: Recipe, job: TrainJob, store: SampleStore) -> Iterator[JobF
         try:
             stack.enter_context(open_files(folder.root).writer_lock())
         except (StoreError, OSError) as error:
-            raise TrainingError(f"The job's folder {folder.root} cannot be taken: {error}") from error
+            raise TrainingError(f"The job's folder {folder.root} cannot be locked: {error}") from error
         folder.note(**({} if job.resume else {"wanted": wanted, "run_id": None, "finished": False}))
         yield folder
 
 
 def unique_name(recipe_name: str) -> str:
-    """A job's name; names sort in time."""
+    """Returns a new job's name; names sort by time."""
     return f"{recipe_name}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}"
 
 
 def _unfinished(storage: str, wanted: Mapping[str, Any]) -> JobFolder:
-    """The unfinished job that wants the same and was last at work; a job whose file cannot be read is none."""
+    """Returns the last unfinished job with this description; jobs whose file is unreadable are ignored."""
     files, found = open_files(storage), []
     for path in files.names(f"*/{JOB_FILE}"):
         with suppress(ValueError, KeyError):
-            said = json.loads(files.read(path).to_pybytes())
-            if not said["finished"]:
+            job = json.loads(files.read(path).to_pybytes())
+            if not job["finished"]:
                 folder = JobFolder(root=f"{storage}/{path.partition('/')[0]}")
-                found.append((said.get("noted", ""), folder, _with_defaults(said["wanted"])))
+                found.append((job.get("noted", ""), folder, _with_defaults(job["wanted"])))
     unfinished = [(folder, there) for _, folder, there in sorted(found, key=lambda job: job[0])]
     for folder, there in reversed(unfinished):
         if there == wanted:
             return folder
     if not unfinished:
-        raise TrainingError(f"There is no unfinished job in {storage}. Run without --resume to begin one.")
+        raise TrainingError(f"There is no unfinished job in {storage}. Run without --resume to start one.")
     folder, there = unfinished[-1]
     raise TrainingError(
-        f"No unfinished job in {storage} is the one that was asked for. "
-        f"{folder.name} differs: {_differences(there, wanted)}. Pass what it was begun with, or begin a new job "
-        "without --resume."
+        f"No unfinished job in {storage} has these settings. {folder.name} differs: {_differences(there, wanted)}. "
+        "Pass the settings that it was started with, or start a new job without --resume."
     )
 
 
 def _with_defaults(wanted: Mapping[str, Any]) -> dict[str, Any]:
-    """With the default of each field that recipes did not have when the job was begun."""
+    """Adds the defaults of recipe fields that did not exist when the job was started."""
     defaults = {field.name: field.default for field in fields(Recipe) if field.default is not MISSING}
     return {**wanted, "recipe": {**json.loads(json.dumps(defaults)), **wanted["recipe"]}}
 
 
 def _differences(there: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    """Such as: learning_rate 0.001 there, 0.003 here."""
+    """Returns a text like: learning_rate 0.001 there, 0.003 here."""
     flat_there, flat_wanted = ({**saved["recipe"], **saved, "recipe": None} for saved in (there, wanted))
     return ", ".join(
         f"{name} {flat_there.get(name)} there, {value} here"

@@ -171,7 +171,7 @@ class TrainingLoop:
             draws=draw(self._recipe, seed=position.seed, epoch=position.epoch, sample_ids=["nothing"]),
             epoch=position.epoch,
             batch_rows=np.zeros(0, np.int64),
-            then=Position(seed=position.seed, epoch=position.epoch + is_last, step=0 if is_last else step + 1),
+            next_position=Position(seed=position.seed, epoch=position.epoch + is_last, step=0 if is_last else step + 1),
         )
 
     def _signals(self) -> np.ndarray:
@@ -201,7 +201,7 @@ class TrainingLoop:
         self._unsaved.append(loss)
         self._loss, self._gradient_norm = loss, norm
         self._progress = TrainingProgress(
-            position=batch.then,
+            position=batch.next_position,
             steps_done=before.steps_done + 1,
             loss_sum=before.loss_sum + loss,
             norm_sum=before.norm_sum + (norm if np.isfinite(norm) else 0.0),  # Loss scaling skips such a step.
@@ -214,7 +214,7 @@ class TrainingLoop:
         drained = signals[Signal.CHECK_DRAIN] > 0 and self._draining()
         every = self._job.checkpoint_every_steps
         is_due = every is not None and (self._progress.steps_done + 1) % every == 0
-        return (drained or is_due) and batch.then.step > 0
+        return (drained or is_due) and batch.next_position.step > 0
 
     def _save(self) -> float:
         """Has a checkpoint saved; returns for how many seconds training stood still."""

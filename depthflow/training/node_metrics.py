@@ -1,4 +1,4 @@
-"""How busy each node is while it trains: CPU, memory, network, and GPUs where there are NVIDIA's."""
+"""System metrics of each node during training: CPU, memory, network, and NVIDIA GPUs if there are any."""
 
 import threading
 from collections.abc import Mapping, Sequence
@@ -69,15 +69,15 @@ class NodeMetrics(Observer):
 
 
 def _network_bytes() -> int:
-    """Sent and received since the node started."""
+    """Returns the bytes sent and received since the node started."""
     counters = psutil.net_io_counters()
     return counters.bytes_sent + counters.bytes_recv if counters else 0
 
 
 def _nvidia_gpus() -> Sequence[object]:
-    """NVML's handles of this node's GPUs; none where the driver or nvidia-ml-py is missing."""
+    """Returns NVML's handles of this node's GPUs; none if the driver or nvidia-ml-py is missing."""
     with suppress(Exception):
-        import pynvml  # pyright: ignore[reportMissingImports] - of the gpu extra
+        import pynvml  # pyright: ignore[reportMissingImports] - in the gpu extra
 
         pynvml.nvmlInit()
         return [pynvml.nvmlDeviceGetHandleByIndex(k) for k in range(pynvml.nvmlDeviceGetCount())]
@@ -85,7 +85,7 @@ def _nvidia_gpus() -> Sequence[object]:
 
 
 def _gpu_sample(gpus: Sequence[object]) -> list[float]:
-    """Mean utilisation in percent, and memory in use on all of them in GiB."""
+    """Returns the mean utilisation in percent, and the memory in use on all GPUs in GiB."""
     if not gpus:
         return [np.nan, np.nan]
     import pynvml  # pyright: ignore[reportMissingImports]

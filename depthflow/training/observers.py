@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from depthflow.observability.gauges import SET_EVERY_S, Gauges
+from depthflow.observability.gauges import Gauges
 from depthflow.observability.logs import tell
 from depthflow.observability.progress import ProgressLine
 from depthflow.training.config import BEST_METRIC
@@ -136,15 +136,10 @@ class ProgressDisplay(Observer):
 
 
 class TrainingGauges(Observer):
-    """Sets Ray's gauges about once a second and at the end of every epoch, with rates since they were last set.
+    """Sets Ray's gauges about once a second and at the end of every epoch, with rates since they were last set."""
 
-    Args:
-        run_id: MLflow run that the gauges are tagged with.
-        every_s: Seconds between two updates.
-    """
-
-    def __init__(self, run_id: str, *, every_s: float = SET_EVERY_S) -> None:
-        self._gauges = Gauges({"run": run_id}, every_s=every_s)
+    def __init__(self, run_id: str) -> None:
+        self._gauges = Gauges({"run": run_id})
         self._reports: list[StepReport] = []
 
     def on_step(self, report: StepReport) -> None:

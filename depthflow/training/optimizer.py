@@ -1,4 +1,4 @@
-"""The recipe's optimizer and learning-rate schedule: Keras's, with a rate of its own for the encoder."""
+"""The recipe's optimizer and learning-rate schedule: Keras's, with a separate learning rate for the encoder."""
 
 # Keras types its operations loosely.
 # pyright: reportArgumentType=false, reportOperatorIssue=false, reportIncompatibleMethodOverride=false
@@ -15,18 +15,18 @@ from depthflow.recipe import Recipe
 WARMUP_FRACTION = 0.05
 SGD_MOMENTUM = 0.9
 DECAYED_NAMES = ("kernel",)
-"""Weights that decay; biases and the scales and shifts of normalisation do not."""
+"""Names of the variables that decay; biases and normalisation weights do not."""
 
 
 class _RatesByLayer:
-    """Mixed into a Keras optimizer: a share of the learning rate for some variables, and decoupled weight decay by it.
+    """Keras optimizer mixin with a lower learning rate for some variables, and weight decay that follows each rate.
 
-    Decay is Loshchilov & Hutter's (2019, arXiv:1711.05101), w <- w - rate * decay * w, as Keras's own but that here
-    the rate is the variable's.
+    Decay is decoupled, w <- w - rate * decay * w (Loshchilov & Hutter 2019, arXiv:1711.05101). In Keras, the rate of
+    the decay would be the same for all variables.
     """
 
     slow_paths: frozenset[str] = frozenset()
-    slow_share: float = 1.0
+    slow_fraction: float = 1.0
     frozen_steps: int = 0
     ramp_steps: int = 1
     decay: float = 0.0
@@ -38,39 +38,40 @@ class _RatesByLayer:
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         index = self._get_variable_index(variable)  # Keras hands over the backend's variable.
-        rate = learning_rate * self._share() if index in self._slow else learning_rate
+        rate = learning_rate * self._fraction() if index in self._slow else learning_rate
         if self.decay and index in self._decayed:
             shrink = ops.cast(rate * self.decay, variable.dtype)
             self.assign_sub(variable, variable * shrink)
         super().update_step(gradient, variable, rate)  # pyright: ignore[reportAttributeAccessIssue]
 
-    def _share(self) -> Any:
-        """0 while frozen; then up to `slow_share` within `ramp_steps`, since the moments begin at zero."""
+    def _fraction(self) -> Any:
+        """Returns 0 while frozen, then a ramp up to `slow_fraction`, since the moments begin at zero."""
         if not self.frozen_steps:
-            return self.slow_share
+            return self.slow_fraction
         since = ops.cast(self.iterations, "float32") - self.frozen_steps
-        return self.slow_share * ops.clip(since / self.ramp_steps, 0.0, 1.0)
+        return self.slow_fraction * ops.clip(since / self.ramp_steps, 0.0, 1.0)
 
 
 class AdamByLayer(_RatesByLayer, keras.optimizers.Adam):
-    """Kingma & Ba 2015, arXiv:1412.6980; with decay AdamW."""
+    """Adam (Kingma & Ba 2015, arXiv:1412.6980), or AdamW with weight decay."""
 
 
 class SGDByLayer(_RatesByLayer, keras.optimizers.SGD):
-    """With momentum."""
+    """SGD with momentum."""
 
 
 def build_optimizer(
     recipe: Recipe, *, total_steps: int, steps_per_epoch: int, encoder: Sequence[keras.Variable]
 ) -> keras.optimizers.Optimizer:
-    """The optimizer, its schedule stretched over the run.
+    """Builds the optimizer, with its schedule stretched over the run.
+
+    With dtype mixed_float16 the optimizer scales the loss and skips a step whose gradients overflow.
 
     Args:
-        recipe: optimizer, learning_rate, encoder_rate, frozen_encoder_epochs, schedule, weight_decay, clip_norm,
-            ema_momentum and dtype: mixed_float16 scales the loss, and skips a step whose gradients overflow.
-        total_steps: steps of the whole run.
-        steps_per_epoch: of each pass.
-        encoder: trainable variables that take the encoder's rate.
+        recipe: Supplies the optimizer's options.
+        total_steps: Number of optimizer steps of the run.
+        steps_per_epoch: Number of optimizer steps per epoch.
+        encoder: Trainable variables that `recipe.encoder_rate` applies to.
     """
     common = {
         "learning_rate": _learning_rate(recipe, total_steps),
@@ -82,7 +83,7 @@ def build_optimizer(
     optimizer.decay = recipe.weight_decay
     if recipe.encoder_rate < 1 or recipe.frozen_encoder_epochs:
         optimizer.slow_paths = frozenset(variable.path for variable in encoder)
-        optimizer.slow_share = recipe.encoder_rate
+        optimizer.slow_fraction = recipe.encoder_rate
         optimizer.frozen_steps = recipe.frozen_encoder_epochs * steps_per_epoch
         optimizer.ramp_steps = max(1, int(WARMUP_FRACTION * total_steps))
     if recipe.dtype == "mixed_float16":

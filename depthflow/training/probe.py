@@ -1,4 +1,4 @@
-"""A trial of what training stands on: workers of Ray Train, and the all-reduce between them. Imports no TensorFlow."""
+"""A probe of what training depends on: Ray Train's workers and the all-reduce between them. Imports no TensorFlow."""
 
 import os
 import tempfile
@@ -15,21 +15,21 @@ from depthflow.storage.files import StoreFiles, open_files
 
 TENSORS = 4
 TENSOR_BYTES = 16 * 2**20
-"""Together a pack of gradients as training reduces them."""
+"""The tensors add up to one pack of gradients, as training reduces them."""
 ROUNDS = 3
 
 
 def probe_all_reduce(*, num_workers: int, use_gpu: bool, storage: str | None, timeout_s: float) -> dict[str, float]:
-    """Starts workers as training does, and sums float32 tensors over them as it sums gradients.
+    """Starts workers as training does, and sums float32 tensors over them as training sums gradients.
 
     Args:
-        num_workers: on all nodes, spread as evenly as may be.
-        use_gpu: one GPU each, else one CPU each.
-        storage: a location that all nodes share, where Ray Train keeps a few files for the time; None on one node.
-        timeout_s: for all of it.
+        num_workers: Number of workers, spread evenly over all nodes.
+        use_gpu: Whether each worker has a GPU instead of a CPU.
+        storage: Location that all nodes share, for Ray Train's temporary files; None on a single node.
+        timeout_s: Time limit for the whole probe.
 
     Returns:
-        workers; bytes_each, that each had to share; seconds, of the fastest of a few rounds.
+        workers; bytes_each, the size of each worker's tensors; seconds of the fastest round.
 
     Raises:
         TrainingError: if the sum is wrong, does not come in time, or the workers fail.
@@ -56,7 +56,7 @@ def probe_all_reduce(*, num_workers: int, use_gpu: bool, storage: str | None, ti
 
 
 def _run_on_workers(num_workers: int, use_gpu: bool, files: StoreFiles, folder: str) -> dict[str, float]:
-    """In a process of its own, so that a hung trial can be ended."""
+    """Runs in a process of its own, so that a hung probe can be killed."""
     from ray.train import LoggingConfig, RunConfig, ScalingConfig
     from ray.train.tensorflow import TensorflowTrainer
 
@@ -77,7 +77,7 @@ def _run_on_workers(num_workers: int, use_gpu: bool, files: StoreFiles, folder: 
 
 
 def _measure() -> dict[str, float]:
-    """What every worker runs; all give the same figures but for the clock."""
+    """Runs in every worker; the results differ only in the time."""
     import logging
 
     import ray.train

@@ -1,9 +1,9 @@
-"""The synchronised step: one worker with batch B and N workers with batch B/N do the same.
+"""The synchronised step: N workers with batch B/N compute the same update as one worker with batch B.
 
-Keras 3's fit does not run under MultiWorkerMirroredStrategy (Keras issue 20585). Here the strategy is the all-reduce
-and nothing else. Each term of the loss is a sum over this worker's images divided by a count over all workers' images;
-one all-reduce sums loss and gradients, and the optimizer, plain Keras, sees the reduced gradient. Clipping, decay,
-averages and loss scaling therefore do the same on every worker.
+Keras 3's fit does not run under MultiWorkerMirroredStrategy (Keras issue 20585), so the strategy only supplies the
+all-reduce. Each loss term is a sum over this worker's images divided by a count over all workers' images. One
+all-reduce sums loss and gradients, and a plain Keras optimizer sees the reduced gradient, so clipping, decay, averages
+and loss scaling are the same on every worker.
 """
 
 # Keras and TensorFlow type their operations loosely.
@@ -21,19 +21,19 @@ from depthflow.models.losses import Loss
 from depthflow.recipe import Recipe
 from depthflow.training.collective import WorkerGroup
 
-Planes = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
+Images = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
 """rgb, log_depth and valid_mask."""
 
 
 class StepInput(NamedTuple):
-    """One worker's part of a batch, with b >= 1 images, which may differ between workers and steps.
+    """One worker's part of a batch: b >= 1 images, a number that may differ between workers and steps.
 
     Attributes:
         rgb: (b, H, W, 3) uint8.
         log_depth: (b, H, W) float32.
         valid_mask: (b, H, W) bool.
-        draws: (b, D) float32, of `depthflow.models.augmentation.draw`.
-        signals: (S,) float32: what this worker has to say to all.
+        draws: (b, D) float32, from `depthflow.models.augmentation.draw`.
+        signals: (S,) float32, this worker's signals to all workers.
     """
 
     rgb: tf.Tensor
@@ -44,13 +44,13 @@ class StepInput(NamedTuple):
 
 
 class StepResult(NamedTuple):
-    """The same on all workers.
+    """The result of a step; the same on all workers.
 
     Attributes:
-        loss: scalar, of the whole batch, before the update.
+        loss: Scalar, loss of the whole batch before the update.
         signals: (S,) float32, summed over workers.
-        gradient_norm: scalar, global norm of the whole batch's gradient, before clipping, without the loss scale; not
-            finite where a gradient is not.
+        gradient_norm: Scalar, global norm of the whole batch's gradient, before clipping and without the loss scale;
+            not finite if a gradient is not.
     """
 
     loss: tf.Tensor
@@ -69,28 +69,25 @@ def build_step(
     group: WorkerGroup,
     frozen: Sequence[keras.Variable] = (),
 ) -> Step:
-    """Traces the training step.
+    """Builds the training step, which updates model and optimizer.
 
     Args:
-        model: built outside any strategy scope, equal on all workers.
-        optimizer: built on the model's trainable variables, likewise.
-        recipe: its loss, augmentation, accumulation_steps and xla.
-        group: the workers.
-        frozen: trainable variables that this step leaves as they are, without computing their gradients.
-
-    Returns:
-        A step that updates model and optimizer.
+        model: Network, built outside any strategy scope and equal on all workers.
+        optimizer: Optimizer, built on the model's trainable variables and equal on all workers.
+        recipe: Supplies loss, augmentation, accumulation_steps, all_reduce_dtype and xla.
+        group: The workers.
+        frozen: Trainable variables that stay unchanged and whose gradients are not computed.
     """
     gradients_of = _Gradients(model, optimizer, Loss(recipe.loss, scales=recipe.supervised_scales), recipe, frozen)
     augmented, named = is_augmented(recipe), [name for name, _ in recipe.augment]
 
     def worker_part(batch: StepInput) -> list[tf.Tensor]:
-        planes: Planes = (batch.rgb, batch.log_depth, batch.valid_mask)
+        images: Images = (batch.rgb, batch.log_depth, batch.valid_mask)
         if augmented:
-            planes = augment(*planes, batch.draws, zoom_depth=recipe.zoom_depth, named=named)
-        counts = group.all_reduce([tf.cast(gradients_of.loss.counts(planes[2]), tf.float64)])[0]
-        loss, gradients = gradients_of(planes, counts)
-        # One dtype, as all_reduce packs them; identity places them on a device, as it insists.
+            images = augment(*images, batch.draws, zoom_depth=recipe.zoom_depth, named=named)
+        counts = group.all_reduce([tf.cast(gradients_of.loss.counts(images[2]), tf.float64)])[0]
+        loss, gradients = gradients_of(images, counts)
+        # all_reduce packs tensors of one dtype, and requires them to be on a device, where the identity places them.
         signals = tf.identity(tf.cast(batch.signals, loss.dtype))
         if recipe.all_reduce_dtype == "full" or group.size == 1:
             return group.all_reduce([loss, signals, *gradients])
@@ -101,7 +98,7 @@ def build_step(
     height, width = model.input_shape[1:3]
 
     @tf.function(
-        autograph=False,  # There is nothing to convert, and looking for it takes a third of the first step.
+        autograph=False,  # Nothing needs conversion, and autograph takes a third of the first step.
         input_signature=[
             StepInput(
                 rgb=tf.TensorSpec((None, height, width, 3), tf.uint8),
@@ -124,7 +121,7 @@ def build_step(
 
 
 class _Gradients:
-    """Loss and gradients of one worker's part of a batch, in `accumulation_steps` parts, one after the other."""
+    """Loss and gradients of one worker's part of a batch, computed in `accumulation_steps` parts, one at a time."""
 
     def __init__(
         self,
@@ -137,43 +134,36 @@ class _Gradients:
         self.loss = loss
         self._model, self._optimizer = model, optimizer
         self._parts = recipe.accumulation_steps
-        frozen_paths = {variable.path for variable in frozen}
-        self._learns = [variable.path not in frozen_paths for variable in model.trainable_variables]
+        self._frozen_paths = {variable.path for variable in frozen}
+        self._variables = [v for v in model.trainable_variables if v.path not in self._frozen_paths]
         self._one_part = (
             tf.function(self._forward_backward, autograph=False, jit_compile=True)
             if recipe.xla
             else self._forward_backward
         )
 
-    def __call__(self, planes: Planes, counts: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
+    def __call__(self, images: Images, counts: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
         if self._parts == 1:
-            return self._one_part(*planes, counts)
-        images = tf.shape(planes[0])[0]
-        loss, gradients = tf.zeros((), self._loss_dtype), [tf.zeros(v.shape, v.dtype) for v in self._variables()]
+            return self._one_part(*images, counts)
+        count = tf.shape(images[0])[0]
+        loss = tf.zeros((), "float64" if self._model.compute_dtype == "float64" else "float32")
+        gradients = [tf.zeros(variable.shape, variable.dtype) for variable in self._variables]
         for part in range(self._parts):
-            rows = slice(images * part // self._parts, images * (part + 1) // self._parts)
+            rows = slice(count * part // self._parts, count * (part + 1) // self._parts)
             with tf.control_dependencies([loss, *gradients]):  # One part in memory at a time.
-                one = [tf.identity(plane[rows]) for plane in planes]
+                one = [tf.identity(tensor[rows]) for tensor in images]
             part_loss, part_gradients = self._one_part(*one, counts)
             loss += part_loss
             gradients = [total + gradient for total, gradient in zip(gradients, part_gradients, strict=True)]
         return loss, gradients
 
     def in_full(self, gradients: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-        """With zeros for the variables that stay."""
+        """Returns one gradient per trainable variable, zero for those that are frozen."""
         computed = iter(gradients)
-        variables = self._model.trainable_variables
         return [
-            next(computed) if learns else tf.zeros(variable.shape, variable.dtype)
-            for variable, learns in zip(variables, self._learns, strict=True)
+            tf.zeros(variable.shape, variable.dtype) if variable.path in self._frozen_paths else next(computed)
+            for variable in self._model.trainable_variables
         ]
-
-    @property
-    def _loss_dtype(self) -> str:
-        return "float64" if self._model.compute_dtype == "float64" else "float32"
-
-    def _variables(self) -> list[keras.Variable]:
-        return [v for v, learns in zip(self._model.trainable_variables, self._learns, strict=True) if learns]
 
     def _forward_backward(
         self, rgb: tf.Tensor, log_depth: tf.Tensor, valid_mask: tf.Tensor, counts: tf.Tensor
@@ -186,4 +176,4 @@ class _Gradients:
             )
             loss = self.loss.value(sums, tf.cast(counts, sums.dtype))
             scaled = self._optimizer.scale_loss(loss)
-        return loss, tape.gradient(scaled, [variable.value for variable in self._variables()])
+        return loss, tape.gradient(scaled, [variable.value for variable in self._variables])

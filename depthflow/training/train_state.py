@@ -1,4 +1,4 @@
-"""What is trained: network, optimizer and the place in the run, as one thing to step, average, save and restore."""
+"""The train state: network, optimizer and position in the run, with steps, averaging, snapshots and restoring."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,14 +21,14 @@ from depthflow.training.step import Step, StepInput, StepResult, build_step
 
 
 class TrainState:
-    """A recipe's network and optimizer on one worker, equal on all.
+    """A recipe's network and optimizer on one worker; the same on all workers.
 
     Args:
-        recipe: what to train.
-        steps_per_epoch: of the training split.
-        group: the workers.
-        checkpoint: to go on from; or None for a new run, whose pre-trained weights worker 0 alone loads: all take
-            over what it has by `share_first_workers`.
+        recipe: What to train.
+        steps_per_epoch: Number of optimizer steps per epoch.
+        group: The workers.
+        checkpoint: Checkpoint to resume from. None for a new run, in which only worker 0 loads the pre-trained weights
+            and the caller must `WorkerGroup.broadcast` the model's weights.
 
     Raises:
         TrainingError: if the pre-trained weights or the checkpoint cannot be loaded.
@@ -55,7 +55,7 @@ class TrainState:
         self._steps: dict[bool, Step] = {}
 
     def step(self, batch: TrainingBatch, signals: np.ndarray) -> StepResult:
-        """One step on this worker's part of a batch; the result is there when it is looked at."""
+        """Starts a step on this worker's part of a batch. Reading the result waits for it."""
         frozen = batch.epoch < self.recipe.frozen_encoder_epochs
         if frozen not in self._steps:
             self._steps[frozen] = build_step(
@@ -77,7 +77,7 @@ class TrainState:
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """For the block, the weights are their moving average, where the recipe keeps one."""
+        """Replaces the weights by their moving average within the block, if the recipe keeps one."""
         if self.recipe.ema_momentum is None:
             yield
             return
@@ -91,10 +91,10 @@ class TrainState:
                 variable.assign(value)
 
     def snapshot(self) -> Snapshot:
-        """All that a checkpoint holds.
+        """Copies what a checkpoint holds.
 
         Raises:
-            TrainingError: if the weights are not finite: the run could not go on from them.
+            TrainingError: if the weights are not finite, so that no run could continue from them.
         """
         model = values_of(self.model.weights)
         if not all(np.isfinite(value).all() for value in model):
@@ -108,7 +108,7 @@ class TrainState:
         return Snapshot(model=model, optimizer=values_of(self.optimizer.variables), averaged=averaged)
 
     def checksum(self) -> str:
-        """Of all weights and of the optimizer's state."""
+        """Returns a hash of all weights and of the optimizer's state."""
         digest = xxhash.xxh3_64()
         for variable in (*self.model.weights, *self.optimizer.variables):
             digest.update(np.ascontiguousarray(keras.ops.convert_to_numpy(variable)).tobytes())

@@ -1,4 +1,4 @@
-"""The driver's side of training: start Ray Train's workers, wait, and say what came of it."""
+"""The driver's side of training: starts Ray Train's workers, waits for them, and returns the best network."""
 
 import uuid
 from dataclasses import dataclass, replace
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingOutcome:
-    """What a finished run left.
+    """The result of a finished run.
 
     Attributes:
-        network: restored from the checkpoint with the lowest val/abs_rel; uint8 rgb to log-depth.
-        metrics: the figures of its epoch.
-        checkpoint: that checkpoint's folder or URI.
+        network: Network of the best checkpoint, from uint8 rgb to log-depth.
+        metrics: Metrics of its epoch.
+        checkpoint: Folder or URI of the checkpoint.
     """
 
     network: "keras.Model"
@@ -37,10 +37,10 @@ class TrainingOutcome:
 
 
 def check_store(store: SampleStore, recipe: Recipe) -> None:
-    """Refuses a store that the recipe cannot be trained on, before anything starts.
+    """Checks, before anything starts, that the recipe can be trained on a store.
 
     Raises:
-        StoreError: if a split is missing, or the samples have another size than the network.
+        StoreError: if a split is missing, or the samples and the network differ in size.
     """
     for split in ("train", "val"):
         store.split_index(split)
@@ -53,10 +53,10 @@ def check_store(store: SampleStore, recipe: Recipe) -> None:
 
 
 def absolute_weights(encoder_weights: str) -> str:
-    """The argument with a path made absolute, since Ray Train changes its workers' directory.
+    """Returns the argument with a path made absolute, since Ray Train changes its workers' directory.
 
     Raises:
-        TrainingError: if it is neither imagenet nor none nor a file.
+        TrainingError: if it is neither imagenet, none nor a file.
     """
     if encoder_weights in ("imagenet", "none"):
         return encoder_weights
@@ -69,10 +69,10 @@ def absolute_weights(encoder_weights: str) -> str:
 
 
 def check_batches(samples: int, recipe: Recipe, *, num_workers: int) -> None:
-    """Refuses a plan in which a batch would leave a worker without an image.
+    """Checks that every worker has an image in each part of every batch.
 
     Raises:
-        TrainingError: naming the flags to turn.
+        TrainingError: if not, with the flags to change.
     """
     smallest = min(batch_sizes(samples, global_batch_size=recipe.global_batch_size))
     if smallest < num_workers * recipe.accumulation_steps:
@@ -88,11 +88,11 @@ def train(recipe: Recipe, job: TrainJob, folder: JobFolder, *, store: SampleStor
     """Trains a recipe on a running Ray, from the job's latest checkpoint if it has one.
 
     Args:
-        recipe: what to train.
-        job: with how many workers, and how often a lost one is made good.
-        folder: where the job's checkpoints are.
-        store: an opened store that passed `check_store`.
-        run_log: the MLflow run to write to.
+        recipe: What to train.
+        job: Where to train it.
+        folder: The job's folder.
+        store: Opened store that passed `check_store`.
+        run_log: MLflow run to write to.
 
     Raises:
         TrainingError: if the run failed.
@@ -123,7 +123,7 @@ def run_on_workers(task: WorkerTask, plan: TrainingPlan) -> None:
             label_selector=dict(plan.label_selector) or None,
         ),
         run_config=RunConfig(
-            name=f"workers-{uuid.uuid4().hex[:6]}",  # A used name would resume Ray's own record, which is not ours.
+            name=f"workers-{uuid.uuid4().hex[:6]}",  # A used name would restore Ray's own state.
             storage_path=path,
             storage_filesystem=filesystem,
             logging_config=LoggingConfig(log_level="ERROR"),
@@ -141,7 +141,7 @@ def run_on_workers(task: WorkerTask, plan: TrainingPlan) -> None:
 
 
 def tensorflow_environment(recipe: Recipe) -> dict[str, str]:
-    """What TensorFlow reads while it is imported, so that nothing in the process can say it later."""
+    """Returns environment variables that TensorFlow reads when it is imported."""
     return {"TF_ENABLE_ONEDNN_OPTS": str(int(recipe.onednn))}
 
 
@@ -155,17 +155,17 @@ def worker_task(
 
 
 def run_worker(config: dict[str, Any]) -> dict[str, Any]:
-    """What Ray Train runs in each worker."""
-    from depthflow.training.worker import train_worker  # Imports TensorFlow, in the worker alone.
+    """Runs in each of Ray Train's workers."""
+    from depthflow.training.worker import train_worker  # Imports TensorFlow, only in the workers.
 
     return train_worker(config["task"])
 
 
 def best_outcome(recipe: Recipe, checkpoints: str) -> TrainingOutcome:
-    """The network of the best checkpoint, with the figures of its epoch.
+    """Returns the network of the best checkpoint with the metrics of its epoch.
 
     Raises:
-        TrainingError: if no epoch has ended with finite figures.
+        TrainingError: if no epoch ended with finite metrics.
     """
     from depthflow.models.unet import build_unet, serving_network  # Imports TensorFlow, which takes seconds.
     from depthflow.training.checkpoint import best, load_checkpoint

@@ -1,4 +1,4 @@
-"""Each worker watches itself: one that hangs in a collective still answers Ray's health check, but trains no more."""
+"""The watchdog of a worker. A worker that hangs in a collective still answers Ray's health check."""
 
 import faulthandler
 import os
@@ -10,11 +10,11 @@ from collections.abc import Callable
 from depthflow.training.observers import Observer
 
 EXIT_CODE = 75
-"""Of a worker that ended itself: EX_TEMPFAIL, which a retry may mend."""
+"""Exit code of a worker that the watchdog ended: EX_TEMPFAIL, a failure that a retry may fix."""
 
 
 def end_process(message: str) -> None:
-    """Prints the message and where every thread stands, and ends the process at once: a hung thread waits for none."""
+    """Prints the message and every thread's stack, and exits at once without waiting for hung threads."""
     print(message, file=sys.stderr)
     faulthandler.dump_traceback(file=sys.stderr)
     sys.stderr.flush()
@@ -22,11 +22,11 @@ def end_process(message: str) -> None:
 
 
 class Watchdog(Observer):
-    """Ends this process if nothing is heard for too long; Ray Train then starts all workers anew.
+    """Ends this process if it hears no beat for too long. Ray Train then restarts all workers.
 
     Args:
-        timeout_s: the longest silence allowed.
-        on_silence: what is done about it.
+        timeout_s: Longest time allowed between two beats.
+        on_silence: Called with an error message when that time has passed.
     """
 
     def __init__(self, timeout_s: float, *, on_silence: Callable[[str], None] = end_process) -> None:
@@ -38,11 +38,11 @@ class Watchdog(Observer):
         self._thread.start()
 
     def beat(self, doing: str) -> None:
-        """Says that this worker is alive, and what it turns to."""
+        """Restarts the clock for what the worker does next."""
         self._doing, self._since = doing, time.monotonic()
 
     def stop(self) -> None:
-        """Watches no more."""
+        """Stops watching."""
         self._stop.set()
         self._thread.join()
 

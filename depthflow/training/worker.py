@@ -122,7 +122,7 @@ def _training_parts(
 
     train_state = _on_all(group, start)
     if not name:
-        group.share_first_workers(train_state.model.weights)
+        group.broadcast(train_state.model.weights)
     max_batch_size = max(1, recipe.global_batch_size // group.size)
     return train_state, train_reader, Validator(train_state.model, val_reader, group, max_batch_size=max_batch_size)
 

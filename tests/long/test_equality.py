@@ -183,7 +183,7 @@ def train_cell(cell: Cell, reader: SplitReader, group: Any) -> dict[str, np.ndar
     keras.backend.clear_session()
     keras.utils.set_random_seed(cell.recipe.seed + 7 * group.rank)  # So that nothing is equal by chance.
     train_state = TrainState(cell.recipe, steps_per_epoch=STEPS, group=group, checkpoint=None)
-    group.share_first_workers(train_state.model.weights)
+    group.broadcast(train_state.model.weights)
     encoder_before = [np.array(variable) for variable in train_state.encoder]
     batches = training_batches(
         reader, cell.recipe, position=Position(seed=1, epoch=0), rank=group.rank, num_workers=group.size

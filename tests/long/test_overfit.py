@@ -47,7 +47,7 @@ def test_tutorials_unet_overfits_eight_images(eight_images):
         draws=draw(recipe, seed=0, epoch=0, sample_ids=ids),
         epoch=0,
         batch_rows=np.arange(len(ids)),
-        then=Position(seed=0, epoch=1),
+        next_position=Position(seed=0, epoch=1),
     )
     losses = [float(train_state.step(batch, np.zeros(2)).loss) for _ in range(STEPS)]
     assert losses[-1] < 0.05 * losses[0], losses

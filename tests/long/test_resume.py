@@ -47,7 +47,7 @@ def test_nothing_to_resume(run, samples, tmp_path):
     flags = ("smoke", "--samples", samples, "--storage", "runs", "--resume")
     done = run("train", *flags, cwd=tmp_path)
     assert done.code == 1
-    assert done.result["error"] == f"There is no unfinished job in {tmp_path}/runs. Run without --resume to begin one."
+    assert done.result["error"] == f"There is no unfinished job in {tmp_path}/runs. Run without --resume to start one."
     assert not (tmp_path / "runs").exists()
 
 
@@ -63,4 +63,4 @@ def test_job_that_another_process_is_at_is_not_resumed(run, unfinished, tmp_path
     with (folder / ".lock").open("a+") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         done = run("train", *unfinished, "--resume", cwd=tmp_path)
-    assert done.code == 1 and "cannot be taken" in done.result["error"]
+    assert done.code == 1 and "cannot be locked" in done.result["error"]

@@ -1,4 +1,4 @@
-"""Named configurations: every one builds, and says what it is for."""
+"""Named recipes: each one builds, and documents its purpose."""
 
 import pytest
 
@@ -12,27 +12,27 @@ def test_each_builds_under_its_own_name(name):
     recipe = RECIPES[name]()
     assert isinstance(recipe, Recipe)
     assert recipe.name == name
-    assert RECIPES[name]() == recipe, "a recipe is the same whenever it is asked for"
+    assert RECIPES[name]() == recipe, "a recipe is always the same"
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_each_says_what_it_is_for_and_how_to_run_it(name):
+def test_each_documents_its_purpose_and_command(name):
     text = RECIPES[name].__doc__
     assert len(text.splitlines()[0]) > 40
     assert f"python pipelines/train.py {name} --samples " in text
 
 
-def test_two_of_one_name_are_refused():
+def test_a_name_that_is_taken_is_rejected():
     with pytest.raises(ValueError, match="named smoke"):
         named(lambda: smoke())
     assert RECIPES["smoke"] is smoke
 
 
-def test_the_documented_ones():
+def test_the_documented_recipes_exist():
     assert list(RECIPES) == ["smoke", "tutorial", "diode", "nyu-cpu"]
 
 
-def test_tutorial_has_the_tutorials_figures():
+def test_tutorial_has_the_tutorials_hyper_parameters():
     recipe = RECIPES["tutorial"]()
     assert (recipe.height, recipe.width, recipe.global_batch_size, recipe.epochs) == (256, 256, 32, 60)
     assert (recipe.optimizer, recipe.learning_rate, recipe.schedule, recipe.clip_norm) == (

@@ -1,4 +1,4 @@
-"""Augmentation: draws by sample alone, one geometry for all planes, no depth that is not a valid source depth."""
+"""Augmentation: draws depend only on the sample, planes share one geometry, and depths are valid source depths."""
 
 from dataclasses import replace
 
@@ -37,7 +37,7 @@ def keep(rgb, log_depth, valid_mask, draws):
 
 
 def random_planes(seed=0, batch=3, height=HEIGHT, width=WIDTH):
-    """rgb, log_depth and valid_mask; each valid depth is one of its kind, each invalid one NaN."""
+    """Returns rgb, log_depth and valid_mask; valid depths are unique, invalid ones are NaN."""
     generator = np.random.default_rng(seed)
     shape = (batch, height, width)
     valid = generator.random(shape) < 0.7
@@ -61,7 +61,7 @@ def augmented(augmentation, planes, draws):
 
 
 def assert_planes_equal(planes, expected):
-    """Equal to the last bit; where invalid, log-depth is 0."""
+    """Checks equality to the last bit, with log-depth 0 where invalid."""
     rgb, log_depth, valid = expected
     np.testing.assert_array_equal(planes[0], rgb)
     np.testing.assert_array_equal(planes[1].view(np.int32), np.where(valid, log_depth, np.float32(0)).view(np.int32))
@@ -89,13 +89,13 @@ def test_draws_differ_by_sample_epoch_and_seed():
     assert len(np.unique(np.concatenate(draws)[:, Column.ZOOM])) == 80
 
 
-def test_draws_are_the_same_in_every_version():
-    """A resumed run must go on with the draws it began with."""
+def test_draws_do_not_change_between_versions():
+    """A resumed run must continue with the draws that it started with."""
     (draws,) = draw(EVERYTHING, seed=3, epoch=2, sample_ids=["00022_00193_indoors_010_020"])
     np.testing.assert_allclose(draws, GOLDEN, rtol=1e-6)
 
 
-def test_draws_lie_in_the_recipes_ranges_and_fill_them():
+def test_draws_fill_the_ranges_of_the_recipe():
     draws = draw(EVERYTHING, seed=0, epoch=0, sample_ids=IDS)
     assert set(draws[:, Column.FLIP]) == {0, 1} and 0.4 < draws[:, Column.FLIP].mean() < 0.6
     ranges = {Column.ZOOM: (1, 2), Column.HUE: (-0.04, 0.04)}
@@ -108,7 +108,7 @@ def test_draws_lie_in_the_recipes_ranges_and_fill_them():
     assert 0.4 < (strengths > 0).mean() < 0.6 and strengths.max() <= 1
 
 
-def test_the_part_that_is_enlarged_lies_in_the_frame():
+def test_the_enlarged_part_lies_in_the_frame():
     draws = draw(EVERYTHING, seed=0, epoch=0, sample_ids=IDS)
     half = 0.5 / draws[:, Column.ZOOM]
     for column in (Column.CENTRE_Y, Column.CENTRE_X):
@@ -117,7 +117,7 @@ def test_the_part_that_is_enlarged_lies_in_the_frame():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_one_kind_alone_draws_what_it_draws_among_all(kind):
+def test_draws_of_one_kind_do_not_depend_on_the_others(kind):
     columns = {
         "horizontal_flip": [Column.FLIP],
         "max_zoom": [Column.ZOOM, Column.CENTRE_Y, Column.CENTRE_X],
@@ -158,7 +158,7 @@ def test_a_neutral_sample_beside_others_is_unchanged():
 
 @pytest.mark.parametrize("parts", [[6, 12], [1, 2, 5, 11], [3, 6, 9]])
 def test_parts_of_a_batch_are_augmented_as_the_whole_to_the_last_bit(parts):
-    """Workers augment what they hold of a batch, so the number of images must not matter, not even to a logarithm."""
+    """Workers augment their part of a batch, so the number of images must not affect even a logarithm's last bit."""
     planes = random_planes(batch=13)
     draws = draw(EVERYTHING, seed=3, epoch=1, sample_ids=[str(k) for k in range(13)])
     whole = augmented(focal, planes, draws)
@@ -168,7 +168,7 @@ def test_parts_of_a_batch_are_augmented_as_the_whole_to_the_last_bit(parts):
 
 
 @pytest.mark.parametrize("size", [(2, 2), (3, 7), (32, 64), (33, 31)])
-def test_flip_is_the_mirror_image_and_twice_is_none(size):
+def test_flip_mirrors_the_image_and_twice_restores_it(size):
     planes = random_planes(height=size[0], width=size[1])
     once = augment(*planes, draws_of(flip=[1, 0, 1]), zoom_depth="focal")
     expected = [np.stack([p[0, :, ::-1], p[1], p[2, :, ::-1]]) for p in planes]
@@ -178,7 +178,7 @@ def test_flip_is_the_mirror_image_and_twice_is_none(size):
 
 
 def test_zoom_by_two_about_the_middle_by_hand():
-    """Each source pixel of the middle half is seen twice a side; the image's places are at quarters between."""
+    """Each source pixel of the middle half appears twice per axis; the image is sampled at quarters in between."""
     rgb, log_depth, valid = planes = random_planes()
     result = augmented(focal, planes, draws_of(zoom=2))
     rows, columns = np.arange(3, 9).repeat(2), np.arange(5, 15).repeat(2)
@@ -213,8 +213,8 @@ AFFINES = {
 
 @settings(max_examples=60, deadline=None)
 @given(st.fixed_dictionaries(AFFINES), st.integers(0, 9))
-def test_every_depth_is_a_valid_source_depth_less_log_zoom(values, seed):
-    """Wherever the window lies, out of the frame too; the mask's pixels are the depth's own."""
+def test_every_depth_is_a_valid_source_depth_minus_log_zoom(values, seed):
+    """For any window, even outside the frame; mask and depth come from the same pixels."""
     _, log_depth, valid = planes = random_planes(seed, batch=1)
     draws = draws_of(batch=1, **values)
     zoom = draws[0, Column.ZOOM]
@@ -229,7 +229,7 @@ def test_every_depth_is_a_valid_source_depth_less_log_zoom(values, seed):
 
 
 def expected_mask(valid, draws):
-    """By float64 and loops over the axes alone; places within 1e-4 of a pixel's border are taken from float32."""
+    """Computes the mask in float64 per axis; positions within 1e-4 of a pixel's border come from float32."""
     places = []
     for size, centre, sign in (
         (HEIGHT, draws[0, Column.CENTRE_Y], 1),
@@ -249,7 +249,7 @@ def expected_mask(valid, draws):
     return inside & valid[:, rows.clip(0, HEIGHT - 1)][:, :, columns.clip(0, WIDTH - 1)]
 
 
-def test_drawn_windows_lose_no_pixel_of_a_whole_mask():
+def test_drawn_windows_keep_a_full_mask_full():
     draws = draw(replace(EVERYTHING, max_zoom=4.0), seed=0, epoch=0, sample_ids=IDS)
     rgb, _, _ = random_planes(batch=len(IDS))
     whole = np.ones(rgb.shape[:3], bool)
@@ -266,7 +266,7 @@ def test_beyond_the_frame_is_invalid():
     assert not log_depth[:, :, WIDTH // 2 :].any()
 
 
-def test_nothing_valid_stays_so():
+def test_an_empty_mask_stays_empty():
     rgb, log_depth, valid = random_planes()
     draws = draw(EVERYTHING, seed=0, epoch=0, sample_ids=IDS[:3])
     _, log_depth, valid = augmented(focal, (rgb, np.full_like(log_depth, np.inf), np.zeros_like(valid)), draws)
@@ -301,12 +301,12 @@ def test_no_saturation_is_grey():
 
 
 @pytest.mark.parametrize("values", [{"hue": 0.3}, {"saturation": 0.2}, {"saturation": 1.9, "hue": -0.1}])
-def test_greys_have_no_hue_and_no_saturation(values):
+def test_hue_and_saturation_do_not_change_greys(values):
     np.testing.assert_array_equal(recoloured((77, 77, 77), **values), recoloured((77, 77, 77)))
 
 
 def test_a_third_of_the_circle_takes_red_towards_blue_or_green():
-    """YIQ's circle is no HSV hexagon: the largest channel moves, brightness stays."""
+    """YIQ's circle is not HSV's hexagon: the largest channel changes, brightness does not."""
     turned = [recoloured((160, 60, 60), hue=hue)[0, 0, 0].astype(float) for hue in (1 / 3, -1 / 3)]
     assert {int(colour.argmax()) for colour in turned} == {1, 2}
     for colour in turned:
@@ -314,7 +314,7 @@ def test_a_third_of_the_circle_takes_red_towards_blue_or_green():
     np.testing.assert_array_equal(recoloured((160, 60, 60), hue=1), recoloured((160, 60, 60)))
 
 
-def test_colours_change_by_sample_and_leave_depth():
+def test_colours_change_per_sample_and_depth_does_not():
     rgb, log_depth, valid = random_planes()
     draws = draws_of(brightness=[1, 0.6, 1], saturation=[1, 1, 0])
     result = augmented(focal, (rgb, log_depth, valid), draws)
@@ -359,13 +359,13 @@ def test_keeps_shapes_and_dtypes(dtype):
     assert [plane.shape for plane in result] == [rgb.shape, log_depth.shape, valid.shape]
 
 
-# Named ones.
+# Named augmentations.
 
 
 NAMED = replace(EVERYTHING, augment=(("gamma", 0.5),))
 
 
-def test_named_ones_leave_the_others_draws_alone():
+def test_named_augmentations_do_not_change_other_draws():
     draws = draw(NAMED, seed=0, epoch=1, sample_ids=IDS)
     np.testing.assert_array_equal(draws[:, : len(Column)], draw(EVERYTHING, seed=0, epoch=1, sample_ids=IDS))
     gamma = draws[:, len(Column)]
@@ -376,7 +376,7 @@ def test_named_ones_leave_the_others_draws_alone():
 
 
 def test_gamma_by_hand():
-    """255 x (51 / 255)^(2^g): squared for 1, the root for -1; black, white and an exponent of 0 stay."""
+    """255 x (51 / 255)^(2^g): the square for 1, the root for -1. Black, white and an exponent of 0 stay the same."""
     rgb = np.zeros((3, 2, 2, 3), np.uint8)
     rgb[:, 0, 0], rgb[:, 1, 1] = 51, 255
     planes = (rgb, np.zeros(rgb.shape[:3], np.float32), np.ones(rgb.shape[:3], bool))
@@ -389,7 +389,7 @@ def test_gamma_by_hand():
     assert valid.all() and not log_depth.any()
 
 
-def test_named_ones_keep_log_depth_0_where_invalid():
+def test_named_augmentations_keep_log_depth_0_where_invalid():
     planes = random_planes()
     draws = np.column_stack([draws_of(), np.zeros(3, np.float32)])
     result = augment(*planes, draws, zoom_depth="focal", named=["gamma"])

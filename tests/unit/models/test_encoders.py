@@ -1,4 +1,4 @@
-"""Encoders: the maps' shapes, their input as Keras's own, their weights, and what is refused."""
+"""Encoders: shapes of the maps, input scaling as in Keras, weights, and rejected arguments."""
 
 import warnings
 from dataclasses import replace
@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from depthflow.errors import TrainingError
-from depthflow.models.encoders import ENCODERS, Application, build_encoder
+from depthflow.models.encoders import ENCODERS, build_encoder
 
-APPLICATIONS = {name: encoder for name, encoder in ENCODERS.items() if isinstance(encoder, Application)}
+APPLICATIONS = {name: encoder for name, encoder in ENCODERS.items() if encoder.has_weights}
 
-# Channels at 1/2, 1/4, 1/8, 1/16 and 1/32, and parameters of the application as Keras publishes it without its top.
+# Channels at 1/2, 1/4, 1/8, 1/16 and 1/32, and the number of parameters that Keras publishes, without the top.
 CHANNELS = {
     "resnet50": (64, 256, 512, 1024, 2048),
     "resnet50v2": (64, 256, 512, 1024, 2048),
@@ -37,7 +37,7 @@ PREPROCESSING = {
 
 
 def encoder(name: str, weights: str = "none", input_scaling: str = "encoder") -> keras.Model:
-    """From images of any size to the five maps, fine to coarse."""
+    """Builds an encoder from images of any size to the five maps, fine to coarse."""
     rgb = keras.Input((None, None, 3), dtype="uint8")
     features = build_encoder(rgb, name=name, weights=weights, input_scaling=input_scaling)
     return keras.Model(rgb, [*features.skips, features.bottom])
@@ -58,13 +58,13 @@ def rgb():
 
 @pytest.fixture(scope="module", params=APPLICATIONS)
 def built(request):
-    """(name, our encoder); each is built once."""
+    """Returns (name, encoder); each is built once."""
     return request.param, encoder(request.param)
 
 
 @pytest.fixture(scope="module")
 def reference(built):
-    """The same network as Keras builds it for a user, preprocessing and all, with our encoder's weights."""
+    """Returns the network as Keras builds it for a user, with its own preprocessing and our encoder's weights."""
     name, model = built
     network = APPLICATIONS[name].build(include_top=False, weights=None)
     network.set_weights(backbone_weights(model))
@@ -74,7 +74,7 @@ def reference(built):
 # --- the applications ---
 
 
-def test_each_of_the_recipes_encoders_is_here():
+def test_every_encoder_with_weights_is_tested():
     assert CHANNELS.keys() == APPLICATIONS.keys()
 
 
@@ -87,35 +87,35 @@ def test_maps_halve_five_times(built, rgb, height, width):
     assert all(np.isfinite(x).all() and np.std(x) > 0 for x in maps)
 
 
-def test_parameters_are_keras_own(built):
+def test_parameter_count_is_that_of_keras(built):
     name, model = built
     assert sum(weight.size for weight in backbone_weights(model)) == PARAMETERS[name]
 
 
-def test_what_enters_is_preprocessed_as_keras_does(built, reference, rgb):
+def test_input_is_preprocessed_as_in_keras(built, reference, rgb):
     name, model = built
     expected = PREPROCESSING[name].preprocess_input(rgb.astype(np.float32))
     for layer in reference.layers:
         if isinstance(layer, (keras.layers.Rescaling, keras.layers.Normalization)):
             expected = np.asarray(layer(expected))
     entering = scaled(model, "caffe_means" if name == "resnet50" else f"{name}_scale", rgb)
-    assert np.abs(expected).max() < 200 and expected.min() < -0.9, "a reference that does nothing compares nothing"
+    assert np.abs(expected).max() < 200 and expected.min() < -0.9, "the reference must not be trivial"
     np.testing.assert_allclose(entering, expected, rtol=0, atol=1e-6 * np.abs(expected).max())
 
 
-def test_the_map_at_the_bottom_is_keras_output(built, reference, rgb):
-    """Whatever Keras's own network makes of the photograph: so the scaled image does enter the backbone."""
+def test_the_bottom_map_is_the_output_of_keras(built, reference, rgb):
+    """Equal to the output of Keras's own network, so the scaled image does enter the backbone."""
     name, model = built
     expected = np.asarray(reference(PREPROCESSING[name].preprocess_input(rgb.astype(np.float32))))
     np.testing.assert_allclose(np.asarray(model(rgb)[-1]), expected, rtol=0, atol=1e-4 * np.abs(expected).max())
 
 
-def test_nothing_is_drawn_in_training(built):
+def test_dropout_is_switched_off(built):
     _, model = built
     assert all(layer.rate == 0.0 for layer in model.layers if isinstance(layer, keras.layers.Dropout))
 
 
-def test_convnext_map_at_one_half_is_the_decoders(built):
+def test_convnext_map_at_one_half_belongs_to_the_decoder(built):
     name, model = built
     own = [layer.name for layer in model.layers if layer.name.startswith("decoder")]
     assert own == (["decoder_half_conv", "decoder_half_relu"] if name == "convnext_tiny" else [])
@@ -140,7 +140,7 @@ def test_imagenet_weights_are_loaded(shared, rgb):
     expected = keras.Model(reference.input, [reference.get_layer(name).output for name in names])
     pixels = keras.applications.resnet.preprocess_input(rgb.astype(np.float32))
     for mine, theirs in zip(encoder("resnet50", weights=str(path))(rgb), expected(pixels), strict=True):
-        assert np.std(theirs) > 0.01, "features that say nothing compare nothing"
+        assert np.std(theirs) > 0.01, "the reference must not be trivial"
         np.testing.assert_allclose(np.asarray(mine), np.asarray(theirs), rtol=1e-4, atol=1e-4)
 
 
@@ -154,7 +154,7 @@ def test_tiny_scales_pixels_to_minus_one_to_one():
 
 
 @pytest.mark.parametrize("name", ["tiny", "resnet50"])
-def test_unit_scaling_is_the_same_for_all(name, rgb):
+def test_unit_scaling_divides_by_255(name, rgb):
     model = encoder(name, input_scaling="unit")
     assert [layer.name for layer in model.layers if isinstance(layer, keras.layers.Rescaling)] == ["unit_scale"]
     np.testing.assert_allclose(scaled(model, "unit_scale", rgb), rgb / 255, rtol=0, atol=1e-7)
@@ -179,7 +179,7 @@ def test_tiny_maps():
     assert encoder("tiny").count_params() == 52_640
 
 
-# --- what is refused ---
+# --- rejected arguments ---
 
 
 @pytest.mark.parametrize("weights", ["imagenet", "/some/file.weights.h5"])
@@ -188,13 +188,13 @@ def test_tiny_has_no_weights_to_load(weights):
         encoder("tiny", weights=weights)
 
 
-def test_missing_weights_file_is_refused(tmp_path):
+def test_missing_weights_file_is_rejected(tmp_path):
     path = tmp_path / "absent.weights.h5"
     with pytest.raises(TrainingError, match=rf"no weights file {path}.*--encoder-weights"):
         encoder("mobilenetv3_large", weights=str(path))
 
 
-def test_failed_download_is_refused(monkeypatch):
+def test_failed_download_is_reported(monkeypatch):
     def build(*, weights, **options):
         if weights == "imagenet":
             raise Exception("URL fetch failure")
@@ -215,7 +215,7 @@ def write_other_network(path):
 
 
 @pytest.mark.parametrize("write", [write_text, write_other_network])
-def test_file_that_holds_other_things_is_refused(write, tmp_path):
+def test_file_without_the_encoders_weights_is_rejected(write, tmp_path):
     path = tmp_path / "other.weights.h5"
     write(path)
     with warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""Losses on log-depth: by hand, their gradients, any split of a batch, and that an invalid pixel is worth nothing."""
+"""Losses on log-depth: values by hand, gradients, any split of a batch, and invalid pixels without effect."""
 
 from itertools import pairwise
 
@@ -29,7 +29,7 @@ def loss_of(name, scales=1):
 
 
 def random_batch(seed, shape=(3, 8, 12), valid=0.7, dtype=np.float64):
-    """Predictions of SCALES scales, then what `Loss.sums` takes by name."""
+    """Returns predictions at SCALES scales and the keyword arguments of `Loss.sums`."""
     generator = np.random.default_rng(seed)
     batch, height, width = shape
     sizes = [(batch, -(-height // 2**s), -(-width // 2**s)) for s in range(SCALES)]
@@ -43,7 +43,7 @@ def random_batch(seed, shape=(3, 8, 12), valid=0.7, dtype=np.float64):
 
 
 def value_and_gradients(loss, predictions, planes):
-    """A batch's loss, and its gradient with respect to each prediction."""
+    """Returns a batch's loss and its gradient with respect to each prediction."""
     predictions = [tf.constant(prediction) for prediction in predictions]
     planes = {name: tf.constant(plane) for name, plane in planes.items()}
     with tf.GradientTape() as tape:
@@ -54,7 +54,7 @@ def value_and_gradients(loss, predictions, planes):
 
 
 def value_of(name, difference, valid=None, rgb=None):
-    """The loss of one image where the ground truth is 1 everywhere."""
+    """Returns the loss of one image whose ground truth is 1 everywhere."""
     difference = np.asarray(difference, np.float64)[None]
     valid = np.ones(difference.shape, bool) if valid is None else np.asarray(valid, bool)[None]
     rgb = np.zeros((*difference.shape, 3), np.uint8) if rgb is None else np.asarray(rgb, np.uint8)[None]
@@ -62,21 +62,21 @@ def value_of(name, difference, valid=None, rgb=None):
     return value_and_gradients(loss_of(name), [difference + 1], planes)[0]
 
 
-def test_these_names_are_on_people_s_command_lines():
+def test_published_names_of_terms_exist():
     assert {"tutorial", "l1", "silog", "gradient", "smoothness"} <= set(TERMS)
 
 
 # By hand.
 
 
-def test_tutorial_of_each_pixel_by_hand():
+def test_tutorial_per_pixel_by_hand():
     expected = [value for value, _ in TUTORIAL.values()]
     np.testing.assert_allclose(tutorial_loss(tf.constant(list(TUTORIAL), tf.float64)), expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize(("name", "table"), [("tutorial", TUTORIAL), ("l1", L1)])
 def test_sum_count_and_slope_over_valid_pixels_by_hand(name, table):
-    """The ground truth is 1 everywhere; every second pixel is masked and far off."""
+    """The ground truth is 1 everywhere; every second pixel is masked and far from it."""
     differences = np.array([[[d, 100.0] for d in table]], np.float64)
     valid = np.array([[[True, False] for _ in table]])
     planes = {
@@ -102,7 +102,7 @@ def test_silog_by_hand():
     assert value_of("silog", np.zeros((2, 3))) == pytest.approx(ROOT_EPSILON)
 
 
-def test_silog_is_a_mean_over_images_that_have_a_valid_pixel():
+def test_silog_is_a_mean_over_images_with_a_valid_pixel():
     valid = np.zeros((3, 2, 2), bool)
     valid[0] = True
     valid[2, 0, 0] = True
@@ -114,14 +114,14 @@ def test_silog_is_a_mean_over_images_that_have_a_valid_pixel():
 
 
 def test_gradient_by_hand():
-    """A ramp of slope 1 to the right has steps 1, 2, 4 and 8 across and 0 down, at each scale its own mean."""
+    """A ramp of slope 1 to the right has steps 1, 2, 4 and 8 across and 0 down, with one mean per scale."""
     ramp = np.tile(np.arange(9.0), (9, 1))
     assert value_of("gradient", ramp) == pytest.approx(np.mean([0.5, 1, 2, 4]), rel=1e-12)
     assert value_of("gradient", ramp.T) == pytest.approx(np.mean([0.5, 1, 2, 4]), rel=1e-12)
     assert value_of("gradient", np.full((9, 9), 7.0)) == 0.0
 
 
-def test_gradient_takes_pairs_of_which_both_are_valid():
+def test_gradient_uses_pairs_of_valid_pixels():
     # Of 2 x 3: across (1, 1) valid; down only the first column; differences |5-2| and |1-2|.
     difference, valid = [[2.0, 5.0, 90.0], [1.0, 70.0, 4.0]], [[1, 1, 0], [1, 0, 1]]
     loss = loss_of("gradient")
@@ -139,7 +139,7 @@ def test_smoothness_by_hand():
     assert value_of("smoothness", np.full((4, 4), 3.0)) == 0.0
 
 
-def test_smoothness_is_not_of_the_ground_truth():
+def test_smoothness_ignores_the_ground_truth():
     predictions, planes = random_batch(0)
     other = planes | {"log_depth": planes["log_depth"] * 3}
     sums = [loss_of("smoothness").sums(predictions[:1], **batch).numpy() for batch in (planes, other)]
@@ -158,7 +158,7 @@ def test_terms_add_up_with_their_weights():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_scale_is_the_loss_of_the_point_sampled_planes(name):
+def test_a_scale_is_the_loss_on_point_sampled_planes(name):
     predictions, planes = random_batch(2)
     coarse = {key: plane[:, ::2, ::2] for key, plane in planes.items()}
     fine_value = value_and_gradients(loss_of(name), predictions[:1], planes)[0]
@@ -175,12 +175,12 @@ def test_the_scales_weights_halve_and_add_up_to_one(scales):
 
 
 @pytest.mark.parametrize(("weights", "scales"), [((), 1), ((("l2", 1.0),), 1), ((("l1", 1.0),), 0)])
-def test_refuses_what_it_cannot_compute(weights, scales):
+def test_invalid_weights_and_scales_are_rejected(weights, scales):
     with pytest.raises(ValueError, match="Received"):
         Loss(weights, scales=scales)
 
 
-def test_refuses_another_number_of_predictions():
+def test_another_number_of_predictions_is_rejected():
     predictions, planes = random_batch(3)
     with pytest.raises(ValueError, match="Received: 2"):
         loss_of("l1").sums(predictions, **planes)
@@ -191,7 +191,7 @@ def test_refuses_another_number_of_predictions():
 
 @pytest.mark.parametrize("cuts", [(2, 3), (1, 2, 3, 4, 5)])
 @pytest.mark.parametrize("name", NAMES)
-def test_any_split_of_a_batch_has_its_value(name, cuts):
+def test_any_split_of_a_batch_gives_the_same_loss(name, cuts):
     predictions, planes = random_batch(4, shape=(6, 8, 10))
     planes["valid_mask"][1] = False
     planes["valid_mask"][4, 1:] = False
@@ -210,7 +210,7 @@ def test_any_split_of_a_batch_has_its_value(name, cuts):
 
 
 def under_the_mask(batch, broken):
-    """The batch with a value put at every invalid pixel of the predictions and of the ground truth."""
+    """Sets every invalid pixel of the predictions and of the ground truth to a value."""
     predictions, planes = batch
     predictions = [
         np.where(planes["valid_mask"][:, :: 2**s, :: 2**s], p, p.dtype.type(broken)) for s, p in enumerate(predictions)
@@ -230,7 +230,7 @@ def test_nothing_valid_is_zero_with_zero_gradients(name, broken):
 
 @pytest.mark.parametrize("broken", [np.nan, np.inf])
 @pytest.mark.parametrize("name", NAMES)
-def test_what_is_under_the_mask_changes_neither_loss_nor_gradient(name, broken):
+def test_invalid_pixels_change_neither_loss_nor_gradient(name, broken):
     batch = random_batch(6, valid=0.6, dtype=np.float32)
     loss = loss_of(name, scales=SCALES)
     expected, expected_gradients = value_and_gradients(loss, *batch)
@@ -244,15 +244,15 @@ def test_what_is_under_the_mask_changes_neither_loss_nor_gradient(name, broken):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_prediction_that_is_not_finite_where_valid_shows(name):
+def test_a_prediction_that_is_not_finite_where_valid_is_visible(name):
     predictions, planes = random_batch(7, valid=1.0)
     predictions[0][0, 0, 0] = np.nan
     assert np.isnan(value_and_gradients(loss_of(name), predictions[:1], planes)[0])
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_invalid_batch_leaves_a_network_as_it_is(name):
-    """Through weights too: 0 times a gradient of a finite activation is 0."""
+def test_an_invalid_batch_gives_a_network_zero_gradients(name):
+    """Also through weights: 0 times the gradient of a finite activation is 0."""
     weight = tf.Variable(np.full((1, 1), 0.5, np.float32))
     planes = {
         "log_depth": tf.fill((2, 3, 1), np.float32(np.nan)),
@@ -268,7 +268,7 @@ def test_an_invalid_batch_leaves_a_network_as_it_is(name):
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 5), (3, 2)])
 @pytest.mark.parametrize("name", NAMES)
-def test_images_smaller_than_the_coarsest_step_are_finite(name, size):
+def test_images_smaller_than_the_coarsest_step_have_a_finite_loss(name, size):
     value, gradients = value_and_gradients(loss_of(name, scales=SCALES), *random_batch(8, shape=(2, *size), valid=1.0))
     assert np.isfinite(value)
     assert all(np.isfinite(gradient).all() for gradient in gradients)
@@ -278,7 +278,7 @@ def test_images_smaller_than_the_coarsest_step_are_finite(name, size):
 
 
 def numeric_gradients(loss, predictions, planes, step=1e-6):
-    """Central differences: one pixel of one scale moved up and down at a time."""
+    """Computes central differences, one pixel of one scale at a time."""
 
     @tf.function
     def values(many):
@@ -313,8 +313,8 @@ def test_gradient_equals_finite_differences_in_float64(name, valid):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_no_error_on_a_constant_image_has_no_slope(name):
-    """Central differences are 0 there too: every term is even about no error."""
+def test_zero_error_on_a_constant_image_has_zero_gradient(name):
+    """Central differences are 0 there too, since every term is even around zero error."""
     predictions = [np.full((2, 6, 6), 1.25), np.full((2, 3, 3), 1.25)]
     planes = {
         "log_depth": np.full((2, 6, 6), 1.25, np.float32),
@@ -330,7 +330,7 @@ def test_no_error_on_a_constant_image_has_no_slope(name):
 
 
 @pytest.mark.parametrize("error", [0.0, 1e-30, 1e-8, 1e-3])
-def test_silog_keeps_a_bounded_slope_in_float32(error):
+def test_silog_has_a_bounded_gradient_in_float32(error):
     predictions = [np.full((1, 4, 4), error, np.float32)]
     planes = {
         "log_depth": np.zeros((1, 4, 4), np.float32),
@@ -348,7 +348,7 @@ def test_silog_keeps_a_bounded_slope_in_float32(error):
     ("dtype", "expected"),
     [("float16", "float32"), ("bfloat16", "float32"), ("float32", "float32"), ("float64", "float64")],
 )
-def test_arithmetic_is_float32_at_least(dtype, expected):
+def test_arithmetic_is_at_least_float32(dtype, expected):
     predictions, planes = random_batch(10)
     predictions = [tf.cast(p, dtype) for p in predictions]
     loss = Loss([(name, 1.0) for name in NAMES], scales=SCALES)

@@ -1,4 +1,4 @@
-"""The U-Net: the tutorial's network layer by layer, what a recipe changes in it, and saving."""
+"""The U-Net: the tutorial's network layer by layer, the recipe's options, and saving."""
 
 from dataclasses import replace
 
@@ -11,16 +11,23 @@ from depthflow.errors import TrainingError
 from depthflow.models.unet import (
     build_unet,
     encoder_variables,
-    has_synchronized_layers,
     serving_network,
     set_batch_norm,
 )
 from depthflow.recipes import smoke, tutorial
 
 SIDE = 64
+
+
+def has_synchronized_layers(model):
+    """Whether a forward pass in training mode communicates between workers, which XLA cannot compile."""
+    parts = [model, *(layer for layer in model.layers if isinstance(layer, keras.Model))]
+    return any(getattr(layer, "synchronized", False) for part in parts for layer in part.layers)
+
+
 FEATURES = ("conv1_relu", "conv2_block3_out", "conv3_block4_out", "conv4_block6_out", "conv5_block3_out")
 RESNET50_PARAMETERS = 23_587_712
-"""Of keras.applications.ResNet50(include_top=False), as Keras publishes it."""
+"""Number of parameters that Keras publishes for keras.applications.ResNet50(include_top=False)."""
 
 
 def conv_parameters(size: int, inputs: int, filters: int) -> int:
@@ -34,26 +41,26 @@ def rgb():
 
 @pytest.fixture(scope="module")
 def network():
-    """The tutorial's at 64 x 64, without its ImageNet weights."""
+    """Returns the tutorial's network at 64 x 64, without ImageNet weights."""
     return build_unet(replace(tutorial(), height=SIDE, width=SIDE, encoder_weights="none"))
 
 
 @pytest.fixture(scope="module")
 def narrow_network():
-    """ResNet50 with a narrow decoder, for saving."""
+    """Returns ResNet50 with a narrow decoder, for saving."""
     recipe = replace(tutorial(), height=SIDE, width=SIDE, encoder_weights="none", decoder_norm="batch")
     return build_unet(replace(recipe, decoder_filters=(8, 8, 8, 8, 8)))
 
 
 @pytest.fixture(scope="module", params=["tiny", "convnext_tiny", "mobilenetv3_large"])
 def two_scales(request):
-    """A network with two outputs and a narrow decoder."""
+    """Returns a network with two outputs and a narrow decoder."""
     recipe = replace(smoke(), encoder=request.param, decoder_filters=(16, 16, 16, 8), supervised_scales=2)
     return build_unet(recipe)
 
 
 def predict(model: keras.Model, rgb: np.ndarray) -> np.ndarray:
-    """One output, without the seconds that tracing takes."""
+    """Returns one output without tracing, which takes seconds."""
     return np.asarray(model(rgb))
 
 
@@ -82,7 +89,7 @@ def test_input_and_output(network, rgb):
 
 
 def test_decoder_is_the_tutorials_in_order(network):
-    """Up, join, convolve twice: every layer after the encoder, each fed by the one before."""
+    """Upsample, concatenate, convolve twice: every layer after the encoder, each fed by the one before."""
     expected = []
     previous = "conv5_block3_out"
     for stage, (skip, filters) in enumerate(
@@ -162,7 +169,7 @@ def batch_norms(model: keras.Model, *, decoder: bool) -> list[keras.layers.Batch
     return [layer for layer in found if layer.name.startswith("decoder") == decoder]
 
 
-def test_frozen_batch_norm_is_the_encoders_alone(narrow_network):
+def test_frozen_applies_to_the_encoder_only(narrow_network):
     encoder, decoder = (batch_norms(narrow_network, decoder=decoder) for decoder in (False, True))
     assert (len(encoder), len(decoder)) == (53, 10)
     set_batch_norm(narrow_network, "frozen")
@@ -174,8 +181,8 @@ def test_frozen_batch_norm_is_the_encoders_alone(narrow_network):
         layer.synchronized = False
 
 
-def test_batch_norm_within_a_nested_model_is_found():
-    """As keras.applications nests the stem of ConvNeXt."""
+def test_batch_norm_in_a_nested_model_is_found():
+    """keras.applications nests the stem of ConvNeXt in this way."""
     inner = keras.Sequential([keras.layers.Conv2D(2, 1), keras.layers.BatchNormalization()], name="stem")
     model = keras.Sequential([keras.Input((4, 4, 3)), inner])
     assert not has_synchronized_layers(model)
@@ -207,7 +214,7 @@ def test_tiny_network_shapes_and_dtype():
 
 @pytest.fixture
 def half_policy():
-    """A policy that is no recipe's, so that restoring it can be seen."""
+    """Sets a policy that no recipe uses, so that a missing restore is visible."""
     previous = keras.config.dtype_policy()
     keras.config.set_dtype_policy("mixed_bfloat16")
     yield "mixed_bfloat16"
@@ -230,7 +237,7 @@ def test_group_norm_takes_any_filters():
     assert build_unet(replace(smoke(), decoder_filters=(64, 48, 32, 24, 12))).output_shape == (None, 64, 64, 1)
 
 
-# --- what a recipe changes ---
+# --- options of the recipe ---
 
 
 @pytest.mark.parametrize("norm", ["none", "batch", "group"])
@@ -244,7 +251,7 @@ def test_bottleneck_convolves_between_encoder_and_decoder(norm):
     assert network.get_layer("decoder0_relu2").output.shape[1:] == (2, 2, 40)
 
 
-def test_no_bottleneck_unless_asked_for():
+def test_no_bottleneck_by_default():
     assert not any(layer.name.startswith("decoder0") for layer in build_unet(smoke()).layers)
 
 
@@ -261,7 +268,7 @@ def test_fewer_stages_end_coarser_and_are_enlarged(stages, enlargement):
     assert network.output_shape == (None, 64, 96, 1)
     assert network.get_layer(f"decoder{stages}_relu2").output is network.get_layer("log_depth").input
     if enlargement == 1:
-        assert network.layers[-1].name == "log_depth"  # What it predicts is what is put out.
+        assert network.layers[-1].name == "log_depth"  # The prediction is the output.
     else:
         enlarge = network.get_layer("log_depth_up")
         assert (enlarge.interpolation, enlarge.size) == ("bilinear", (enlargement, enlargement))
@@ -301,7 +308,7 @@ def test_mixed_policies_predict_float32(dtype, rgb):
         assert output.dtype == tf.float32 and np.isfinite(output).all()
 
 
-def test_encoder_and_decoder_share_out_the_variables(two_scales):
+def test_every_variable_belongs_to_encoder_or_decoder(two_scales):
     own = encoder_variables(two_scales)
     rest = [
         variable
@@ -318,7 +325,7 @@ def test_encoder_and_decoder_share_out_the_variables(two_scales):
     assert not any(variable.path.startswith(("decoder", "log_depth")) for variable in own)
 
 
-def test_frozen_batch_norm_is_no_encoder_variable(narrow_network):
+def test_frozen_batch_norm_is_not_an_encoder_variable(narrow_network):
     everything = len(encoder_variables(narrow_network))
     set_batch_norm(narrow_network, "frozen")
     frozen = len(encoder_variables(narrow_network))
@@ -328,7 +335,7 @@ def test_frozen_batch_norm_is_no_encoder_variable(narrow_network):
     assert everything - frozen == 2 * 53
 
 
-# --- what is served ---
+# --- serving ---
 
 
 def test_served_network_is_the_finest_output(two_scales, rgb):

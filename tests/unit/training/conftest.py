@@ -1,4 +1,4 @@
-"""A small store of real files, and a network of two convolutions: what is tested here does not depend on its size."""
+"""A small store of real files, and a network of two convolutions, since these tests do not depend on its size."""
 
 import keras
 import numpy as np
@@ -13,7 +13,7 @@ TRAIN_SAMPLES, VAL_SAMPLES = 22, 3
 
 
 def build_small_network(*, dtype="float32", size=SIZE, filters=4, norm="group", scales=1, seed=0):
-    """From uint8 rgb to log-depth, as the U-Nets are, with one hidden layer: traced in a second where they take ten."""
+    """Builds a network from uint8 rgb to log-depth, like the U-Nets but traced in one second instead of ten."""
     keras.utils.set_random_seed(seed)
     previous = keras.config.dtype_policy()
     keras.config.set_dtype_policy(dtype)
@@ -38,13 +38,13 @@ def build_small_network(*, dtype="float32", size=SIZE, filters=4, norm="group", 
 
 @pytest.fixture(scope="session")
 def small_network():
-    """`build_small_network`."""
+    """Returns `build_small_network`."""
     return build_small_network
 
 
 @pytest.fixture
-def small_trainees(monkeypatch):
-    """For the test, every train_state has a small network of its recipe's dtype and scales."""
+def small_train_states(monkeypatch):
+    """Gives every train state a small network with its recipe's dtype and scales."""
 
     def build(recipe):
         return build_small_network(
@@ -56,13 +56,13 @@ def small_trainees(monkeypatch):
 
 @pytest.fixture(scope="session")
 def group():
-    """A group of one worker, in this process."""
+    """Returns a group of one worker, this process."""
     return WorkerGroup(rank=0, size=1)
 
 
 @pytest.fixture(scope="session")
 def real_store(tmp_path_factory, write_triplet):
-    """A store never to be changed, of 32 x 32: 22 training samples, indoors and outdoor, and 3 of validation."""
+    """Returns a read-only store of 32 x 32: 22 training samples, indoors and outdoor, and 3 validation samples."""
     root = tmp_path_factory.mktemp("real")
     for k in range(TRAIN_SAMPLES + VAL_SAMPLES):
         split = "train" if k < TRAIN_SAMPLES else "val"
@@ -84,7 +84,7 @@ def real_store(tmp_path_factory, write_triplet):
 
 @pytest.fixture(scope="session")
 def arrays():
-    """Copies of the values of variables."""
+    """Returns a function that copies the values of variables."""
 
     def copies(variables):
         return [np.array(keras.ops.convert_to_numpy(variable)) for variable in variables]
@@ -94,7 +94,7 @@ def arrays():
 
 @pytest.fixture(scope="session")
 def assert_same():
-    """Two lists of arrays are equal to the last bit, dtypes included."""
+    """Returns a function that asserts that two lists of arrays are equal to the last bit, dtypes included."""
 
     def check(left, right):
         assert len(left) == len(right)

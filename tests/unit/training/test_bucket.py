@@ -78,7 +78,7 @@ def test_of_several_the_one_that_was_last_at_work_is_taken(root):
 
 
 def test_a_missing_bucket_is_reported(s3):
-    with pytest.raises(TrainingError, match=r"s3://no-such/.* cannot be taken"), opened("s3://no-such/runs"):
+    with pytest.raises(TrainingError, match=r"s3://no-such/.* cannot be locked"), opened("s3://no-such/runs"):
         pass
 
 

@@ -176,7 +176,7 @@ def batch_of(seed=0):
         draws=np.tile(NEUTRAL, (4, 1)),
         epoch=0,
         batch_rows=np.arange(4),
-        then=Position(seed=0, epoch=0, step=1),
+        next_position=Position(seed=0, epoch=0, step=1),
     )
 
 
@@ -186,7 +186,7 @@ def batch_of(seed=0):
 def test_without_an_optimizer_a_network_gets_the_average(request, group, arrays, assert_same, tmp_path, dtype, is_real):
     """And with one what the run had, average included."""
     if not is_real:
-        request.getfixturevalue("small_trainees")
+        request.getfixturevalue("small_train_states")
     keras.utils.set_random_seed(0)
     recipe = replace(RECIPE, ema_momentum=0.9, dtype=dtype, schedule="constant")
     train_state = TrainState(recipe, steps_per_epoch=5, group=group, checkpoint=None)
@@ -215,7 +215,7 @@ def test_without_an_optimizer_a_network_gets_the_average(request, group, arrays,
     assert_same(arrays(again.model.weights), averaged)
 
 
-def test_the_average_is_put_back_after_an_error_too(group, small_trainees, arrays, assert_same):
+def test_the_average_is_put_back_after_an_error_too(group, small_train_states, arrays, assert_same):
     train_state = TrainState(replace(RECIPE, ema_momentum=0.5), steps_per_epoch=5, group=group, checkpoint=None)
     trained = arrays(train_state.model.weights)
     with contextlib.suppress(OSError), train_state.averaged():
@@ -224,7 +224,7 @@ def test_the_average_is_put_back_after_an_error_too(group, small_trainees, array
     assert_same(arrays(train_state.model.weights), trained)
 
 
-def test_without_an_average_there_is_none_to_save(group, small_trainees, arrays, assert_same):
+def test_without_an_average_there_is_none_to_save(group, small_train_states, arrays, assert_same):
     train_state = TrainState(RECIPE, steps_per_epoch=5, group=group, checkpoint=None)
     assert train_state.snapshot().averaged is None
     trained = arrays(train_state.model.weights)

@@ -1,4 +1,4 @@
-"""What a step eats: the tutorial's clip by hand, draws that are each sample's own, and reading ahead."""
+"""The training feed: the tutorial's clip by hand, draws that depend only on the sample, and reading ahead."""
 
 import threading
 import time
@@ -35,18 +35,18 @@ def clipped_m(depth_m, valid=None) -> np.ndarray:
 
 
 def test_clip_by_hand():
-    """Of 1, 2, ... 100 m the 99th percentile lies at place 98.01: 99.01 m."""
+    """The 99th percentile of 1, 2, ... 100 m is at position 98.01: 99.01 m."""
     depth_m = np.arange(1.0, 101.0).reshape(10, 10)
     expected = np.minimum(depth_m, 99.01)
     np.testing.assert_allclose(clipped_m(depth_m), expected, rtol=1e-6)
 
 
 def test_percentile_is_taken_in_metres():
-    """Of 1 m and 100 m it is 99.01 m; of their logarithms it would be 100^0.99 = 95.5 m."""
+    """For 1 m and 100 m it is 99.01 m; for their logarithms it would be 100^0.99 = 95.5 m."""
     np.testing.assert_allclose(clipped_m([[1.0, 100.0]]), [[1.0, 99.01]], rtol=1e-6)
 
 
-def test_never_over_300_m_nor_under_10_cm():
+def test_depth_is_clipped_to_10_cm_and_300_m():
     np.testing.assert_allclose(clipped_m([[0.02, 350.0, 340.0, 310.0]]), [[0.1, 300.0, 300.0, 300.0]], rtol=1e-6)
 
 
@@ -83,7 +83,7 @@ def test_equals_the_tutorials_formula(depth_m, valid):
 
 
 class Split:
-    """Thirty samples of random planes, read-only as a reader's views are."""
+    """Thirty samples of random planes, read-only like a reader's views."""
 
     def __init__(self):
         generator = np.random.default_rng(0)
@@ -114,8 +114,8 @@ EVERYTHING = replace(smoke(), global_batch_size=8, max_zoom=2.0, colour_jitter=0
 
 
 @pytest.mark.parametrize("recipe", [replace(EVERYTHING, clip_depth="tutorial"), EVERYTHING, smoke()])
-def test_batches_are_the_samples_as_stored_with_their_draws(recipe):
-    """Augmentation is the step's; the tutorial's clip alone is done here."""
+def test_batches_are_the_stored_samples_with_their_draws(recipe):
+    """Augmentation is left to the step; only the tutorial's clip is applied here."""
     split = Split()
     recipe = replace(recipe, global_batch_size=8)
     seen = []
@@ -141,17 +141,17 @@ def test_without_augmentation_draws_are_neutral():
         np.testing.assert_array_equal(batch.draws, np.tile(NEUTRAL, (len(batch.rgb), 1)))
 
 
-def test_batches_from_a_position_are_the_tail_for_any_number_of_workers():
-    """Draws included: a resume in the middle of an epoch sees what would have been seen."""
+def test_batches_from_a_position_are_the_rest_of_the_epoch_for_any_number_of_workers():
+    """Draws included: resuming in the middle of an epoch gives the same batches."""
     whole = batches_of(EVERYTHING)
-    assert [batch.then.step for batch in whole] == [1, 2, 3, 0]
-    assert whole[-1].then == Position(seed=3, epoch=3)
+    assert [batch.next_position.step for batch in whole] == [1, 2, 3, 0]
+    assert whole[-1].next_position == Position(seed=3, epoch=3)
     parts = [batches_of(EVERYTHING, step=2, rank=rank, num_workers=3) for rank in range(3)]
     for wanted, *thirds in zip(whole[2:], *parts, strict=True):
         for name in ("rgb", "log_depth", "valid_mask", "draws"):
             joined = np.concatenate([getattr(third, name) for third in thirds])
             np.testing.assert_array_equal(joined, getattr(wanted, name))
-        assert all(third.then == wanted.then for third in thirds)
+        assert all(third.next_position == wanted.next_position for third in thirds)
         assert all(third.batch_rows.tolist() == wanted.batch_rows.tolist() for third in thirds)
 
 
@@ -170,13 +170,13 @@ def test_a_samples_draw_does_not_depend_on_its_batch():
 
 
 @pytest.mark.parametrize("change", [{"epoch": 3}, {"seed": 4}])
-def test_every_epoch_and_seed_draws_anew(change):
+def test_every_epoch_and_seed_has_other_draws(change):
     first, other = draws_by_row(EVERYTHING), draws_by_row(EVERYTHING, **change)
     assert all(first[row] != other[row] for row in range(30))
 
 
-def test_order_and_draws_are_of_the_position():
-    """Not of the recipe's seed: a run that goes on keeps the seed that it began with."""
+def test_order_and_draws_depend_on_the_position():
+    """Not on the recipe's seed: a resumed run keeps the seed that it started with."""
     recipe = replace(EVERYTHING, seed=99)
     rows = [
         [batch.batch_rows.tolist() for batch in batches_of(recipe, **change)]
@@ -191,7 +191,7 @@ def test_order_and_draws_are_of_the_position():
 
 
 class Source:
-    """Counts what was asked of it, and by which thread."""
+    """Counts the items that were made, and by which threads."""
 
     def __init__(self, count: int, *, fails_at: int | None = None) -> None:
         self.made = 0
@@ -219,7 +219,7 @@ def test_everything_in_order(count):
     assert list(read_ahead(Source(count))) == list(range(count))
 
 
-def test_false_and_none_are_items():
+def test_falsy_items_are_kept():
     assert list(read_ahead([None, 0, False, ""])) == [None, 0, False, ""]
 
 
@@ -231,7 +231,7 @@ def test_an_error_comes_after_the_items_before_it(fails_at):
         next(items)
 
 
-def test_reads_ahead_but_not_further_than_it_should():
+def test_reads_ahead_up_to_the_limit():
     source = Source(20)
     items = read_ahead(source)
     for k in range(5):
@@ -243,7 +243,7 @@ def test_reads_ahead_but_not_further_than_it_should():
     assert source.threads and threading.get_ident() not in source.threads
 
 
-def test_nothing_is_read_before_the_first_item_is_asked_for():
+def test_nothing_is_read_before_the_first_item_is_requested():
     source = Source(5)
     items = read_ahead(source)
     time.sleep(0.02)
@@ -251,7 +251,7 @@ def test_nothing_is_read_before_the_first_item_is_asked_for():
     items.close()
 
 
-def test_leaving_early_leaves_no_thread():
+def test_closing_early_leaves_no_thread():
     before = threading.active_count()
     items = read_ahead(Source(20))
     next(items)

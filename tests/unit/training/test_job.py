@@ -1,4 +1,4 @@
-"""A job's folder: new ones are new, one process holds it, and --resume takes up what is the same and unfinished."""
+"""A job's folder: new jobs get new folders, one process locks each, and --resume finds the matching unfinished job."""
 
 import json
 import time
@@ -31,41 +31,41 @@ def opened(tmp_path):
     return open_
 
 
-def begun(opened, recipe=None, **changes):
-    """A job that was begun and left unfinished."""
+def started(opened, recipe=None, **changes):
+    """Starts a job and leaves it unfinished."""
     with opened(recipe, **changes) as folder:
         pass
     return folder
 
 
-def test_names_are_unique_and_say_the_recipe():
+def test_names_are_unique_and_contain_the_recipe():
     names = {unique_name("diode") for _ in range(200)}
     assert len(names) == 200
     assert all(name.startswith("diode-") for name in names)
     assert all(set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789-") for name in names)
 
 
-def test_a_new_job_has_a_folder_of_its_own(opened, tmp_path):
+def test_a_new_job_has_its_own_folder(opened, tmp_path):
     with opened() as folder:
         assert folder.root == str(tmp_path / "storage" / folder.name)
         assert folder.name.startswith("smoke-")
-        said = folder.read()
-        assert (said["run_id"], said["finished"]) == (None, False)
-        assert said["wanted"]["fingerprint"] == "f1"
-        assert said["wanted"]["recipe"]["learning_rate"] == smoke().learning_rate
+        description = folder.read()
+        assert (description["run_id"], description["finished"]) == (None, False)
+        assert description["wanted"]["fingerprint"] == "f1"
+        assert description["wanted"]["recipe"]["learning_rate"] == smoke().learning_rate
         kept = {folder.checkpoints, folder.spool, folder.ray}
         assert len(kept) == 3 and {path.rpartition("/")[0] for path in kept} == {folder.root}
         with opened() as other:
             assert other.root != folder.root
 
 
-def test_its_folder_is_absolute(opened, tmp_path, monkeypatch):
+def test_the_folder_is_absolute(opened, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with opened(storage="storage") as folder:
         assert folder.root == str(tmp_path / "storage" / folder.name)
 
 
-def test_notes_are_added_and_kept(opened):
+def test_notes_are_merged(opened):
     with opened() as folder:
         folder.note(run_id="r1")
         folder.note(finished=True)
@@ -73,13 +73,13 @@ def test_notes_are_added_and_kept(opened):
         assert [path.name for path in Path(folder.root).iterdir() if path.name.startswith(".tmp")] == []
 
 
-# --- one at a time ---
+# --- locking ---
 
 
-def test_a_second_process_is_refused(opened):
+def test_a_second_process_is_rejected(opened):
     with (
         opened() as folder,
-        pytest.raises(TrainingError, match=rf"{folder.root} cannot be taken: .*another process"),
+        pytest.raises(TrainingError, match=rf"{folder.root} cannot be locked: .*another process"),
         opened(resume=True),
     ):
         pass
@@ -87,9 +87,9 @@ def test_a_second_process_is_refused(opened):
         assert again.root == folder.root
 
 
-def test_a_storage_that_is_none_is_told(opened, tmp_path):
+def test_an_unusable_storage_is_reported(opened, tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(TrainingError, match="cannot be taken"), opened(storage=str(tmp_path / "file" / "storage")):
+    with pytest.raises(TrainingError, match="cannot be locked"), opened(storage=str(tmp_path / "file" / "storage")):
         pass
 
 
@@ -97,37 +97,37 @@ def test_a_storage_that_is_none_is_told(opened, tmp_path):
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_resume_takes_up_the_same_recipe_and_samples(opened, name):
-    """Also through JSON, which has no tuples."""
-    wanted = begun(opened, RECIPES[name]())
+def test_resume_finds_the_job_with_the_same_recipe_and_samples(opened, name):
+    """Recipes with tuples match too, although JSON has none."""
+    wanted = started(opened, RECIPES[name]())
     wanted.note(run_id="r1")
-    begun(opened, replace(RECIPES[name](), learning_rate=0.5))
-    begun(opened, RECIPES[name](), fingerprint="f2")
-    begun(opened, RECIPES[name](), model_name="other")
+    started(opened, replace(RECIPES[name](), learning_rate=0.5))
+    started(opened, RECIPES[name](), fingerprint="f2")
+    started(opened, RECIPES[name](), model_name="other")
     with opened(RECIPES[name](), resume=True) as folder:
         assert folder.root == wanted.root
-        assert folder.read()["run_id"] == "r1", "its MLflow run goes on"
+        assert folder.read()["run_id"] == "r1", "its MLflow run continues"
 
 
-def test_what_does_not_move_the_result_may_differ(opened):
-    wanted = begun(opened, num_workers=2, keep_checkpoints=3)
+def test_settings_that_do_not_affect_the_result_may_differ(opened):
+    wanted = started(opened, num_workers=2, keep_checkpoints=3)
     changes = {"num_workers": 4, "keep_checkpoints": 1, "checkpoint_every_steps": 5, "step_timeout_s": 9.0}
     with opened(resume=True, **changes) as folder:
         assert folder.root == wanted.root
 
 
-def test_of_several_the_one_that_was_last_at_work_is_taken(opened):
-    """Which need not be the one that was begun last."""
-    folders = [begun(opened) for _ in range(3)]
+def test_the_most_recently_active_job_is_resumed(opened):
+    """It need not be the one that was started last."""
+    folders = [started(opened) for _ in range(3)]
     for k in (0, 2, 1):
-        time.sleep(0.05)  # A file system's clock ticks every few milliseconds.
+        time.sleep(0.05)  # A file system's clock ticks only every few milliseconds.
         folders[k].note(run_id=f"r{k}")
     with opened(resume=True) as folder:
         assert folder.root == folders[1].root
 
 
 def test_a_finished_job_is_not_resumed(opened):
-    first, second = begun(opened), begun(opened)
+    first, second = started(opened), started(opened)
     second.note(finished=True)
     with opened(resume=True) as folder:
         assert folder.root == first.root
@@ -140,7 +140,7 @@ def test_a_finished_job_is_not_resumed(opened):
 
 
 @pytest.mark.parametrize("exists", [True, False])
-def test_nothing_to_resume(opened, tmp_path, exists):
+def test_nothing_to_resume_is_reported(opened, tmp_path, exists):
     if exists:
         (tmp_path / "storage" / "notes").mkdir(parents=True)
     with pytest.raises(TrainingError, match="There is no unfinished job"), opened(resume=True):
@@ -149,7 +149,7 @@ def test_nothing_to_resume(opened, tmp_path, exists):
 
 
 @pytest.mark.parametrize(
-    ("recipe", "changes", "told"),
+    ("recipe", "changes", "differences"),
     [
         ({"learning_rate": 3e-4}, {}, r"learning_rate 0\.003 there, 0\.0003 here\. Pass "),
         ({"learning_rate": 3e-4, "epochs": 7}, {}, r"learning_rate 0\.003 there, 0\.0003 here, epochs 2 there, 7 here"),
@@ -162,30 +162,30 @@ def test_nothing_to_resume(opened, tmp_path, exists):
         ({}, {"model_name": "other"}, r"model_name depthflow there, other here\. Pass "),
     ],
 )
-def test_another_job_is_refused_with_what_differs(opened, recipe, changes, told):
-    there = begun(opened)
+def test_another_job_is_rejected_with_the_differences(opened, recipe, changes, differences):
+    there = started(opened)
     with (
-        pytest.raises(TrainingError, match=rf"No unfinished job .*{there.name} differs: {told}"),
+        pytest.raises(TrainingError, match=rf"No unfinished job .*{there.name} differs: {differences}"),
         opened(replace(smoke(), **recipe), resume=True, **changes),
     ):
         pass
     assert json.loads(Path(there.root, JOB_FILE).read_text())["wanted"]["fingerprint"] == "f1"
 
 
-def test_a_folder_that_says_nothing_does_not_count(opened, tmp_path):
-    """Of a process killed between making the folder and noting what it is."""
-    wanted = begun(opened)
+def test_a_folder_without_a_description_is_ignored(opened, tmp_path):
+    """A killed process may leave one."""
+    wanted = started(opened)
     (tmp_path / "storage" / "smoke-99999999-000000-ffffff").mkdir()
     with opened(resume=True) as folder:
         assert folder.root == wanted.root
     assert isinstance(folder, JobFolder)
 
 
-def test_a_job_that_was_begun_before_a_field_was_there_is_resumed_with_its_default(opened):
-    folder = begun(opened)
-    said = folder.read()
-    del said["wanted"]["recipe"]["augment"]
-    folder.note(wanted=said["wanted"])
+def test_a_job_from_before_a_recipe_field_existed_is_resumed_with_its_default(opened):
+    folder = started(opened)
+    description = folder.read()
+    del description["wanted"]["recipe"]["augment"]
+    folder.note(wanted=description["wanted"])
     with (
         pytest.raises(TrainingError, match="augment"),
         opened(replace(smoke(), augment=(("gamma", 0.2),)), resume=True),

@@ -1,4 +1,4 @@
-"""The loop on one worker without Ray, on a real store: what stops it, what it leaves, and how it goes on."""
+"""The loop on one worker without Ray, on a real store: what ends it, what it leaves, and how it resumes."""
 
 import math
 import shutil
@@ -44,54 +44,54 @@ RECIPE = replace(
 
 
 class Killed(BaseException):
-    """As a process that is no more: nothing catches it."""
+    """Stands for the death of the process: nothing catches it."""
 
 
-class Notes:
-    """Stands in for the spool: what is logged, by metric and step; a step that is logged twice is a defect."""
+class LoggedMetrics:
+    """Replaces the spool: values by metric and step. Logging a step twice fails the test."""
 
     def __init__(self):
         self.values = {}
 
     def metrics(self, values, *, step):
         for name, value in values.items():
-            self._note(name, step, value)
+            self._log(name, step, value)
 
     def series(self, name, values, *, first_step):
         for step, value in enumerate(values, start=first_step):
-            self._note(name, step, value)
+            self._log(name, step, value)
 
-    def _note(self, name, step, value):
+    def _log(self, name, step, value):
         assert (name, step) not in self.values
         self.values[name, step] = value
 
     def of(self, name):
-        """(step, value), in order."""
-        return sorted((step, value) for (noted, step), value in self.values.items() if noted == name)
+        """Returns (step, value) pairs in order."""
+        return sorted((step, value) for (logged, step), value in self.values.items() if logged == name)
 
 
 class Job:
-    """What outlives the processes of a job; each call of `run` is a process."""
+    """What outlives a job's processes. Each call of `run` stands for one process."""
 
     def __init__(self, root, group, store, recipe, **options):
-        self.checkpoints, self.notes = root / "checkpoints", Notes()
+        self.checkpoints, self.logged = root / "checkpoints", LoggedMetrics()
         self.recipe, self._group, self._store = recipe, group, store
         self.options = {
             "checkpoint_every_steps": None,
             "draining": lambda: False,
             "drain_poll_s": 1e9,
-            "spool": self.notes,
+            "spool": self.logged,
             "keep_checkpoints": 100,
             **options,
         }
 
     def run(self, *, kill_before=None, reader=None, before=lambda train_state, validator: None, **changes):
-        """Trains on from the latest checkpoint; the train_state at the end.
+        """Trains from the latest checkpoint and returns the final train state.
 
         Args:
-            kill_before: the step of this process, counted from 0, that is not begun any more.
-            reader: in place of the store's.
-            before: may change train_state and validator.
+            kill_before: Step of this process, counted from 0, before which it is killed.
+            reader: Replaces the store's reader.
+            before: Called with the train state and the validator, which it may change.
         """
         options = {**self.options, **changes}
         spool, draining = options.pop("spool"), options.pop("draining")
@@ -142,8 +142,8 @@ def _kill(train_state, before_step):
 
 
 @pytest.fixture
-def job(tmp_path, group, real_store, small_trainees):
-    """Makes jobs, each with a small network and a folder of its own."""
+def job(tmp_path, group, real_store, small_train_states):
+    """Makes jobs, each with a small network and its own folder."""
 
     def make(recipe=RECIPE, *, name="job", **options):
         return Job(tmp_path / name, group, real_store, recipe, **options)
@@ -153,17 +153,17 @@ def job(tmp_path, group, real_store, small_trainees):
 
 @pytest.fixture(scope="module")
 def finished():
-    """Runs that nothing stopped, by recipe: made once."""
+    """Caches uninterrupted runs by recipe."""
     return {}
 
 
 @pytest.fixture
-def straight(job, finished):
-    """(job, checksum) of a run that nothing stopped."""
+def uninterrupted(job, finished):
+    """Returns a function that gives (job, checksum) of an uninterrupted run."""
 
     def run(recipe=RECIPE):
         if recipe not in finished:
-            whole = job(recipe, name="straight")
+            whole = job(recipe, name="uninterrupted")
             finished[recipe] = whole, whole.run().checksum()
         return finished[recipe]
 
@@ -172,7 +172,7 @@ def straight(job, finished):
 
 @pytest.fixture
 def unet_job(tmp_path, group, real_store):
-    """The same with the recipe's own network."""
+    """Makes jobs with the recipe's own network."""
 
     def make(recipe=RECIPE, *, name="job", **options):
         return Job(tmp_path / name, group, real_store, recipe, **options)
@@ -180,28 +180,28 @@ def unet_job(tmp_path, group, real_store):
     return make
 
 
-# --- a run that nothing stops ---
+# --- uninterrupted runs ---
 
 
-def test_a_whole_run_leaves_checkpoints_and_figures(job, capfd):
+def test_a_run_leaves_checkpoints_and_metrics(job, capfd):
     run = job()
     train_state = run.run()
     assert run.steps_saved() == [6, 12]
-    losses = run.notes.of("train/step_loss")
+    losses = run.logged.of("train/step_loss")
     assert [step for step, _ in losses] == list(range(1, 13))
-    for epoch, (step, mean) in enumerate(run.notes.of("train/loss")):
+    for epoch, (step, mean) in enumerate(run.logged.of("train/loss")):
         assert step == epoch + 1
         assert mean == pytest.approx(np.mean([loss for _, loss in losses[6 * epoch :][:6]]))
-    norms = dict(run.notes.of("train/gradient_norm"))
+    norms = dict(run.logged.of("train/gradient_norm"))
     assert set(norms) == {1, 2} and all(0 < norm < math.inf for norm in norms.values())
-    abs_rel = dict(run.notes.of("val/abs_rel"))
+    abs_rel = dict(run.logged.of("val/abs_rel"))
     assert set(abs_rel) == {1, 2} and all(math.isfinite(value) for value in abs_rel.values())
     for epoch, path in enumerate(checkpoints(run.checkpoints), start=1):
         progress = read_progress(path)
         assert progress.metrics["val/abs_rel"] == abs_rel[epoch]
         assert (progress.position.epoch, progress.position.step, progress.loss_sum) == (epoch, 0, 0.0)
-    assert 0 <= run.notes.of("perf/data_wait_fraction")[0][1] <= 1
-    assert run.notes.of("perf/images_per_s")[0][1] > 0
+    assert 0 <= run.logged.of("perf/data_wait_fraction")[0][1] <= 1
+    assert run.logged.of("perf/images_per_s")[0][1] > 0
     with np.load(run.checkpoints / "step-00000012" / MODEL_FILE) as saved:
         np.testing.assert_array_equal(saved["00000"], np.array(train_state.model.weights[0]))
     assert "epoch 2/2: train/loss" in capfd.readouterr().err
@@ -210,40 +210,40 @@ def test_a_whole_run_leaves_checkpoints_and_figures(job, capfd):
 def test_a_finished_run_has_nothing_left_to_do(job):
     run = job()
     checksum = run.run().checksum()
-    noted = dict(run.notes.values)
+    before = dict(run.logged.values)
     assert run.run(kill_before=0).checksum() == checksum
-    assert run.notes.values == noted
+    assert run.logged.values == before
 
 
-def test_what_is_validated_is_the_average(job):
+def test_the_averaged_weights_are_validated(job):
     run = job(replace(RECIPE, ema_momentum=0.9))
     seen = []
 
-    def look(train_state, validator):
+    def record(train_state, validator):
         sums = validator.sums
         validator.sums = lambda *, beat: (seen.append(np.array(train_state.model.weights[0])), sums(beat=beat))[1]
 
-    run.run(before=look)
+    run.run(before=record)
     with np.load(run.checkpoints / "step-00000012" / "averaged.npz") as averaged:
         np.testing.assert_array_equal(seen[-1], averaged["00000"])
     with np.load(run.checkpoints / "step-00000012" / MODEL_FILE) as trained:
         assert not np.array_equal(seen[-1], trained["00000"])
 
 
-def test_outputs_at_several_scales_are_validated_by_the_finest(job):
+def test_only_the_finest_output_is_validated(job):
     run = job(replace(RECIPE, supervised_scales=2, epochs=1))
     run.run()
-    assert len(run.notes.of("val/abs_rel")) == 1
+    assert len(run.logged.of("val/abs_rel")) == 1
 
 
-def test_only_so_many_are_kept(job):
+def test_only_keep_checkpoints_are_kept(job):
     run = job(checkpoint_every_steps=1, keep_checkpoints=1)
     run.run()
-    abs_rel = dict(run.notes.of("val/abs_rel"))
+    abs_rel = dict(run.logged.of("val/abs_rel"))
     assert set(run.steps_saved()) == {6 * min(abs_rel, key=lambda epoch: abs_rel[epoch]), 12}
 
 
-# --- going on ---
+# --- resuming ---
 
 VARIANTS = {
     "average and loss scaling": {"dtype": "mixed_float16", "ema_momentum": 0.9},
@@ -252,18 +252,18 @@ VARIANTS = {
 
 
 def assert_same_run(job, train_state, wanted):
-    """Weights and optimizer to the last bit, every step's loss, and every figure but speed."""
+    """Checks weights and optimizer to the last bit, the loss of every step, and all metrics except speed."""
     other, checksum = wanted
     assert train_state.checksum() == checksum
-    names = {name for name, _ in other.notes.values if not name.startswith("perf/")}
+    names = {name for name, _ in other.logged.values if not name.startswith("perf/")}
     assert {"train/step_loss", "train/loss", "train/gradient_norm", "val/abs_rel", "val/indoors/delta1"} <= names
     for name in names:
-        assert job.notes.of(name) == other.notes.of(name)
+        assert job.logged.of(name) == other.logged.of(name)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_going_on_equals_not_stopping(job, straight, variant):
-    """Killed twice: in the middle of the first epoch and of the second."""
+def test_resuming_equals_not_stopping(job, uninterrupted, variant):
+    """The run is killed twice, in the middle of the first and of the second epoch."""
     recipe = replace(RECIPE, **VARIANTS[variant])
     stopped = job(recipe, checkpoint_every_steps=2)
     with pytest.raises(Killed):
@@ -272,24 +272,24 @@ def test_going_on_equals_not_stopping(job, straight, variant):
     with pytest.raises(Killed):
         stopped.run(kill_before=5)
     assert stopped.steps_saved() == [2, 4, 6, 8]
-    assert_same_run(stopped, stopped.run(), straight(recipe))
+    assert_same_run(stopped, stopped.run(), uninterrupted(recipe))
 
 
 @pytest.mark.parametrize("kill_before", [1, 6, 11])
-def test_killed_anywhere(job, straight, kill_before):
+def test_a_run_can_be_killed_anywhere(job, uninterrupted, kill_before):
     """Before the first checkpoint, at the end of an epoch, and long after it."""
     stopped = job()
     with pytest.raises(Killed):
         stopped.run(kill_before=kill_before)
     assert stopped.steps_saved() == ([6] if kill_before >= 6 else [])
     # Without a checkpoint it starts again, from the same seed.
-    assert_same_run(stopped, stopped.run(), straight())
+    assert_same_run(stopped, stopped.run(), uninterrupted())
 
 
-def test_going_on_with_the_u_net(unet_job):
-    """The recipe's own network; what it begins with is what configure_process's seed makes in every process."""
+def test_resuming_the_u_net(unet_job):
+    """The recipe's own network, whose initial weights come from the seed that configure_process sets."""
     recipe = replace(RECIPE, epochs=1, ema_momentum=0.9)
-    whole = unet_job(recipe, name="straight")
+    whole = unet_job(recipe, name="uninterrupted")
     stopped = unet_job(recipe, name="stopped", checkpoint_every_steps=4)
     keras.utils.set_random_seed(0)
     checksum = whole.run().checksum()
@@ -300,8 +300,8 @@ def test_going_on_with_the_u_net(unet_job):
     assert_same_run(stopped, stopped.run(), (whole, checksum))
 
 
-def test_mlflow_has_every_step_once(job, straight, tmp_path):
-    """With the real spool on a real database, over a kill."""
+def test_mlflow_has_every_step_once(job, uninterrupted, tmp_path):
+    """With the real spool and a real database, across a kill."""
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     client = MlflowClient(uri)
     run_log = RunLog(tracking_uri=uri, run_id=client.create_run("0").info.run_id)
@@ -316,11 +316,11 @@ def test_mlflow_has_every_step_once(job, straight, tmp_path):
         assert spool.close(60) == 0
     for name in ("train/step_loss", "val/abs_rel"):
         history = client.get_metric_history(run_log.run_id, name)
-        assert sorted((metric.step, metric.value) for metric in history) == straight()[0].notes.of(name)
+        assert sorted((metric.step, metric.value) for metric in history) == uninterrupted()[0].logged.of(name)
 
 
-def test_an_epoch_that_awaits_its_figures_is_validated_without_training_again(job, straight):
-    stopped, whole = job(), straight()[0]
+def test_an_epoch_that_awaits_validation_is_not_trained_again(job, uninterrupted):
+    stopped, whole = job(), uninterrupted()[0]
 
     def die(train_state, validator):
         def sums(*, beat):
@@ -333,15 +333,15 @@ def test_an_epoch_that_awaits_its_figures_is_validated_without_training_again(jo
     assert stopped.steps_saved() == [6]
     assert read_progress(stopped.checkpoints / "step-00000006").awaits_validation
     with pytest.raises(Killed):
-        stopped.run(kill_before=0)  # Before its first step: so what follows is of the checkpoint alone.
-    assert stopped.notes.of("val/abs_rel") == whole.notes.of("val/abs_rel")[:1]
-    assert stopped.notes.of("train/loss") == whole.notes.of("train/loss")[:1]
+        stopped.run(kill_before=0)  # Before its first step, so the metrics below come from the checkpoint.
+    assert stopped.logged.of("val/abs_rel") == whole.logged.of("val/abs_rel")[:1]
+    assert stopped.logged.of("train/loss") == whole.logged.of("train/loss")[:1]
     assert not read_progress(stopped.checkpoints / "step-00000006").awaits_validation
     stopped.run()
-    assert stopped.notes.of("val/abs_rel") == whole.notes.of("val/abs_rel")
+    assert stopped.logged.of("val/abs_rel") == whole.logged.of("val/abs_rel")
 
 
-def test_so_is_the_last_epoch(job):
+def test_the_last_epoch_is_validated_after_a_kill(job):
     run = job(replace(RECIPE, epochs=1))
 
     def die(train_state, validator):
@@ -353,7 +353,7 @@ def test_so_is_the_last_epoch(job):
     with pytest.raises(Killed):
         run.run(before=die)
     run.run(kill_before=0)
-    assert [step for step, _ in run.notes.of("val/abs_rel")] == [1]
+    assert [step for step, _ in run.logged.of("val/abs_rel")] == [1]
 
 
 # --- drains ---
@@ -370,16 +370,16 @@ def test_a_drain_writes_checkpoints_in_the_middle_of_an_epoch(job):
         assert progress.steps_done == 6 * progress.position.epoch + progress.position.step
 
 
-def test_a_checkpoint_of_a_drain_is_gone_on_from(job, straight):
+def test_a_run_resumes_from_a_checkpoint_of_a_drain(job, uninterrupted):
     drained = job(draining=lambda: True, drain_poll_s=1e-6)
     with pytest.raises(Killed):
         drained.run(kill_before=5)
     assert drained.steps_saved() and max(drained.steps_saved()) < 6
-    assert_same_run(drained, drained.run(draining=lambda: False), straight())
+    assert_same_run(drained, drained.run(draining=lambda: False), uninterrupted())
 
 
 @pytest.mark.parametrize(("drain_poll_s", "is_asked"), [(1e-6, True), (1e9, False)])
-def test_without_a_drain_there_are_none(job, drain_poll_s, is_asked):
+def test_without_a_drain_there_are_no_extra_checkpoints(job, drain_poll_s, is_asked):
     asked = []
 
     def draining():
@@ -392,11 +392,11 @@ def test_without_a_drain_there_are_none(job, drain_poll_s, is_asked):
     assert bool(asked) == is_asked
 
 
-# --- what must not go on ---
+# --- failures ---
 
 
 class Changed:
-    """A split whose samples are changed on their way: `change` has (number of the read, batch)."""
+    """A reader that changes batches by `change`, which is called with (number of the read, batch)."""
 
     def __init__(self, store, change):
         self._reader = SplitReader(store, "train", cache_bytes=0)
@@ -427,10 +427,10 @@ def with_infinite_depth(at_read):
 
 @pytest.mark.parametrize("at_read", [1, 6])
 def test_a_loss_that_is_not_finite_ends_the_run_and_names_the_samples(job, real_store, at_read):
-    """No checkpoint has what the optimizer made of it, though one is due after every step."""
+    """Its update reaches no checkpoint, although one is due after every step."""
     run = job(replace(RECIPE, horizontal_flip=False), checkpoint_every_steps=1)
-    told = rf"The loss became (inf|nan) in epoch 1, step {at_read}, on the samples 0000.*Lower --learning-rate"
-    with pytest.raises(TrainingError, match=told) as caught:
+    message = rf"The loss became (inf|nan) in epoch 1, step {at_read}, on the samples 0000.*Lower --learning-rate"
+    with pytest.raises(TrainingError, match=message) as caught:
         run.run(reader=Changed(real_store, with_infinite_depth(at_read)))
     named = [part for part in real_store.split_index("train")["sample_id"].to_pylist() if part in str(caught.value)]
     assert len(named) == (4 if at_read < 5 else 3)
@@ -445,7 +445,7 @@ def assert_finite(checkpoint: Path) -> None:
 
 
 def test_weights_that_overflow_under_a_finite_loss_are_not_saved(job):
-    """The loss is of the weights before the update: it says so one step too late."""
+    """The loss belongs to the weights before the update, so it shows the overflow one step late."""
     recipe = replace(RECIPE, optimizer="sgd", weight_decay=0.0, clip_norm=None, schedule="constant", learning_rate=1e38)
     run = job(replace(recipe, loss=(("tutorial", 1e6),)), checkpoint_every_steps=1)
     with pytest.raises(TrainingError, match=r"(loss|weights) .*Lower --learning-rate"):
@@ -455,7 +455,7 @@ def test_weights_that_overflow_under_a_finite_loss_are_not_saved(job):
 
 
 @pytest.mark.parametrize("at_read", [1, 8])
-def test_a_store_that_vanishes_ends_the_run_with_what_it_said(job, straight, real_store, at_read):
+def test_a_store_that_vanishes_ends_the_run_with_its_error(job, uninterrupted, real_store, at_read):
     def vanish(number, batch):
         if number == at_read:
             raise StoreError("The shard x cannot be read: it is gone. Restore it.")
@@ -464,12 +464,12 @@ def test_a_store_that_vanishes_ends_the_run_with_what_it_said(job, straight, rea
     run = job(checkpoint_every_steps=1)
     with pytest.raises(TrainingError, match=r"^The shard x cannot be read: it is gone\. Restore it\.$"):
         run.run(reader=Changed(real_store, vanish))
-    assert max(run.steps_saved(), default=0) <= at_read - 1, "what taught nothing is no step"
-    assert_same_run(run, run.run(), straight())
+    assert max(run.steps_saved(), default=0) <= at_read - 1, "an empty batch does not count as a step"
+    assert_same_run(run, run.run(), uninterrupted())
 
 
-def test_a_shard_that_is_damaged_under_the_run_ends_it(job, real_store, tmp_path):
-    """For real, on a copy: bytes of a shard change after it was opened."""
+def test_a_shard_that_is_damaged_during_the_run_ends_it(job, real_store, tmp_path):
+    """Bytes of a real shard change after it was opened, in a copy of the store."""
     shutil.copytree(real_store.files.root, tmp_path / "copy")
     reader = SplitReader(open_store(str(tmp_path / "copy")), "train", cache_bytes=0)
     for shard in tmp_path.glob("copy/split=train/*.parquet"):
@@ -491,11 +491,11 @@ def test_a_validation_that_fails_ends_the_run(job):
     with pytest.raises(TrainingError, match=r"^no validation today$"):
         run.run(before=break_it)
     assert run.steps_saved() == [6], "the epoch's training is not lost"
-    assert not run.notes.of("val/abs_rel")
+    assert not run.logged.of("val/abs_rel")
 
 
 @pytest.mark.parametrize("every", [2, None])
-def test_a_disk_that_takes_no_checkpoint_ends_the_run(job, tmp_path, every):
+def test_a_failed_checkpoint_ends_the_run(job, tmp_path, every):
     run = job(checkpoint_every_steps=every)
     (tmp_path / "job").mkdir()
     run.checkpoints.write_text("in the way")

@@ -1,4 +1,4 @@
-"""Schedules, rates by layer, momentum, decay, averages and loss scaling, each by hand on one or two weights."""
+"""Schedules, learning rates by layer, momentum, decay, averages and loss scaling, by hand on one or two weights."""
 
 import math
 from dataclasses import replace
@@ -14,7 +14,7 @@ PEAK = 1e-3
 
 
 def learning_rates(recipe, *, total_steps: int, steps) -> list[float]:
-    """The rate that the optimizer takes for each step number."""
+    """Returns the optimizer's learning rate at each step."""
     optimizer = build_optimizer(recipe, total_steps=total_steps, steps_per_epoch=total_steps, encoder=[])
     rates = []
     for step in steps:
@@ -24,7 +24,7 @@ def learning_rates(recipe, *, total_steps: int, steps) -> list[float]:
 
 
 def begin(recipe, start: list[float], *, encoder=(), names=(), total_steps=10, steps_per_epoch=10):
-    """An optimizer and its weights, one scalar each, those numbered in `encoder` the encoder's."""
+    """Returns an optimizer and scalar weights; the indices in `encoder` are the encoder's."""
     names = names or ["kernel"] * len(start)
     variables = []
     for k, (value, name) in enumerate(zip(start, names, strict=True)):
@@ -39,19 +39,19 @@ def begin(recipe, start: list[float], *, encoder=(), names=(), total_steps=10, s
 
 
 def apply(optimizer, variables, gradients: list[float]) -> list[float]:
-    """The weights after a step."""
+    """Returns the weights after a step."""
     optimizer.apply([keras.ops.convert_to_tensor(np.float32(g)) for g in gradients], variables)
     return [float(variable) for variable in variables]
 
 
 def updated(recipe, start: list[float], gradients: list[list[float]], **options) -> list[float]:
-    """Weights, one scalar each, after a step a list of gradients."""
+    """Returns scalar weights after one step per list of gradients."""
     optimizer, variables = begin(recipe, start, **options)
     return [apply(optimizer, variables, step) for step in gradients][-1]
 
 
 def plain(**changes):
-    """A constant rate of 0.1, no decay, no clipping, unless changed."""
+    """Returns a recipe with a constant rate of 0.1, no decay and no clipping, unless changed."""
     return replace(
         smoke(), **{"learning_rate": 0.1, "schedule": "constant", "weight_decay": 0.0, "clip_norm": None, **changes}
     )
@@ -60,7 +60,7 @@ def plain(**changes):
 # --- schedules ---
 
 
-def test_constant_stays():
+def test_constant_rate_stays():
     assert learning_rates(plain(), total_steps=10, steps=[0, 5, 10, 1000]) == pytest.approx([0.1] * 4)
 
 
@@ -74,13 +74,13 @@ def test_cosine_warms_up_over_a_twentieth_peaks_and_ends_at_zero():
 
 
 def test_cosine_of_a_short_run_starts_at_its_peak():
-    """A twentieth of 19 steps is no whole step."""
+    """A twentieth of 19 steps is less than one step."""
     rates = learning_rates(plain(schedule="cosine", learning_rate=PEAK), total_steps=19, steps=[0, 19])
     assert rates == pytest.approx([PEAK, 0.0], abs=1e-9)
 
 
 @pytest.mark.parametrize("total_steps", [1, 2, 20, 21, 60, 140, 1000])
-def test_cosine_rises_then_falls_and_never_over_the_peak(total_steps):
+def test_cosine_rises_then_falls_and_never_exceeds_the_peak(total_steps):
     recipe = plain(schedule="cosine", learning_rate=PEAK)
     rates = learning_rates(recipe, total_steps=total_steps, steps=range(total_steps + 1))
     top = total_steps // 20
@@ -108,13 +108,13 @@ def test_adams_first_step_is_the_rate(optimizer):
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_weight_decay_is_decoupled(optimizer):
-    """With no gradient a weight of 2 loses rate x decay = 5 per cent of itself a step."""
+    """With no gradient a weight of 2 loses rate x decay = 5% per step."""
     assert updated(plain(optimizer=optimizer, weight_decay=0.5), [2.0], [[0.0]]) == pytest.approx([1.9])
     assert updated(plain(optimizer=optimizer), [2.0], [[0.0]]) == pytest.approx([2.0])
 
 
 def test_clips_the_norm_of_all_gradients_together():
-    """(3, 4) has norm 5; at most 1 is left: (0.6, 0.8)."""
+    """(3, 4) has norm 5 and is clipped to norm 1: (0.6, 0.8)."""
     recipe = plain(optimizer="sgd", clip_norm=1.0)
     assert updated(recipe, [1.0, 1.0], [[3.0, 4.0]]) == pytest.approx([0.94, 0.92])
     assert updated(recipe, [1.0, 1.0], [[0.3, 0.4]]) == pytest.approx([0.97, 0.96]), "a short gradient stays"
@@ -127,17 +127,17 @@ def test_every_optimizer_clips(optimizer):
 
 
 @pytest.mark.parametrize(("name", "kind"), [("smoke", AdamByLayer), ("tutorial", AdamByLayer), ("diode", AdamByLayer)])
-def test_each_recipes_optimizer(name, kind):
+def test_optimizer_of_each_recipe(name, kind):
     recipe = RECIPES[name]()
     optimizer = build_optimizer(recipe, total_steps=100, steps_per_epoch=10, encoder=[])
     assert type(optimizer) is kind
     assert optimizer.decay == recipe.weight_decay
-    assert optimizer.weight_decay is None, "Keras's own decay would come on top"
+    assert optimizer.weight_decay is None, "Keras's own decay would be added"
     assert optimizer.global_clipnorm == recipe.clip_norm
 
 
 @pytest.mark.parametrize(
-    ("ours", "kerass"),
+    ("ours", "keras_optimizer"),
     [
         (plain(), keras.optimizers.Adam(0.1)),
         (plain(weight_decay=0.3, clip_norm=0.5), keras.optimizers.AdamW(0.1, weight_decay=0.3, global_clipnorm=0.5)),
@@ -145,13 +145,13 @@ def test_each_recipes_optimizer(name, kind):
     ],
     ids=["adam", "adamw", "sgd"],
 )
-def test_with_one_rate_for_all_it_is_kerass_own(ours, kerass):
-    """Kernels alone, since Keras decays all that it is not told to leave."""
+def test_with_one_rate_it_equals_keras(ours, keras_optimizer):
+    """On kernels only, since Keras decays every variable that is not excluded."""
     gradients = np.random.default_rng(0).normal(size=(6, 2))
     variables = [keras.Variable(value, dtype="float32") for value in (1.0, -2.0)]
-    kerass.build(variables)
+    keras_optimizer.build(variables)
     for step in gradients:
-        wanted = apply(kerass, variables, step)
+        wanted = apply(keras_optimizer, variables, step)
     assert updated(ours, [1.0, -2.0], gradients.tolist()) == pytest.approx(wanted, rel=1e-5)
 
 
@@ -159,14 +159,14 @@ def test_with_one_rate_for_all_it_is_kerass_own(ours, kerass):
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_the_encoder_takes_its_share_of_the_rate(optimizer):
-    """A first step is 0.1: a quarter of it for the encoder."""
+def test_the_encoder_has_a_fraction_of_the_rate(optimizer):
+    """The first step is 0.1, and a quarter of it in the encoder."""
     recipe = plain(optimizer=optimizer, encoder_rate=0.25)
     assert updated(recipe, [1.0, 1.0], [[1.0, 1.0]], encoder=[0]) == pytest.approx([0.975, 0.9], abs=1e-5)
 
 
-def test_the_share_is_of_the_schedule():
-    """The fifth of twenty steps of a cosine without warm-up, from 0: the rate after the step numbered 4."""
+def test_the_fraction_follows_the_schedule():
+    """Step 4, counted from 0, of a cosine over 19 steps without warm-up."""
     recipe = plain(optimizer="sgd", encoder_rate=0.5, schedule="cosine")
     rate = 0.1 * 0.5 * (1 + math.cos(math.pi * 4 / 19))
     optimizer, variables = begin(recipe, [1.0, 1.0], encoder=[1], total_steps=19)
@@ -175,20 +175,20 @@ def test_the_share_is_of_the_schedule():
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_decay_is_by_the_variables_rate(optimizer):
-    """Without a gradient 2 loses 0.1 x 0.5 of itself, and in the encoder a quarter as much."""
+def test_decay_follows_the_rate_of_the_variable(optimizer):
+    """Without a gradient a weight of 2 loses 0.1 x 0.5 of itself, and a quarter as much in the encoder."""
     recipe = plain(optimizer=optimizer, weight_decay=0.5, encoder_rate=0.25)
     assert updated(recipe, [2.0, 2.0], [[0.0, 0.0]], encoder=[0]) == pytest.approx([1.975, 1.9])
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_kernels_alone_decay(optimizer):
+def test_only_kernels_decay(optimizer):
     names = ["kernel", "bias", "gamma", "beta"]
     after = updated(plain(optimizer=optimizer, weight_decay=0.5), [2.0] * 4, [[0.0] * 4], names=names)
     assert after == pytest.approx([1.9, 2.0, 2.0, 2.0])
 
 
-def test_the_weights_that_decay_are_the_networks_convolutions(small_network):
+def test_the_networks_convolutions_decay(small_network):
     model = small_network()
     optimizer = build_optimizer(plain(weight_decay=0.5), total_steps=1, steps_per_epoch=1, encoder=[])
     optimizer.build(model.trainable_variables)
@@ -203,22 +203,22 @@ def test_the_weights_that_decay_are_the_networks_convolutions(small_network):
 
 
 def test_frozen_epochs_and_the_ramp_by_hand():
-    """Four steps frozen; then the share rises over a twentieth of 100 steps: 0, 1/5, 2/5 ... of 0.5, and stays."""
+    """Four frozen steps, then a ramp over a twentieth of 100 steps: 0, 1/5, 2/5 ... of 0.5."""
     recipe = plain(optimizer="sgd", encoder_rate=0.5, frozen_encoder_epochs=2, epochs=50)
     optimizer, variables = begin(recipe, [1.0, 1.0], encoder=[0], total_steps=100, steps_per_epoch=2)
-    shares, momentum, weight = [], 0.0, 1.0
+    fractions, momentum, weight = [], 0.0, 1.0
     for step in range(12):
-        share = 0.5 * min(max(step - 4, 0) / 5, 1)
-        shares.append(share)
-        gradient = 0.0 if step < 4 else 1.0  # The step does not compute a frozen encoder's.
-        momentum = 0.9 * momentum - 0.1 * share * gradient
+        fraction = 0.5 * min(max(step - 4, 0) / 5, 1)
+        fractions.append(fraction)
+        gradient = 0.0 if step < 4 else 1.0  # The step computes no gradient for a frozen encoder.
+        momentum = 0.9 * momentum - 0.1 * fraction * gradient
         weight += momentum
         encoder, decoder = apply(optimizer, variables, [gradient, 1.0])
         assert encoder == pytest.approx(weight, abs=1e-6)
         if step <= 4:
             assert encoder == 1.0, "frozen to the last bit"
         assert decoder < 1 - 0.09 * (step + 1)
-    assert shares[4:11] == pytest.approx([0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.5])
+    assert fractions[4:11] == pytest.approx([0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.5])
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
@@ -233,7 +233,7 @@ def test_frozen_weights_do_not_decay(optimizer):
 
 @pytest.mark.parametrize("dtype", ["float32", "mixed_float16"])
 def test_the_average_by_hand(dtype):
-    """SGD's weights are 0.9, 0.71, 0.439; the average begins with the first of them."""
+    """SGD's weights are 0.9, 0.71 and 0.439; the average starts with the first of them."""
     optimizer, variables = begin(plain(optimizer="sgd", ema_momentum=0.75, dtype=dtype), [1.0])
     scale = 2.0**15 if dtype == "mixed_float16" else 1.0
     weights = [apply(optimizer, variables, [scale])[0] for _ in range(3)]
@@ -253,7 +253,7 @@ def test_without_an_average_the_weights_stay():
 
 
 @pytest.mark.parametrize("bad", [math.inf, -math.inf, math.nan])
-def test_a_step_that_is_not_finite_is_left_out_and_halves_the_scale(bad):
+def test_a_step_that_is_not_finite_is_skipped_and_halves_the_scale(bad):
     optimizer, variables = begin(
         plain(optimizer="sgd", dtype="mixed_float16", weight_decay=0.5, ema_momentum=0.5), [1.0, 1.0]
     )
@@ -263,7 +263,7 @@ def test_a_step_that_is_not_finite_is_left_out_and_halves_the_scale(bad):
     apply(optimizer, variables, [1.0, bad])
     after = [np.array(variable) for variable in (*variables, *optimizer.inner_optimizer.variables)]
     for was, now in zip(before, after, strict=True):
-        np.testing.assert_array_equal(now, was)  # Momentum, average and the number of steps, too.
+        np.testing.assert_array_equal(now, was)  # Also the momentum, the average and the number of steps.
     assert float(optimizer.scale_loss(3.0)) == 3 * 2**14
     assert int(optimizer.iterations) == 1
 
@@ -275,7 +275,7 @@ def test_gradients_are_unscaled_before_they_are_clipped():
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "mixed_bfloat16"])
-def test_float16_alone_needs_scaling(dtype):
+def test_only_float16_needs_loss_scaling(dtype):
     optimizer, _ = begin(plain(dtype=dtype), [1.0])
     assert not isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
     assert float(optimizer.scale_loss(3.0)) == 3

@@ -1,6 +1,7 @@
-"""The step: parts add up to the whole, pixels weigh alike, and what it may change is all that it changes.
+"""The step: parts add up to the whole, all pixels have equal weight, and only what should change does.
 
-All on one worker, with a network of two convolutions. tests/long/test_equality.py shows that two workers do the same.
+Everything runs on one worker, with a network of two convolutions. tests/long/test_equality.py compares two workers
+with one.
 """
 
 from dataclasses import replace
@@ -41,17 +42,17 @@ class Run:
         self.model = small_network(dtype=recipe.dtype, size=SIZE, scales=recipe.supervised_scales)
         self.optimizer = build_optimizer(recipe, total_steps=10, steps_per_epoch=5, encoder=[])
         self.optimizer.build(self.model.trainable_variables)
-        learns_not = [variable for variable in self.model.trainable_variables if variable.path.startswith(frozen)]
+        frozen_variables = [variable for variable in self.model.trainable_variables if variable.path.startswith(frozen)]
         self._step = build_step(
             model=self.model,
             optimizer=self.optimizer,
             recipe=recipe,
             group=group,
-            frozen=learns_not if frozen else (),
+            frozen=frozen_variables if frozen else (),
         )
 
     def step(self, batch, signals=(0.0,)):
-        """The loss."""
+        """Returns the loss."""
         result = self._step(StepInput(*map(tf.constant, batch), signals=tf.constant(signals, tf.float32)))
         self.signals, self.gradient_norm = result.signals.numpy(), float(result.gradient_norm)
         return result.loss.numpy()
@@ -62,7 +63,7 @@ class Run:
 
 @pytest.fixture
 def begin(group, small_network):
-    """Starts runs, each from the same weights."""
+    """Starts runs, all from the same weights."""
 
     def start(recipe=PLAIN, **options):
         return Run(recipe, group, small_network, **options)
@@ -71,7 +72,7 @@ def begin(group, small_network):
 
 
 def batch_of(images=7, *, seed=0, valid_fractions=(1.0, 0.5, 0.02)):
-    """(rgb, log_depth, valid_mask, draws): images whose masks differ by far, with NaN where there is no depth."""
+    """Returns (rgb, log_depth, valid_mask, draws): images with very different masks, and NaN where invalid."""
     generator = np.random.default_rng(seed)
     shape = (images, SIZE, SIZE)
     fractions = np.resize(valid_fractions, images)[:, None, None]
@@ -96,7 +97,7 @@ def assert_close(one, other, tolerance):
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-6), ("float64", 1e-12)])
 def test_parts_equal_the_whole(begin, dtype, tolerance):
-    """7 images in 3 parts, which are uneven. Group normalisation, since no image depends on another."""
+    """7 images in 3 uneven parts, with group normalisation, so that no image depends on another."""
     batches = [batch_of(7, seed=seed) for seed in range(3)]
     loss = (("tutorial", 1.0), ("silog", 0.5))
     runs = [begin(replace(PLAIN, dtype=dtype, loss=loss, accumulation_steps=parts)) for parts in (1, 3)]
@@ -107,7 +108,7 @@ def test_parts_equal_the_whole(begin, dtype, tolerance):
         assert_close(runs[0].weights(), run.weights(), tolerance)
 
 
-def test_a_part_without_a_valid_pixel_counts_for_nothing(begin):
+def test_a_part_without_a_valid_pixel_does_not_count(begin):
     """The second of two parts is empty: it must not halve the first."""
     batch = batch_of(4, valid_fractions=(0.5, 0.5, 0.0, 0.0))
     runs = [begin(replace(PLAIN, accumulation_steps=parts)) for parts in (1, 2)]
@@ -116,11 +117,11 @@ def test_a_part_without_a_valid_pixel_counts_for_nothing(begin):
     assert_close(runs[0].weights(), runs[1].weights(), 1e-6)
 
 
-# --- weights of pixels ---
+# --- pixel weights ---
 
 
 def gradient_by_hand(model, batch, loss_of):
-    """Loss and gradients of the whole batch at once, without the step."""
+    """Returns loss and gradients of the whole batch, without the step."""
     rgb, log_depth, valid, _ = batch
     with tf.GradientTape() as tape:
         outputs = model(tf.constant(rgb), training=True)
@@ -144,12 +145,12 @@ def test_the_gradient_norm_is_of_the_whole_batch_before_clipping(begin, parts, c
     _, gradients = gradient_by_hand(run.model, batch_of(7), mean_over_pixels)
     run.step(batch_of(7))
     wanted = np.sqrt(sum(np.sum(np.square(gradient.numpy())) for gradient in gradients))
-    assert wanted > 1e-2, "else it would not be clipped"
+    assert wanted > 1e-2, "otherwise it would not be clipped"
     assert run.gradient_norm == pytest.approx(wanted, rel=1e-12)
 
 
 def test_the_gradient_norm_is_without_the_loss_scale(begin):
-    """The first step's scale is 2^15, or so."""
+    """The first step's scale is about 2^15."""
     runs = [begin(replace(PLAIN, dtype=dtype)) for dtype in ("float32", "mixed_float16")]
     for run in runs:
         run.step(batch_of(7))
@@ -158,20 +159,20 @@ def test_the_gradient_norm_is_without_the_loss_scale(begin):
 
 
 @pytest.mark.parametrize("parts", [1, 3])
-def test_every_valid_pixel_weighs_the_same(begin, parts):
+def test_every_valid_pixel_has_the_same_weight(begin, parts):
     """Masks of 256, 128 and a few pixels; SGD's first step shows the gradient."""
     run = begin(replace(PLAIN, dtype="float64", accumulation_steps=parts))
     batch, before = batch_of(7), run.weights()
     wanted_loss, gradients = gradient_by_hand(run.model, batch, mean_over_pixels)
     other_loss, _ = gradient_by_hand(run.model, batch, mean_of_images)
-    assert abs(other_loss - wanted_loss) > 1e-3, "else the test could not tell them apart"
+    assert abs(other_loss - wanted_loss) > 1e-3, "otherwise the test could not tell them apart"
     assert run.step(batch) == pytest.approx(wanted_loss, rel=1e-12)
     wanted = {path: before[path] - RATE * g.numpy() for path, g in zip(before, gradients, strict=True)}
     assert_close(wanted, run.weights(), 1e-12)
 
 
 def test_coarse_scales_by_hand(begin):
-    """The half-size output has half of the weight, against every second pixel: (fine + half / 2) / 1.5."""
+    """The half-size output sees every second pixel and has half the weight: (fine + half / 2) / 1.5."""
 
     def by_hand(outputs, log_depth, valid):
         fine, half = outputs
@@ -186,8 +187,8 @@ def test_coarse_scales_by_hand(begin):
     assert_close(wanted, run.weights(), 1e-12)
 
 
-def test_without_a_valid_pixel_nothing_is_learnt(begin):
-    """What a worker without data feeds; what lies under the mask is NaN."""
+def test_without_a_valid_pixel_nothing_is_learned(begin):
+    """As in the empty batch of a worker that has failed; depth is NaN under the mask."""
     run = begin()
     before = run.weights()
     assert run.step(batch_of(3, valid_fractions=(0.0,))) == 0
@@ -219,23 +220,23 @@ def test_frozen_variables_stay_to_the_last_bit(begin, optimizer):
     }
 
 
-def test_the_others_move_as_if_nothing_were_frozen(begin):
-    """In the first step; without clipping, whose norm is of what is computed."""
+def test_other_variables_are_updated_as_if_none_were_frozen(begin):
+    """In the first step and without clipping, whose norm covers only the computed gradients."""
     free, half_frozen = begin(), begin(frozen=("small_",))
     assert half_frozen.step(batch_of()) == free.step(batch_of())
     for path in ("log_depth/kernel", "log_depth/bias"):
         np.testing.assert_allclose(half_frozen.weights()[path], free.weights()[path], rtol=1e-6)
 
 
-def test_frozen_in_parts(begin):
+def test_frozen_variables_with_accumulation(begin):
     run = begin(replace(PLAIN, accumulation_steps=3), frozen=("small_",))
     whole = begin(frozen=("small_",))
     assert run.step(batch_of()) == pytest.approx(whole.step(batch_of()), rel=1e-6)
     assert_close(whole.weights(), run.weights(), 1e-6)
 
 
-def test_signals_come_back(begin):
-    """Summed over one worker, they are its own."""
+def test_signals_are_returned(begin):
+    """The sum over one worker is its own signals."""
     run = begin()
     run.step(batch_of(2), signals=(1.0, 0.0, 0.5))
     assert run.signals.tolist() == [1.0, 0.0, 0.5]
@@ -247,7 +248,7 @@ def test_signals_come_back(begin):
 
 
 def test_xla_changes_nothing(begin):
-    """Against parts that are not compiled, the last of another size."""
+    """Compared with parts that are not compiled; the last part differs in size."""
     runs = [begin(replace(PLAIN, xla=xla, accumulation_steps=3)) for xla in (False, True)]
     plain, compiled = ([run.step(batch_of(seed=seed)) for seed in range(3)] for run in runs)
     np.testing.assert_allclose(compiled, plain, rtol=1e-5)
@@ -256,20 +257,20 @@ def test_xla_changes_nothing(begin):
 
 @pytest.mark.parametrize("dtype", ["mixed_bfloat16", "mixed_float16"])
 def test_mixed_precision_is_near_float32(begin, dtype):
-    """bfloat16 has 8 bits, float16 11; masters and the loss are float32."""
+    """bfloat16 has 8 bits, float16 has 11. Weights and loss are float32."""
     exact, mixed = begin(), begin(replace(PLAIN, dtype=dtype))
     wanted, losses = ([run.step(batch_of(seed=seed)) for seed in range(4)] for run in (exact, mixed))
     assert all(np.isfinite(losses))
     np.testing.assert_allclose(losses, wanted, rtol=5e-2 if dtype == "mixed_bfloat16" else 5e-3)
-    assert not np.array_equal(losses, wanted), "else nothing was mixed"
+    assert not np.array_equal(losses, wanted), "otherwise nothing was mixed"
     assert all(weights.dtype == np.float32 for weights in mixed.weights().values())
     if dtype == "mixed_float16":
         assert float(mixed.optimizer.dynamic_scale) == 2.0**15
         assert int(mixed.optimizer.iterations) == 4
 
 
-def test_gradients_that_overflow_in_float16_are_left_out(begin):
-    """A scale too large: the loss is told as it is, the weights stay, and the scale is halved until it fits."""
+def test_gradients_that_overflow_in_float16_are_skipped(begin):
+    """With too large a scale, the loss is still reported, the weights stay, and the scale is halved until it fits."""
     run = begin(replace(PLAIN, dtype="mixed_float16"))
     run.optimizer.dynamic_scale.assign(2.0**120)
     before = run.weights()
@@ -299,7 +300,7 @@ def test_the_same_draws_make_the_same_step(begin):
 
 
 def test_a_mirrored_draw_is_a_mirrored_batch(begin):
-    """Bit for bit; without augmentation in the recipe the draws are not looked at."""
+    """Bit for bit. Without augmentation in the recipe, draws are ignored."""
     rgb, log_depth, valid, draws = batch_of(4)
     flipped = draws.copy()
     flipped[:, Column.FLIP] = 1
@@ -310,14 +311,14 @@ def test_a_mirrored_draw_is_a_mirrored_batch(begin):
         np.testing.assert_array_equal(augmented.weights()[path], weights)
 
 
-def test_the_count_is_of_the_augmented_masks(begin):
-    """A zoom shows a part of the frame: what is outside it is not counted. The upper left quarter alone is valid."""
+def test_the_count_is_that_of_the_augmented_masks(begin):
+    """A zoom shows a part of the frame; pixels outside it do not count. Only the upper left quarter is valid."""
     rgb, log_depth, _, draws = batch_of(2, valid_fractions=(1.0,))
     valid = np.zeros((2, SIZE, SIZE), bool)
     valid[:, : SIZE // 2, : SIZE // 2] = True
     log_depth = np.full_like(log_depth, 2.0)
     draws[:, Column.ZOOM] = 2.0
-    draws[:, [Column.CENTRE_Y, Column.CENTRE_X]] = 0.75  # The lower right quarter, of which nothing is valid...
+    draws[:, [Column.CENTRE_Y, Column.CENTRE_X]] = 0.75  # The lower right quarter, where nothing is valid...
     draws[0, [Column.CENTRE_Y, Column.CENTRE_X]] = 0.25  # ...and the upper left.
     run = begin(replace(PLAIN, max_zoom=2.0, zoom_depth="keep"))
     both = run.step((rgb, log_depth, valid, draws))
@@ -325,8 +326,8 @@ def test_the_count_is_of_the_augmented_masks(begin):
     assert both == pytest.approx(alone, rel=1e-5)
 
 
-def test_a_named_augmentation_is_carried_out(begin):
-    """With what is drawn for it at 0 the step is the plain one; else it is not."""
+def test_a_named_augmentation_is_applied(begin):
+    """With draws of 0 the step is the same as without it; with other draws it differs."""
     rgb, log_depth, valid, draws = batch_of(4)
     neutral, drawn_ = (np.column_stack([draws, np.full(4, value, np.float32)]) for value in (0.0, 0.5))
     named = replace(PLAIN, augment=(("gamma", 0.5),))
@@ -338,8 +339,8 @@ def test_a_named_augmentation_is_carried_out(begin):
 # --- one trace ---
 
 
-def test_batches_of_any_size_are_one_trace(begin):
-    """A remainder is smaller: another trace would cost minutes on a large network."""
+def test_batches_of_any_size_share_one_trace(begin):
+    """The last batch is smaller; another trace would take minutes on a large network."""
     run = begin()
     traced = []
     call = keras.Model.__call__
@@ -352,4 +353,4 @@ def test_batches_of_any_size_are_one_trace(begin):
         patch.setattr(keras.Model, "__call__", counted)
         for images in (7, 4, 1):
             run.step(batch_of(images))
-    assert len(traced) <= 2, "tf.function may trace once more where variables were made, of which there are none"
+    assert len(traced) <= 2, "tf.function may trace twice if variables are created; here none are"

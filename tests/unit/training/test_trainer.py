@@ -1,4 +1,4 @@
-"""The driver's decisions: which store a recipe may have, and what workers are told. Nothing is started."""
+"""The driver's decisions: which stores fit a recipe, and the task of the workers. Nothing is started."""
 
 import json
 from dataclasses import replace
@@ -28,7 +28,7 @@ from depthflow.training.trainer import (
 
 
 def write_store(root, counts: dict[str, int], *, size: int = 64):
-    """A store without planes: its index and manifest."""
+    """Writes a store without planes: only its index and manifest."""
     rows = [
         {"sample_id": f"{split}{k}", "split": split, "shard": f"split={split}/part-00000.parquet", "row": k}
         for split, count in counts.items()
@@ -50,7 +50,7 @@ def test_both_splits_are_needed(tmp_path, counts, missing):
         check_store(write_store(tmp_path, counts), smoke())
 
 
-def test_another_size_is_refused_with_both_ways_out(tmp_path):
+def test_another_size_is_rejected_with_both_fixes(tmp_path):
     store = write_store(tmp_path, {"train": 20, "val": 4}, size=128)
     with pytest.raises(
         StoreError,
@@ -63,8 +63,8 @@ def test_another_size_is_refused_with_both_ways_out(tmp_path):
     ("samples", "batch", "workers", "smallest"),
     [(20, 1, 2, 1), (3, 16, 4, 3), (17, 16, 9, 8), (32, 16, 16, None), (17, 16, 8, None)],
 )
-def test_a_worker_without_an_image_is_refused(samples, batch, workers, smallest):
-    """17 samples in batches of 16 are shared 9 and 8."""
+def test_a_worker_without_an_image_is_rejected(samples, batch, workers, smallest):
+    """17 samples in batches of 16 become batches of 9 and 8."""
     recipe = replace(smoke(), global_batch_size=batch)
     if smallest is None:
         check_batches(samples, recipe, num_workers=workers)
@@ -75,8 +75,8 @@ def test_a_worker_without_an_image_is_refused(samples, batch, workers, smallest)
 
 
 @pytest.mark.parametrize(("workers", "parts", "fits"), [(2, 4, True), (4, 2, True), (3, 3, False), (1, 9, False)])
-def test_every_part_of_every_share_has_an_image(workers, parts, fits):
-    """17 samples in batches of 16 are shared 9 and 8."""
+def test_every_accumulation_part_needs_an_image(workers, parts, fits):
+    """17 samples in batches of 16 become batches of 9 and 8."""
     recipe = replace(smoke(), accumulation_steps=parts)
     if fits:
         check_batches(17, recipe, num_workers=workers)
@@ -98,7 +98,7 @@ def test_weights_path_is_made_absolute(tmp_path, monkeypatch):
         absolute_weights("absent.h5")
 
 
-# --- what workers are told ---
+# --- the task of the workers ---
 
 
 PLAN = TrainingPlan(num_workers=2, use_gpu=False, cpus_per_worker=3)
@@ -114,28 +114,28 @@ def task_of(root, **changes):
 
 
 @pytest.mark.parametrize(("cache_gib", "cache_bytes"), [(2.0, 2**31), (0.25, 2**28), (0.0, 0)])
-def test_workers_are_told_the_cache(tmp_path, monkeypatch, cache_gib, cache_bytes):
-    """Its folder as an absolute path, since Ray Train changes its workers' directory."""
+def test_task_has_the_cache(tmp_path, monkeypatch, cache_gib, cache_bytes):
+    """The folder is absolute, since Ray Train changes its workers' directory."""
     monkeypatch.chdir(tmp_path)
     task = task_of(tmp_path, cache_gib=cache_gib, cache_dir="cache")
     assert (task.job.cache_bytes, task.job.cache_dir) == (cache_bytes, str(tmp_path / "cache"))
     assert (task.recipe, task.job.samples, task.cpus) == (smoke(), str(tmp_path), 3)
 
 
-def test_without_a_cache_folder_workers_read_the_store(tmp_path):
+def test_task_has_no_cache_folder_by_default(tmp_path):
     assert task_of(tmp_path).job.cache_dir is None
 
 
-def test_workers_are_told_the_jobs_folder_and_knobs(tmp_path):
-    knobs = {"keep_checkpoints": 5, "checkpoint_every_steps": 7, "step_timeout_s": 11.0, "drain_poll_s": 2.5}
-    task = task_of(tmp_path, **knobs)
-    assert {name: getattr(task.job, name) for name in knobs} == knobs
+def test_task_has_the_jobs_folder_and_options(tmp_path):
+    options = {"keep_checkpoints": 5, "checkpoint_every_steps": 7, "step_timeout_s": 11.0, "drain_poll_s": 2.5}
+    task = task_of(tmp_path, **options)
+    assert {name: getattr(task.job, name) for name in options} == options
     assert (task.folder.checkpoints, task.folder.spool) == (f"{tmp_path}/job/checkpoints", f"{tmp_path}/job/spool")
 
 
-# --- what is left of a run ---
+# --- the outcome ---
 
 
-def test_without_a_finite_figure_there_is_no_model(tmp_path):
+def test_without_a_finite_metric_there_is_no_model(tmp_path):
     with pytest.raises(TrainingError, match=r"No epoch ended with a finite val/abs_rel.*Lower --learning-rate"):
         best_outcome(smoke(), str(tmp_path))

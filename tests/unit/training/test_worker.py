@@ -1,4 +1,4 @@
-"""What a training process is set to before TensorFlow does anything; so each test has a process of its own."""
+"""Settings of a training process from before TensorFlow does anything, so each test runs a process of its own."""
 
 import subprocess
 import sys
@@ -23,8 +23,8 @@ print(gradient(tf.constant(image)).numpy().ravel().astype(int).tolist())
 
 
 @pytest.mark.parametrize("compiled", ["xla", "plain"])
-def test_max_pooling_learns(compiled):
-    """As in ResNet50: XLA has no gradient of it where operations are said to be deterministic."""
+def test_max_pooling_has_a_gradient(compiled):
+    """As ResNet50 needs. XLA has none if operations must be deterministic."""
     done = subprocess.run([sys.executable, "-c", MAX_POOLING, compiled], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.splitlines()[-1] == str([0, 0, 0, 0, 0, 1, 0, 1, 0, 0, 0, 0, 0, 1, 0, 1])

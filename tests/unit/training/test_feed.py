@@ -98,7 +98,7 @@ class Split:
     def __len__(self):
         return 30
 
-    def read(self, rows, *, then):
+    def read(self, rows, *, upcoming):
         planes = {name: plane[rows] for name, plane in self.planes.items()}
         for plane in planes.values():
             plane.setflags(write=False)

@@ -53,18 +53,19 @@ def smoke() -> Recipe:
 
 @named
 def demo() -> Recipe:
-    """The tiny encoder with the recipe that learns most in the minute that the demo gives it.
+    """The tiny encoder, trained as well as the demo's minute on two cores allows.
 
-    python pipelines/train.py demo --samples STORE --storage DIR --epochs 40
+    python pipelines/train.py demo --samples STORE --storage DIR
 
-    The decoder ends at a quarter of the resolution, which costs a third of smoke's time per image.
+    The decoder ends at a quarter of the resolution, which makes its steps cheaper than smoke's. On the 96 val
+    images of the demo's mini-DIODE at full resolution: abs_rel 0.297, delta1 0.539 (`make demo`).
     """
     return Recipe(
         name="demo",
         encoder="tiny",
         encoder_weights="none",
         decoder_filters=(64, 48, 32),
-        decoder_norm="batch",
+        decoder_norm="group",
         height=64,
         width=64,
         loss=(("l1", 1.0), ("silog", 1.0), ("gradient", 0.5)),
@@ -72,12 +73,12 @@ def demo() -> Recipe:
         max_zoom=1.3,
         colour_jitter=0.1,
         optimizer="adamw",
-        learning_rate=6e-3,
+        learning_rate=4e-3,
         schedule="cosine",
         weight_decay=1e-4,
         clip_norm=1.0,
-        epochs=40,
-        global_batch_size=12,
+        epochs=60,
+        global_batch_size=16,
     )
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 PIPELINES = Path(__file__).resolve().parent
 MINI_DIODE = ["--scans", "48", "--samples-per-scan", "8", "--height", "192", "--width", "256"]
-IMAGES_TRAINED_ON = 11_520
+IMAGES_TRAINED_ON = 17_280
 """Epochs are chosen so that training sees about this many images."""
 IMAGES_PREDICTED = 3
 MARKER = ".depthflow-demo"

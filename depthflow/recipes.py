@@ -84,7 +84,7 @@ def demo() -> Recipe:
 
 @named
 def tutorial() -> Recipe:
-    """The notebook tutorial's network and hyper-parameters, with invalid pixels masked.
+    """The notebook tutorial's network and hyper-parameters, with masked losses.
 
     ResNet50 U-Net, 256 x 256, batch 32, 60 epochs, Adam 1e-3, mean squared error + 0.1 Huber on log-depth.
 

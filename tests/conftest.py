@@ -63,7 +63,7 @@ def run(shared_ray: str, command_server: CommandServer) -> Callable[..., Finishe
 def demo(shared_ray: str, tmp_path_factory: pytest.TempPathFactory) -> Demo:
     """Runs the demo with fewer epochs than a user's: it leaves stores, a registry and a champion."""
     folder = tmp_path_factory.mktemp("demo") / "demo-out"
-    return Demo(folder, run_in_new_interpreter("demo", "--out", folder, "--epochs", 12, cwd=folder.parent))
+    return Demo(folder, run_in_new_interpreter("demo", "--out", folder, "--epochs", 24, cwd=folder.parent))
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,9 @@ import math
 import runpy
 import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -64,6 +66,22 @@ def run_command(
     result = _with_status(result)
     _print_json(result)
     return EXIT_REJECTS if result["status"] == "rejects" else 0
+
+
+@contextmanager
+def handlers_kept() -> Iterator[None]:
+    """Restores the handlers of SIGINT and SIGTERM at the end of the block.
+
+    `ray.init` leaves one that dumps the stack at SIGTERM, a Ray Train job one that ignores the next two SIGINTs and
+    exits with 0 at the third.
+    """
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
 
 
 def call_command(script: Path, arguments: Sequence[str]) -> dict[str, Any]:

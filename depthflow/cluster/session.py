@@ -2,14 +2,13 @@
 
 import logging
 import os
-import signal
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import ray
 
+from depthflow.command import handlers_kept
 from depthflow.errors import ClusterError
 from depthflow.observability.logs import LOG_FORMAT, configure_logging, has_run, is_json, tell
 
@@ -51,13 +50,11 @@ def ray_session(num_cpus: int | None = None) -> Iterator[None]:
         yield
         return
     os.environ.update(WORKER_ENVIRONMENT)
-    on_sigterm = signal.getsignal(signal.SIGTERM)
-    if address:
-        _init(address=address, runtime_env={"env_vars": _worker_environment()})
-    else:
-        _start_local(num_cpus)
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, on_sigterm)  # Ray's handler dumps the stack and exits at once.
+    with handlers_kept():
+        if address:
+            _init(address=address, runtime_env={"env_vars": _worker_environment()})
+        else:
+            _start_local(num_cpus)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.WARNING)

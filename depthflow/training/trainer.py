@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, TrainingFailedError
 
+from depthflow.command import handlers_kept
 from depthflow.errors import StoreError, TrainingError, unwrapped
 from depthflow.placement import TrainingPlan, cluster_capacity, plan_training
 from depthflow.recipe import Recipe
@@ -132,7 +133,7 @@ def run_on_workers(task: WorkerTask, plan: TrainingPlan) -> None:
         ),
     )
     try:
-        with unwrapped():
+        with unwrapped(), handlers_kept():
             status: Any = trainer.fit().return_value
     except TrainingFailedError as error:
         raise TrainingError(f"Training failed after {task.job.max_failures} retries: {error}") from error

@@ -4,6 +4,7 @@ One start of Ray Train a number of workers trains all cells of the grid, one aft
 library's own parts: WorkerGroup, TrainState, training_batches. What it saw is compared here.
 """
 
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ import pytest
 from ray import cloudpickle
 from ray.train import LoggingConfig, RunConfig, ScalingConfig
 
+from depthflow.command import handlers_kept
 from depthflow.recipe import Recipe
 from depthflow.recipes import smoke, tutorial
 from depthflow.store.read.reader import SplitReader
@@ -263,7 +265,7 @@ def trained(samples, mobilenet, tmp_path_factory) -> Callable[[int, str], dict[s
     def start(num_workers: int) -> None:
         folder = folders[num_workers] = tmp_path_factory.mktemp(f"workers{num_workers}-")
         cells = {name: cell for name, cell in grid(mobilenet).items() if num_workers <= cell.most_workers}
-        TensorflowTrainer(
+        trainer = TensorflowTrainer(
             train_cells,
             train_loop_config={"cells": cells, "samples": samples, "out": str(folder)},
             scaling_config=ScalingConfig(num_workers=num_workers, resources_per_worker={"CPU": 0.5}),
@@ -272,7 +274,11 @@ def trained(samples, mobilenet, tmp_path_factory) -> Callable[[int, str], dict[s
                 logging_config=LoggingConfig(log_level="ERROR"),
                 worker_runtime_env={"env_vars": tensorflow_environment(smoke())},
             ),
-        ).fit()
+        )
+        on_sigint = signal.getsignal(signal.SIGINT)
+        with handlers_kept():
+            trainer.fit()
+        assert signal.getsignal(signal.SIGINT) is on_sigint
 
     def seen(num_workers: int, name: str) -> dict[str, np.ndarray]:
         if num_workers not in folders:

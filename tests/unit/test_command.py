@@ -2,12 +2,13 @@
 
 import json
 import math
+import signal
 import sys
 from dataclasses import dataclass
 
 import pytest
 
-from depthflow.command import EXIT_REJECTS, last_json_line, parse_command, run_command
+from depthflow.command import EXIT_REJECTS, handlers_kept, last_json_line, parse_command, run_command
 from depthflow.errors import ClusterError, SourceError
 
 
@@ -175,3 +176,13 @@ def test_values_that_json_cannot_hold_are_null(run):
 )
 def test_last_json_line(output, expected):
     assert last_json_line(output) == expected
+
+
+def test_a_block_leaves_the_signal_handlers_that_it_found():
+    """Otherwise Ctrl-C would do nothing after training in the same process, as in the demo."""
+    numbers = signal.SIGINT, signal.SIGTERM
+    before = [signal.getsignal(number) for number in numbers]
+    with handlers_kept():
+        for number in numbers:
+            signal.signal(number, signal.SIG_IGN)
+    assert [signal.getsignal(number) for number in numbers] == before

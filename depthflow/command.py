@@ -69,11 +69,11 @@ def run_command(
 
 
 @contextmanager
-def handlers_kept() -> Iterator[None]:
+def preserve_signal_handlers() -> Iterator[None]:
     """Restores the handlers of SIGINT and SIGTERM at the end of the block.
 
-    `ray.init` leaves one that dumps the stack at SIGTERM, a Ray Train job one that ignores the next two SIGINTs and
-    exits with 0 at the third.
+    `ray.init` installs a SIGTERM handler that dumps the stack. Ray Train installs a SIGINT handler that aborts its own
+    run instead of raising KeyboardInterrupt. Neither removes it.
     """
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,20 @@ def run_in_new_interpreter(name: str, *arguments: object, cwd: Path) -> Finished
     """Runs a command exactly as a user does, its imports included."""
     line = [sys.executable, str(ROOT / "pipelines" / f"{name}.py"), *map(str, arguments)]
     return finished(subprocess.run(line, cwd=cwd, capture_output=True, text=True, timeout=TIMEOUT_S))
+
+
+def read_until(process: subprocess.Popen[Any], words: str, *, timeout_s: float) -> str:
+    """Reads stderr unbuffered up to these words, so that communicate() finds the rest."""
+    assert process.stderr is not None
+    seen, deadline = b"", time.monotonic() + timeout_s
+    with selectors.DefaultSelector() as selector:
+        selector.register(process.stderr, selectors.EVENT_READ)
+        while words.encode() not in seen:
+            assert selector.select(max(0.0, deadline - time.monotonic())), seen.decode()
+            piece = os.read(process.stderr.fileno(), 4096)
+            assert piece, seen.decode()
+            seen += piece
+    return seen.decode()
 
 
 class CommandServer:

@@ -8,7 +8,7 @@ from typing import Any
 
 import ray
 
-from depthflow.command import handlers_kept
+from depthflow.command import preserve_signal_handlers
 from depthflow.errors import ClusterError
 from depthflow.observability.logs import LOG_FORMAT, configure_logging, has_run, is_json, tell
 
@@ -50,7 +50,7 @@ def ray_session(num_cpus: int | None = None) -> Iterator[None]:
         yield
         return
     os.environ.update(WORKER_ENVIRONMENT)
-    with handlers_kept():
+    with preserve_signal_handlers():
         if address:
             _init(address=address, runtime_env={"env_vars": _worker_environment()})
         else:

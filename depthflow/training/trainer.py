@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, TrainingFailedError
 
-from depthflow.command import handlers_kept
+from depthflow.command import preserve_signal_handlers
 from depthflow.errors import StoreError, TrainingError, unwrapped
 from depthflow.placement import TrainingPlan, cluster_capacity, plan_training
 from depthflow.recipe import Recipe
@@ -133,7 +133,7 @@ def run_on_workers(task: WorkerTask, plan: TrainingPlan) -> None:
         ),
     )
     try:
-        with unwrapped(), handlers_kept():
+        with unwrapped(), preserve_signal_handlers():
             status: Any = trainer.fit().return_value
     except TrainingFailedError as error:
         raise TrainingError(f"Training failed after {task.job.max_failures} retries: {error}") from error

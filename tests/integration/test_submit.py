@@ -1,17 +1,14 @@
 """A command as a job of a cluster with a token: submitted, left with Ctrl-C, attached to again."""
 
-import os
-import selectors
 import signal
 import subprocess
 import sys
-import time
 from subprocess import Popen
 
 import pytest
 
 from depthflow.command import last_json_line
-from tests.commands import ROOT
+from tests.commands import ROOT, read_until
 
 START_S = 250
 """Time limit of steps that take 15 s on an idle machine."""
@@ -41,7 +38,7 @@ def test_a_job_survives_ctrl_c_and_can_be_attached_to(nodes, submit, tree, tmp_p
         stderr=subprocess.PIPE,
         text=True,
     )
-    seen = read_until(first, "checking plan")
+    seen = read_until(first, "checking plan", timeout_s=START_S)
     first.send_signal(signal.SIGINT)
     stdout, stderr = first.communicate(timeout=60)
     left = last_json_line(stdout)
@@ -58,17 +55,3 @@ def test_a_job_survives_ctrl_c_and_can_be_attached_to(nodes, submit, tree, tmp_p
     for word in ("versions", "disk", "storage"):
         assert f"\n{word:<12}ok" in done.stderr or f"\n{word:<12}warning" in done.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["store"], "the preflight left a mark"
-
-
-def read_until(process: Popen, words: str) -> str:
-    """Reads stderr unbuffered up to these words, so that communicate() finds the rest."""
-    assert process.stderr is not None
-    seen, deadline = b"", time.monotonic() + START_S
-    with selectors.DefaultSelector() as selector:
-        selector.register(process.stderr, selectors.EVENT_READ)
-        while words.encode() not in seen:
-            assert selector.select(max(0.0, deadline - time.monotonic())), seen.decode()
-            piece = os.read(process.stderr.fileno(), 4096)
-            assert piece, seen.decode()
-            seen += piece
-    return seen.decode()

@@ -16,7 +16,7 @@ import pytest
 from ray import cloudpickle
 from ray.train import LoggingConfig, RunConfig, ScalingConfig
 
-from depthflow.command import handlers_kept
+from depthflow.command import preserve_signal_handlers
 from depthflow.recipe import Recipe
 from depthflow.recipes import smoke, tutorial
 from depthflow.store.read.reader import SplitReader
@@ -276,7 +276,7 @@ def trained(samples, mobilenet, tmp_path_factory) -> Callable[[int, str], dict[s
             ),
         )
         on_sigint = signal.getsignal(signal.SIGINT)
-        with handlers_kept():
+        with preserve_signal_handlers():
             trainer.fit()
         assert signal.getsignal(signal.SIGINT) is on_sigint
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from depthflow.command import EXIT_REJECTS, handlers_kept, last_json_line, parse_command, run_command
+from depthflow.command import EXIT_REJECTS, last_json_line, parse_command, preserve_signal_handlers, run_command
 from depthflow.errors import ClusterError, SourceError
 
 
@@ -178,11 +178,10 @@ def test_last_json_line(output, expected):
     assert last_json_line(output) == expected
 
 
-def test_a_block_leaves_the_signal_handlers_that_it_found():
-    """Otherwise Ctrl-C would do nothing after training in the same process, as in the demo."""
+def test_signal_handlers_are_restored():
     numbers = signal.SIGINT, signal.SIGTERM
     before = [signal.getsignal(number) for number in numbers]
-    with handlers_kept():
+    with preserve_signal_handlers():
         for number in numbers:
             signal.signal(number, signal.SIG_IGN)
     assert [signal.getsignal(number) for number in numbers] == before

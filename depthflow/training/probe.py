@@ -37,9 +37,9 @@ def probe_all_reduce(*, num_workers: int, use_gpu: bool, storage: str | None, ti
     run = ray.remote(num_cpus=0, max_retries=0)(_run_on_workers)
     with tempfile.TemporaryDirectory() as own:
         files, folder = open_files(storage or own), f".probe-{uuid.uuid4().hex[:8]}"
-        answer = run.remote(num_workers, use_gpu, files, folder)
+        task = run.remote(num_workers, use_gpu, files, folder)
         try:
-            return ray.get(answer, timeout=timeout_s)
+            return result_within(timeout_s, task)
         except GetTimeoutError:
             raise TrainingError(
                 f"An all-reduce between {num_workers} workers did not end within {timeout_s:g} s: their "
@@ -49,10 +49,23 @@ def probe_all_reduce(*, num_workers: int, use_gpu: bool, storage: str | None, ti
             cause = getattr(error, "cause", None) or error
             raise TrainingError(f"An all-reduce between {num_workers} workers failed: {_last_line(cause)}") from error
         finally:
-            with suppress(Exception):
-                ray.cancel(answer, force=True)
             with suppress(StoreError):
                 files.remove(folder)
+
+
+def result_within(timeout_s: float, task: Any) -> Any:
+    """Returns a task's result. Kills a task that exceeds the time limit, and only such a task: cancelling one that has
+    just ended aborts the whole process (Ray 2.60).
+
+    Raises:
+        GetTimeoutError: if the task exceeds the time limit.
+    """
+    try:
+        return ray.get(task, timeout=timeout_s)
+    except GetTimeoutError:
+        with suppress(Exception):
+            ray.cancel(task, force=True)
+        raise
 
 
 def _run_on_workers(num_workers: int, use_gpu: bool, files: StoreFiles, folder: str) -> dict[str, float]:

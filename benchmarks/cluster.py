@@ -41,7 +41,8 @@ from preprocess import DIODE_SAMPLES, ray_rate
 from depthflow.cluster.session import ray_session
 from depthflow.datasets.diode import MEMBER_SUFFIXES, Triplet
 from depthflow.store.write.plan import ShardPlan, deal_to_shards, plan_samples
-from depthflow.store.write.tasks import Limits, Reporter, run_tasks
+from depthflow.store.write.sources import Source
+from depthflow.store.write.tasks import Limits, Outcome, Reporter, run_tasks
 
 SUBMIT = Path(__file__).resolve().parent.parent / "pipelines" / "submit.py"
 FIRST_WORD = "checking"
@@ -128,9 +129,9 @@ def rate_on_nodes(tree: str, work: str, shard_mib: int, cpus: tuple[int, ...]) -
 
 def diode_plans(nodes: int) -> list[ShardPlan]:
     """Deals all of DIODE's samples to at least one shard per node."""
-    found = (("s3://bucket/diode", _triplet(number)) for number in range(DIODE_SAMPLES))
+    triplets = [_triplet(number) for number in range(DIODE_SAMPLES)]
     return deal_to_shards(
-        plan_samples(found),
+        plan_samples([Source(location="s3://bucket/diode", triplets=triplets)]),
         sample_bytes=SAMPLE_BYTES,
         shard_bytes=min(256 * 2**20, DIODE_SAMPLES * SAMPLE_BYTES // nodes),
         seed=0,
@@ -164,15 +165,15 @@ def drive_nothing(nodes: int) -> dict[str, float]:
     """Returns seconds and the driver's MB for tasks that make no sample."""
     plans = diode_plans(nodes)
 
-    def nothing(plan: ShardPlan, reporter: Reporter) -> dict[str, Any]:
+    def nothing(plan: ShardPlan, reporter: Reporter) -> Outcome:
         for planned in plan.samples:
             with reporter.watch(planned):
                 pass
-        return {"done": len(plan.samples), "refused": 0}
+        return Outcome(len(plan.samples))
 
     with ray_session(2):
         before_mb, started = _peak_mb(), time.perf_counter()
-        run_tasks(plans, nothing, limits=Limits(sample_timeout_s=300.0, max_rejects=None), progress=lambda done: None)
+        run_tasks(plans, nothing, limits=Limits(sample_timeout_s=300.0, max_rejects=None))
         seconds = time.perf_counter() - started
     return {"seconds": seconds, "driver_mb": _peak_mb(), "driver_mb_before": before_mb, "tasks": len(plans)}
 

@@ -42,8 +42,8 @@ from depthflow.datasets.diode import Triplet, find_triplets
 from depthflow.storage.files import DiskFiles
 from depthflow.store.write.config import PreprocessConfig
 from depthflow.store.write.plan import ShardPlan, plan_samples
-from depthflow.store.write.preprocess import plan_store, preprocess, sample_layout, shard_work
-from depthflow.store.write.sources import list_source
+from depthflow.store.write.preprocess import plan_shards, preprocess, sample_layout, shard_work
+from depthflow.store.write.sources import Source, list_tree
 from depthflow.store.write.staging import Segment, plan_segments, sweep
 from depthflow.store.write.tasks import Limits, Reporter, run_tasks
 
@@ -133,7 +133,7 @@ def time_tutorial(source: str, samples: int) -> float:
 
 def time_ours(source: str, samples: int, work: str) -> float:
     """Milliseconds a sample, written to a shard and committed."""
-    planned = plan_samples((source, triplet) for triplet in some_triplets(source, samples))
+    planned = plan_samples([Source(location=source, triplets=some_triplets(source, samples))])
     with tempfile.TemporaryDirectory(dir=work) as folder:
         job = Job(source, folder, shard_mib=256)
         first, timed = (ShardPlan(path=f"{n}.parquet", samples=tuple(planned[:n]), settings="") for n in (1, samples))
@@ -189,14 +189,13 @@ class Job:
 
     def __init__(self, source: str, out: str, *, shard_mib: int) -> None:
         config = PreprocessConfig(source=(source,), out=out, splits=("train",), shard_mib=shard_mib)
-        listed = list_source(source, ("train",), DiskFiles(out), {})
-        self.plans, _ = plan_store(config, [listed], {})
-        self.work = shard_work(sample_layout(config), {source: listed.camera}, DiskFiles(out))
+        self.plans = plan_shards(config, [list_tree(source, ("train",))])
+        self.work = shard_work(sample_layout(config), DiskFiles(out))
 
     def make(self, plan: ShardPlan) -> int:
         """Makes a shard as a task does; returns how many samples it has."""
         cv2.setNumThreads(1)
-        return self.work(plan, Reporter(lambda report: None, 0))["done"]
+        return self.work(plan, Reporter(lambda report: None, 0)).done
 
 
 _job: Job  # Of a pool's process.
@@ -239,8 +238,7 @@ def ray_rate(source: str, *, work: str, shard_mib: int, cpus: int) -> float:
             job.plans,
             job.work,
             limits=Limits(sample_timeout_s=300.0, max_rejects=None),
-            progress=lambda done: None,
-            on_result=lambda row: arrivals.append((time.perf_counter(), row["done"])),
+            on_outcome=lambda outcome: arrivals.append((time.perf_counter(), outcome.done)),
         )
     return steady_rate(arrivals, skipped=cpus)
 
@@ -275,7 +273,7 @@ def measure_archive(benchmark: Benchmark) -> dict[str, float]:
         index = f"{folder}/index.gzidx"
         contents = scan_archive(benchmark.archive, index, threads=1, progress=lambda name, position: None)
         triplets = archive_triplets(benchmark.archive, contents.members, ("train", "val"))
-        samples = plan_samples((benchmark.archive, triplet) for triplet in triplets)
+        samples = plan_samples([Source(location=benchmark.archive, triplets=triplets)])
         segments = plan_segments(samples, archive=benchmark.archive, identity="", settings="")
         sides: dict[str, Callable[[], object]] = {
             "rapidgzip_s": lambda: read_whole(benchmark.archive or ""),

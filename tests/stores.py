@@ -6,36 +6,48 @@ from depthflow.datasets.archive import archive_identity, is_archive
 from depthflow.storage.files import open_files
 from depthflow.store.store import open_store
 from depthflow.store.write.finish import finish_store
-from depthflow.store.write.preprocess import content_config, plan_store, sample_layout, shard_maker, source_splits
+from depthflow.store.write.preprocess import content_config, plan_shards, sample_layout, source_splits
 from depthflow.store.write.shard import make_shard
-from depthflow.store.write.sources import account_for, list_source
-from depthflow.store.write.staging import list_archive, stage_segment
+from depthflow.store.write.sources import account_for, list_archive, list_tree, listed_archive
+from depthflow.store.write.staging import plan_archives, sample_maker, stage_segment, with_pieces
 
 
 def unwatched(planned):
-    """For what wants to report what it is at."""
+    """Watches nothing."""
     return contextlib.nullcontext()
+
+
+def list_source(location, splits, files):
+    """A tree or an archive, listed."""
+    if not is_archive(location):
+        return list_tree(location, splits)
+    identity = archive_identity(location)
+    list_archive(location, identity, files, threads=2, progress=lambda name, done: None)
+    return listed_archive(location, identity, splits, files)
 
 
 def make_store(config):
     """What preprocess.py does, archives included, without its lock and without Ray."""
     files, splits, layout = open_files(config.out), source_splits(config), sample_layout(config)
-    identities = {source: archive_identity(source) for source in config.source if is_archive(source)}
-    for archive, identity in identities.items():
-        list_archive(archive, identity, files, threads=2, progress=lambda name, done: None)
-    listed = [list_source(source, splits, files, identities) for source in config.source]
-    cameras = {source.location: source.camera for source in listed}
-    shards, segments = plan_store(config, listed, identities)
+    listed = [list_source(location, splits, files) for location in config.source]
+    plans = plan_shards(config, listed)
+    segments = plan_archives(plans, listed)
     for segment in segments:
-        stage_segment(segment, files=files, layout=layout, camera=cameras[segment.archive], watch=unwatched)
-    make = shard_maker(layout, cameras, files)
-    records = [make_shard(plan, files=files, layout=layout, make=make, watch=unwatched) for plan in shards]
+        stage_segment(segment, files=files, layout=layout, watch=unwatched)
+    make = sample_maker(layout, files)
+    records = [
+        make_shard(plan, files=files, layout=layout, make=make, watch=unwatched)
+        for plan in with_pieces(plans, segments)
+    ]
     records.sort(key=lambda record: record.path)
     finish_store(
         files,
         records,
         account_for(listed, splits),
         settings=content_config(config),
-        origin={"sources": list(config.source), "archives": sorted(identities.values())},
+        origin={
+            "sources": list(config.source),
+            "archives": sorted(filter(None, (source.identity for source in listed))),
+        },
     )
     return open_store(config.out)

@@ -266,18 +266,18 @@ def test_an_image_is_evaluated_under_the_protocol(run):
 SHARD = """
 import contextlib, json, sys
 from depthflow.store.write.config import PreprocessConfig
-from depthflow.store.write.preprocess import plan_store, sample_layout, shard_maker, source_splits
+from depthflow.store.write.preprocess import plan_shards, sample_layout, source_splits
 from depthflow.store.write.shard import make_shard
-from depthflow.store.write.sources import list_source
+from depthflow.store.write.sources import list_tree
+from depthflow.store.write.staging import sample_maker
 from depthflow.storage.files import open_files
 
 config = PreprocessConfig(source=(sys.argv[1],), out=sys.argv[2], height=16, width=16)
 files, layout = open_files(config.out), sample_layout(config)
-listed = [list_source(config.source[0], source_splits(config), files, {})]
-make = shard_maker(layout, {source.location: source.camera for source in listed}, files)
+make = sample_maker(layout, files)
 records = [
     make_shard(plan, files=files, layout=layout, make=make, watch=lambda planned: contextlib.nullcontext())
-    for plan in plan_store(config, listed, {})[0]
+    for plan in plan_shards(config, [list_tree(config.source[0], source_splits(config))])
 ]
 print(json.dumps({"rejects": [row for record in records for row in record.rejects.to_pylist()]}))
 """

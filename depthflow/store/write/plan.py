@@ -1,17 +1,19 @@
-"""Which sample goes into which shard: pure functions of ids, configuration and seed, decided before any work.
+"""Which sample goes into which shard: pure functions of ids, configuration and seed, decided before any work starts.
 
-A shard is then one task's whole job, made and committed by itself, on any node, in any order, again if need be.
+Each shard is then made and committed by one task, on any node, in any order, and again if the task is lost.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import xxhash
 
+from depthflow.datasets.camera import Camera
 from depthflow.datasets.diode import SPLITS, Triplet
 from depthflow.errors import SourceError
+from depthflow.store.write.sources import Source
 
 SHARDS_WANTED = 8
 """A split that would fit in fewer shards is still dealt to this many, so that small sets are made in parallel..."""
@@ -24,14 +26,17 @@ class PlannedSample:
     """One input of a shard.
 
     Attributes:
-        triplet: what the source holds; its split is the one to be stored.
-        source: the tree or archive it comes from.
-        reject_reason, reject_message: why it is refused unread, or empty.
-        staged: for a sample of an archive, the piece that holds it made, and its position there.
+        triplet: What the source holds; its split is the one it is stored in.
+        source: Location of the source.
+        camera: The camera that the source states, if any.
+        reject_reason, reject_message: Why it is rejected without being read, or empty.
+        staged: Path of the piece that holds the finished sample, and its position there; None if it is made from its
+            files.
     """
 
     triplet: Triplet
     source: str
+    camera: Camera | None = None
     reject_reason: str = ""
     reject_message: str = ""
     staged: tuple[str, int] | None = None
@@ -42,9 +47,9 @@ class ShardPlan:
     """A shard to be made.
 
     Attributes:
-        path: in the store.
-        samples: its inputs in the order of their rows.
-        settings: what else its content depends on, in canonical form.
+        path: Path in the store.
+        samples: Its inputs, in the order of their rows.
+        settings: Everything else that its content depends on, in canonical form.
     """
 
     path: str
@@ -53,43 +58,57 @@ class ShardPlan:
 
     @property
     def digest(self) -> str:
-        """xxh3-128 of what the shard is to hold, wherever the source lies."""
+        """xxh3-128 of what the shard will hold, independent of where the source lies."""
         inputs = [
             (p.triplet.sample_id, p.triplet.split, sorted(p.triplet.paths), p.reject_reason) for p in self.samples
         ]
         return xxhash.xxh3_128_hexdigest(repr((self.path, inputs, self.settings)).encode())
 
 
-def plan_samples(found: Iterable[tuple[str, Triplet]]) -> list[PlannedSample]:
-    """Marks what is refused unread: names that are not DIODE's, triplets with a file missing, ids seen before.
+def plan_samples(sources: Iterable[Source]) -> list[PlannedSample]:
+    """Lists the sources' triplets in order, and marks those that are rejected without being read.
 
-    Args:
-        found: (source, triplet) in the order of the sources.
+    These are names that are not DIODE's, triplets with a file missing, and ids seen before.
     """
-    planned, seen = [], {}
-    for source, triplet in found:
-        reason, message = "", ""
-        missing = sorted({"rgb", "depth", "mask"} - triplet.paths.keys())
-        if triplet.problem:
-            reason, message = triplet.reason, triplet.problem
-        elif missing:
-            reason, message = "missing_member", f"there is no {' and no '.join(missing)} file"
-        elif triplet.sample_id in seen:
-            reason, message = "duplicate", f"this id was already found in {seen[triplet.sample_id]}"
-        else:
-            seen[triplet.sample_id] = source
-        planned.append(PlannedSample(triplet=triplet, source=source, reject_reason=reason, reject_message=message))
+    planned: list[PlannedSample] = []
+    first_seen: dict[str, str] = {}
+    for source in sources:
+        for triplet in source.triplets:
+            reason, message = _reject_unread(triplet, first_seen)
+            if not reason:
+                first_seen[triplet.sample_id] = source.location
+            planned.append(
+                PlannedSample(
+                    triplet=triplet,
+                    source=source.location,
+                    camera=source.camera,
+                    reject_reason=reason,
+                    reject_message=message,
+                )
+            )
     return planned
 
 
+def _reject_unread(triplet: Triplet, first_seen: Mapping[str, str]) -> tuple[str, str]:
+    """(reason, message), both empty if the triplet can be read."""
+    missing = sorted({"rgb", "depth", "mask"} - triplet.paths.keys())
+    if triplet.problem:
+        return triplet.reason, triplet.problem
+    if missing:
+        return "missing_member", f"there is no {' and no '.join(missing)} file"
+    if triplet.sample_id in first_seen:
+        return "duplicate", f"this id was already found in {first_seen[triplet.sample_id]}"
+    return "", ""
+
+
 def resplit(samples: Sequence[PlannedSample], *, val_fraction: float, seed: int) -> list[PlannedSample]:
-    """Makes train and val of one split, by scene, for each scene type by itself.
+    """Divides one split into train and val by scene, separately for each scene type.
 
     Frames of one scan overlap heavily, so a scene is never divided, unless a scene type has only one: then it is
     divided by scan.
 
     Args:
-        val_fraction: share of each scene type's samples to come near to.
+        val_fraction: Target fraction of each scene type's samples in val.
 
     Raises:
         SourceError: if a split would stay empty.
@@ -121,7 +140,7 @@ def resplit(samples: Sequence[PlannedSample], *, val_fraction: float, seed: int)
 
 
 def _choose_val_groups(sizes: dict[str, int], val_fraction: float, *, key: str) -> set[str]:
-    """Groups whose sizes add up to about the fraction: at least one group, and not all of them."""
+    """Chooses groups whose sizes add up to about the fraction: at least one group, and not all of them."""
     if len(sizes) < 2:
         return set()
     names = sorted(sizes)
@@ -141,14 +160,14 @@ def deal_to_shards(
 ) -> list[ShardPlan]:
     """Deals each split's samples to shards so that every shard is a fair draw of its split.
 
-    Each scan's samples are shuffled and dealt round over the shards, going on where the scan before left off: of a
-    scan with n samples no one of K shards has more than ceil(n / K), and shards differ by one sample at most. Rows
-    are then shuffled within each shard.
+    Each scan's samples are shuffled and dealt round-robin over the shards, continuing where the previous scan left
+    off. So none of K shards holds more than ceil(n / K) samples of a scan with n, and the sizes of shards differ by at
+    most one sample. Rows are then shuffled within each shard.
 
     Args:
-        sample_bytes: decoded size of a sample's planes.
-        shard_bytes: decoded size aimed at for a shard.
-        settings: see `ShardPlan`.
+        sample_bytes: Decoded size of a sample's planes.
+        shard_bytes: Target for the decoded size of a shard.
+        settings: See `ShardPlan`.
     """
     plans = []
     for split in SPLITS:
@@ -157,7 +176,7 @@ def deal_to_shards(
             continue
         count = shard_count(len(members), sample_bytes=sample_bytes, shard_bytes=shard_bytes)
         scans: dict[tuple[bool, str, str], list[PlannedSample]] = defaultdict(list)
-        for member in members:  # What is refused unread is dealt by itself, lest it displace samples.
+        for member in members:  # Rejects are dealt separately, so they displace no samples.
             scans[(bool(member.reject_reason), member.triplet.scene, member.triplet.scan)].append(member)
         dealt = [
             scans[scan][i]
@@ -173,11 +192,11 @@ def deal_to_shards(
 
 
 def shard_count(samples: int, *, sample_bytes: int, shard_bytes: int) -> int:
-    """Shards of a split: enough to keep each at `shard_bytes`, and `SHARDS_WANTED` where there are samples for it."""
+    """Returns how many shards a split needs for each to have about `shard_bytes`; a small split gets more of them."""
     by_size = -(-samples * sample_bytes // shard_bytes)
     return max(1, min(by_size, samples), min(SHARDS_WANTED, samples // SAMPLES_PER_SMALL_SHARD))
 
 
 def _generator(key: str) -> np.random.Generator:
-    """A random generator that depends on the key alone."""
+    """A random generator that depends only on the key."""
     return np.random.default_rng(xxhash.xxh3_64_intdigest(key.encode()))

@@ -1,4 +1,4 @@
-"""One task's whole job: make a shard from its plan and commit it. Knows nothing of Ray."""
+"""Makes a shard from its plan and commits it: the whole job of one task. Independent of Ray."""
 
 import json
 import time
@@ -20,28 +20,27 @@ from depthflow.store.write.sample import Sample, SampleLayout, to_table
 
 MAX_ROWS_PER_GROUP = 16
 MAX_GROUP_BYTES = 16 * 2**20
-"""A row group is what a reader fetches at once: 16 samples at 256 x 256, 2 at 768 x 1024."""
+"""A reader fetches a row group at a time: 16 samples at 256 x 256, 2 at 768 x 1024."""
 
 PLANE_COMPRESSION = {"rgb": "none", "log_depth": "none"}
-"""Photographs and laser depths hold too much noise for lz4 to save more than 6%; as they are, they are read in place.
-"""
+"""Photographs and laser depths are too noisy for lz4 to save more than 6%; uncompressed, they are read in place."""
 
 Make = Callable[[PlannedSample], tuple[Sample, float]]
-"""Makes a planned sample and says how many seconds it took, or raises RejectError."""
+"""Returns a finished sample and how many seconds it took to make, or raises RejectError."""
 Watch = Callable[[PlannedSample], AbstractContextManager[None]]
-"""Entered while a sample is being made, so that someone can see which one takes too long, or is refused."""
+"""Entered while a sample is being made, to show which one takes too long or is rejected."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShardRecord:
-    """What is left to know of a committed shard.
+    """What the driver needs to know about a committed shard.
 
     Attributes:
-        path: in the store.
-        rows: `ROW_SCHEMA` and `SECONDS_FIELD`, a row a sample, in the shard's order.
-        rejects: `REJECT_SCHEMA`, a row a refused input.
+        path: Path in the store.
+        rows: `ROW_SCHEMA` and `SECONDS_FIELD`, one row per sample, in the shard's order.
+        rejects: `REJECT_SCHEMA`, one row per reject.
         file_xxh3: xxh3-128 of the file.
-        file_bytes: its size.
+        file_bytes: Size of the file.
     """
 
     path: str
@@ -50,21 +49,14 @@ class ShardRecord:
     file_xxh3: str
     file_bytes: int
 
-    def to_row(self) -> dict[str, object]:
-        """The record as plain values, to travel through Ray Data; the tables as Arrow IPC streams."""
-        return {**vars(self), "rows": _to_ipc(self.rows), "rejects": _to_ipc(self.rejects)}
-
-    @classmethod
-    def from_row(cls, row: dict[str, Any]) -> "ShardRecord":
-        """What `to_row` was made from."""
-        tables = {name: pa.ipc.open_stream(row[name]).read_all() for name in ("rows", "rejects")}
-        return cls(path=row["path"], file_xxh3=row["file_xxh3"], file_bytes=row["file_bytes"], **tables)
-
 
 def make_shard(plan: ShardPlan, *, files: StoreFiles, layout: SampleLayout, make: Make, watch: Watch) -> ShardRecord:
-    """Makes and commits a shard, or finds it committed.
+    """Makes and commits a shard, unless it is already committed.
 
-    The shard's footer holds its plan's digest and its rejects, so that a shard is complete by itself.
+    The shard's footer holds its plan's digest and its rejects, so no other file is needed to resume.
+
+    Raises:
+        StoreError: if another run has written the shard from another plan, or storage fails.
     """
     if files.exists(plan.path):
         if committed_plan_digest(files, plan.path) != plan.digest:
@@ -76,7 +68,7 @@ def make_shard(plan: ShardPlan, *, files: StoreFiles, layout: SampleLayout, make
 
 
 class _ShardWriter:
-    """Writes a shard and keeps what its record says."""
+    """Writes a shard and collects what goes into its record."""
 
     def __init__(self, schema: pa.Schema) -> None:
         self._schema = schema
@@ -106,7 +98,7 @@ class _ShardWriter:
         )
 
     def _make_samples(self, plan: ShardPlan, make: Make, watch: Watch) -> Iterator[Sample]:
-        """The plan's samples; what is refused is noted instead."""
+        """Yields the plan's samples and collects its rejects."""
         for planned in plan.samples:
             try:
                 with watch(planned):
@@ -121,7 +113,7 @@ class _ShardWriter:
 
 
 class _HashedFile:
-    """A file to write to that keeps the size and the xxh3-128 of what it was given."""
+    """A file to write to that tracks the size and the xxh3-128 of its content."""
 
     def __init__(self, handle: IO[bytes]) -> None:
         self._handle = handle
@@ -145,7 +137,7 @@ class _HashedFile:
 
 
 def timed(make: Callable[[PlannedSample], Sample]) -> Make:
-    """`make` with the seconds that it took."""
+    """Adds the seconds that `make` took to what it returns."""
 
     def make_and_time(planned: PlannedSample) -> tuple[Sample, float]:
         started = time.perf_counter()
@@ -156,7 +148,7 @@ def timed(make: Callable[[PlannedSample], Sample]) -> Make:
 
 
 def reject_row(planned: PlannedSample, error: RejectError) -> dict[str, str]:
-    """A refused input's row of `REJECT_SCHEMA`."""
+    """Returns a reject's row of `REJECT_SCHEMA`."""
     return {
         "sample_id": planned.triplet.sample_id,
         "split": planned.triplet.split,
@@ -167,13 +159,13 @@ def reject_row(planned: PlannedSample, error: RejectError) -> dict[str, str]:
 
 
 def rows_per_group(schema: pa.Schema) -> int:
-    """Rows of a row group, so that its decoded planes stay under `MAX_GROUP_BYTES`."""
+    """Returns the rows per row group that keep its decoded planes under `MAX_GROUP_BYTES`."""
     sample_bytes = sum(schema.field(plane).type.byte_width for plane in PLANE_DTYPES)
     return max(1, min(MAX_ROWS_PER_GROUP, MAX_GROUP_BYTES // sample_bytes))
 
 
 def read_shard_record(files: StoreFiles, path: str) -> ShardRecord:
-    """The record of a committed shard, from the shard alone; nobody knows any more how long its samples took."""
+    """Reads a committed shard's record from the shard; how long its samples took is not in there."""
     content = files.read(path)
     with pq.ParquetFile(pa.BufferReader(content)) as shard:
         rows = shard.read(columns=ROW_SCHEMA.names).cast(ROW_SCHEMA).replace_schema_metadata(None)
@@ -188,7 +180,7 @@ def read_shard_record(files: StoreFiles, path: str) -> ShardRecord:
 
 
 def committed_plan_digest(files: StoreFiles, path: str) -> str:
-    """The digest of the plan that a committed shard was made from."""
+    """Returns the digest of the plan that a committed shard was made from."""
     try:
         with files.open(path) as handle, pq.ParquetFile(handle) as shard:
             return (shard.schema_arrow.metadata or {}).get(b"depthflow.plan", b"").decode()
@@ -197,13 +189,6 @@ def committed_plan_digest(files: StoreFiles, path: str) -> str:
             f"The shard {path} of {files.root} is damaged: {error}. Delete it, and {files.root}/manifest.json, and run "
             "the same command again."
         ) from None
-
-
-def _to_ipc(table: pa.Table) -> bytes:
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    return sink.getvalue().to_pybytes()
 
 
 def _groups(samples: Iterable[Sample], size: int) -> Iterator[list[Sample]]:

@@ -1,52 +1,89 @@
-"""What the sources hold: their triplets and cameras, and the account of them against DIODE's catalogue."""
+"""What the sources hold: their triplets and cameras, and how that compares with DIODE's catalogue.
 
-from collections.abc import Mapping, Sequence
+A tree is listed directly. An archive is listed once by a pass over all of it, whose result is kept beside the store:
+
+    .staging/ARCHIVE/members.parquet   what the archive holds
+    .staging/ARCHIVE/index.gzidx       where its decompression can start
+
+Either becomes a `Source`.
+"""
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from depthflow.datasets.archive import archive_triplets, is_archive
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from depthflow.datasets.archive import Contents, Member, archive_triplets, scan_archive
 from depthflow.datasets.camera import CAMERA_FILE, Camera, parse_camera, read_camera
 from depthflow.datasets.catalogue import Accounting, account, expected_counts
 from depthflow.datasets.diode import MEMBER_SUFFIXES, Triplet, find_triplets
 from depthflow.errors import SourceError
 from depthflow.storage.files import StoreFiles
 from depthflow.storage.location import is_uri, object_store, reported
-from depthflow.store.write.plan import PlannedSample
-from depthflow.store.write.staging import read_contents
+
+STAGING = ".staging"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A source that was listed.
+    """A listed source.
 
     Attributes:
-        location: a tree's or an archive's path or URI.
-        triplets: what it holds, whole or not.
-        camera: what it states, or None.
+        location: Path or URI of a tree or an archive.
+        triplets: Everything it holds, incomplete triplets included.
+        camera: The camera it states, if any.
+        identity: Identifies the state of an archive; empty for a tree.
     """
 
     location: str
-    triplets: list[Triplet]
-    camera: Camera | None
+    triplets: Sequence[Triplet]
+    camera: Camera | None = None
+    identity: str = ""
 
 
-def list_source(location: str, splits: tuple[str, ...], files: StoreFiles, identities: Mapping[str, str]) -> Source:
-    """Lists a source; an archive must have been listed to staging before.
+def list_tree(location: str, splits: tuple[str, ...]) -> Source:
+    """Lists a tree in DIODE's layout."""
+    return Source(location=location, triplets=find_triplets(location, splits), camera=read_camera(location))
 
-    Args:
-        identities: archive to its identity.
-    """
-    if not is_archive(location):
-        return Source(location=location, triplets=find_triplets(location, splits), camera=read_camera(location))
-    contents = read_contents(identities[location], files)
-    camera = None
-    if contents.camera is not None:
-        camera = parse_camera(contents.camera, where=f"{CAMERA_FILE} of {location}")
-    return Source(location=location, triplets=archive_triplets(location, contents.members, splits), camera=camera)
+
+def list_archive(
+    archive: str, identity: str, files: StoreFiles, *, threads: int, progress: Callable[[str, int], None]
+) -> None:
+    """Writes an archive's gzip index and then the list of its members, unless the list is already there."""
+    folder = f"{STAGING}/{identity}"
+    if files.exists(f"{folder}/members.parquet"):
+        return
+    with tempfile.NamedTemporaryFile(suffix=".gzidx") as local:
+        contents = scan_archive(archive, local.name, threads=threads, progress=progress)
+        with files.commit(f"{folder}/index.gzidx") as handle:
+            while chunk := local.read(2**24):
+                handle.write(chunk)
+    columns = {name: [getattr(member, name) for member in contents.members] for name in Member._fields}
+    metadata = {"camera": contents.camera} if contents.camera is not None else {}
+    with files.commit(f"{folder}/members.parquet") as handle:
+        pq.write_table(pa.table(columns).replace_schema_metadata(metadata), handle)
+
+
+def read_contents(identity: str, files: StoreFiles) -> Contents:
+    """Reads what `list_archive` wrote."""
+    table = pq.read_table(pa.BufferReader(files.read(f"{STAGING}/{identity}/members.parquet")))
+    members = [Member(*row) for row in zip(*(table[name].to_pylist() for name in Member._fields), strict=True)]
+    return Contents(members, (table.schema.metadata or {}).get(b"camera"))
+
+
+def listed_archive(archive: str, identity: str, splits: tuple[str, ...], files: StoreFiles) -> Source:
+    """An archive as a source, once `list_archive` has listed it."""
+    contents = read_contents(identity, files)
+    camera = parse_camera(contents.camera, where=f"{CAMERA_FILE} of {archive}") if contents.camera is not None else None
+    triplets = archive_triplets(archive, contents.members, splits)
+    return Source(location=archive, triplets=triplets, camera=camera, identity=identity)
 
 
 def account_for(sources: Sequence[Source], splits: tuple[str, ...]) -> Accounting:
-    """What the sources hold against DIODE's catalogue: whole triplets with DIODE's names, for the rest is refused."""
+    """Compares what the sources hold with DIODE's catalogue; counts complete triplets with DIODE's names."""
     found = (
         (t.split, t.scene_type, t.scene, t.scan, t.sample_id)
         for source in sources
@@ -57,10 +94,10 @@ def account_for(sources: Sequence[Source], splits: tuple[str, ...]) -> Accountin
 
 
 def read_member(path: str) -> bytes:
-    """A file's bytes. One that cannot be read stops the run: a disk that went away must not look like bad samples.
+    """Returns a file's bytes. Failing to read one ends the run: a lost disk must not look like bad samples.
 
     Raises:
-        SourceError: if the file is not there any more, or its disk or object store refuses.
+        SourceError: if the file is gone, or its disk or object store does not let it be read.
     """
     try:
         if not is_uri(path):
@@ -70,10 +107,10 @@ def read_member(path: str) -> bytes:
             return filesystem.cat_file(key)
     except OSError as error:
         raise SourceError(
-            f"{path} cannot be read any more: {error.strerror or 'it is gone'}. Mend the source, then run again."
+            f"{path} cannot be read any more: {error.strerror or 'it is gone'}. Fix the source, then run again."
         ) from None
 
 
-def read_members(planned: PlannedSample) -> dict[str, bytes]:
-    """The bytes of a tree's triplet, rgb, depth and mask."""
-    return {name: read_member(path) for name, path in planned.triplet.paths.items()}
+def read_members(paths: Mapping[str, str]) -> dict[str, bytes]:
+    """Returns the bytes of a triplet's rgb, depth and mask files."""
+    return {name: read_member(path) for name, path in paths.items()}

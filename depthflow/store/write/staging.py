@@ -1,52 +1,47 @@
-"""From an archive to samples that can be dealt to shards.
+"""Makes the samples of archives ahead of the shards that they go to.
 
-A shard is a fair draw of its split, so its samples lie all over the archive; inflating an archive from all over costs
-three times its decompression. So an archive is read in contiguous segments, each by one task that makes its samples and
-puts them, small by then, into a piece: an Arrow file with one batch a sample. Shards are then made from pieces. With
-the pass that lists the archive's members, each byte is inflated twice.
+A shard is a fair draw of its split, so its samples lie all over the archive, and seeking to each costs three times the
+decompression of the whole. So an archive is read in contiguous segments. One task per segment makes its samples and
+puts them, small by then, into a piece: an Arrow file with one batch per sample. Shards are then made from pieces. With
+the pass that lists the archive's members, each byte is decompressed twice.
 
-    .staging/ARCHIVE/members.parquet   what the archive holds
-    .staging/ARCHIVE/index.gzidx       where its decompression can start
     .staging/ARCHIVE/DIGEST.arrow      a piece
 """
 
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import xxhash
 
-from depthflow.datasets.archive import ArchiveReader, Contents, Member, open_archive, scan_archive
-from depthflow.datasets.camera import Camera
+from depthflow.datasets.archive import ArchiveReader, open_archive
 from depthflow.datasets.triplet import RejectError
 from depthflow.storage.files import StoreFiles
 from depthflow.store.schema import shard_schema
-from depthflow.store.write.plan import PlannedSample
+from depthflow.store.write.plan import PlannedSample, ShardPlan
 from depthflow.store.write.sample import Sample, SampleLayout, from_batch, make_sample, to_table
-from depthflow.store.write.shard import Watch, timed
+from depthflow.store.write.shard import Make, Watch, timed
+from depthflow.store.write.sources import STAGING, Source, read_members
 
-STAGING = ".staging"
 SEGMENTS_WANTED = 16
 """A small archive is still read in this many segments, so that its samples are made in parallel..."""
 MIN_SEGMENT_SAMPLES, MAX_SEGMENT_SAMPLES = 8, 64
-"""...as long as each has 8; and one of 64 DIODE samples is 480 MB of decompressed tar."""
+"""...as long as each has 8 samples. A segment of 64 DIODE samples is 480 MB of decompressed tar."""
 OPEN_TRIPLETS = 256
-"""A segment ends where no triplet is half read; where that never happens, after this many samples all the same."""
+"""A segment ends where no triplet is half read. If there is no such place, it ends after this many samples."""
 HELD_BYTES = 512 * 2**20
-"""Bytes of half-read triplets that a task keeps; beyond, it reads them again."""
+"""Bytes of half-read triplets that a task keeps. Beyond that, it reads them again."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Segment:
-    """A part of an archive, one task's work.
+    """A part of an archive that one task reads.
 
     Attributes:
-        archive: its path or URI.
-        identity: of the archive's state.
-        samples: in the order in which a sweep through the archive completes them.
-        settings: what else their content depends on, in canonical form.
+        archive: Path or URI of the archive.
+        identity: Identifies the state of the archive.
+        samples: The samples in the order in which a sweep through the archive completes them.
+        settings: Everything else that their content depends on, in canonical form.
     """
 
     archive: str
@@ -56,52 +51,42 @@ class Segment:
 
     @property
     def begin(self) -> int:
-        """Where its first member begins, in bytes of the decompressed tar."""
+        """Offset of its first member in the decompressed tar."""
         return min(map(_begin, self.samples))
 
     @property
     def end(self) -> int:
-        """Where its last member ends."""
+        """End of its last member in the decompressed tar."""
         return max(map(_end, self.samples))
 
     @property
     def piece(self) -> str:
-        """The piece's path in the store, which names what the piece holds."""
+        """Path of its piece in the store; a digest of the piece's content."""
         content = [(p.triplet.sample_id, p.triplet.split, sorted(p.triplet.spans.items())) for p in self.samples]
         digest = xxhash.xxh3_128_hexdigest(repr((content, self.settings)).encode())
         return f"{STAGING}/{self.identity}/{digest}.arrow"
 
 
-def list_archive(
-    archive: str, identity: str, files: StoreFiles, *, threads: int, progress: Callable[[str, int], None]
-) -> None:
-    """Lists an archive's members and writes its gzip index, once; the list is committed last."""
-    folder = f"{STAGING}/{identity}"
-    if files.exists(f"{folder}/members.parquet"):
-        return
-    with tempfile.NamedTemporaryFile(suffix=".gzidx") as local:
-        contents = scan_archive(archive, local.name, threads=threads, progress=progress)
-        with files.commit(f"{folder}/index.gzidx") as handle:
-            while chunk := local.read(2**24):
-                handle.write(chunk)
-    columns = {name: [getattr(member, name) for member in contents.members] for name in Member._fields}
-    metadata = {"camera": contents.camera} if contents.camera is not None else {}
-    with files.commit(f"{folder}/members.parquet") as handle:
-        pq.write_table(pa.table(columns).replace_schema_metadata(metadata), handle)
-
-
-def read_contents(identity: str, files: StoreFiles) -> Contents:
-    """What `list_archive` found."""
-    table = pq.read_table(pa.BufferReader(files.read(f"{STAGING}/{identity}/members.parquet")))
-    members = [Member(*row) for row in zip(*(table[name].to_pylist() for name in Member._fields), strict=True)]
-    return Contents(members, (table.schema.metadata or {}).get(b"camera"))
+def plan_archives(plans: Sequence[ShardPlan], sources: Sequence[Source]) -> list[Segment]:
+    """Cuts the archives among the sources into segments that hold all samples of the plans that lie in archives."""
+    return [
+        segment
+        for source in sources
+        if source.identity
+        for segment in plan_segments(
+            [s for plan in plans for s in plan.samples if s.source == source.location and not s.reject_reason],
+            archive=source.location,
+            identity=source.identity,
+            settings=plans[0].settings,
+        )
+    ]
 
 
 def plan_segments(samples: Sequence[PlannedSample], *, archive: str, identity: str, settings: str) -> list[Segment]:
-    """Cuts an archive's samples into segments: contiguous in the archive wherever its triplets are.
+    """Cuts an archive's samples into segments, which are contiguous in the archive if its triplets are.
 
     Args:
-        samples: of this archive, those that are not refused unread.
+        samples: The archive's samples, without those that are rejected unread.
     """
     wanted = min(MAX_SEGMENT_SAMPLES, max(MIN_SEGMENT_SAMPLES, len(samples) // SEGMENTS_WANTED))
     groups: list[list[PlannedSample]] = [[]]
@@ -119,25 +104,33 @@ def plan_segments(samples: Sequence[PlannedSample], *, archive: str, identity: s
     ]
 
 
-def with_pieces(samples: Sequence[PlannedSample], segments: Sequence[Segment]) -> list[PlannedSample]:
-    """The samples, those of the segments with the place where they will be found made."""
+def with_pieces(plans: Sequence[ShardPlan], segments: Sequence[Segment]) -> list[ShardPlan]:
+    """Returns the plans with the place of each sample that one of the segments makes."""
     places = {
         _key(sample): (segment.piece, position)
         for segment in segments
         for position, sample in enumerate(segment.samples)
     }
-    return [replace(sample, staged=places.get(_key(sample))) for sample in samples]
+    return [
+        replace(plan, samples=tuple(replace(sample, staged=places.get(_key(sample))) for sample in plan.samples))
+        for plan in plans
+    ]
 
 
-def stage_segment(
-    segment: Segment, *, files: StoreFiles, layout: SampleLayout, camera: Camera | None, watch: Watch
-) -> int:
-    """Makes a segment's samples and commits them as a piece, or finds it committed.
+def needed_segments(segments: Sequence[Segment], plans: Sequence[ShardPlan], files: StoreFiles) -> list[Segment]:
+    """Returns the segments that hold a sample of a shard that is not committed yet."""
+    unmade = [sample.staged for plan in plans if not files.exists(plan.path) for sample in plan.samples]
+    pieces = {place[0] for place in unmade if place}
+    return [segment for segment in segments if segment.piece in pieces]
 
-    Batch i of a piece is sample i of the segment, or is empty and says why it was refused.
+
+def stage_segment(segment: Segment, *, files: StoreFiles, layout: SampleLayout, watch: Watch) -> int:
+    """Makes a segment's samples and commits them as a piece, unless the piece is already committed.
+
+    Batch i of a piece is sample i of the segment, or it is empty and says why the sample is rejected.
 
     Returns:
-        How many were refused just now.
+        The number of rejects; 0 if the piece was already committed.
     """
     rejects = 0
     if files.exists(segment.piece):
@@ -151,7 +144,7 @@ def stage_segment(
         pa.ipc.new_file(handle, schema, options=options) as writer,
     ):
         members = sweep(segment, archive)
-        make = timed(lambda planned: make_sample(planned.triplet, next(members), layout, camera))
+        make = timed(lambda planned: make_sample(planned.triplet, next(members), layout, planned.camera))
         for planned in segment.samples:
             try:
                 with watch(planned):
@@ -167,7 +160,7 @@ def stage_segment(
 
 
 def sweep(segment: Segment, archive: ArchiveReader) -> Iterator[Mapping[str, bytes]]:
-    """Each sample's members, read in the archive's order; what is read before its turn is kept meanwhile."""
+    """Yields each sample's members, read in the archive's order; what is read ahead of its turn is kept until then."""
     spans = iter(sorted(span for sample in segment.samples for span in sample.triplet.spans.values()))
     held: dict[tuple[int, int], bytes] = {}
     held_bytes = 0
@@ -188,10 +181,10 @@ def sweep(segment: Segment, archive: ArchiveReader) -> Iterator[Mapping[str, byt
 
 
 class PieceReader:
-    """Takes samples out of pieces, each piece opened once.
+    """Reads samples from pieces; opens each piece once.
 
     Args:
-        files: of the store.
+        files: Files of the store.
     """
 
     def __init__(self, files: StoreFiles) -> None:
@@ -199,7 +192,7 @@ class PieceReader:
         self._pieces: dict[str, pa.ipc.RecordBatchFileReader] = {}
 
     def take(self, piece: str, position: int) -> tuple[Sample, float]:
-        """A sample and how many seconds it took to make; RejectError if it was refused."""
+        """Returns a sample and how many seconds it took to make; raises RejectError if it was rejected."""
         if piece not in self._pieces:
             self._pieces[piece] = pa.ipc.open_file(self._files.open(piece))
         found = self._pieces[piece].get_batch_with_custom_metadata(position)
@@ -209,8 +202,19 @@ class PieceReader:
         return from_batch(found.batch), float(note["seconds"])
 
 
+def sample_maker(layout: SampleLayout, files: StoreFiles) -> Make:
+    """Returns the function that makes planned samples: from their files, or by reading them from their piece."""
+    pieces = PieceReader(files)
+
+    def from_files(planned: PlannedSample) -> Sample:
+        return make_sample(planned.triplet, read_members(planned.triplet.paths), layout, planned.camera)
+
+    timed_from_files = timed(from_files)
+    return lambda planned: pieces.take(*planned.staged) if planned.staged else timed_from_files(planned)
+
+
 def _key(sample: PlannedSample) -> tuple[str, tuple[tuple[str, tuple[int, int]], ...]]:
-    """Of all samples this one's alone, whatever ids are doubled."""
+    """Identifies a sample even if its id occurs twice."""
     return sample.source, tuple(sorted(sample.triplet.spans.items()))
 
 

@@ -1,7 +1,7 @@
-"""Watched tasks on Ray: Ray Data maps a function over items, and a board shows what each task is doing.
+"""Watched Ray tasks: Ray Data maps a function over items, and a board shows what each task is doing.
 
-A task that hangs cannot say so itself, so the driver looks at the board while it waits, and ends the run with the name
-of the sample that takes too long: a stall is loud, whatever its cause, a disk that is gone or a frozen process.
+A task that hangs cannot report it. So the driver reads the board while it waits, and fails with the name of the sample
+that takes too long, whether a disk is gone or a process is frozen.
 """
 
 import threading
@@ -30,15 +30,15 @@ BOARD_TIMEOUT_S = 10.0
 
 
 class Report(NamedTuple):
-    """What a task is at.
+    """What a task is doing.
 
     Attributes:
-        task: its number.
-        name: of the sample being made, or empty between two.
-        running_s: seconds since it was begun.
-        done: samples and rejects done, or what else the task counts.
-        rejects: inputs refused.
-        last_reject: the last of them, for a message.
+        task: Number of the task.
+        name: The sample being made; empty between two samples.
+        running_s: Seconds since the task began with it.
+        done: Samples and rejects done so far, or whatever else the task counts.
+        rejects: Number of rejects.
+        last_reject: The last reject, for a message.
     """
 
     task: int
@@ -50,23 +50,37 @@ class Report(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """When a run is ended.
+    """Limits that end a run when they are exceeded.
 
     Attributes:
-        sample_timeout_s: seconds that one sample may take.
-        max_rejects: inputs that may be refused; None for any number.
+        sample_timeout_s: Seconds that one sample may take.
+        max_rejects: Number of inputs that may be rejected; None for no limit.
     """
 
     sample_timeout_s: float
     max_rejects: int | None
 
 
+class Outcome(NamedTuple):
+    """What a task returns.
+
+    Attributes:
+        done: Samples and rejects that its item held, or whatever else it counted.
+        rejects: Number of rejects among them.
+        value: Its result.
+    """
+
+    done: int
+    rejects: int = 0
+    value: Any = None
+
+
 class Reporter:
-    """A task's side of the board: says every second what the task is at.
+    """The task's side of the board: reports every second what the task is doing.
 
     Args:
-        post: takes a `Report`.
-        task: the task's number.
+        post: Called with each `Report`.
+        task: Number of the task.
     """
 
     def __init__(self, post: Callable[[Report], Any], task: int) -> None:
@@ -75,13 +89,13 @@ class Reporter:
         self._done, self._rejects, self._last_reject = 0, 0, ""
 
     def begin(self, name: str, *, done: int | None = None) -> None:
-        """The task turns to a sample; `done` says how far it is where it counts something other than samples."""
+        """The task begins with a sample; `done` is its progress if it counts something other than samples."""
         self._name, self._since = name, time.monotonic()
         self._done = self._done if done is None else done
 
     @contextmanager
     def watch(self, planned: PlannedSample) -> Iterator[None]:
-        """The task makes a sample for the block; RejectError passes, counted."""
+        """The task makes a sample within the block; a RejectError is counted and passes through."""
         self.begin(planned.triplet.sample_id)
         try:
             yield
@@ -95,7 +109,7 @@ class Reporter:
 
     @contextmanager
     def reporting(self) -> Iterator["Reporter"]:
-        """Reports for the block."""
+        """Reports while the block runs."""
         stop = threading.Event()
         thread = threading.Thread(target=self._report_until, args=(stop,), daemon=True)
         thread.start()
@@ -114,40 +128,37 @@ class Reporter:
 
 
 class Board:
-    """The latest report of each task, aging. Lives in a Ray actor."""
+    """Keeps the latest report of each task. Runs as a Ray actor."""
 
     def __init__(self) -> None:
         self._reports: dict[int, tuple[float, Report]] = {}
 
     def post(self, report: Report) -> None:
-        """Takes the place of the task's report before."""
+        """Replaces the task's previous report."""
         self._reports[report.task] = (time.monotonic(), report)
 
     def read(self) -> list[Report]:
-        """All reports; what was being made then counts as being made still."""
+        """Returns all reports; the time since each was posted counts as time spent on its sample."""
         now = time.monotonic()
         return [r._replace(running_s=r.running_s + (now - at if r.name else 0)) for at, r in self._reports.values()]
 
 
 def run_tasks(
     items: Sequence[T],
-    work: Callable[[T, Reporter], dict[str, Any]],
+    work: Callable[[T, Reporter], Outcome],
     *,
     limits: Limits,
-    progress: Callable[[int], None],
-    gauges: Callable[[int, int], None] = lambda done, rejects: None,
-    on_result: Callable[[dict[str, Any]], None] = lambda result: None,
+    progress: Callable[[int, int], None] = lambda done, rejects: None,
+    on_outcome: Callable[[Outcome], None] = lambda outcome: None,
 ) -> None:
     """Runs `work` on each item in a Ray task of its own, and ends the run if a limit is exceeded.
 
     Args:
         items: Inputs of the tasks. Each is pickled into its own task's row, so a task costs the same however many
             there are.
-        work: Returns plain values, among them `done` and `refused`: how many samples the item held, and how many of
-            them were rejected.
-        progress: Called with the number of samples done.
-        gauges: Called with the number of samples done and the number of rejects.
-        on_result: Called with what each task returned, in any order, from a background thread.
+        work: Called in the task.
+        progress: Called every second with the totals of `Outcome.done` and `Outcome.rejects` so far.
+        on_outcome: Called with what each task returned, in any order, from a background thread.
 
     Raises:
         PlacementError: if no node can run the tasks.
@@ -164,7 +175,8 @@ def run_tasks(
         reporter = Reporter(board.post.remote, task)
         cv2.setNumThreads(1)  # A task has one CPU.
         with reporter.reporting():
-            return {"task": task, **work(cloudpickle.loads(row["item"]), reporter)}
+            outcome = work(cloudpickle.loads(row["item"]), reporter)
+            return {"task": task, "outcome": cloudpickle.dumps(outcome)}
 
     rows = [{"task": n, "item": cloudpickle.dumps(item)} for n, item in enumerate(items)]
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
@@ -173,19 +185,19 @@ def run_tasks(
 
     def consume() -> None:
         for result in results.iter_rows():
-            finished[result["task"]] = (result["done"], result["refused"])
-            on_result(result)
+            outcome = cloudpickle.loads(result["outcome"])
+            finished[result["task"]] = (outcome.done, outcome.rejects)
+            on_outcome(outcome)
 
     def check_board() -> None:
         reports, ended = _read(board), dict(finished)
         running = [report for report in reports if report.task not in ended]
         done = sum(done for done, _ in ended.values()) + sum(report.done for report in running)
         rejects = sum(rejects for _, rejects in ended.values()) + sum(report.rejects for report in running)
-        progress(done)
-        gauges(done, rejects)
-        refuse_stall(running, sample_timeout_s=limits.sample_timeout_s)
+        progress(done, rejects)
+        check_stall(running, sample_timeout_s=limits.sample_timeout_s)
         example = next((report.last_reject for report in reports if report.rejects), "")
-        refuse_many_rejects(rejects, max_rejects=limits.max_rejects, example=example)
+        check_rejects(rejects, max_rejects=limits.max_rejects, example=example)
 
     with unwrapped(), _in_background(consume) as future:
         while wait([future], timeout=REPORT_EVERY_S).not_done:
@@ -223,23 +235,23 @@ def _read(board: Any) -> list[Report]:
         return []
 
 
-def refuse_stall(running: Sequence[Report], *, sample_timeout_s: float) -> None:
-    """Ends a run in which a sample takes too long: StoreError."""
+def check_stall(running: Sequence[Report], *, sample_timeout_s: float) -> None:
+    """Raises StoreError if a sample takes too long."""
     for report in running:
         if report.running_s > sample_timeout_s:
             what = f"{report.name} has been worked on" if report.name else "A task has been writing what it made"
             raise StoreError(
                 f"{what} for {report.running_s:.0f} s, more than --sample-timeout-s "
-                f"{sample_timeout_s:g}: its disk hangs, or its process is frozen. Mend or remove it, and run the "
+                f"{sample_timeout_s:g}: its disk hangs, or its process is frozen. Fix or remove it, and run the "
                 "same command again."
             )
 
 
-def refuse_many_rejects(rejects: int, *, max_rejects: int | None, example: str) -> None:
-    """Ends a run in which more inputs were refused than the user allows: StoreError."""
+def check_rejects(rejects: int, *, max_rejects: int | None, example: str) -> None:
+    """Raises StoreError if more inputs were rejected than the user allows."""
     if max_rejects is not None and rejects > max_rejects:
         raise StoreError(
-            f"{rejects} inputs were refused, more than --max-rejects {max_rejects}"
-            + (f": {example} for one. " if example else ". ")
-            + "Mend the source, or allow more."
+            f"{rejects} inputs were rejected, more than --max-rejects {max_rejects}"
+            + (f", for example {example}. " if example else ". ")
+            + "Fix the source, or allow more."
         )

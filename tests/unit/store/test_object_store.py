@@ -26,8 +26,7 @@ from depthflow.errors import SourceError, StoreError
 from depthflow.storage.files import open_files
 from depthflow.storage.lock import object_lock
 from depthflow.store.store import open_store
-from depthflow.store.write.sources import read_member
-from depthflow.store.write.staging import list_archive
+from depthflow.store.write.sources import list_archive, read_member
 from tests.object_store import serving_bucket
 
 BUCKET = "depth"

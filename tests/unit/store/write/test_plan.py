@@ -19,6 +19,7 @@ from depthflow.store.write.plan import (
     resplit,
     shard_count,
 )
+from depthflow.store.write.sources import Source
 
 WHOLE = ("rgb", "depth", "mask")
 
@@ -194,12 +195,17 @@ def test_a_digest_is_of_what_the_shard_is_to_hold():
     assert len({plan.digest, *(other.digest for other in others)}) == 1 + len(others)
 
 
-# --- what is refused unread ---
+# --- what is rejected unread ---
+
+
+def sources(found):
+    """A source for each (location, triplet)."""
+    return [Source(location=location, triplets=[one]) for location, one in found]
 
 
 def test_whole_samples_are_taken_as_they_are():
     found = [("/a", triplet(1)), ("/b", triplet(2, split="val"))]
-    got = plan_samples(found)
+    got = plan_samples(sources(found))
     assert [(p.source, p.triplet) for p in got] == found
     assert {(p.reject_reason, p.reject_message) for p in got} == {("", "")}
 
@@ -213,19 +219,20 @@ def test_whole_samples_are_taken_as_they_are():
     ],
 )
 def test_missing_members(members, message):
-    (got,) = plan_samples([("/a", triplet(members=members))])
+    (got,) = plan_samples(sources([("/a", triplet(members=members))]))
     assert (got.reject_reason, got.reject_message) == ("missing_member", message)
 
 
 @pytest.mark.parametrize("reason", ["bad_name", "unsafe_member"])
 def test_a_problem_goes_before_a_missing_member(reason):
-    (got,) = plan_samples([("/a", triplet(members=("rgb",), reason=reason, problem="it lies in x instead of y"))])
+    misplaced = triplet(members=("rgb",), reason=reason, problem="it lies in x instead of y")
+    (got,) = plan_samples(sources([("/a", misplaced)]))
     assert (got.reject_reason, got.reject_message) == (reason, "it lies in x instead of y")
 
 
 def test_the_second_of_one_id_is_a_duplicate_in_whatever_source_or_split():
     found = [("/a", triplet(1)), ("/b", triplet(1)), ("/a", triplet(1, split="val")), ("/b", triplet(2))]
-    got = plan_samples(found)
+    got = plan_samples(sources(found))
     assert [p.reject_reason for p in got] == ["", "duplicate", "duplicate", ""]
     assert "/a" in got[1].reject_message
 
@@ -237,7 +244,12 @@ def test_a_whole_copy_makes_good_what_is_missing_or_misplaced():
         ("/c", triplet(reason="unsafe_member", problem="a link")),
         ("/d", triplet()),
     ]
-    assert [p.reject_reason for p in plan_samples(found)] == ["missing_member", "bad_name", "unsafe_member", ""]
+    assert [p.reject_reason for p in plan_samples(sources(found))] == [
+        "missing_member",
+        "bad_name",
+        "unsafe_member",
+        "",
+    ]
 
 
 # --- resplit ---

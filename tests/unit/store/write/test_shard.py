@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pickle
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -17,24 +18,24 @@ from depthflow.storage.files import open_files
 from depthflow.store.schema import ROW_SCHEMA, SECONDS_FIELD, shard_schema
 from depthflow.store.write.plan import ShardPlan, plan_samples
 from depthflow.store.write.planes import make_planes
-from depthflow.store.write.preprocess import shard_maker
 from depthflow.store.write.sample import SampleLayout
 from depthflow.store.write.shard import (
-    ShardRecord,
     committed_plan_digest,
     make_shard,
     read_shard_record,
     rows_per_group,
 )
+from depthflow.store.write.sources import Source
+from depthflow.store.write.staging import sample_maker
 
 PATH = "split=train/part-00000.parquet"
 PLANES = ("rgb", "log_depth", "valid_mask", "edge_mask")
 SCAN = "00001_00001_indoors"
 
 
-def plan_of(source, settings="{}"):
-    found = [(str(source), t) for t in find_triplets(str(source), ("train",))]
-    return ShardPlan(path=PATH, samples=tuple(plan_samples(found)), settings=settings)
+def plan_of(source, settings="{}", camera=None):
+    listed = Source(location=str(source), triplets=find_triplets(str(source), ("train",)), camera=camera)
+    return ShardPlan(path=PATH, samples=tuple(plan_samples([listed])), settings=settings)
 
 
 def layout_of(height, width):
@@ -44,8 +45,8 @@ def layout_of(height, width):
 def make(source, out, *, size, camera=None, plan=None, watch=lambda planned: nullcontext()):
     files = open_files(str(out))
     layout = layout_of(*size)
-    maker = shard_maker(layout, {str(source): camera}, files)
-    record = make_shard(plan or plan_of(source), files=files, layout=layout, make=maker, watch=watch)
+    plan = plan or plan_of(source, camera=camera)
+    record = make_shard(plan, files=files, layout=layout, make=sample_maker(layout, files), watch=watch)
     return files, record
 
 
@@ -189,7 +190,7 @@ def test_a_record_is_what_the_file_says(tmp_path, write, source):
     assert record.rows.schema == ROW_SCHEMA.append(SECONDS_FIELD)
     assert record.rows["sample_id"].to_pylist() == [r["sample_id"] for r in read_alone(tmp_path / "out" / PATH)]
     assert untimed(read_shard_record(files, PATH)) == untimed(record)
-    assert ShardRecord.from_row(record.to_row()) == record
+    assert pickle.loads(pickle.dumps(record)) == record
 
 
 def test_a_new_shards_record_says_how_long_each_sample_took_and_a_found_ones_that_nobody_knows(tmp_path, source):

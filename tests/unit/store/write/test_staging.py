@@ -15,30 +15,27 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from depthflow.datasets.archive import archive_identity
 from depthflow.datasets.camera import Camera
 from depthflow.datasets.diode import MEMBER_SUFFIXES, Triplet
 from depthflow.datasets.triplet import RejectError
 from depthflow.errors import SourceError
 from depthflow.storage.files import open_files
 from depthflow.store.write import staging
-from depthflow.store.write.plan import PlannedSample, plan_samples
+from depthflow.store.write.plan import PlannedSample, ShardPlan, plan_samples
 from depthflow.store.write.sample import SampleLayout, make_sample
-from depthflow.store.write.sources import list_source
+from depthflow.store.write.sources import list_archive, read_contents
 from depthflow.store.write.staging import (
     MAX_SEGMENT_SAMPLES,
     MIN_SEGMENT_SAMPLES,
     OPEN_TRIPLETS,
     SEGMENTS_WANTED,
     PieceReader,
-    list_archive,
     plan_segments,
-    read_contents,
     stage_segment,
     sweep,
     with_pieces,
 )
-from tests.stores import unwatched
+from tests.stores import list_source, unwatched
 
 SCAN = "00001_00001_indoors"
 TREE = {SCAN: 20, "00001_00002_indoors": 10}
@@ -185,8 +182,11 @@ def test_only_the_samples_of_segments_are_given_pieces():
     tree = replace(third, source="tree", triplet=replace(third.triplet, spans={}))
     segments = segments_of([first, third])
     (piece,) = (segment.piece for segment in segments)
-    got = with_pieces([first, elsewhere, refused, third, tree], segments)
-    assert [sample.staged for sample in got] == [(piece, 0), None, None, (piece, 1), None]
+    plans = [
+        ShardPlan(path="", samples=samples, settings="") for samples in [(first, elsewhere, refused), (third, tree)]
+    ]
+    got = with_pieces(plans, segments)
+    assert [[s.staged for s in plan.samples] for plan in got] == [[(piece, 0), None, None], [(piece, 1), None]]
 
 
 # --- the sweep ---
@@ -278,16 +278,14 @@ def archive(tree, tmp_path_factory, request):
 
 def segments_in(archive, files, splits=("train", "val")):
     """The archive's segments and its camera; listed to the store's staging."""
-    identity = archive_identity(archive)
-    list_archive(archive, identity, files, threads=2, progress=lambda name, done: None)
-    source = list_source(archive, splits, files, {archive: identity})
-    samples = [s for s in plan_samples((archive, t) for t in source.triplets) if not s.reject_reason]
-    return plan_segments(samples, archive=archive, identity=identity, settings="{}"), source.camera
+    source = list_source(archive, splits, files)
+    samples = [sample for sample in plan_samples([source]) if not sample.reject_reason]
+    return plan_segments(samples, archive=archive, identity=source.identity, settings="{}"), source.camera
 
 
-def stage(segments, files, camera=None, layout=LAYOUT, watch=unwatched):
-    """How many each segment refused."""
-    return [stage_segment(s, files=files, layout=layout, camera=camera, watch=watch) for s in segments]
+def stage(segments, files, watch=unwatched):
+    """How many samples of each segment are rejected."""
+    return [stage_segment(s, files=files, layout=LAYOUT, watch=watch) for s in segments]
 
 
 def members_in(tree, triplet):
@@ -299,7 +297,7 @@ def test_what_a_piece_holds_is_what_is_made_of_the_files(tree, archive, tmp_path
     files = open_files(str(tmp_path))
     segments, camera = segments_in(archive, files)
     assert camera == Camera(width=8, height=6, fx_px=7.0, fy_px=7.0, cx_px=4.0, cy_px=3.0)
-    assert sum(stage(segments, files, camera)) == 3
+    assert sum(stage(segments, files)) == 3
     pieces, made, refused = PieceReader(files), 0, 0
     for segment in segments:
         for position, planned in enumerate(segment.samples):

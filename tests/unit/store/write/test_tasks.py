@@ -10,7 +10,7 @@ from depthflow.datasets.triplet import RejectError
 from depthflow.errors import StoreError
 from depthflow.store.write import tasks
 from depthflow.store.write.plan import PlannedSample
-from depthflow.store.write.tasks import Board, Report, Reporter, refuse_many_rejects, refuse_stall
+from depthflow.store.write.tasks import Board, Report, Reporter, check_rejects, check_stall
 
 
 def planned(sample_id):
@@ -156,15 +156,15 @@ def test_what_a_silent_task_was_making_grows_older():
 
 
 def test_a_sample_may_take_its_time_and_no_longer():
-    refuse_stall([], sample_timeout_s=5)
-    refuse_stall([report(running_s=5.0), report(1, running_s=0.1)], sample_timeout_s=5)
+    check_stall([], sample_timeout_s=5)
+    check_stall([report(running_s=5.0), report(1, running_s=0.1)], sample_timeout_s=5)
     with pytest.raises(StoreError, match=r"^slow has been worked on for 5 s, more than --sample-timeout-s 5:"):
-        refuse_stall([report(), report(1, "slow", running_s=5.1)], sample_timeout_s=5)
+        check_stall([report(), report(1, "slow", running_s=5.1)], sample_timeout_s=5)
 
 
 def test_what_takes_long_between_two_samples_is_told_too():
     with pytest.raises(StoreError, match=r"^A task has been writing what it made for 9 s, more than"):
-        refuse_stall([report(name="", running_s=9.0)], sample_timeout_s=5)
+        check_stall([report(name="", running_s=9.0)], sample_timeout_s=5)
 
 
 @pytest.mark.parametrize(
@@ -173,12 +173,14 @@ def test_what_takes_long_between_two_samples_is_told_too():
 )
 def test_as_many_may_be_refused_as_the_user_allows(rejects, allowed, refused):
     if not refused:
-        refuse_many_rejects(rejects, max_rejects=allowed, example="a (empty_file)")
+        check_rejects(rejects, max_rejects=allowed, example="a (empty_file)")
         return
-    with pytest.raises(StoreError, match=rf"{rejects} inputs .*--max-rejects {allowed}: a \(empty_file\) for one\. "):
-        refuse_many_rejects(rejects, max_rejects=allowed, example="a (empty_file)")
+    with pytest.raises(
+        StoreError, match=rf"{rejects} inputs .*--max-rejects {allowed}, for example a \(empty_file\)\. "
+    ):
+        check_rejects(rejects, max_rejects=allowed, example="a (empty_file)")
 
 
 def test_without_an_example_the_message_is_whole():
-    with pytest.raises(StoreError, match=r"--max-rejects 0\. Mend the source"):
-        refuse_many_rejects(1, max_rejects=0, example="")
+    with pytest.raises(StoreError, match=r"--max-rejects 0\. Fix the source"):
+        check_rejects(1, max_rejects=0, example="")

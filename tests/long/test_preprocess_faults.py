@@ -65,7 +65,7 @@ def test_no_task_outlives_a_run_that_ended_early(shared_ray, tmp_path, timeout_s
             (tmp_path / name).write_text(str(time.monotonic()))
             time.sleep(0.02)
 
-    def interrupt(done):
+    def interrupt(done, rejects):
         if error is KeyboardInterrupt and len(written(tmp_path)) == 2:
             threading.Timer(0.1, os.kill, [os.getpid(), signal.SIGINT]).start()
 

@@ -149,7 +149,7 @@ def _triplet(number: int) -> Triplet:
         scene_type="indoors",
         scene=f"scene_{scan:05d}",
         scan=f"scan_{scan:05d}",
-        paths={member: f"{folder}/{sample_id}{suffix}" for member, suffix in MEMBER_SUFFIXES.items()},
+        members={member: f"{folder}/{sample_id}{suffix}" for member, suffix in MEMBER_SUFFIXES.items()},
     )
 
 

@@ -47,7 +47,7 @@ def link_tree(source: str, tree: Path, size: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for member, suffix in MEMBER_SUFFIXES.items():
             stem = f"{scene:05d}_{scene:05d}_indoors_{view:03d}_000"
-            os.link(triplets[number % len(triplets)].paths[member], folder / f"{stem}{suffix}")
+            os.link(triplets[number % len(triplets)].members[member], folder / f"{stem}{suffix}")
 
 
 def _peaks(tree: str, store: str, num_cpus: int) -> tuple[float, float, float]:

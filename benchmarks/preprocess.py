@@ -124,10 +124,10 @@ def time_tutorial(source: str, samples: int) -> float:
     """Milliseconds per sample."""
     cv2.setNumThreads(1)
     triplets = some_triplets(source, samples)
-    tutorial_sample(**triplets[0].paths)
+    tutorial_sample(**triplets[0].members)
     started = time.perf_counter()
     for triplet in triplets:
-        tutorial_sample(**triplet.paths)
+        tutorial_sample(**triplet.members)
     return 1000 * (time.perf_counter() - started) / samples
 
 
@@ -147,7 +147,7 @@ def some_triplets(source: str, samples: int) -> list[Triplet]:
     """The tree's first triplets, their files in the page cache."""
     triplets = find_triplets(source, ("train",))[:samples]
     for triplet in triplets:
-        for path in triplet.paths.values():
+        for path in triplet.members.values():
             Path(path).read_bytes()
     return triplets
 
@@ -315,9 +315,9 @@ def read_segments(archive: str, index_path: str, segments: Sequence[Segment]) ->
     for segment in segments:
         with (
             Path(index_path).open("rb") as index,
-            open_archive(archive, index, begin=segment.begin, end=segment.end) as reader,
+            open_archive(archive, index, begin=segment.begin, end=segment.end) as read,
         ):
-            for _ in sweep(segment, reader):
+            for _ in sweep(segment, read):
                 pass
 
 

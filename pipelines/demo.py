@@ -183,7 +183,7 @@ def _some_images(source: Path, store: "SampleStore") -> list[str]:
     from depthflow.datasets.diode import find_triplets
 
     wanted = set(store.split_index("val")["sample_id"].to_pylist())
-    found = [t.paths["rgb"] for t in find_triplets(str(source), ("train", "val")) if t.sample_id in wanted]
+    found = [t.members["rgb"] for t in find_triplets(str(source), ("train", "val")) if t.sample_id in wanted]
     return found[:: max(1, len(found) // IMAGES_PREDICTED)][:IMAGES_PREDICTED]
 
 

@@ -8,8 +8,8 @@ from depthflow.store.store import open_store
 from depthflow.store.write.finish import finish_store
 from depthflow.store.write.preprocess import content_config, plan_shards, sample_layout, source_splits
 from depthflow.store.write.shard import make_shard
-from depthflow.store.write.sources import account_for, list_archive, list_tree, listed_archive
-from depthflow.store.write.staging import plan_archives, sample_maker, stage_segment, with_pieces
+from depthflow.store.write.sources import ArchiveSource, account_for, list_archive, list_tree, read_archive_source
+from depthflow.store.write.staging import plan_staging, sample_maker, stage_segment
 
 
 def unwatched(planned):
@@ -23,22 +23,18 @@ def list_source(location, splits, files):
         return list_tree(location, splits)
     identity = archive_identity(location)
     list_archive(location, identity, files, threads=2, progress=lambda name, done: None)
-    return listed_archive(location, identity, splits, files)
+    return read_archive_source(location, identity, splits, files)
 
 
 def make_store(config):
     """What preprocess.py does, archives included, without its lock and without Ray."""
     files, splits, layout = open_files(config.out), source_splits(config), sample_layout(config)
     listed = [list_source(location, splits, files) for location in config.source]
-    plans = plan_shards(config, listed)
-    segments = plan_archives(plans, listed)
+    plans, segments = plan_staging(plan_shards(config, listed), listed, files)
     for segment in segments:
         stage_segment(segment, files=files, layout=layout, watch=unwatched)
     make = sample_maker(layout, files)
-    records = [
-        make_shard(plan, files=files, layout=layout, make=make, watch=unwatched)
-        for plan in with_pieces(plans, segments)
-    ]
+    records = [make_shard(plan, files=files, layout=layout, make=make, watch=unwatched) for plan in plans]
     records.sort(key=lambda record: record.path)
     finish_store(
         files,
@@ -47,7 +43,7 @@ def make_store(config):
         settings=content_config(config),
         origin={
             "sources": list(config.source),
-            "archives": sorted(filter(None, (source.identity for source in listed))),
+            "archives": sorted(source.identity for source in listed if isinstance(source, ArchiveSource)),
         },
     )
     return open_store(config.out)

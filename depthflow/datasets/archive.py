@@ -1,7 +1,7 @@
-"""DIODE's official archives, read where they lie: members are found by one pass and then addressed by offset.
+"""Reads DIODE's official archives in place: one pass lists the members, which are then read by offset.
 
-rapidgzip inflates in parallel and keeps an index of points to start from, so several workers may read different
-members of one .tar.gz at once, and nothing is ever unpacked to disk.
+rapidgzip decompresses in parallel and keeps an index of seek points. So several workers can read different members of
+one .tar.gz at once, and nothing is unpacked to disk.
 """
 
 import io
@@ -22,17 +22,19 @@ from depthflow.storage.location import absolute, is_uri, object_store, reported
 
 SUFFIXES = (".tar.gz", ".tgz")
 _INFLATE_ERRORS = (ValueError, RuntimeError, OSError, tarfile.TarError, EOFError)
-"""What rapidgzip and tarfile raise for damaged bytes."""
+"""Raised by rapidgzip and tarfile for damaged bytes."""
 _TAIL_BYTES = 2**20
+ReadSpan = Callable[[tuple[int, int]], bytes]
+"""Returns the bytes of a span (offset, size) of a decompressed tar."""
 
 
 class Member(NamedTuple):
     """A member of an archive that is not a folder.
 
     Attributes:
-        name: as the archive has it; bytes that are no valid UTF-8 as escapes.
-        offset, size: of its content, in bytes of the decompressed tar.
-        problem: why it must not be read, or empty.
+        name: Its name; bytes that are not valid UTF-8 are escaped.
+        offset, size: Where its content is, in bytes of the decompressed tar.
+        problem: Why it must not be read, or empty.
     """
 
     name: str
@@ -45,8 +47,8 @@ class Contents(NamedTuple):
     """What an archive holds.
 
     Attributes:
-        members: in the archive's order.
-        camera: the bytes of its camera.json, of several the one in the fewest folders, or None.
+        members: Its members in order.
+        camera: Content of its camera.json, or None. If there are several, the one nested least deeply counts.
     """
 
     members: list[Member]
@@ -59,22 +61,22 @@ def is_archive(source: str) -> bool:
 
 
 def archive_identity(archive: str) -> str:
-    """xxh3-64 of what tells one state of an archive from another without reading it: path, size, and time or ETag.
+    """Returns the xxh3-64 of an archive's path, size, and time or ETag, which identifies its state without reading it.
 
     Raises:
-        SourceError: if it is not there.
+        SourceError: if there is no such archive.
     """
     size, state = _state(archive)
     return xxhash.xxh3_64_hexdigest(repr((absolute(archive), size, state)).encode())
 
 
 def archive_bytes(archive: str) -> int:
-    """Its size, compressed as it is; SourceError if it is not there."""
+    """Returns the size of the archive file; raises SourceError if there is none."""
     return _state(archive)[0]
 
 
 def _state(archive: str) -> tuple[int, str]:
-    """Size in bytes, and time or ETag."""
+    """Returns the size in bytes, and the time or ETag."""
     try:
         if is_uri(archive):
             filesystem, path = object_store(archive, SourceError)
@@ -91,13 +93,13 @@ def scan_archive(archive: str, index_path: str, *, threads: int, progress: Calla
     """Reads an archive once from end to end, lists its members, and writes its gzip index.
 
     Args:
-        archive: a .tar.gz on a disk, s3:// or gs://.
-        index_path: local file to write the index to.
-        threads: inflating in parallel.
-        progress: called with each member's name and how many bytes of the archive are read.
+        archive: A .tar.gz on a disk, s3:// or gs://.
+        index_path: Local file to write the index to.
+        threads: Number of threads that decompress.
+        progress: Called with each member's name and the number of bytes of the archive read so far.
 
     Raises:
-        SourceError: if the archive is damaged, cut short, or no .tar.gz; if the index cannot be written.
+        SourceError: if the archive is damaged, truncated or not a .tar.gz, or if the index cannot be written.
     """
     members: list[Member] = []
     cameras: dict[int, bytes] = {}
@@ -106,7 +108,7 @@ def scan_archive(archive: str, index_path: str, *, threads: int, progress: Calla
             with tarfile.open(fileobj=stream, mode="r:") as tar:
                 for entry in tar:
                     name = printable(entry.name)
-                    progress(name, stream.tell_compressed() // 8)  # It tells in bits.
+                    progress(name, stream.tell_compressed() // 8)  # In bits.
                     if entry.isdir():
                         continue
                     members.append(Member(name, entry.offset_data, entry.size, printable(_problem(entry))))
@@ -125,12 +127,12 @@ def scan_archive(archive: str, index_path: str, *, threads: int, progress: Calla
 
 
 def archive_triplets(archive: str, members: list[Member], splits: tuple[str, ...]) -> list[Triplet]:
-    """Every triplet of an archive, whole or not, sorted by split and sample id.
+    """Groups an archive's members into triplets, incomplete ones included, sorted by split and sample id.
 
-    The folders train/ and val/ may stand at any depth of the archive.
+    The folders train/ and val/ may be nested at any depth.
 
     Raises:
-        SourceError: if it holds no sample of these splits.
+        SourceError: if there is no sample of these splits.
     """
     files: dict[str, list[SourceFile]] = {split: [] for split in splits}
     for member in members:
@@ -139,44 +141,33 @@ def archive_triplets(archive: str, members: list[Member], splits: tuple[str, ...
         if split in files:
             parent = "/".join(folders[folders.index(split) + 1 :]) or "."
             span = (member.offset, member.size)
-            files[split].append(SourceFile(parent, name, member.name, span, member.problem))
+            files[split].append(SourceFile(parent, name, span, member.problem))
     found = [triplet for split in splits for triplet in group_triplets(split, files[split])]
     require_samples(found, archive, splits)
     return found
 
 
-class ArchiveReader:
-    """Reads spans of an archive that lie in one range, forward without inflating anything twice.
-
-    Made by `open_archive`.
-    """
-
-    def __init__(self, archive: str, stream: Any) -> None:
-        self._archive = archive
-        self._stream = stream
-
-    def read(self, span: tuple[int, int]) -> bytes:
-        """The bytes of a span (offset, size) of the decompressed tar; SourceError if the archive gives fewer."""
-        with _readable(self._archive):
-            return _read(self._stream, *span)
-
-
 @contextmanager
-def open_archive(archive: str, index: IO[bytes], *, begin: int, end: int) -> Iterator[ArchiveReader]:
-    """An archive opened for the spans between `begin` and `end`.
+def open_archive(archive: str, index: IO[bytes], *, begin: int, end: int) -> Iterator[ReadSpan]:
+    """Opens an archive for the spans between `begin` and `end`; reading them in order decompresses nothing twice.
 
     Args:
-        index: what `scan_archive` wrote.
-        begin, end: in bytes of the decompressed tar.
+        index: Index that `scan_archive` wrote.
+        begin, end: Range in bytes of the decompressed tar.
 
     Raises:
-        SourceError: if the archive is not there any more, or is not the one that was listed.
+        SourceError: here or when a span is read, if the archive is gone or is not the one that was listed.
     """
+
+    def read(span: tuple[int, int]) -> bytes:
+        with _readable(archive):
+            return _read(stream, *span)
+
     with ExitStack() as stack:
         with _readable(archive):
             stream = stack.enter_context(_inflated(archive, 1))
             stream.import_index(slice_index(index, begin=begin, end=end))
-        yield ArchiveReader(archive, stream)
+        yield read
 
 
 @contextmanager
@@ -184,7 +175,7 @@ def _readable(archive: str) -> Iterator[None]:
     try:
         yield
     except _INFLATE_ERRORS as error:
-        raise SourceError(f"{archive} cannot be read any more: {error}. Mend it, then run again.") from None
+        raise SourceError(f"{archive} can no longer be read: {error}. Fix it, then run the command again.") from None
 
 
 @contextmanager
@@ -209,26 +200,26 @@ def _read(stream: Any, offset: int, size: int) -> bytes:
 
 
 def _problem(entry: tarfile.TarInfo) -> str:
-    """Why a member must not be read, or empty."""
+    """Returns why a member must not be read, or an empty string."""
     if entry.name.startswith("/") or ".." in entry.name.split("/"):
         return f"the member's name {entry.name} leaves the archive"
     if entry.issym() or entry.islnk():
         return f"{entry.name} is a link to {entry.linkname}"
     if not entry.isreg() or entry.issparse():
-        return f"{entry.name} is no plain file"
+        return f"{entry.name} is not a plain file"
     return ""
 
 
 def _require_zeros(stream: Any, offset: int) -> None:
-    """After the last member a tar holds zeros alone; tarfile stops without a word at what it cannot read."""
+    """Raises if anything but zeros follows the last member, as tarfile silently stops at what it cannot read."""
     stream.seek(offset)
     zeros = 0
     while content := stream.read(_TAIL_BYTES):
         zeros += content.count(0)
         if content.count(0) != len(content):
-            raise tarfile.ReadError(f"what follows byte {offset} of the decompressed tar is no member")
+            raise tarfile.ReadError(f"what follows byte {offset} of the decompressed tar is not a member")
     if zeros < tarfile.BLOCKSIZE:
-        raise EOFError(f"the tar has no end, it stops after {offset} bytes")
+        raise EOFError(f"the tar has no end marker; it stops after {offset} bytes")
 
 
 def _export_index(stream: Any, index_path: str) -> None:
@@ -242,7 +233,7 @@ def _export_index(stream: Any, index_path: str) -> None:
 
 
 class _IndexFile(io.FileIO):
-    """A file for rapidgzip to write to, which ends the process if a write raises: this one keeps the error instead."""
+    """Keeps the error of a failed write instead of raising it, as rapidgzip would then end the process."""
 
     error: OSError | None = None
 

@@ -1,4 +1,4 @@
-"""Pinhole intrinsics of a tree's frames."""
+"""Pinhole intrinsics of a source's frames."""
 
 import json
 import math
@@ -15,8 +15,8 @@ class Camera:
     """A pinhole camera at one resolution. Pixel i covers [i, i + 1), so a resize by s multiplies every field by s.
 
     Attributes:
-        width, height: resolution in pixels.
-        fx_px, fy_px, cx_px, cy_px: focal lengths and principal point in pixels.
+        width, height: Resolution in pixels.
+        fx_px, fy_px, cx_px, cy_px: Focal lengths and principal point in pixels.
     """
 
     width: int
@@ -33,7 +33,7 @@ class Camera:
                 raise ValueError(f"{name} must be a positive number. Received: {value!r}")
 
     def resized(self, *, height: int, width: int) -> "Camera":
-        """The same camera after its image was resized."""
+        """Returns the camera of the resized image."""
         sx, sy = width / self.width, height / self.height
         return Camera(
             width=width,
@@ -46,19 +46,19 @@ class Camera:
 
 
 DIODE_CAMERA = Camera(width=1024, height=768, fx_px=886.81, fy_px=927.06, cx_px=512.0, cy_px=384.0)
-"""Of DIODE's crops, from the official devkit."""
+"""Camera of DIODE's crops, from the official devkit."""
 
 CAMERA_FILE = "camera.json"
 
 
 def read_camera(source: str) -> Camera | None:
-    """The camera that a tree states in its camera.json, if it has one.
+    """Reads a tree's camera.json, if there is one.
 
     Args:
-        source: the tree's folder or URI, or one of its splits.
+        source: Folder or URI of the tree or of one of its splits.
 
     Raises:
-        SourceError: if the file is there but is not a camera.
+        SourceError: if the file exists but is not a camera.
     """
     root = source.rstrip("/") if is_uri(source) else str(Path(source).absolute())
     parent, _, name = root.rpartition("/")
@@ -70,13 +70,13 @@ def read_camera(source: str) -> Camera | None:
 
 
 def parse_camera(content: bytes, *, where: str) -> Camera:
-    """The camera that a camera.json states: one JSON object with the fields of `Camera`.
+    """Parses a camera.json: one JSON object with the fields of `Camera`.
 
     Args:
-        where: the file, for the message.
+        where: Name of the file, for the message.
 
     Raises:
-        SourceError: if it is not a camera.
+        SourceError: if the content is not a camera.
     """
     try:
         return Camera(**json.loads(content))
@@ -95,7 +95,7 @@ def _read_if_there(path: str) -> bytes | None:
 
 
 def camera_of_frame(stated: Camera | None, *, height: int, width: int) -> Camera | None:
-    """A frame's camera: the one its tree states, DIODE's for frames of DIODE's size, otherwise unknown (None)."""
+    """Returns the camera that the source states, DIODE's for frames of DIODE's size, otherwise None (unknown)."""
     if stated is not None:
         return stated.resized(height=height, width=width)
     if (height, width) == (DIODE_CAMERA.height, DIODE_CAMERA.width):

@@ -1,4 +1,4 @@
-"""DIODE's names: what a sample id says, and where a tree keeps each triplet.
+"""DIODE's layout: what a sample id means, and where a tree keeps each triplet.
 
 {train,val}/{indoors,outdoor}/scene_SSSSS/scan_NNNNN/SSSSS_NNNNN_{indoors,outdoor}_AAA_BBB
     + .png, _depth.npy, _depth_mask.npy
@@ -7,9 +7,9 @@
 import os
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from depthflow.errors import SourceError
 from depthflow.storage.location import is_uri, object_store, reported
@@ -23,15 +23,15 @@ _SAMPLE_ID = re.compile(r"(?P<scene>\d{5})_(?P<scan>\d{5})_(?P<scene_type>indoor
 
 @dataclass(frozen=True, kw_only=True)
 class Triplet:
-    """One sample's three files, present or not.
+    """The files of one sample, up to three.
 
     Attributes:
-        sample_id: the files' common stem, such as 00022_00193_indoors_010_000.
-        split, scene_type, scene, scan: as the folders say; scene is scene_SSSSS, scan is scan_NNNNN.
-        paths: rgb, depth, mask to the file's path, those that exist; in an archive, to the member's name.
-        spans: in an archive, rgb, depth, mask to (offset, size) in bytes of the decompressed tar; else empty.
-        problem: why these files cannot be a sample, or empty.
-        reason: the problem's code, bad_name or unsafe_member.
+        sample_id: Common stem of the files, such as 00022_00193_indoors_010_000.
+        split, scene_type, scene, scan: Taken from the id; scene is scene_SSSSS, scan is scan_NNNNN.
+        members: Where the source keeps rgb, depth and mask, as far as they exist. Only the source's own reader
+            interprets it: a path or URI in a tree, (offset, size) in bytes of the decompressed tar in an archive.
+        problem: Why these files cannot be a sample, or empty.
+        reason: Code of the problem, bad_name or unsafe_member.
     """
 
     sample_id: str
@@ -39,39 +39,36 @@ class Triplet:
     scene_type: str
     scene: str
     scan: str
-    paths: dict[str, str]
-    spans: dict[str, tuple[int, int]] = field(default_factory=dict)
+    members: dict[str, Any]
     problem: str = ""
     reason: str = ""
 
 
 class SourceFile(NamedTuple):
-    """A file that a source holds.
+    """A file of a source.
 
     Attributes:
-        parent: its folder, from the split's folder on, such as indoors/scene_00022/scan_00193.
-        name: its name in the folder.
-        path: where it is read, or its member's name in an archive.
-        span: in an archive, (offset, size) in bytes of the decompressed tar.
-        problem: why it must not be read, or empty.
+        parent: Its folder relative to the split's folder, such as indoors/scene_00022/scan_00193.
+        name: Its name in the folder.
+        place: Where the source keeps it; see `Triplet.members`.
+        problem: Why it must not be read, or empty.
     """
 
     parent: str
     name: str
-    path: str
-    span: tuple[int, int] | None = None
+    place: Any
     problem: str = ""
 
 
 def find_triplets(source: str, splits: tuple[str, ...]) -> list[Triplet]:
-    """Every triplet of a tree, whole or not, sorted by split and sample id.
+    """Lists the triplets of a tree, incomplete ones included, sorted by split and sample id.
 
-    Each file that ends like a triplet's member counts: one whose name or folder is not DIODE's comes back with its
-    `problem`, so that nothing is dropped in silence.
+    Every file with a member's suffix counts. If its name or folder is not DIODE's, the triplet states the `problem`,
+    so nothing is dropped silently.
 
     Args:
-        source: a folder that holds train/ and val/, or one of the two itself; on a disk, s3:// or gs://.
-        splits: the splits to take.
+        source: A folder that holds train/ and val/, or one of the two itself; on a disk, s3:// or gs://.
+        splits: Splits to list.
 
     Raises:
         SourceError: if the folder is missing, or holds no sample of these splits.
@@ -83,7 +80,7 @@ def find_triplets(source: str, splits: tuple[str, ...]) -> list[Triplet]:
 
 
 def require_samples(found: list[Triplet], source: str, splits: tuple[str, ...]) -> None:
-    """Refuses a source in which nothing was found: SourceError."""
+    """Raises SourceError if nothing was found in a source."""
     if not found:
         raise SourceError(
             f"The source {source} holds no sample of {' or '.join(splits)} in DIODE's layout, "
@@ -93,10 +90,10 @@ def require_samples(found: list[Triplet], source: str, splits: tuple[str, ...]) 
 
 
 def group_triplets(split: str, files: Iterable[SourceFile]) -> list[Triplet]:
-    """A split's files as triplets, sorted by folder and id; a file that is there twice begins another triplet."""
+    """Groups a split's files into triplets, sorted by folder and id; a repeated file begins another triplet."""
     groups: dict[tuple[str, str, int], dict[str, SourceFile]] = {}
     for file in files:
-        member = _member_of(file.name)
+        member = next((name for name, suffix in MEMBER_SUFFIXES.items() if file.name.endswith(suffix)), None)
         if member is None:
             continue
         stem = printable(file.name.removesuffix(MEMBER_SUFFIXES[member]))
@@ -104,35 +101,31 @@ def group_triplets(split: str, files: Iterable[SourceFile]) -> list[Triplet]:
         while member in groups.get((file.parent, stem, copy), {}):
             copy += 1
         groups.setdefault((file.parent, stem, copy), {})[member] = file
-    return [_triplet(split, parent, stem, members) for (parent, stem, _), members in sorted(groups.items(), key=_key)]
-
-
-def _key(group: tuple[tuple[str, str, int], object]) -> tuple[str, str, int]:
-    return group[0]
+    return [_triplet(split, *key[:2], groups[key]) for key in sorted(groups)]
 
 
 def printable(name: str) -> str:
-    """A name that is no valid UTF-8, with the bytes that are not as escapes: Arrow's strings are UTF-8."""
+    """Escapes the bytes of a name that are not valid UTF-8, as Arrow's strings must be."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _disk_files(source: str, split: str) -> Iterator[SourceFile]:
-    """Every file below a split's folder, linked folders included; a broken link counts as a file, to be reported."""
+    """Yields the files below a split's folder. Follows links to folders; a broken link counts as a file."""
     root = Path(source).absolute()
     if not root.is_dir():
-        there = f"The source {source} is no folder" if root.exists() else f"There is no source at {source}"
+        there = f"The source {source} is not a folder" if root.exists() else f"There is no source at {source}"
         raise SourceError(f"{there}. Pass --source a folder in DIODE's layout, or its .tar.gz.")
     top = root if root.name == split and not (root / split).is_dir() else root / split
 
-    def refuse(error: OSError) -> None:
+    def fail(error: OSError) -> None:
         raise SourceError(f"The folder {error.filename} cannot be read: {error.strerror}. Check its permissions.")
 
     if not top.is_dir():
         return
     seen: set[str] = set()
-    for parent, folders, files in os.walk(top, followlinks=True, onerror=refuse):
+    for parent, folders, files in os.walk(top, followlinks=True, onerror=fail):
         real = os.path.realpath(parent)
-        if real in seen:  # A link back to a folder above.
+        if real in seen:  # A link to a parent folder.
             folders.clear()
             continue
         seen.add(real)
@@ -140,7 +133,7 @@ def _disk_files(source: str, split: str) -> Iterator[SourceFile]:
 
 
 def _object_files(source: str, split: str) -> Iterator[SourceFile]:
-    """Every object below a split's prefix."""
+    """Yields the objects below a split's prefix."""
     root = source.rstrip("/")
     filesystem, path = object_store(root, SourceError)
     scheme = root.split("://", 1)[0]
@@ -152,14 +145,6 @@ def _object_files(source: str, split: str) -> Iterator[SourceFile]:
     for key in objects:
         parent, _, name = key.removeprefix(f"{top}/").rpartition("/")
         yield SourceFile(parent or ".", name, f"{scheme}://{key}")
-
-
-def _member_of(file_name: str) -> str | None:
-    """Which member of a triplet a file is; None for any other file."""
-    for member in ("mask", "depth", "rgb"):
-        if file_name.endswith(MEMBER_SUFFIXES[member]):
-            return member
-    return None
 
 
 def _triplet(split: str, parent: str, stem: str, members: dict[str, SourceFile]) -> Triplet:
@@ -177,8 +162,7 @@ def _triplet(split: str, parent: str, stem: str, members: dict[str, SourceFile])
         scene_type=scene_type,
         scene=scene,
         scan=scan,
-        paths={member: file.path for member, file in members.items()},
-        spans={member: file.span for member, file in members.items() if file.span is not None},
+        members={member: file.place for member, file in members.items()},
         problem=unsafe or problem,
         reason="unsafe_member" if unsafe else "bad_name" if problem else "",
     )

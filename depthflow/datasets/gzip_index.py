@@ -1,8 +1,8 @@
-"""The part of a gzip index that a reader of one range needs.
+"""Cuts the part that a reader of one range needs out of a gzip index.
 
-The format is indexed_gzip's, which rapidgzip writes and reads: a header, a table of seek points, and for each point
-that has one the 32 KiB before it, without which decompression cannot start there. The index of an archive of 81 GB
-takes more than 1 GB; what a range of some hundred MB needs of it, a few MB.
+rapidgzip writes and reads the format of indexed_gzip: a header, a table of seek points, and windows. A window is the
+32 KiB before a seek point, without which decompression cannot start there. The index of an archive of 81 GB has more
+than 1 GB; a range of a few hundred MB needs a few MB of it.
 Source: https://github.com/pauldmccarthy/indexed_gzip, indexed_gzip/zran_file_util.c.
 """
 
@@ -25,28 +25,25 @@ class _SeekPoint(NamedTuple):
 
 
 def slice_index(index: IO[bytes], *, begin: int, end: int) -> io.BytesIO:
-    """The index of the decompressed bytes from `begin` to `end` alone.
+    """Returns an index with only the first seek point and those that the range needs.
 
     Args:
-        index: a whole index, seekable.
-        begin, end: in bytes of the decompressed stream.
-
-    Returns:
-        An index with the first point of all and those that the range needs.
+        index: A complete index, seekable.
+        begin, end: Range in bytes of the decompressed stream.
 
     Raises:
-        ValueError: if it is no index of this format, or was cut short.
+        ValueError: if the index has another format or is truncated.
     """
     index.seek(0)
     header = index.read(_HEADER.size).ljust(_HEADER.size, b"\0")
     magic, version, flags, *sizes, window_size, count = _HEADER.unpack(header)
     if (magic, version) != (_MAGIC, 1):
-        raise ValueError(f"This is no gzip index of version 1. Received: {magic!r}, version {version}")
+        raise ValueError(f"This is not a gzip index of version 1. Received: {magic!r}, version {version}")
     points = [_SeekPoint(*point) for point in _POINT.iter_unpack(_read(index, _POINT.size * count))]
     windows_start = index.tell()
     first = max((i for i, point in enumerate(points) if point.offset <= begin), default=0)
     last = min((i for i, point in enumerate(points) if point.offset >= end), default=count - 1)
-    # Readers want the stream's first point, too; it has no window, since nothing comes before it.
+    # Readers also need the stream's first point, which has no window because nothing precedes it.
     kept = [*points[: min(first, 1)], *points[first : last + 1]]
     windows_before = [0, *itertools.accumulate(point.has_window for point in points)]
     index.seek(windows_start + window_size * windows_before[first])
@@ -58,5 +55,5 @@ def slice_index(index: IO[bytes], *, begin: int, end: int) -> io.BytesIO:
 def _read(index: IO[bytes], size: int) -> bytes:
     content = index.read(size)
     if len(content) != size:
-        raise ValueError(f"This gzip index was cut short: it has {len(content)} of {size} bytes")
+        raise ValueError(f"This gzip index is truncated. Received: {len(content)} of {size} bytes")
     return content

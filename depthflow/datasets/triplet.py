@@ -1,4 +1,4 @@
-"""From a triplet's bytes to arrays, or to a reason why not."""
+"""Decodes a triplet's files to arrays, or states why it is rejected."""
 
 import io
 import math
@@ -6,7 +6,6 @@ import struct
 import tokenize
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import cv2
 import kornia_rs
@@ -15,20 +14,20 @@ import numpy as np
 _PNG_START = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
 _PNG_END = b"IEND\xaeB`\x82"
 _PNG_HEADER = struct.Struct(">16sIIBB")
-"""Signature and the first chunk's head, width, height, bits a channel, colour type (2 = RGB)."""
+"""Signature and the first chunk's head, width, height, bits per channel, colour type (2 = RGB)."""
 _MAX_PIXELS = 2**27
 _NPY_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 _NPY_ERRORS = (ValueError, EOFError, OSError, SyntaxError, TypeError, MemoryError, RecursionError, tokenize.TokenError)
-"""What NumPy lets through for a damaged header, which it parses as Python."""
+"""Raised by NumPy for a damaged header, which it parses as Python."""
 
 
 class RejectError(Exception):
-    """This input can be no sample.
+    """Raised for an input that cannot become a sample.
 
     Attributes:
-        reason: a code for counting, such as missing_member or no_valid_pixel: it is made up where it is raised, or in
-            `CHECKS`, and nowhere else.
-        message: what was found, for a person.
+        reason: Code by which rejects are counted, such as missing_member or no_valid_pixel. Codes are defined where
+            they are raised, and in `CHECKS`.
+        message: What was found.
     """
 
     def __init__(self, reason: str, message: str) -> None:
@@ -42,17 +41,18 @@ class RejectError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Frame:
-    """One decoded triplet at the source's resolution.
+    """A decoded triplet at the source's resolution.
 
     Attributes:
         rgb: (H, W, 3) uint8.
         depth_m: (H, W) float32, metres; anything where invalid.
-        valid_mask: (H, W) bool, `mask > 0 and finite(depth) and depth > 0`; a frame with an infinite or NaN depth
-            that its mask calls valid is refused whole.
+        called_valid: (H, W) bool, `mask > 0`.
+        valid_mask: (H, W) bool, `mask > 0 and depth > 0`; finite too, once `CHECKS` passed.
     """
 
     rgb: np.ndarray
     depth_m: np.ndarray
+    called_valid: np.ndarray
     valid_mask: np.ndarray
 
 
@@ -60,10 +60,10 @@ def decode_triplet(members: Mapping[str, bytes]) -> Frame:
     """Decodes and checks one triplet.
 
     Args:
-        members: rgb (a PNG), depth and mask (.npy) to the file's bytes.
+        members: Content of the files rgb (a PNG), depth and mask (.npy).
 
     Raises:
-        RejectError: with the reason's code, for every input that can be no sample.
+        RejectError: if the input cannot become a sample.
     """
     for member, content in members.items():
         if not content:
@@ -79,51 +79,29 @@ def decode_triplet(members: Mapping[str, bytes]) -> Frame:
         raise RejectError("wrong_dtype", f"depth must be floating point metres, received {depth_m.dtype}")
     depth_m = depth_m.astype(np.float32, copy=False)
     called_valid = mask > 0
-    valid_mask = called_valid & (depth_m > 0)
-    _check(Decoded(rgb=rgb, depth_m=depth_m, called_valid=called_valid, valid_mask=valid_mask))
-    return Frame(rgb=rgb, depth_m=depth_m, valid_mask=valid_mask)
+    frame = Frame(rgb=rgb, depth_m=depth_m, called_valid=called_valid, valid_mask=called_valid & (depth_m > 0))
+    for reason, check in CHECKS.items():
+        if problem := check(frame):
+            raise RejectError(reason, problem)
+    return frame
 
 
-class Decoded(NamedTuple):
-    """A triplet that was decoded, of one size, but not looked at.
-
-    Attributes:
-        rgb: (H, W, 3) uint8.
-        depth_m: (H, W) float32, metres; anything.
-        called_valid: (H, W) bool, mask > 0.
-        valid_mask: (H, W) bool, called_valid and depth_m > 0.
-    """
-
-    rgb: np.ndarray
-    depth_m: np.ndarray
-    called_valid: np.ndarray
-    valid_mask: np.ndarray
-
-
-def _non_finite_depth(decoded: Decoded) -> str:
+def _non_finite_depth(decoded: Frame) -> str:
     if np.isfinite(decoded.depth_m).all():
         return ""
     broken = int(np.count_nonzero(decoded.called_valid & ~np.isfinite(decoded.depth_m)))
     return f"{broken} pixels that the mask calls valid are NaN or infinite" if broken else ""
 
 
-CHECKS: dict[str, Callable[[Decoded], str]] = {
+CHECKS: dict[str, Callable[[Frame], str]] = {
     "non_finite_depth": _non_finite_depth,
     "no_valid_pixel": lambda decoded: "" if decoded.valid_mask.any() else "no pixel has mask > 0 and depth > 0",
 }
-"""Reasons to refuse what was decoded, in the order they are looked for: each says what it found, or nothing."""
-
-
-def _check(decoded: Decoded) -> None:
-    """RejectError of the first of `CHECKS` that finds something."""
-    for reason, check in CHECKS.items():
-        found = check(decoded)
-        if found:
-            raise RejectError(reason, found)
+"""Checks of a decoded triplet by reject reason, in order; each returns what is wrong, or an empty string."""
 
 
 def decode_rgb(content: bytes) -> np.ndarray:
-    """(H, W, 3) uint8 RGB of an encoded photograph; RejectError empty_file or unreadable_image if it is not one."""
+    """Decodes an image to (H, W, 3) uint8 RGB; raises RejectError (empty_file, unreadable_image) if it cannot."""
     if not content:
         raise RejectError("empty_file", "the image file has no bytes")
     rgb = _decode_plain_png(content)
@@ -131,29 +109,29 @@ def decode_rgb(content: bytes) -> np.ndarray:
         return rgb
     try:
         bgr = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
-    except cv2.error as error:  # It claims more pixels than OpenCV decodes.
-        raise RejectError("unreadable_image", f"OpenCV refuses it: {error}") from None
+    except cv2.error as error:  # Its header claims more pixels than OpenCV decodes.
+        raise RejectError("unreadable_image", f"OpenCV rejects it: {error}") from None
     if bgr is None:
         raise RejectError("unreadable_image", f"{len(content)} bytes that cannot be decoded as an image")
     return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
 
 
 def _decode_plain_png(content: bytes) -> np.ndarray | None:
-    """An 8-bit RGB PNG without flaw, as DIODE's are, in half of OpenCV's time; None for anything else."""
+    """Decodes an intact 8-bit RGB PNG, like DIODE's, in half of OpenCV's time; returns None for anything else."""
     header = content[: _PNG_HEADER.size]
     if len(header) < _PNG_HEADER.size or not content.endswith(_PNG_END) or b"eXIf" in content:
-        return None  # One with EXIF data may have to be turned, which OpenCV does.
+        return None  # EXIF data may ask for a rotation, which OpenCV applies.
     start, width, height, depth, colour = _PNG_HEADER.unpack(header)
     if (start, depth, colour) != (_PNG_START, 8, 2) or width * height > _MAX_PIXELS:
         return None
     try:
         return kornia_rs.io.decode_image_png_u8(content, (height, width), "rgb")
-    except Exception:  # It raises Exception itself. OpenCV has the last word, and the message.
+    except Exception:  # It raises plain Exception. OpenCV then decides, and words the message.
         return None
 
 
 def decode_npy(content: bytes, member: str) -> np.ndarray:
-    """The array of an .npy file, a view of its bytes, never unpickled; RejectError unreadable_array if it is none."""
+    """Returns an .npy file's array as a view of its bytes, without unpickling; raises RejectError(unreadable_array)."""
     try:
         handle = io.BytesIO(content)
         version = np.lib.format.read_magic(handle)
@@ -165,11 +143,11 @@ def decode_npy(content: bytes, member: str) -> np.ndarray:
         values = np.frombuffer(content, dtype, count=math.prod(shape), offset=handle.tell())
         return values.reshape(shape, order="F" if fortran_order else "C")
     except _NPY_ERRORS as error:
-        raise RejectError("unreadable_array", f"the {member} is no plain .npy array: {error}") from None
+        raise RejectError("unreadable_array", f"the {member} is not a plain .npy array: {error}") from None
 
 
 def _plane(array: np.ndarray, member: str) -> np.ndarray:
-    """(H, W) of an array of shape (H, W) or (H, W, 1)."""
+    """Returns (H, W) of an array of shape (H, W) or (H, W, 1)."""
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
     if array.ndim != 2 or array.size == 0:

@@ -26,7 +26,7 @@ def eight_images(tmp_path) -> list[Planes]:
     synthesize(out=tmp_path / "tree", scans=4, samples_per_scan=2, height=64, width=64, seed=0)
     images = []
     for triplet in find_triplets(str(tmp_path / "tree"), ("train", "val")):
-        members = {name: Path(path).read_bytes() for name, path in triplet.paths.items()}
+        members = {name: Path(path).read_bytes() for name, path in triplet.members.items()}
         frame = decode_triplet(members)
         images.append(make_planes(**vars(frame), height=64, width=64, edge_relative_jump=0.1, edge_radius_px=1))
     return images

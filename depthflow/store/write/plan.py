@@ -1,6 +1,6 @@
-"""Which sample goes into which shard: pure functions of ids, configuration and seed, decided before any work starts.
+"""Plans which sample goes into which shard: pure functions of ids, configuration and seed.
 
-Each shard is then made and committed by one task, on any node, in any order, and again if the task is lost.
+Each shard is then made and committed by one task, on any node and in any order, and again if the task is lost.
 """
 
 from collections import defaultdict
@@ -30,8 +30,6 @@ class PlannedSample:
         source: Location of the source.
         camera: The camera that the source states, if any.
         reject_reason, reject_message: Why it is rejected without being read, or empty.
-        staged: Path of the piece that holds the finished sample, and its position there; None if it is made from its
-            files.
     """
 
     triplet: Triplet
@@ -39,7 +37,6 @@ class PlannedSample:
     camera: Camera | None = None
     reject_reason: str = ""
     reject_message: str = ""
-    staged: tuple[str, int] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +57,7 @@ class ShardPlan:
     def digest(self) -> str:
         """xxh3-128 of what the shard will hold, independent of where the source lies."""
         inputs = [
-            (p.triplet.sample_id, p.triplet.split, sorted(p.triplet.paths), p.reject_reason) for p in self.samples
+            (p.triplet.sample_id, p.triplet.split, sorted(p.triplet.members), p.reject_reason) for p in self.samples
         ]
         return xxhash.xxh3_128_hexdigest(repr((self.path, inputs, self.settings)).encode())
 
@@ -90,8 +87,8 @@ def plan_samples(sources: Iterable[Source]) -> list[PlannedSample]:
 
 
 def _reject_unread(triplet: Triplet, first_seen: Mapping[str, str]) -> tuple[str, str]:
-    """(reason, message), both empty if the triplet can be read."""
-    missing = sorted({"rgb", "depth", "mask"} - triplet.paths.keys())
+    """Returns the reason and the message of a reject, both empty if the triplet can be read."""
+    missing = sorted({"rgb", "depth", "mask"} - triplet.members.keys())
     if triplet.problem:
         return triplet.reason, triplet.problem
     if missing:
@@ -198,5 +195,5 @@ def shard_count(samples: int, *, sample_bytes: int, shard_bytes: int) -> int:
 
 
 def _generator(key: str) -> np.random.Generator:
-    """A random generator that depends only on the key."""
+    """Returns a random generator that depends only on the key."""
     return np.random.default_rng(xxhash.xxh3_64_intdigest(key.encode()))

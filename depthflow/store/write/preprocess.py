@@ -1,10 +1,10 @@
-"""Raw triplets to a sample store: list the sources, plan the shards, make them on every node, finish the store."""
+"""Turns raw triplets into a sample store: lists the sources, plans the shards, makes them, finishes the store."""
 
+import dataclasses
 import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from depthflow.datasets.archive import archive_bytes, archive_identity, is_archive
@@ -21,15 +21,16 @@ from depthflow.store.write.finish import finish_store
 from depthflow.store.write.plan import ShardPlan, deal_to_shards, plan_samples, resplit
 from depthflow.store.write.sample import SampleLayout
 from depthflow.store.write.shard import ShardRecord, committed_plan_digest, make_shard
-from depthflow.store.write.sources import STAGING, Source, account_for, list_archive, list_tree, listed_archive
-from depthflow.store.write.staging import (
-    Segment,
-    needed_segments,
-    plan_archives,
-    sample_maker,
-    stage_segment,
-    with_pieces,
+from depthflow.store.write.sources import (
+    STAGING,
+    ArchiveSource,
+    Source,
+    account_for,
+    list_archive,
+    list_tree,
+    read_archive_source,
 )
+from depthflow.store.write.staging import Segment, plan_staging, sample_maker, stage_segment
 from depthflow.store.write.tasks import Limits, Outcome, Reporter, check_rejects, run_tasks
 
 Progress = Callable[[int, int], None]
@@ -51,14 +52,15 @@ def preprocess(config: PreprocessConfig, progress: Callable[[str], Progress]) ->
     """
     files, locations, splits = open_files(config.out), [*map(absolute, config.source)], source_splits(config)
     identities = {location: archive_identity(location) for location in locations if is_archive(location)}
-    listed = {location: list_tree(location, splits) for location in locations if location not in identities}
+    listed: dict[str, Source] = {path: list_tree(path, splits) for path in locations if path not in identities}
     limits = Limits(sample_timeout_s=config.sample_timeout_s, max_rejects=config.max_rejects)
     with files.writer_lock():
         files.remove_temporaries()
         _require_same_settings(files, content_config(config))
         if listed or not _holds_archives(files, identities):
             _list_archives(identities, files, limits, progress("archives listed, in MiB"))
-            listed |= {archive: listed_archive(archive, name, splits, files) for archive, name in identities.items()}
+            for location, identity in identities.items():
+                listed[location] = read_archive_source(location, identity, splits, files)
             _write_store(config, [listed[location] for location in locations], files, limits, progress)
         files.remove(STAGING)
         files.remove_temporaries()
@@ -69,7 +71,7 @@ def content_config(config: PreprocessConfig) -> dict[str, Any]:
     """Returns the part of the configuration that the store's content depends on."""
     unused = {"val_fraction"} if config.resplit is None else set()
     ignored = {"source", "out", "num_cpus", "require_complete", "max_rejects", "sample_timeout_s", "report"}
-    settings = {name: value for name, value in asdict(config).items() if name not in ignored | unused}
+    settings = {name: value for name, value in dataclasses.asdict(config).items() if name not in ignored | unused}
     return settings | {"splits": sorted(config.splits)}
 
 
@@ -80,12 +82,7 @@ def source_splits(config: PreprocessConfig) -> tuple[str, ...]:
 
 def sample_layout(config: PreprocessConfig) -> SampleLayout:
     """Returns the part of the configuration that a sample's planes depend on."""
-    return SampleLayout(
-        height=config.height,
-        width=config.width,
-        edge_relative_jump=config.edge_relative_jump,
-        edge_radius_px=config.edge_radius_px,
-    )
+    return SampleLayout(**{field.name: getattr(config, field.name) for field in dataclasses.fields(SampleLayout)})
 
 
 def plan_shards(config: PreprocessConfig, sources: Sequence[Source]) -> list[ShardPlan]:
@@ -184,9 +181,8 @@ def _write_store(
     example = f"{unread[0].triplet.sample_id} ({unread[0].reject_message})" if unread else ""
     check_rejects(len(unread), max_rejects=limits.max_rejects, example=example)
     layout = sample_layout(config)
-    segments = plan_archives(plans, sources)
-    plans = with_pieces(plans, segments)
-    _stage(needed_segments(segments, plans, files), layout, files, limits, progress("samples staged"))
+    plans, segments = plan_staging(plans, sources, files)
+    _stage(segments, layout, files, limits, progress("samples staged"))
     records = _make_shards(plans, layout, files, limits, progress("inputs"))
     finish_store(
         files,
@@ -195,7 +191,7 @@ def _write_store(
         settings=content_config(config),
         origin={
             "sources": [source.location for source in sources],
-            "archives": sorted(source.identity for source in sources if source.identity),
+            "archives": sorted(source.identity for source in sources if isinstance(source, ArchiveSource)),
         },
     )
 

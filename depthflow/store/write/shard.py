@@ -1,8 +1,9 @@
 """Makes a shard from its plan and commits it: the whole job of one task. Independent of Ray."""
 
+import itertools
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import IO, Any
@@ -20,13 +21,13 @@ from depthflow.store.write.sample import Sample, SampleLayout, to_table
 
 MAX_ROWS_PER_GROUP = 16
 MAX_GROUP_BYTES = 16 * 2**20
-"""A reader fetches a row group at a time: 16 samples at 256 x 256, 2 at 768 x 1024."""
+"""Readers fetch one row group at a time: 16 samples at 256 x 256, 2 at 768 x 1024."""
 
 PLANE_COMPRESSION = {"rgb": "none", "log_depth": "none"}
-"""Photographs and laser depths are too noisy for lz4 to save more than 6%; uncompressed, they are read in place."""
+"""Images and laser depths are too noisy for lz4 to save more than 6%; uncompressed, they are read in place."""
 
-Make = Callable[[PlannedSample], tuple[Sample, float]]
-"""Returns a finished sample and how many seconds it took to make, or raises RejectError."""
+Make = Callable[[PlannedSample], Sample]
+"""Returns a finished sample, or raises RejectError."""
 Watch = Callable[[PlannedSample], AbstractContextManager[None]]
 """Entered while a sample is being made, to show which one takes too long or is rejected."""
 
@@ -86,7 +87,8 @@ class _ShardWriter:
             write_statistics=False,
             write_page_checksum=True,
         ) as writer:
-            for group in _groups(self._make_samples(plan, make, watch), group_size):
+            samples = self._make_samples(plan, make, watch)
+            while group := list(itertools.islice(samples, group_size)):
                 writer.write_table(to_table(group, self._schema), row_group_size=group_size)
             writer.add_key_value_metadata({"depthflow.rejects": json.dumps(self._rejects)})
         return ShardRecord(
@@ -100,15 +102,16 @@ class _ShardWriter:
     def _make_samples(self, plan: ShardPlan, make: Make, watch: Watch) -> Iterator[Sample]:
         """Yields the plan's samples and collects its rejects."""
         for planned in plan.samples:
+            started = time.perf_counter()
             try:
                 with watch(planned):
                     if planned.reject_reason:
                         raise RejectError(planned.reject_reason, planned.reject_message)
-                    sample, seconds = make(planned)
+                    sample = make(planned)
             except RejectError as error:
                 self._rejects.append(reject_row(planned, error))
                 continue
-            self._rows.append({**sample.row, SECONDS_FIELD.name: seconds})
+            self._rows.append({SECONDS_FIELD.name: time.perf_counter() - started, **sample.row})
             yield sample
 
 
@@ -134,17 +137,6 @@ class _HashedFile:
 
     def close(self) -> None:
         self.closed = True
-
-
-def timed(make: Callable[[PlannedSample], Sample]) -> Make:
-    """Adds the seconds that `make` took to what it returns."""
-
-    def make_and_time(planned: PlannedSample) -> tuple[Sample, float]:
-        started = time.perf_counter()
-        sample = make(planned)
-        return sample, time.perf_counter() - started
-
-    return make_and_time
 
 
 def reject_row(planned: PlannedSample, error: RejectError) -> dict[str, str]:
@@ -189,14 +181,3 @@ def committed_plan_digest(files: StoreFiles, path: str) -> str:
             f"The shard {path} of {files.root} is damaged: {error}. Delete it, and {files.root}/manifest.json, and run "
             "the same command again."
         ) from None
-
-
-def _groups(samples: Iterable[Sample], size: int) -> Iterator[list[Sample]]:
-    group: list[Sample] = []
-    for sample in samples:
-        group.append(sample)
-        if len(group) == size:
-            yield group
-            group = []
-    if group:
-        yield group

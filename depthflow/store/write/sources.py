@@ -1,4 +1,4 @@
-"""What the sources hold: their triplets and cameras, and how that compares with DIODE's catalogue.
+"""Lists what the sources hold, their triplets and cameras, and compares it with DIODE's catalogue.
 
 A tree is listed directly. An archive is listed once by a pass over all of it, whose result is kept beside the store:
 
@@ -9,7 +9,7 @@ Either becomes a `Source`.
 """
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,13 +35,22 @@ class Source:
         location: Path or URI of a tree or an archive.
         triplets: Everything it holds, incomplete triplets included.
         camera: The camera it states, if any.
-        identity: Identifies the state of an archive; empty for a tree.
     """
 
     location: str
     triplets: Sequence[Triplet]
     camera: Camera | None = None
-    identity: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArchiveSource(Source):
+    """A listed archive.
+
+    Attributes:
+        identity: Identifies its state; see `archive_identity`.
+    """
+
+    identity: str
 
 
 def list_tree(location: str, splits: tuple[str, ...]) -> Source:
@@ -74,12 +83,12 @@ def read_contents(identity: str, files: StoreFiles) -> Contents:
     return Contents(members, (table.schema.metadata or {}).get(b"camera"))
 
 
-def listed_archive(archive: str, identity: str, splits: tuple[str, ...], files: StoreFiles) -> Source:
-    """An archive as a source, once `list_archive` has listed it."""
+def read_archive_source(archive: str, identity: str, splits: tuple[str, ...], files: StoreFiles) -> ArchiveSource:
+    """Returns an archive that `list_archive` has listed as a source."""
     contents = read_contents(identity, files)
     camera = parse_camera(contents.camera, where=f"{CAMERA_FILE} of {archive}") if contents.camera is not None else None
     triplets = archive_triplets(archive, contents.members, splits)
-    return Source(location=archive, triplets=triplets, camera=camera, identity=identity)
+    return ArchiveSource(location=archive, triplets=triplets, camera=camera, identity=identity)
 
 
 def account_for(sources: Sequence[Source], splits: tuple[str, ...]) -> Accounting:
@@ -88,7 +97,7 @@ def account_for(sources: Sequence[Source], splits: tuple[str, ...]) -> Accountin
         (t.split, t.scene_type, t.scene, t.scan, t.sample_id)
         for source in sources
         for t in source.triplets
-        if not t.problem and t.paths.keys() == MEMBER_SUFFIXES.keys()
+        if not t.problem and t.members.keys() == MEMBER_SUFFIXES.keys()
     )
     return account(found, splits=splits, catalogue=expected_counts())
 
@@ -107,10 +116,6 @@ def read_member(path: str) -> bytes:
             return filesystem.cat_file(key)
     except OSError as error:
         raise SourceError(
-            f"{path} cannot be read any more: {error.strerror or 'it is gone'}. Fix the source, then run again."
+            f"{path} can no longer be read: {error.strerror or 'it is gone'}. Fix the source, then run the same "
+            "command again."
         ) from None
-
-
-def read_members(paths: Mapping[str, str]) -> dict[str, bytes]:
-    """Returns the bytes of a triplet's rgb, depth and mask files."""
-    return {name: read_member(path) for name, path in paths.items()}

@@ -8,20 +8,21 @@ the pass that lists the archive's members, each byte is decompressed twice.
     .staging/ARCHIVE/DIGEST.arrow      a piece
 """
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
 import xxhash
 
-from depthflow.datasets.archive import ArchiveReader, open_archive
+from depthflow.datasets.archive import ReadSpan, open_archive
 from depthflow.datasets.triplet import RejectError
 from depthflow.storage.files import StoreFiles
-from depthflow.store.schema import shard_schema
+from depthflow.store.schema import SECONDS_FIELD, shard_schema
 from depthflow.store.write.plan import PlannedSample, ShardPlan
 from depthflow.store.write.sample import Sample, SampleLayout, from_batch, make_sample, to_table
-from depthflow.store.write.shard import Make, Watch, timed
-from depthflow.store.write.sources import STAGING, Source, read_members
+from depthflow.store.write.shard import Make, Watch
+from depthflow.store.write.sources import STAGING, ArchiveSource, Source, read_member
 
 SEGMENTS_WANTED = 16
 """A small archive is still read in this many segments, so that its samples are made in parallel..."""
@@ -31,6 +32,19 @@ OPEN_TRIPLETS = 256
 """A segment ends where no triplet is half read. If there is no such place, it ends after this many samples."""
 HELD_BYTES = 512 * 2**20
 """Bytes of half-read triplets that a task keeps. Beyond that, it reads them again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StagedSample(PlannedSample):
+    """A sample that is read from a piece.
+
+    Attributes:
+        piece: Path of the piece in the store.
+        position: Number of its batch in the piece.
+    """
+
+    piece: str
+    position: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,17 +76,23 @@ class Segment:
     @property
     def piece(self) -> str:
         """Path of its piece in the store; a digest of the piece's content."""
-        content = [(p.triplet.sample_id, p.triplet.split, sorted(p.triplet.spans.items())) for p in self.samples]
+        content = [(p.triplet.sample_id, p.triplet.split, sorted(p.triplet.members.items())) for p in self.samples]
         digest = xxhash.xxh3_128_hexdigest(repr((content, self.settings)).encode())
         return f"{STAGING}/{self.identity}/{digest}.arrow"
 
 
-def plan_archives(plans: Sequence[ShardPlan], sources: Sequence[Source]) -> list[Segment]:
-    """Cuts the archives among the sources into segments that hold all samples of the plans that lie in archives."""
-    return [
+def plan_staging(
+    plans: Sequence[ShardPlan], sources: Sequence[Source], files: StoreFiles
+) -> tuple[list[ShardPlan], list[Segment]]:
+    """Plans the pieces of all samples that lie in archives.
+
+    Returns:
+        The plans, with these samples taken from pieces, and the segments that uncommitted shards need.
+    """
+    segments = [
         segment
         for source in sources
-        if source.identity
+        if isinstance(source, ArchiveSource)
         for segment in plan_segments(
             [s for plan in plans for s in plan.samples if s.source == source.location and not s.reject_reason],
             archive=source.location,
@@ -80,6 +100,10 @@ def plan_archives(plans: Sequence[ShardPlan], sources: Sequence[Source]) -> list
             settings=plans[0].settings,
         )
     ]
+    plans = with_pieces(plans, segments)
+    unmade = [sample for plan in plans if not files.exists(plan.path) for sample in plan.samples]
+    pieces = {sample.piece for sample in unmade if isinstance(sample, StagedSample)}
+    return plans, [segment for segment in segments if segment.piece in pieces]
 
 
 def plan_segments(samples: Sequence[PlannedSample], *, archive: str, identity: str, settings: str) -> list[Segment]:
@@ -105,23 +129,18 @@ def plan_segments(samples: Sequence[PlannedSample], *, archive: str, identity: s
 
 
 def with_pieces(plans: Sequence[ShardPlan], segments: Sequence[Segment]) -> list[ShardPlan]:
-    """Returns the plans with the place of each sample that one of the segments makes."""
-    places = {
-        _key(sample): (segment.piece, position)
-        for segment in segments
-        for position, sample in enumerate(segment.samples)
-    }
-    return [
-        replace(plan, samples=tuple(replace(sample, staged=places.get(_key(sample))) for sample in plan.samples))
-        for plan in plans
-    ]
+    """Returns the plans with the samples of the segments taken from pieces."""
+    staged: dict[tuple[str, str], PlannedSample] = {}
+    for segment in segments:
+        piece = segment.piece
+        for position, sample in enumerate(segment.samples):
+            key = sample.source, sample.triplet.sample_id
+            staged[key] = StagedSample(**vars(sample), piece=piece, position=position)
 
+    def placed(sample: PlannedSample) -> PlannedSample:
+        return sample if sample.reject_reason else staged.get((sample.source, sample.triplet.sample_id), sample)
 
-def needed_segments(segments: Sequence[Segment], plans: Sequence[ShardPlan], files: StoreFiles) -> list[Segment]:
-    """Returns the segments that hold a sample of a shard that is not committed yet."""
-    unmade = [sample.staged for plan in plans if not files.exists(plan.path) for sample in plan.samples]
-    pieces = {place[0] for place in unmade if place}
-    return [segment for segment in segments if segment.piece in pieces]
+    return [replace(plan, samples=tuple(map(placed, plan.samples))) for plan in plans]
 
 
 def stage_segment(segment: Segment, *, files: StoreFiles, layout: SampleLayout, watch: Watch) -> int:
@@ -139,18 +158,18 @@ def stage_segment(segment: Segment, *, files: StoreFiles, layout: SampleLayout, 
     options = pa.ipc.IpcWriteOptions(compression="lz4")
     with (
         files.open(f"{STAGING}/{segment.identity}/index.gzidx") as index,
-        open_archive(segment.archive, index, begin=segment.begin, end=segment.end) as archive,
+        open_archive(segment.archive, index, begin=segment.begin, end=segment.end) as read,
         files.commit(segment.piece) as handle,
         pa.ipc.new_file(handle, schema, options=options) as writer,
     ):
-        members = sweep(segment, archive)
-        make = timed(lambda planned: make_sample(planned.triplet, next(members), layout, planned.camera))
+        members = sweep(segment, read)
         for planned in segment.samples:
+            started = time.perf_counter()
             try:
                 with watch(planned):
-                    sample, seconds = make(planned)
+                    sample = make_sample(planned.triplet, next(members), layout, planned.camera)
+                note = {"seconds": repr(time.perf_counter() - started)}
                 (batch,) = to_table([sample], schema).to_batches()
-                note = {"seconds": repr(seconds)}
             except RejectError as error:
                 batch = pa.RecordBatch.from_pylist([], schema=schema)
                 note = {"reason": error.reason, "message": error.message}
@@ -159,23 +178,23 @@ def stage_segment(segment: Segment, *, files: StoreFiles, layout: SampleLayout, 
     return rejects
 
 
-def sweep(segment: Segment, archive: ArchiveReader) -> Iterator[Mapping[str, bytes]]:
+def sweep(segment: Segment, read: ReadSpan) -> Iterator[Mapping[str, bytes]]:
     """Yields each sample's members, read in the archive's order; what is read ahead of its turn is kept until then."""
-    spans = iter(sorted(span for sample in segment.samples for span in sample.triplet.spans.values()))
+    spans = iter(sorted(span for sample in segment.samples for span in sample.triplet.members.values()))
     held: dict[tuple[int, int], bytes] = {}
     held_bytes = 0
     for sample in segment.samples:
         end = _end(sample)
         for span in spans:
-            held[span] = archive.read(span)
+            held[span] = read(span)
             held_bytes += span[1]
             if sum(span) >= end:
                 break
             if held_bytes > HELD_BYTES:
                 held.clear()
                 held_bytes = 0
-        own = sample.triplet.spans
-        members = {name: held.pop(span) if span in held else archive.read(span) for name, span in own.items()}
+        own = sample.triplet.members
+        members = {name: held.pop(span) if span in held else read(span) for name, span in own.items()}
         held_bytes = sum(map(len, held.values()))
         yield members
 
@@ -191,36 +210,35 @@ class PieceReader:
         self._files = files
         self._pieces: dict[str, pa.ipc.RecordBatchFileReader] = {}
 
-    def take(self, piece: str, position: int) -> tuple[Sample, float]:
-        """Returns a sample and how many seconds it took to make; raises RejectError if it was rejected."""
+    def take(self, piece: str, position: int) -> Sample:
+        """Returns a sample, whose row states the seconds it took to make; raises RejectError if it was rejected."""
         if piece not in self._pieces:
             self._pieces[piece] = pa.ipc.open_file(self._files.open(piece))
         found = self._pieces[piece].get_batch_with_custom_metadata(position)
         note = {key.decode(): value.decode() for key, value in found.custom_metadata.items()}
         if "reason" in note:
             raise RejectError(note["reason"], note["message"])
-        return from_batch(found.batch), float(note["seconds"])
+        sample = from_batch(found.batch)
+        sample.row[SECONDS_FIELD.name] = float(note["seconds"])
+        return sample
 
 
 def sample_maker(layout: SampleLayout, files: StoreFiles) -> Make:
     """Returns the function that makes planned samples: from their files, or by reading them from their piece."""
     pieces = PieceReader(files)
 
-    def from_files(planned: PlannedSample) -> Sample:
-        return make_sample(planned.triplet, read_members(planned.triplet.paths), layout, planned.camera)
+    def make(planned: PlannedSample) -> Sample:
+        if isinstance(planned, StagedSample):
+            return pieces.take(planned.piece, planned.position)
+        members = {name: read_member(path) for name, path in planned.triplet.members.items()}
+        return make_sample(planned.triplet, members, layout, planned.camera)
 
-    timed_from_files = timed(from_files)
-    return lambda planned: pieces.take(*planned.staged) if planned.staged else timed_from_files(planned)
-
-
-def _key(sample: PlannedSample) -> tuple[str, tuple[tuple[str, tuple[int, int]], ...]]:
-    """Identifies a sample even if its id occurs twice."""
-    return sample.source, tuple(sorted(sample.triplet.spans.items()))
+    return make
 
 
 def _begin(sample: PlannedSample) -> int:
-    return min(offset for offset, _ in sample.triplet.spans.values())
+    return min(offset for offset, _ in sample.triplet.members.values())
 
 
 def _end(sample: PlannedSample) -> int:
-    return max(offset + size for offset, size in sample.triplet.spans.values())
+    return max(offset + size for offset, size in sample.triplet.members.values())

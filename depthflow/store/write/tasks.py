@@ -89,13 +89,13 @@ class Reporter:
         self._done, self._rejects, self._last_reject = 0, 0, ""
 
     def begin(self, name: str, *, done: int | None = None) -> None:
-        """The task begins with a sample; `done` is its progress if it counts something other than samples."""
+        """Starts a sample; `done` is the task's progress if it counts something other than samples."""
         self._name, self._since = name, time.monotonic()
         self._done = self._done if done is None else done
 
     @contextmanager
     def watch(self, planned: PlannedSample) -> Iterator[None]:
-        """The task makes a sample within the block; a RejectError is counted and passes through."""
+        """Reports the sample that is made in the block; a RejectError is counted and raised again."""
         self.begin(planned.triplet.sample_id)
         try:
             yield
@@ -170,17 +170,9 @@ def run_tasks(
     board_actor: Any = ray.remote(num_cpus=0, max_restarts=-1, label_selector=_this_node())(Board)
     board = board_actor.remote()
 
-    def call(row: dict[str, Any]) -> dict[str, Any]:
-        task = row["task"]
-        reporter = Reporter(board.post.remote, task)
-        cv2.setNumThreads(1)  # A task has one CPU.
-        with reporter.reporting():
-            outcome = work(cloudpickle.loads(row["item"]), reporter)
-            return {"task": task, "outcome": cloudpickle.dumps(outcome)}
-
     rows = [{"task": n, "item": cloudpickle.dumps(item)} for n, item in enumerate(items)]
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
-    results = dataset.map(call, label_selector=dict(where.label_selector))
+    results = dataset.map(_row_function(work, board.post.remote), label_selector=dict(where.label_selector))
     finished: dict[int, tuple[int, int]] = {}
 
     def consume() -> None:
@@ -206,14 +198,29 @@ def run_tasks(
         check_board()
 
 
+def _row_function(
+    work: Callable[[Any, Reporter], Outcome], post: Callable[[Report], Any]
+) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """Returns the function that a task applies to its row."""
+
+    def call(row: dict[str, Any]) -> dict[str, Any]:
+        reporter = Reporter(post, row["task"])
+        cv2.setNumThreads(1)  # A task has one CPU.
+        with reporter.reporting():
+            outcome = work(cloudpickle.loads(row["item"]), reporter)
+            return {"task": row["task"], "outcome": cloudpickle.dumps(outcome)}
+
+    return call
+
+
 def _this_node() -> dict[str, str]:
-    """Selects the driver's node: it does not come and go, as autoscaled nodes do, and is not for training alone."""
+    """Selects the driver's node, which stays for the whole run, unlike autoscaled nodes."""
     return {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
 
 
 @contextmanager
 def _in_background(consume: Callable[[], None]) -> Iterator[Future[None]]:
-    """Consumes a dataset in a thread; when the block ends early, so does the dataset's execution."""
+    """Consumes a dataset in a thread. If the block ends early, so does the dataset's execution."""
     with ThreadPoolExecutor(max_workers=1) as pool:
         future = pool.submit(consume)
         try:
@@ -228,7 +235,7 @@ def _in_background(consume: Callable[[], None]) -> Iterator[Future[None]]:
 
 
 def _read(board: Any) -> list[Report]:
-    """The board's reports; none while it is being restarted, because its process was lost."""
+    """Returns the board's reports; none while a board whose process was lost is being restarted."""
     try:
         return ray.get(board.read.remote(), timeout=BOARD_TIMEOUT_S)
     except (GetTimeoutError, RayActorError):

@@ -47,7 +47,7 @@ def tar_of(members, format=tarfile.PAX_FORMAT):
 
 
 def special(name, kind, target=""):
-    """A member that is no plain file."""
+    """A member that is not a plain file."""
     info = tarfile.TarInfo(name)
     info.type, info.linkname = kind, target
     return info, b""
@@ -80,18 +80,18 @@ def listed(archive):
 def read_back(archive, triplet):
     """A triplet's members, each read by itself."""
     members = {}
-    for name, (offset, size) in triplet.spans.items():
+    for name, (offset, size) in triplet.members.items():
         with (
             archive.with_suffix(".gzidx").open("rb") as index,
-            open_archive(str(archive), index, begin=offset, end=offset + size) as reader,
+            open_archive(str(archive), index, begin=offset, end=offset + size) as read,
         ):
-            members[name] = reader.read((offset, size))
+            members[name] = read((offset, size))
     return members
 
 
 def known(triplet):
     """All of a triplet but where its files lie."""
-    return {**vars(triplet), "paths": sorted(triplet.paths), "spans": None}
+    return {**vars(triplet), "members": sorted(triplet.members)}
 
 
 # --- what it holds ---
@@ -132,10 +132,10 @@ def test_the_listing_is_the_trees_whatever_the_order_and_the_folder(archive, lis
     wanted = find_triplets(str(tree), splits)
     assert list(map(known, found)) == list(map(known, wanted))
     for got, there in zip(found, wanted, strict=True):
-        with open(there.paths["rgb" if "rgb" in there.paths else "mask"], "rb") as file:  # noqa: PTH123
+        with open(there.members["rgb" if "rgb" in there.members else "mask"], "rb") as file:  # noqa: PTH123
             first = file.read()
         assert first in read_back(archive, got).values()
-        assert got.paths.keys() == got.spans.keys() == there.paths.keys()
+        assert got.members.keys() == there.members.keys()
 
 
 def test_folders_in_the_archive_are_no_files(listed):
@@ -164,7 +164,7 @@ def test_a_member_that_is_there_twice_begins_another_triplet(archive, listed):
     assert (first.sample_id, second.sample_id) == (STEM, STEM)
     assert sorted(read_back(archive, first).values()) == sorted(members.values())
     assert sorted(read_back(archive, second).values()) == sorted(again.values())
-    assert second.paths.keys() == {"depth", "mask"}
+    assert second.members.keys() == {"depth", "mask"}
 
 
 @pytest.mark.parametrize("format", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
@@ -188,7 +188,7 @@ def test_names_in_other_scripts_and_names_that_are_no_text(archive, listed, form
     )
     by_id = {(t.sample_id, t.reason) for t in found}
     assert by_id == {(STEM, ""), ("photo-\\xff", "bad_name"), (STEM, "bad_name"), ("link", "unsafe_member")}
-    for text in (text for t in found for text in (t.sample_id, t.problem, *t.paths.values())):
+    for text in (text for t in found for text in (t.sample_id, t.problem)):
         text.encode()  # It can be stored.
 
 
@@ -238,9 +238,9 @@ IMAGE = f"train/{FOLDER}/{STEM}.png"
     [
         (special(IMAGE, tarfile.SYMTYPE, "/etc/passwd"), "is a link to /etc/passwd"),
         (special(IMAGE, tarfile.LNKTYPE, f"train/{FOLDER}/{STEM}_depth.npy"), "is a link to train/"),
-        (special(IMAGE, tarfile.FIFOTYPE), "is no plain file"),
-        (special(IMAGE, tarfile.CHRTYPE), "is no plain file"),
-        (special(IMAGE, tarfile.BLKTYPE), "is no plain file"),
+        (special(IMAGE, tarfile.FIFOTYPE), "is not a plain file"),
+        (special(IMAGE, tarfile.CHRTYPE), "is not a plain file"),
+        (special(IMAGE, tarfile.BLKTYPE), "is not a plain file"),
         ((f"/{IMAGE}", b"x"), f"the member's name /{IMAGE} leaves the archive"),
         ((f"../{IMAGE}", b"x"), "leaves the archive"),
         ((f"train/../{IMAGE}", b"x"), "leaves the archive"),
@@ -268,7 +268,7 @@ def test_a_sparse_file_must_not_be_read(archive, tmp_path):
     )
     (triplet,) = archive_triplets(str(archive), contents.members, BOTH)
     assert (triplet.reason, triplet.sample_id) == ("unsafe_member", STEM)
-    assert "no plain file" in triplet.problem
+    assert "not a plain file" in triplet.problem
 
 
 # --- damage: never a shorter listing ---
@@ -419,9 +419,9 @@ def test_other_compressors_archives_are_read_and_their_damage_seen(archive, comp
         span = (member.offset, member.size)
         with (
             archive.with_suffix(".gzidx").open("rb") as index,
-            open_archive(str(archive), index, begin=span[0], end=sum(span)) as reader,
+            open_archive(str(archive), index, begin=span[0], end=sum(span)) as read,
         ):
-            assert reader.read(span) == wanted
+            assert read(span) == wanted
     for place in random.Random(3).sample(range(40, len(content) - 40), 10):
         refused(archive, content[:place])
         damaged = bytearray(content)
@@ -449,10 +449,10 @@ def test_an_archive_that_changed_since_it_was_listed_is_refused(archive, change)
             archive.write_bytes(content[: len(content) // 2] + bytes(1000) + content[len(content) // 2 + 1000 :])
     with (
         archive.with_suffix(".gzidx").open("rb") as index,
-        pytest.raises(SourceError, match=r"diode\.tar\.gz cannot be read any more.*run again"),
-        open_archive(str(archive), index, begin=member.offset, end=member.offset + member.size) as reader,
+        pytest.raises(SourceError, match=r"diode\.tar\.gz can no longer be read.*again"),
+        open_archive(str(archive), index, begin=member.offset, end=member.offset + member.size) as read,
     ):
-        reader.read((member.offset, member.size))
+        read((member.offset, member.size))
 
 
 def phrases(size):

@@ -42,8 +42,8 @@ def test_every_name_of_the_layout_comes_back_as_its_folders_say(wanted):
             a, b = t.sample_id.split("_")[-2:]
             got.add((t.split, t.scene_type, t.scene.removeprefix("scene_"), t.scan.removeprefix("scan_"), a, b))
             folder = Path(root, t.split, t.scene_type, t.scene, t.scan)
-            assert t.paths == {m: str(folder / f"{t.sample_id}{suffix}") for m, suffix in MEMBER_SUFFIXES.items()}
-            assert (t.problem, t.reason, t.spans) == ("", "", {})
+            assert t.members == {m: str(folder / f"{t.sample_id}{suffix}") for m, suffix in MEMBER_SUFFIXES.items()}
+            assert (t.problem, t.reason) == ("", "")
         assert got == wanted
         assert len(found) == len(wanted)
 
@@ -53,15 +53,15 @@ def test_a_known_sample(tmp_path):
     (triplet,) = find_triplets(str(tmp_path), BOTH)
     assert (triplet.sample_id, triplet.split, triplet.scene_type) == (STEM, "val", "indoors")
     assert (triplet.scene, triplet.scan) == ("scene_00022", "scan_00193")
-    assert triplet.paths["mask"].endswith(f"val/{FOLDER}/{STEM}_depth_mask.npy")
-    assert triplet.paths["depth"].endswith(f"val/{FOLDER}/{STEM}_depth.npy")
+    assert triplet.members["mask"].endswith(f"val/{FOLDER}/{STEM}_depth_mask.npy")
+    assert triplet.members["depth"].endswith(f"val/{FOLDER}/{STEM}_depth.npy")
 
 
 @pytest.mark.parametrize("members", [("rgb",), ("depth",), ("mask",), ("rgb", "mask"), ("depth", "mask")])
 def test_a_triplet_with_files_missing_comes_back_with_those_it_has(tmp_path, members):
     put(tmp_path / "train" / FOLDER, STEM, *members)
     (triplet,) = find_triplets(str(tmp_path), BOTH)
-    assert set(triplet.paths) == set(members)
+    assert set(triplet.members) == set(members)
     assert triplet.sample_id == STEM
     assert triplet.problem == ""
 
@@ -82,7 +82,7 @@ def test_a_sample_in_the_wrong_folder_comes_back_with_a_problem(tmp_path, folder
     put(tmp_path / "train" / folder, STEM)
     (triplet,) = find_triplets(str(tmp_path), BOTH)
     assert triplet.sample_id == STEM
-    assert len(triplet.paths) == 3
+    assert len(triplet.members) == 3
     assert folder in triplet.problem
     assert FOLDER in triplet.problem
     assert triplet.reason == "bad_name"
@@ -116,7 +116,7 @@ def test_a_bad_name_comes_back_with_a_problem(tmp_path, stem):
     assert triplet.sample_id == stem
     assert stem in triplet.problem
     assert triplet.reason == "bad_name"
-    assert len(triplet.paths) == 3
+    assert len(triplet.members) == 3
 
 
 def test_one_id_in_two_folders_is_two_triplets(tmp_path):
@@ -181,7 +181,7 @@ def test_a_missing_source_is_refused(tmp_path):
 
 def test_a_file_is_no_source(tmp_path):
     (tmp_path / "train.tar.gz").write_bytes(b"x")
-    with pytest.raises(SourceError, match=r"train\.tar\.gz is no folder\. Pass --source"):
+    with pytest.raises(SourceError, match=r"train\.tar\.gz is not a folder\. Pass --source"):
         find_triplets(str(tmp_path / "train.tar.gz"), BOTH)
 
 
@@ -195,7 +195,7 @@ def test_samples_behind_a_linked_folder_are_not_dropped(tmp_path):
 def test_a_folder_is_no_member(tmp_path):
     put(tmp_path / "train" / FOLDER, STEM)
     (tmp_path / "train" / FOLDER / "00022_00193_indoors_020_000.png").mkdir()
-    assert all(Path(path).is_file() for t in find_triplets(str(tmp_path), BOTH) for path in t.paths.values())
+    assert all(Path(path).is_file() for t in find_triplets(str(tmp_path), BOTH) for path in t.members.values())
 
 
 def test_a_split_folder_as_the_working_directory(tmp_path, monkeypatch):
@@ -221,7 +221,7 @@ def test_a_broken_link_counts_as_a_file_lest_its_sample_vanish(tmp_path):
     put(tmp_path / "train" / FOLDER, STEM, "depth", "mask")
     (tmp_path / "train" / FOLDER / f"{STEM}.png").symlink_to(tmp_path / "gone")
     (triplet,) = find_triplets(str(tmp_path), BOTH)
-    assert set(triplet.paths) == {"rgb", "depth", "mask"}
+    assert set(triplet.members) == {"rgb", "depth", "mask"}
 
 
 def test_names_that_are_no_text_can_be_told_and_their_files_read(tmp_path):
@@ -232,7 +232,7 @@ def test_names_that_are_no_text_can_be_told_and_their_files_read(tmp_path):
     assert [t.reason for t in found] == ["bad_name", "bad_name"]
     for triplet in found:
         triplet.problem.encode()
-        assert all(Path(path).read_bytes() == b"x" for path in triplet.paths.values())
+        assert all(Path(path).read_bytes() == b"x" for path in triplet.members.values())
 
 
 # --- files to triplets, wherever they are ---
@@ -240,7 +240,7 @@ def test_names_that_are_no_text_can_be_told_and_their_files_read(tmp_path):
 STEMS = (STEM, "00022_00193_indoors_020_000", "photo", "00001_00001_outdoor_000_000")
 FOLDERS = (FOLDER, "outdoor/scene_00001/scan_00001", ".")
 source_files = st.builds(
-    lambda folder, stem, end, problem, n: SourceFile(folder, stem + end, f"path {n}", (n, 7), problem),
+    lambda folder, stem, end, problem, n: SourceFile(folder, stem + end, f"path {n}", problem),
     st.sampled_from(FOLDERS),
     st.sampled_from(STEMS),
     st.sampled_from([*MEMBER_SUFFIXES.values(), ".txt", ".npy", "_depth.png.bak"]),
@@ -249,29 +249,28 @@ source_files = st.builds(
 )
 
 
-@given(files=st.lists(source_files, max_size=40, unique_by=lambda file: file.path), data=st.data())
+@given(files=st.lists(source_files, max_size=40, unique_by=lambda file: file.place), data=st.data())
 def test_every_member_is_in_one_triplet_whatever_the_order(files, data):
     found = group_triplets("train", files)
     members = [file for file in files if file.name.endswith(tuple(MEMBER_SUFFIXES.values()))]
-    assert sorted(path for t in found for path in t.paths.values()) == sorted(file.path for file in members)
-    by_path = {file.path: file for file in members}
+    assert sorted(path for t in found for path in t.members.values()) == sorted(file.place for file in members)
+    by_place = {file.place: file for file in members}
     for triplet in found:
-        own = {member: by_path[path] for member, path in triplet.paths.items()}
-        assert triplet.spans == {member: file.span for member, file in own.items()}
+        own = {member: by_place[path] for member, path in triplet.members.items()}
         assert {file.name for file in own.values()} == {triplet.sample_id + MEMBER_SUFFIXES[m] for m in own}
         assert len({file.parent for file in own.values()}) == 1
         assert bool(triplet.problem) == bool(triplet.reason)
         assert (triplet.reason == "unsafe_member") == any(file.problem for file in own.values())
-    keys = sorted((t.sample_id, sorted(t.paths), t.reason == "bad_name") for t in found)
+    keys = sorted((t.sample_id, sorted(t.members), t.reason == "bad_name") for t in found)
     again = group_triplets("train", data.draw(st.permutations(files)))
     if not any(file.problem for file in files):  # Which of two copies a bad one meets depends on their order.
-        assert sorted((t.sample_id, sorted(t.paths), t.reason == "bad_name") for t in again) == keys
+        assert sorted((t.sample_id, sorted(t.members), t.reason == "bad_name") for t in again) == keys
 
 
 def test_a_file_that_is_there_twice_begins_another_triplet():
     files = [SourceFile(FOLDER, STEM + end, f"{i}{end}") for i in range(3) for end in (".png", "_depth.npy")]
     found = group_triplets("val", files)
-    assert [t.paths for t in found] == [{"rgb": f"{i}.png", "depth": f"{i}_depth.npy"} for i in range(3)]
+    assert [t.members for t in found] == [{"rgb": f"{i}.png", "depth": f"{i}_depth.npy"} for i in range(3)]
 
 
 def test_an_unsafe_member_goes_before_a_bad_name():

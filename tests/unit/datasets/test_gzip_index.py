@@ -126,7 +126,7 @@ def test_the_whole_range_takes_the_whole_index(cases):
 
 @pytest.mark.parametrize("content", [b"", b"GZIDX", bytes(100), b"GZIDX\x02" + bytes(100), b"text" * 100])
 def test_what_is_no_index_is_refused(content):
-    with pytest.raises(ValueError, match="no gzip index"):
+    with pytest.raises(ValueError, match="not a gzip index"):
         slice_index(io.BytesIO(content), begin=0, end=1)
 
 
@@ -134,5 +134,5 @@ def test_an_index_that_was_cut_short_is_refused(cases):
     index = cases["repeating"].index
     table_end = HEADER.size + 18 * len(points_of(index))
     for length in (HEADER.size, HEADER.size + 5, HEADER.size + 18, table_end, table_end + 5, len(index) - 1):
-        with pytest.raises(ValueError, match="cut short"):
+        with pytest.raises(ValueError, match="truncated"):
             slice_index(io.BytesIO(index[:length]), begin=0, end=SIZE)

@@ -149,7 +149,7 @@ def test_a_bucket_that_is_missing(s3, tmp_path):
 def test_a_source_that_is_missing(root):
     with pytest.raises(SourceError, match=r"holds no sample of train or val"):
         find_triplets(f"{root}/tree", ("train", "val"))
-    with pytest.raises(SourceError, match=r"a\.png cannot be read any more: it is gone"):
+    with pytest.raises(SourceError, match=r"a\.png can no longer be read: it is gone"):
         read_member(f"{root}/a.png")
     assert read_camera(root) is None
 
@@ -249,8 +249,8 @@ def test_a_tree_is_listed_as_on_a_disk(tree, remote_tree):
         (t.sample_id, t.split, t.scan, t.problem) for t in here
     ]
     for a, b in zip(here, there, strict=True):
-        assert {name: read_member(path) for name, path in b.paths.items()} == {
-            name: Path(path).read_bytes() for name, path in a.paths.items()
+        assert {name: read_member(path) for name, path in b.members.items()} == {
+            name: Path(path).read_bytes() for name, path in a.members.items()
         }
 
 
@@ -331,15 +331,15 @@ def test_a_server_that_goes_away_while_an_archive_is_read(serving, archive, tmp_
         uri, index = f"s3://{BUCKET}/a.tar.gz", tmp_path / "index"
         (member, *_) = scan_archive(uri, str(index), threads=2, progress=lambda name, done: None).members
         span = (member.offset, member.size)
-        with index.open("rb") as handle, open_archive(uri, handle, begin=span[0], end=sum(span)) as reader:
-            assert len(reader.read(span)) == span[1]
+        with index.open("rb") as handle, open_archive(uri, handle, begin=span[0], end=sum(span)) as read:
+            assert len(read(span)) == span[1]
             server.stop()
         with (
             index.open("rb") as handle,
             pytest.raises(SourceError),
-            open_archive(uri, handle, begin=span[0], end=sum(span)) as reader,
+            open_archive(uri, handle, begin=span[0], end=sum(span)) as read,
         ):
-            reader.read(span)
+            read(span)
 
 
 def test_an_archive_is_listed_to_staging_there(root, archive):

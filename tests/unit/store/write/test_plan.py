@@ -20,6 +20,7 @@ from depthflow.store.write.plan import (
     shard_count,
 )
 from depthflow.store.write.sources import Source
+from depthflow.store.write.staging import StagedSample
 
 WHOLE = ("rgb", "depth", "mask")
 
@@ -32,7 +33,7 @@ def triplet(scene=1, scan=1, number=0, *, split="train", scene_type="indoors", m
         scene_type=scene_type,
         scene=f"scene_{scene:05d}",
         scan=f"scan_{scan:05d}",
-        paths={member: f"/data/{sample_id}.{member}" for member in members},
+        members={member: f"/data/{sample_id}.{member}" for member in members},
         problem=problem,
         reason=reason,
     )
@@ -103,7 +104,10 @@ def test_every_shard_is_a_fair_draw_whatever_is_refused_unread(scans, shard_samp
 @given(scans=scans, seed=seeds)
 def test_where_samples_go_does_not_depend_on_where_they_come_from(scans, seed):
     samples = samples_of(scans)
-    elsewhere = [replace(s, source="/elsewhere.tar.gz", staged=("piece", i)) for i, s in enumerate(samples)]
+    elsewhere = [
+        StagedSample(**{**vars(s), "source": "/elsewhere.tar.gz"}, piece="piece", position=i)
+        for i, s in enumerate(samples)
+    ]
     here, there = deal(samples, seed=seed), deal(elsewhere, seed=seed)
     assert [[sample_id_of(s) for s in plan.samples] for plan in here] == [
         [sample_id_of(s) for s in plan.samples] for plan in there
@@ -180,7 +184,7 @@ def test_no_more_shards_than_samples():
 def test_a_digest_is_of_what_the_shard_is_to_hold():
     plan = ShardPlan(path="split=train/part-00000.parquet", samples=(planned(1), planned(2)), settings="{}")
     same = replace(plan, samples=tuple(planned(scene, source="/elsewhere") for scene in (1, 2)))
-    staged = [replace(planned(scene), staged=("a piece", scene)) for scene in (1, 2)]
+    staged = [StagedSample(**vars(planned(scene)), piece="a piece", position=scene) for scene in (1, 2)]
     assert replace(plan, samples=tuple(staged)).digest == plan.digest  # A tree's shard is its archive's.
     others = [
         replace(plan, path="split=train/part-00001.parquet"),

@@ -39,7 +39,7 @@ def triplet(sample_id="00001_00002_outdoor_003_000"):
         scene_type=scene_type,
         scene=f"scene_{scene}",
         scan=f"scan_{scan}",
-        paths={"rgb": "a", "depth": "b", "mask": "c"},
+        members={"rgb": "a", "depth": "b", "mask": "c"},
     )
 
 

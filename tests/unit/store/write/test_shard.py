@@ -220,7 +220,7 @@ def test_a_committed_shard_is_left_untouched(tmp_path, write, source):
 
 def test_a_shard_that_fails_half_way_leaves_nothing(tmp_path, write, source):
     plan = plan_of(source)
-    gone = plan.samples[-1].triplet.paths["depth"]
+    gone = plan.samples[-1].triplet.members["depth"]
     Path(gone).unlink()
     with pytest.raises(SourceError, match=gone):
         make(source, tmp_path / "out", size=(4, 4), plan=plan)

@@ -30,6 +30,7 @@ from depthflow.store.write.staging import (
     OPEN_TRIPLETS,
     SEGMENTS_WANTED,
     PieceReader,
+    StagedSample,
     plan_segments,
     stage_segment,
     sweep,
@@ -54,8 +55,7 @@ def planned_at(spans, number, split="train"):
         scene_type="indoors",
         scene="scene_00001",
         scan="scan_00001",
-        paths=dict.fromkeys(MEMBER_SUFFIXES, stem),
-        spans=dict(zip(MEMBER_SUFFIXES, spans, strict=True)),
+        members=dict(zip(MEMBER_SUFFIXES, spans, strict=True)),
     )
     return PlannedSample(triplet=triplet, source="a.tar.gz")
 
@@ -73,7 +73,7 @@ def segments_of(samples, **changes):
 
 
 def spans_of(sample):
-    return sample.triplet.spans.values()
+    return sample.triplet.members.values()
 
 
 def extent(samples):
@@ -169,24 +169,30 @@ def test_a_pieces_name_says_what_it_holds():
         segments_of(samples[:-1]),
         segments_of([replace(samples[0], triplet=replace(first, split="val")), *samples[1:]]),
         segments_of([replace(samples[0], triplet=replace(first, sample_id="x")), *samples[1:]]),
-        segments_of([replace(samples[0], triplet=replace(first, spans={**first.spans, "rgb": (0, 5)})), *samples[1:]]),
+        segments_of(
+            [replace(samples[0], triplet=replace(first, members={**first.members, "rgb": (0, 5)})), *samples[1:]]
+        ),
     ]
     assert segment.piece.startswith(".staging/identity/")
     assert len({segment.piece, *(other.piece for (other,) in others)}) == 1 + len(others)
+
+
+def place_of(sample):
+    return (sample.piece, sample.position) if isinstance(sample, StagedSample) else None
 
 
 def test_only_the_samples_of_segments_are_given_pieces():
     first, second, third = samples_in_order(in_a_row(3))
     elsewhere = replace(first, source="b.tar.gz")
     refused = replace(second, reject_reason="duplicate")
-    tree = replace(third, source="tree", triplet=replace(third.triplet, spans={}))
+    tree = replace(third, source="tree")
     segments = segments_of([first, third])
     (piece,) = (segment.piece for segment in segments)
     plans = [
         ShardPlan(path="", samples=samples, settings="") for samples in [(first, elsewhere, refused), (third, tree)]
     ]
     got = with_pieces(plans, segments)
-    assert [[s.staged for s in plan.samples] for plan in got] == [[(piece, 0), None, None], [(piece, 1), None]]
+    assert [[place_of(s) for s in plan.samples] for plan in got] == [[(piece, 0), None, None], [(piece, 1), None]]
 
 
 # --- the sweep ---
@@ -215,8 +221,8 @@ def test_a_sweep_gives_each_sample_its_own_members(order, held_bytes):
         patch.setattr(staging, "HELD_BYTES", held_bytes)
         for segment in segments_of(samples):
             tape = Tape()
-            for sample, members in zip(segment.samples, sweep(segment, tape), strict=True):
-                assert members == {name: Tape.content(span) for name, span in sample.triplet.spans.items()}
+            for sample, members in zip(segment.samples, sweep(segment, tape.read), strict=True):
+                assert members == {name: Tape.content(span) for name, span in sample.triplet.members.items()}
                 assert max(tape.read_spans) == max(spans_of(sample))  # It reads no further than it must.
             if held_bytes == 2**29:  # All are kept: each is read once, and forward.
                 assert tape.read_spans == sorted(span for sample in segment.samples for span in spans_of(sample))
@@ -226,7 +232,7 @@ def test_a_sweep_keeps_no_more_than_it_may(monkeypatch):
     monkeypatch.setattr(staging, "HELD_BYTES", 10 * 400)
     (segment,) = segments_of(samples_in_order([*range(100)] * 3))
     tape, most = Tape(), 0
-    generator = sweep(segment, tape)
+    generator = sweep(segment, tape.read)
     for _ in segment.samples:
         next(generator)
         most = max(most, len(generator.gi_frame.f_locals["held"]))
@@ -308,7 +314,8 @@ def test_what_a_piece_holds_is_what_is_made_of_the_files(tree, archive, tmp_path
                 assert str(info.value) == wanted
                 refused += 1
                 continue
-            sample, seconds = pieces.take(segment.piece, position)
+            sample = pieces.take(segment.piece, position)
+            seconds = sample.row.pop("seconds")
             assert sample.row == wanted.row
             for name, plane in vars(wanted.planes).items():
                 got = getattr(sample.planes, name)
@@ -358,7 +365,8 @@ def held_in(files, segment):
     reader, found = PieceReader(files), []
     for position in range(len(segment.samples)):
         try:
-            sample, _ = reader.take(segment.piece, position)
+            sample = reader.take(segment.piece, position)
+            del sample.row["seconds"]
             found.append((sample.row, [plane.tobytes() for plane in vars(sample.planes).values()]))
         except RejectError as error:
             found.append(str(error))
@@ -392,7 +400,7 @@ def test_a_segment_whose_archive_changed_leaves_no_piece(tree, tmp_path):
     segments, _ = segments_in(archive, files)
     content = Path(archive).read_bytes()
     Path(archive).write_bytes(content[: len(content) // 2])
-    with pytest.raises(SourceError, match="cannot be read any more"):
+    with pytest.raises(SourceError, match="can no longer be read"):
         stage(segments, files)
     assert not list((tmp_path / "store").rglob("*.arrow"))
     assert not list((tmp_path / "store").rglob(".tmp-*"))

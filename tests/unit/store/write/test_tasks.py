@@ -14,7 +14,7 @@ from depthflow.store.write.tasks import Board, Report, Reporter, check_rejects, 
 
 
 def planned(sample_id):
-    triplet = Triplet(sample_id=sample_id, split="train", scene_type="", scene="", scan="", paths={})
+    triplet = Triplet(sample_id=sample_id, split="train", scene_type="", scene="", scan="", members={})
     return PlannedSample(triplet=triplet, source="tree")
 
 

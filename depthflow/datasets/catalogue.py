@@ -1,8 +1,8 @@
-"""What DIODE should hold against what was found: pure functions of names, decided before a file is opened.
+"""Compares the samples found with DIODE's catalogue: pure functions of names, before any file is opened.
 
-catalog.csv is the list of samples per scan of DIODE's official devkit (MIT). It gives counts, not ids. For train it is
-complete: 8,574 indoors + 16,884 outdoor. For val it lists 612 samples where the published archive has 771, so val is
-judged per scene type by the archive's counts, and by scan never.
+catalog.csv lists the samples per scan of DIODE's official devkit (MIT): counts, not ids. It is complete for train
+(8,574 indoors and 16,884 outdoor). For val it lists 612 samples, but the published archive has 771. So val is compared
+with the archive's counts per scene type, never per scan.
 """
 
 import csv
@@ -15,16 +15,16 @@ from typing import Any, NamedTuple
 from depthflow.datasets.diode import SCENE_TYPES, SPLITS
 
 VAL_SAMPLES = {"indoors": 325, "outdoor": 446}
-"""Samples of the published val archive."""
+"""Numbers of samples in the published val archive."""
 SCANS_SHOWN = 3
-"""Scans of a scene type that a message names; `Accounting.missing` has them all."""
+"""Number of scans per scene type that a message names; `Accounting.missing` has them all."""
 
 
 class Place(NamedTuple):
-    """A scan; or a whole scene, scene type or split, with what is narrower left empty.
+    """A scan, or a whole scene, scene type or split if the narrower fields are empty.
 
     Attributes:
-        split, scene_type, scene, scan: as in `layout.Triplet`.
+        split, scene_type, scene, scan: See `diode.Triplet`.
     """
 
     split: str
@@ -38,16 +38,16 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Count:
-    """The samples of one place.
+    """Numbers of samples at one place.
 
     Attributes:
-        place: where.
-        listed: samples the catalogue lists there, to be taken as a hint for val.
-        found: distinct ids.
-        doubled: the ids seen more than once.
-        expected: samples there must be; None for a scan or scene of val, of which the catalogue cannot say.
-        missing, extra: how many fewer and more than expected, summed scan by scan where scans are judged, so that
-            one scan's extra never hides another's missing; None where expected is.
+        place: The place.
+        listed: Samples that the catalogue lists there; only a hint for val.
+        found: Number of distinct ids.
+        doubled: Ids seen more than once.
+        expected: Samples that must be there; None for a scan or scene of val, for which the catalogue is incomplete.
+        missing, extra: Samples fewer and more than expected; None if `expected` is. Summed over scans in train, so
+            one scan's extra samples never hide another's missing ones.
     """
 
     place: Place
@@ -59,18 +59,18 @@ class Count:
     extra: int | None = None
 
     def figures(self) -> dict[str, int | None]:
-        """The counts alone, doubled as the number of such ids."""
+        """Returns the numbers by name; `doubled` is the number of such ids."""
         names = ("expected", "found", "missing", "extra")
         return {**{name: getattr(self, name) for name in names}, "doubled": len(self.doubled)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Accounting:
-    """Expected against found for the splits that were asked for.
+    """Expected and found samples of some splits.
 
     Attributes:
-        splits: as asked for.
-        scans: every scan the catalogue lists or that was found, sorted by place.
+        splits: The splits.
+        scans: Every scan that the catalogue lists or that was found, sorted by place.
     """
 
     splits: tuple[str, ...]
@@ -84,48 +84,43 @@ class Accounting:
 
     @property
     def scene_types(self) -> tuple[Count, ...]:
-        """Totals per split and scene type, those with nothing listed and nothing found included."""
+        """Totals per split and scene type, empty ones included."""
         named = {count.place[:2] for count in self.scans}
         places = sorted(named | {(split, scene_type) for split in self.splits for scene_type in SCENE_TYPES})
         return tuple(_count_scene_type(Place(*place), self.scans) for place in places)
 
     @property
-    def by_split(self) -> dict[str, Count]:
-        """Totals per split asked for."""
-        return {split: _sum(Place(split), self.scene_types) for split in self.splits}
-
-    @property
     def missing(self) -> tuple[Count, ...]:
-        """The scans of train and the scene types of val that hold fewer samples than expected."""
+        """Scans of train and scene types of val with fewer samples than expected."""
         return tuple(count for count in self._judged() if count.missing)
 
     @property
     def extra(self) -> tuple[Count, ...]:
-        """The scans of train and the scene types of val that hold more samples than expected."""
+        """Scans of train and scene types of val with more samples than expected."""
         return tuple(count for count in self._judged() if count.extra)
 
     @property
     def doubled(self) -> tuple[str, ...]:
-        """The ids seen more than once in one split."""
+        """Ids seen more than once in one split."""
         return tuple(sample_id for count in self.scans for sample_id in count.doubled)
 
     @property
     def is_complete(self) -> bool:
-        """Whether no sample of the splits asked for is missing; extra and doubled ones are no gap."""
+        """Whether no sample is missing; extra and doubled ones are allowed."""
         return not self.missing
 
     def summary(self) -> dict[str, dict[str, int | None]]:
-        """Each split's expected, found, missing, extra and doubled, as plain numbers."""
-        return {split: count.figures() for split, count in self.by_split.items()}
+        """Returns the numbers of expected, found, missing, extra and doubled samples per split."""
+        return {split: _sum(Place(split), self.scene_types).figures() for split in self.splits}
 
     def rows(self) -> list[dict[str, Any]]:
-        """A plain dict per scan, to be written as a table; doubled is the list of ids."""
+        """Returns one table row per scan; `doubled` is the list of ids."""
         return [
             {**c.place._asdict(), "listed": c.listed, **c.figures(), "doubled": list(c.doubled)} for c in self.scans
         ]
 
     def describe_gap(self) -> str:
-        """A line per split and scene type for an error message, with the first few scans that miss samples."""
+        """Returns one line per split and scene type for an error message, naming the first scans with a gap."""
         lines, missing = [], [count for count in self.missing if count.place.scan]
         for total in self.scene_types:
             line = f"{total.place}: {total.found} of {total.expected} samples, {total.missing} missing"
@@ -137,13 +132,13 @@ class Accounting:
         return "\n".join(lines)
 
     def _judged(self) -> list[Count]:
-        """What is held against an expectation, each sample once."""
+        """Returns the counts that have an expectation; each sample is in one of them."""
         val = [count for count in self.scene_types if count.place.split == "val"]
         return [count for count in self.scans if count.place.split != "val"] + val
 
 
 def expected_counts() -> dict[Place, int]:
-    """The packaged catalogue: samples per scan."""
+    """Returns the packaged catalogue: samples per scan."""
     text = resources.files("depthflow.datasets").joinpath("catalog.csv").read_text(encoding="ascii")
     return {
         Place(row["split"], row["scene_type"], row["scene"], row["scan"]): int(row["samples"])
@@ -154,25 +149,23 @@ def expected_counts() -> dict[Place, int]:
 def account(
     found: Iterable[tuple[str, str, str, str, str]], *, splits: Sequence[str], catalogue: Mapping[Place, int]
 ) -> Accounting:
-    """Holds what was found against the catalogue.
+    """Compares what was found with the catalogue.
 
     Args:
-        found: (split, scene_type, scene, scan, sample_id) of each sample whose name is DIODE's, doubled ones as
-            often as they were found; the split is the source's own, not one that was drawn. What lies in splits not
-            asked for is not counted.
-        splits: the splits asked for.
-        catalogue: samples per scan, see `expected_counts`.
+        found: (split, scene_type, scene, scan, sample_id) of each sample with a DIODE name, repeated ones as often as
+            they were found. The split is the source's own, before any resplit. Other splits are not counted.
+        splits: Splits to count.
+        catalogue: Samples per scan; see `expected_counts`.
 
     Raises:
-        ValueError: if a split is not DIODE's, for it would be complete with nothing in it; or if a sample has no
-            scene type, scene or scan, as a misnamed one.
+        ValueError: if a split is not DIODE's, or if a sample has no scene type, scene or scan.
     """
     if not set(splits) <= set(SPLITS):
         raise ValueError(f"The splits of DIODE are {' and '.join(SPLITS)}. Received: {splits!r}.")
     times_seen: dict[Place, Counter[str]] = defaultdict(Counter)
     for *place, sample_id in found:
         if not all(place):
-            raise ValueError(f"Only samples whose name is DIODE's can be counted. Received: {(*place, sample_id)}.")
+            raise ValueError(f"Only samples with a DIODE name can be counted. Received: {(*place, sample_id)}.")
         times_seen[Place(*place)][sample_id] += 1
     places = sorted(place for place in catalogue.keys() | times_seen.keys() if place.split in splits)
     scans = tuple(_count_scan(place, catalogue.get(place, 0), times_seen.get(place, {})) for place in places)
@@ -197,7 +190,7 @@ def _judge(count: Count, expected: int) -> Count:
 
 
 def _sum(place: Place, counts: Iterable[Count]) -> Count:
-    """The total of the counts that lie in a place; None where one of them is."""
+    """Returns the totals of the counts within a place; a total is None if one of its parts is."""
     depth = sum(map(bool, place))
     inside = [count for count in counts if count.place[:depth] == place[:depth]]
 

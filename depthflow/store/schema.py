@@ -1,6 +1,6 @@
-"""A sample's columns: plain Arrow types, so that any Parquet reader opens a store.
+"""Columns of a sample, in plain Arrow types that any Parquet reader opens.
 
-A plane is one fixed-size binary value a sample; its dtype and shape are in the field's metadata.
+A plane is one fixed-size binary value per sample; the field's metadata holds its dtype and shape.
 """
 
 import json
@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 PLANE_DTYPES = {"rgb": np.uint8, "log_depth": np.float32, "valid_mask": np.bool_, "edge_mask": np.bool_}
-"""Plane to element type; a bool is one byte, 0 or 1."""
+"""Element type of each plane; a bool is one byte, 0 or 1."""
 
 IDENTITY_FIELDS = tuple(pa.field(name, pa.string()) for name in ("sample_id", "split", "scene_type", "scene", "scan"))
 
@@ -30,37 +30,37 @@ FIGURE_FIELDS = (
         )
     ),
 )
-"""Of the source, the camera at the stored size (null where unknown), and depth over the stored valid pixels."""
+"""Source size, camera at the stored size (null if unknown), and statistics over the stored valid pixels."""
 
 CHECKSUM_FIELDS = tuple(pa.field(name, pa.string()) for name in ("rgb_xxh3", "depth_xxh3", "mask_xxh3", "content_xxh3"))
-"""xxh3-128 of the source's three files, and of the sample's planes and camera as decoded."""
+"""xxh3-128 of the three source files, and of the decoded planes and camera."""
 
 ROW_SCHEMA = pa.schema([*IDENTITY_FIELDS, *FIGURE_FIELDS, *CHECKSUM_FIELDS])
-"""A sample without its planes."""
+"""Columns of a sample without its planes."""
 
 SECONDS_FIELD = pa.field("seconds", pa.float32())
-"""How long a sample took to make; null where its shard was found made. No part of a shard, nor of the fingerprint."""
+"""Seconds a sample took to make; null if its shard already existed. Not part of shards or of the fingerprint."""
 
 INDEX_SCHEMA = pa.schema([*ROW_SCHEMA, SECONDS_FIELD, pa.field("shard", pa.string()), pa.field("row", pa.int64())])
-"""index.parquet: where each sample is, and everything known of it but its planes."""
+"""index.parquet: where each sample is, and all its columns except the planes."""
 
 REJECT_SCHEMA = pa.schema(
     [pa.field(name, pa.string()) for name in ("sample_id", "split", "source", "reason", "message")]
 )
-"""rejects.parquet: a row a refused input."""
+"""rejects.parquet: one row per rejected input."""
 
 
 def plane_shape(name: str, *, height: int, width: int) -> tuple[int, ...]:
-    """A plane's shape, without the batch axis."""
+    """Returns the shape of a plane, without the batch axis."""
     return (height, width, 3) if name == "rgb" else (height, width)
 
 
 def shard_schema(*, height: int, width: int, metadata: Mapping[str, str]) -> pa.Schema:
-    """The schema of a shard: `ROW_SCHEMA` and the planes.
+    """Returns the schema of a shard: `ROW_SCHEMA` and the planes.
 
     Args:
-        height, width: the stored size in pixels.
-        metadata: the shard's own key-value pairs.
+        height, width: Stored size in pixels.
+        metadata: Key-value pairs of the shard.
     """
     planes = []
     for name, dtype in PLANE_DTYPES.items():
@@ -72,17 +72,17 @@ def shard_schema(*, height: int, width: int, metadata: Mapping[str, str]) -> pa.
 
 
 def plane_batch(column: pa.Array | pa.ChunkedArray, field: pa.Field) -> np.ndarray:
-    """A plane's column as one array, a view of the column's buffer where it is one chunk.
+    """Returns a plane's column as one array; a view of the column's buffer if it has one chunk.
 
     Args:
         column: n fixed-size binary values.
-        field: the column's field, which states dtype and shape.
+        field: Field of the column, which states dtype and shape.
 
     Returns:
         (n, *shape) of the stated dtype, read-only.
     """
     if isinstance(column, pa.ChunkedArray):
-        # combine_chunks would copy a single chunk, too.
+        # combine_chunks would also copy a single chunk.
         array = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
     else:
         array = column

@@ -1,4 +1,4 @@
-"""A store as a whole: its manifest, its fingerprint and its index. A folder without a manifest is not a store."""
+"""Opens a finished store: its manifest, fingerprint and index. A folder without a manifest is not a store."""
 
 import json
 from collections.abc import Mapping
@@ -26,8 +26,8 @@ class SampleStore:
     """A finished store, opened for reading.
 
     Args:
-        files: the store's files.
-        manifest: the content of manifest.json.
+        files: Files of the store.
+        manifest: Content of manifest.json.
     """
 
     files: StoreFiles
@@ -50,7 +50,7 @@ class SampleStore:
 
     @cached_property
     def index(self) -> pa.Table:
-        """`INDEX_SCHEMA`: every sample without its planes."""
+        """All samples without their planes, as `INDEX_SCHEMA`."""
         try:
             return pq.read_table(pa.BufferReader(self.files.read(INDEX)))
         except (OSError, pa.ArrowException) as error:
@@ -60,7 +60,7 @@ class SampleStore:
             ) from None
 
     def split_index(self, split: str) -> pa.Table:
-        """The index rows of one split, by shard and row.
+        """Returns the index rows of one split, by shard and row.
 
         Raises:
             StoreError: if the store has no sample of the split.
@@ -70,7 +70,7 @@ class SampleStore:
             held = sorted(set(self.index["split"].to_pylist()))
             raise StoreError(
                 f"The store {self.files.root} has no {split} split; it holds {' and '.join(held)}. Write one with "
-                f"preprocess.py --splits train val, or make both splits of one with --resplit {held[0]}."
+                f"preprocess.py --splits train val, or derive both splits from one with --resplit {held[0]}."
             )
         return rows
 
@@ -82,11 +82,12 @@ class SampleStore:
         scene: str | None = None,
         scan: str | None = None,
     ) -> pa.Table:
-        """The index rows that have each of the values given, by shard and row; there may be none.
+        """Returns the index rows that match all values given, by shard and row; possibly none.
 
         Args:
-            scene: as in scene_00022.
-            scan: as in scan_00193; of its scene alone, in some data sets.
+            split, scene_type: Their names.
+            scene: Such as scene_00022.
+            scan: Such as scan_00193. In some data sets it is only unique within its scene.
         """
         wanted = {"split": split, "scene_type": scene_type, "scene": scene, "scan": scan}
         rows = self.index
@@ -96,7 +97,7 @@ class SampleStore:
         return rows.sort_by([("shard", "ascending"), ("row", "ascending")])
 
     def mean_log_depth(self, split: str) -> float:
-        """Mean natural log of metres over all valid pixels of a split: the mean-depth baseline's constant."""
+        """Returns the mean natural log of metres over all valid pixels of a split, which the mean baseline predicts."""
         rows = self.split_index(split)
         weights = rows["valid_fraction"].to_numpy()
         return float((rows["log_depth_mean"].to_numpy() * weights).sum() / weights.sum())
@@ -131,12 +132,12 @@ def open_store(root: str) -> SampleStore:
 
 
 def fingerprint(config: Mapping[str, Any], index: pa.Table, rejects: pa.Table) -> str:
-    """xxh3-128 of the configuration and of the decoded content, not of versions, paths or file bytes.
+    """Returns the xxh3-128 of configuration and decoded content, independent of versions, paths and file bytes.
 
     Args:
-        config: what a store's content depends on.
-        index: at least split, sample_id, content_xxh3.
-        rejects: at least split, sample_id, reason.
+        config: The part of the configuration that the content depends on.
+        index: Has at least split, sample_id and content_xxh3.
+        rejects: Has at least split, sample_id and reason.
     """
     content = {
         "config": dict(config),

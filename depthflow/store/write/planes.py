@@ -1,4 +1,4 @@
-"""From a frame at the source's resolution to the planes that a sample stores. Pure functions on arrays.
+"""Converts a frame at the source's resolution to the planes that a sample stores. Pure functions on arrays.
 
 The image is area-averaged; depth and masks are point-sampled, so no stored depth is a blend of a near and a far
 surface, or of a valid and an invalid pixel.
@@ -38,14 +38,14 @@ def make_planes(
     edge_relative_jump: float,
     edge_radius_px: int,
 ) -> Planes:
-    """Masked log-depth preprocessing of one frame.
+    """Resizes one frame, takes the log of its valid depths and marks depth edges.
 
     Args:
         rgb: (h, w, 3) uint8.
         depth_m: (h, w) float32, metres, finite and > 0 where valid; anything elsewhere.
         valid_mask: (h, w) bool.
-        height, width: the stored size in pixels.
-        edge_relative_jump, edge_radius_px: see `depth_edges`.
+        height, width: Stored size in pixels.
+        edge_relative_jump, edge_radius_px: See `depth_edges`.
     """
     edges = depth_edges(
         depth_m=depth_m, valid_mask=valid_mask, relative_jump=edge_relative_jump, radius_px=edge_radius_px
@@ -62,7 +62,7 @@ def make_planes(
 
 
 def resize_rgb(rgb: np.ndarray, *, height: int, width: int) -> np.ndarray:
-    """(height, width, 3) uint8 of an (h, w, 3) uint8 image: averaged over areas when it shrinks, else bilinear."""
+    """Resizes an (h, w, 3) uint8 image: area-averaged if it shrinks, otherwise bilinear."""
     if rgb.shape[:2] == (height, width):
         return rgb
     shrinks = height <= rgb.shape[0] and width <= rgb.shape[1]
@@ -70,7 +70,7 @@ def resize_rgb(rgb: np.ndarray, *, height: int, width: int) -> np.ndarray:
 
 
 def point_sample_index(shape: tuple[int, ...], *, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Open mesh of the source pixels that contain the centres of a (height, width) grid's pixels.
+    """Returns an open mesh of the source pixels that contain the pixel centres of a (height, width) grid.
 
     Args:
         shape: (h, w) of the source.
@@ -84,10 +84,10 @@ def point_sample_index(shape: tuple[int, ...], *, height: int, width: int) -> tu
 
 
 def depth_edges(*, depth_m: np.ndarray, valid_mask: np.ndarray, relative_jump: float, radius_px: int) -> np.ndarray:
-    """Pixels beside a depth jump: where a laser's returns mix two surfaces.
+    """Marks pixels beside a depth jump, where a laser's returns mix two surfaces.
 
-    A jump lies between two valid pixels, neighbours sideways, up or down or diagonally, whose depths differ by more
-    than `relative_jump` of the nearer one. Marked is every pixel within `radius_px` (in a square) of either side.
+    A jump lies between two valid pixels, direct or diagonal neighbours, whose depths differ by more than
+    `relative_jump` of the nearer one. Every pixel within `radius_px` (in a square) of either side is marked.
 
     Args:
         depth_m: (H, W) float32, metres; anything where invalid.
@@ -105,7 +105,7 @@ def depth_edges(*, depth_m: np.ndarray, valid_mask: np.ndarray, relative_jump: f
     cv2.copyTo(depth_m, valid, depth_or_far)
     farthest = cv2.dilate(depth_or_0, kernel)
     nearest = cv2.erode(depth_or_far, kernel)
-    # In place, since a fresh array of this size costs as much as the arithmetic.
+    # In place, since a new array of this size costs as much as the arithmetic.
     far_beside = cv2.compare(farthest, np.multiply(depth_or_0, ratio, out=depth_or_far), cv2.CMP_GT)
     near_beside = cv2.compare(np.multiply(nearest, ratio, out=nearest), depth_or_0, cv2.CMP_LT)
     jump = cv2.bitwise_and(cv2.bitwise_or(far_beside, near_beside, dst=far_beside), valid)
@@ -116,7 +116,7 @@ def depth_edges(*, depth_m: np.ndarray, valid_mask: np.ndarray, relative_jump: f
 
 
 def depth_figures(planes: Planes) -> dict[str, float]:
-    """A sample's figures, over its stored valid pixels.
+    """Computes a sample's depth statistics over its stored valid pixels.
 
     Returns:
         depth_min_m, depth_median_m, depth_max_m in metres; log_depth_mean in natural log of metres; valid_fraction

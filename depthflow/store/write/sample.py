@@ -1,4 +1,4 @@
-"""One sample: from a triplet's bytes to the row that a shard stores, and back. Pure functions."""
+"""Converts a triplet's bytes to the row that a shard stores, and back. Pure functions."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from depthflow.store.write.planes import Planes, depth_figures, make_planes
 
 @dataclass(frozen=True, kw_only=True)
 class SampleLayout:
-    """What makes a sample's content: the part of the configuration that its planes depend on."""
+    """The part of the configuration that a sample's planes depend on; see `PreprocessConfig`."""
 
     height: int
     width: int
@@ -30,8 +30,8 @@ class Sample:
     """A sample in memory.
 
     Attributes:
-        row: a value for each field of `ROW_SCHEMA`.
-        planes: its arrays at the stored size.
+        row: A value for each field of `ROW_SCHEMA`, and the seconds it took to make if they are known.
+        planes: Its arrays at the stored size.
     """
 
     row: dict[str, Any]
@@ -44,11 +44,11 @@ def make_sample(
     """Decodes, checks and resizes one triplet.
 
     Args:
-        members: rgb, depth, mask to the file's bytes.
-        stated_camera: what the source says of its camera.
+        members: Content of the files rgb, depth and mask.
+        stated_camera: The camera that the source states, if any.
 
     Raises:
-        RejectError: if it can be no sample.
+        RejectError: if the input cannot become a sample.
     """
     frame = decode_triplet(members)
     planes = make_planes(
@@ -86,10 +86,10 @@ def _content_checksum(planes: Planes, camera: Camera | None) -> str:
 
 
 def to_table(samples: Sequence[Sample], schema: pa.Schema) -> pa.Table:
-    """Samples as rows of a shard; each plane is copied once.
+    """Returns samples as rows of a shard; each plane is copied once.
 
     Args:
-        schema: of `shard_schema`.
+        schema: A `shard_schema`.
     """
     rows = pa.Table.from_pylist([sample.row for sample in samples], schema=ROW_SCHEMA)
     planes = {
@@ -105,7 +105,7 @@ def _plane_column(planes: Sequence[np.ndarray], kind: pa.DataType) -> pa.Array:
 
 
 def from_batch(batch: pa.RecordBatch) -> Sample:
-    """The sample of a batch of one row; its planes are views of the batch."""
+    """Returns the sample of a batch of one row; its planes are views of the batch."""
     fields = batch.schema
     planes = {name: plane_batch(batch.column(name), fields.field(name))[0] for name in PLANE_DTYPES}
     return Sample(row=batch.select(ROW_SCHEMA.names).to_pylist()[0], planes=Planes(**planes))

@@ -137,7 +137,7 @@ def test_missing_weights_file(run, store):
     refused(done, "no weights file", "absent.weights.h5", "--encoder-weights")
 
 
-def test_a_folder_that_is_no_model(run, store):
+def test_a_folder_that_is_not_a_model(run, store):
     photograph = next(store.parent.glob("tree/val/**/*.png"))
     done = run("predict", "--model", store, "--images", photograph, "--out", "out", cwd=store.parent)
     refused(done, "is not a depthflow model", "MLmodel")
@@ -146,7 +146,7 @@ def test_a_folder_that_is_no_model(run, store):
 @pytest.mark.parametrize(
     "flags", [("--out", "tree"), ("--source", "tree", "--out", "tree"), ("--source", "tree", "--out", ".")]
 )
-def test_the_demo_replaces_no_folder_of_yours(run, store, flags):
+def test_the_demo_replaces_no_existing_folder(run, store, flags):
     images = sorted(store.parent.glob("tree/**/*.png"))
     done = run("demo", *flags, cwd=store.parent)
     assert done.code == 1

@@ -96,7 +96,7 @@ def test_every_damage_is_a_reject_with_its_reason(run, tree, tmp_path):
     assert done.result["samples"] == 40 - len(DAMAGES)
 
 
-def test_a_second_run_touches_nothing(run, whole, tree, store):
+def test_a_second_run_changes_nothing(run, whole, tree, store):
     before = {path: path.stat().st_mtime_ns for path in store.rglob("*") if path.is_file()}
     second = preprocess(run, tree, store)
     after = {path: path.stat().st_mtime_ns for path in store.rglob("*") if path.is_file()}
@@ -105,7 +105,7 @@ def test_a_second_run_touches_nothing(run, whole, tree, store):
     assert second.result["fingerprint"] == whole[1].result["fingerprint"]
 
 
-def test_an_unfinished_store_is_refused_then_resumed(run, whole, tree, store, tmp_path):
+def test_an_unfinished_store_fails_to_open_then_resumes(run, whole, tree, store, tmp_path):
     shards = sorted(store.rglob("part-*.parquet"))
     kept = {path: path.stat().st_mtime_ns for path in shards[1:]}
     (store / "manifest.json").unlink()
@@ -121,7 +121,7 @@ def test_an_unfinished_store_is_refused_then_resumed(run, whole, tree, store, tm
 
 
 @pytest.mark.parametrize("flags", [("--edge-radius-px", 5), ("--seed", 7), ("--splits", "val")])
-def test_another_configuration_is_refused(run, tree, store, flags):
+def test_another_configuration_fails(run, tree, store, flags):
     manifest = (store / "manifest.json").read_bytes()
     refused = preprocess(run, tree, store, *flags)
     assert refused.code == 1
@@ -187,7 +187,7 @@ print(json.dumps(out))
     assert 1.0 < out["depth_max_m"] < 9.0
 
 
-def test_what_it_is_at_and_whom_it_refused(run, shared_ray, whole, tmp_path):
+def test_progress_and_rejects_are_shown(run, shared_ray, whole, tmp_path):
     """Its gauges come to Prometheus by the node's agent; with records asked for, its stderr is records alone."""
     tree = shutil.copytree(whole[0] / "tree", tmp_path / "tree")
     image = sorted(tree.rglob("*.png"))[0]

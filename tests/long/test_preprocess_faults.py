@@ -36,7 +36,7 @@ def first_depth(tree):
     return min(tree.rglob("*_depth.npy"))
 
 
-def test_a_stall_ends_the_run_with_the_sample_s_name(run, tree, tmp_path):
+def test_a_stall_ends_the_run_and_names_the_sample(run, tree, tmp_path):
     """A pipe that nobody writes to is opened for ever, as a file of a disk that went away is."""
     depth = first_depth(tree)
     content = depth.read_bytes()
@@ -56,7 +56,7 @@ def test_a_stall_ends_the_run_with_the_sample_s_name(run, tree, tmp_path):
 
 
 @pytest.mark.parametrize(("timeout_s", "error"), [(1.0, StoreError), (300.0, KeyboardInterrupt)])
-def test_no_task_outlives_a_run_that_ended_early(shared_ray, tmp_path, timeout_s, error):
+def test_no_task_outlives_its_run(shared_ray, tmp_path, timeout_s, error):
     """Tasks that never return, first ended by their time limit and then by Ctrl-C."""
 
     def write_for_ever(name, reporter):
@@ -96,7 +96,7 @@ def test_too_many_rejects_end_the_run(run, tree, tmp_path):
     assert (allowed.code, allowed.result["samples"], allowed.result["rejects"]) == (3, 26, 4)
 
 
-def test_a_gap_is_an_error_before_any_work(run, tree, tmp_path):
+def test_a_gap_fails_before_any_work(run, tree, tmp_path):
     done = preprocess(run, tree, tmp_path / "store", "--require-complete")
     assert done.code == 1
     assert "--require-complete" in done.result["error"]
@@ -104,7 +104,7 @@ def test_a_gap_is_an_error_before_any_work(run, tree, tmp_path):
     assert not committed(tmp_path / "store")
 
 
-def test_of_two_runs_into_one_folder_one_refuses(run, tree, tmp_path):
+def test_one_of_two_runs_into_one_folder_fails(run, tree, tmp_path):
     with disk_lock(tmp_path / "store" / LOCK_NAME):
         refused = preprocess(run, tree, tmp_path / "store")
         assert refused.code == 1
@@ -141,7 +141,7 @@ def test_a_full_disk_is_a_clear_error_and_the_rerun_resumes(run, tree, tmp_path)
         assert not list((tmp_path / "disk").rglob(".*"))
 
 
-def test_an_archive_gives_the_store_of_its_tree(run, tree, tmp_path):
+def test_an_archive_makes_the_store_of_its_tree(run, tree, tmp_path):
     with tarfile.open(tmp_path / "train.tar.gz", "w:gz") as tar:
         tar.add(tree / "train", "train")
     first_depth(tree).write_bytes(b"no array")  # Of the tree alone: the two runs have a reject between them.

@@ -126,7 +126,7 @@ def shuffled(names):
 @pytest.mark.parametrize("order", [sorted, images_first, shuffled, lambda names: sorted(names)[::-1]])
 @pytest.mark.parametrize("top", ["", "./", "diode/", "./data/diode-1.0/"])
 @pytest.mark.parametrize("splits", [BOTH, ("val",)])
-def test_the_listing_is_the_trees_whatever_the_order_and_the_folder(archive, listed, tree, order, top, splits):
+def test_an_archive_lists_what_its_tree_does(archive, listed, tree, order, top, splits):
     names = order([str(path.relative_to(tree)) for path in tree.rglob("*") if path.is_file()])
     found = listed([(top + name, (tree / name).read_bytes()) for name in names], splits)
     wanted = find_triplets(str(tree), splits)
@@ -138,7 +138,7 @@ def test_the_listing_is_the_trees_whatever_the_order_and_the_folder(archive, lis
         assert got.members.keys() == there.members.keys()
 
 
-def test_folders_in_the_archive_are_no_files(listed):
+def test_folders_are_not_members(listed):
     folders = [special(name, tarfile.DIRTYPE) for name in ("train", f"train/{FOLDER}", f"train/{FOLDER}/x.png")]
     (found,) = listed([*folders, *triplet_files().items()])
     assert (found.sample_id, found.problem) == (STEM, "")
@@ -147,17 +147,17 @@ def test_folders_in_the_archive_are_no_files(listed):
 @pytest.mark.parametrize(
     "members", [{}, {"README.md": b"x"}, {"test/indoors/x.png": b"x"}, {f"trains/{FOLDER}/{STEM}.png": b""}]
 )
-def test_an_archive_without_train_and_val_is_refused(listed, members):
+def test_an_archive_without_train_and_val_is_rejected(listed, members):
     with pytest.raises(SourceError, match=r"diode\.tar\.gz holds no sample of train or val"):
         listed(members.items())
 
 
-def test_an_archive_without_the_split_asked_for_is_refused(listed):
+def test_an_archive_without_the_split_is_rejected(listed):
     with pytest.raises(SourceError, match="no sample of val"):
         listed(triplet_files("train").items(), ("val",))
 
 
-def test_a_member_that_is_there_twice_begins_another_triplet(archive, listed):
+def test_a_repeated_member_begins_another_triplet(archive, listed):
     members = triplet_files()
     again = {name: content + b" again" for name, content in members.items() if name.endswith(".npy")}
     first, second = listed([*members.items(), *again.items()])
@@ -176,7 +176,7 @@ def test_long_names(archive, listed, format):
 
 
 @pytest.mark.parametrize("format", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
-def test_names_in_other_scripts_and_names_that_are_no_text(archive, listed, format):
+def test_names_in_other_scripts_and_undecodable_names(archive, listed, format):
     found = listed(
         [
             *triplet_files(top="Tiefe-é-深度/").items(),
@@ -192,7 +192,7 @@ def test_names_in_other_scripts_and_names_that_are_no_text(archive, listed, form
         text.encode()  # It can be stored.
 
 
-def test_progress_is_told_every_name_and_how_far_it_is(archive):
+def test_progress_reports_every_name_and_position(archive):
     archive.write_bytes(gzip.compress(tar_of([special("train", tarfile.DIRTYPE), *triplet_files().items()])))
     seen = []
     index = str(archive.with_suffix(".gzidx"))
@@ -219,7 +219,7 @@ def test_progress_is_told_every_name_and_how_far_it_is(archive):
         ({"my-camera.json": b"1", "camera.json.bak": b"1"}, None),
     ],
 )
-def test_the_camera_is_the_one_in_the_fewest_folders(archive, cameras, wanted):
+def test_the_least_nested_camera_counts(archive, cameras, wanted):
     assert scan(archive, gzip.compress(tar_of([*triplet_files().items(), *cameras.items()]))).camera == wanted
 
 
@@ -247,7 +247,7 @@ IMAGE = f"train/{FOLDER}/{STEM}.png"
         (special(f"/{IMAGE}", tarfile.SYMTYPE, "x"), "leaves the archive"),
     ],
 )
-def test_a_member_that_must_not_be_read_comes_back_with_a_problem(listed, entry, message):
+def test_an_unsafe_member_has_a_problem(listed, entry, message):
     others = [(name, content) for name, content in triplet_files().items() if name != IMAGE]
     found = listed([*others, entry, *triplet_files(stem="00022_00193_indoors_020_000").items()])
     (unsafe,) = (t for t in found if t.problem and STEM in t.sample_id)
@@ -256,7 +256,7 @@ def test_a_member_that_must_not_be_read_comes_back_with_a_problem(listed, entry,
     assert [t.reason for t in found if t.sample_id.endswith("020_000")] == [""]
 
 
-def test_a_sparse_file_must_not_be_read(archive, tmp_path):
+def test_a_sparse_file_is_unsafe(archive, tmp_path):
     image = tmp_path / "tree" / IMAGE
     image.parent.mkdir(parents=True)
     with image.open("wb") as file:
@@ -291,31 +291,31 @@ def whole():
 
 
 @pytest.mark.parametrize("content", [b"", b"\x1f\x8b", b"\x1f", b"text", bytes(1000), b"PK\x03\x04" + bytes(100)])
-def test_what_is_no_gzip_is_refused(archive, content):
+def test_a_file_that_is_not_gzip_is_rejected(archive, content):
     refused(archive, content)
 
 
-def test_a_tar_that_is_not_compressed_is_refused(archive):
+def test_an_uncompressed_tar_is_rejected(archive):
     refused(archive, tar_of(triplet_files().items()))
 
 
 @pytest.mark.parametrize("content", [b"", b"text", b"x" * 512, os.urandom(10_000)])
-def test_a_gzip_that_is_no_tar_is_refused(archive, content):
+def test_a_gzip_that_is_not_a_tar_is_rejected(archive, content):
     refused(archive, gzip.compress(content))
 
 
-def test_an_archive_that_holds_nothing_lists_nothing(archive):
+def test_an_empty_archive_lists_nothing(archive):
     assert scan(archive, gzip.compress(tar_of([]))) == Contents([], None)
 
 
-def test_an_archive_cut_short_anywhere_is_refused(archive, whole):
+def test_a_truncated_archive_is_rejected(archive, whole):
     lengths = {1, 2, 9, 10, 11, 18, 600, *range(len(whole) - 9, len(whole))}
     for length in sorted(lengths | set(random.Random(0).sample(range(len(whole)), 30))):
         refused(archive, whole[:length])
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_a_flipped_bit_anywhere_is_refused(archive, whole, threads):
+def test_a_flipped_bit_is_rejected(archive, whole, threads):
     # Bytes 4 to 9 hold time and system, and the last four the size modulo 2**32: no decompressor needs them.
     places = [0, 1, 2, 3, *range(10, 30), *range(len(whole) - 8, len(whole) - 4)]
     for place in places + random.Random(1).sample(range(30, len(whole) - 8), 30):
@@ -328,7 +328,7 @@ def test_a_flipped_bit_anywhere_is_refused(archive, whole, threads):
 
 @pytest.mark.parametrize("members", [0, 1, 3, 6])
 @pytest.mark.parametrize("blocks", [0, 1, 5])
-def test_a_tar_that_stops_before_its_end_is_refused_though_its_gzip_is_whole(archive, members, blocks):
+def test_a_truncated_tar_in_an_intact_gzip_is_rejected(archive, members, blocks):
     """As tar leaves it in a pipe to gzip when it is killed; with no block more, it stops between two members."""
     each = 512 + -(-300_000 // 512) * 512
     tar = tar_of(incompressible())[: each * members + 512 * blocks]
@@ -337,14 +337,14 @@ def test_a_tar_that_stops_before_its_end_is_refused_though_its_gzip_is_whole(arc
 
 @pytest.mark.parametrize("place", [0, 100, 124, 150, 156])
 @pytest.mark.parametrize("member", [0, 2, 5])
-def test_a_damaged_header_within_a_whole_gzip_is_refused(archive, place, member):
+def test_a_damaged_header_in_an_intact_gzip_is_rejected(archive, place, member):
     tar = bytearray(tar_of(incompressible()))
     each = 512 + -(-300_000 // 512) * 512
     tar[member * each + place] ^= 1
     refused(archive, gzip.compress(bytes(tar), 1))
 
 
-def test_a_header_of_zeros_within_a_whole_gzip_is_refused(archive):
+def test_a_header_of_zeros_in_an_intact_gzip_is_rejected(archive):
     tar = bytearray(tar_of(incompressible()))
     each = 512 + -(-300_000 // 512) * 512
     tar[2 * each : 2 * each + 512] = bytes(512)
@@ -353,7 +353,7 @@ def test_a_header_of_zeros_within_a_whole_gzip_is_refused(archive):
 
 @pytest.mark.parametrize("zeros", [0, 512, 3 * 2**20])
 @pytest.mark.parametrize("junk", [b"junk", tar_of(triplet_files("val").items())])
-def test_what_follows_the_end_of_the_tar_is_refused(archive, zeros, junk):
+def test_data_after_the_end_of_the_tar_is_rejected(archive, zeros, junk):
     refused(archive, gzip.compress(tar_of(triplet_files().items()) + bytes(zeros) + junk, 1))
 
 
@@ -372,7 +372,7 @@ def test_junk_after_the_gzip_hides_nothing(archive, whole, junk):
     assert listed == 6
 
 
-def test_an_archive_that_cannot_be_opened_is_refused(archive):
+def test_an_archive_that_cannot_be_opened_is_rejected(archive):
     archive.mkdir()
     with pytest.raises(SourceError, match="cannot be read"):
         scan_archive(str(archive), str(archive.with_suffix(".gzidx")), threads=1, progress=lambda name, position: None)
@@ -410,7 +410,7 @@ def flushed(tar):
 
 
 @pytest.mark.parametrize("compress", [concatenated, bgzf, flushed])
-def test_other_compressors_archives_are_read_and_their_damage_seen(archive, compress):
+def test_archives_of_other_compressors_are_read_and_checked(archive, compress):
     members = incompressible()
     content = compress(tar_of(members))
     contents = scan(archive, content)
@@ -435,7 +435,7 @@ def test_other_compressors_archives_are_read_and_their_damage_seen(archive, comp
 
 
 @pytest.mark.parametrize("change", ["cut short", "gone", "another", "damaged"])
-def test_an_archive_that_changed_since_it_was_listed_is_refused(archive, change):
+def test_an_archive_that_changed_after_listing_is_rejected(archive, change):
     content = gzip.compress(tar_of([(IMAGE, phrases(1_000_000))]), 1)
     (member,) = scan(archive, content).members
     match change:
@@ -480,7 +480,7 @@ def limit_file_size():
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
 
 
-def test_an_index_that_cannot_be_written_is_told_and_ends_no_process(archive, whole):
+def test_an_index_that_cannot_be_written_raises(archive, whole):
     archive.write_bytes(whole)
     command = [sys.executable, "-c", SCAN_WITH_LITTLE_SPACE, str(archive), str(archive.with_suffix(".gzidx"))]
     done = subprocess.run(command, preexec_fn=limit_file_size, capture_output=True, text=True, check=False)
@@ -504,11 +504,11 @@ def test_an_index_that_cannot_be_written_is_told_and_ends_no_process(archive, wh
         ("train.tar.gz.part", False),
     ],
 )
-def test_an_archive_is_known_by_its_name(source, wanted):
+def test_archives_are_recognized_by_suffix(source, wanted):
     assert is_archive(source) == wanted
 
 
-def test_an_identity_is_of_a_path_a_size_and_a_time(archive, tmp_path, monkeypatch):
+def test_an_identity_depends_on_path_size_and_time(archive, tmp_path, monkeypatch):
     archive.write_bytes(b"content")
     os.utime(archive, ns=(0, 10**18))
     before = archive_identity(str(archive))
@@ -529,6 +529,6 @@ def test_an_identity_is_of_a_path_a_size_and_a_time(archive, tmp_path, monkeypat
     assert len({before, *others}) == 4
 
 
-def test_an_archive_that_is_not_there_has_no_identity(archive):
+def test_a_missing_archive_has_no_identity(archive):
     with pytest.raises(SourceError, match=r"no archive at .*diode\.tar\.gz.*download\.py"):
         archive_identity(str(archive))

@@ -34,7 +34,7 @@ sizes = st.integers(1, 4000)
 
 
 @given(width=sizes, height=sizes, x=st.floats(0, 1), y=st.floats(0, 1))
-def test_a_resize_leaves_every_ray_where_it_was(width, height, x, y):
+def test_a_resize_keeps_every_ray(width, height, x, y):
     resized = CAMERA.resized(height=height, width=width)
     for share, size, focal, centre in ((x, "width", "fx_px", "cx_px"), (y, "height", "fy_px", "cy_px")):
         before = (share * getattr(CAMERA, size) - getattr(CAMERA, centre)) / getattr(CAMERA, focal)
@@ -47,26 +47,26 @@ def test_a_tree_without_a_camera_has_none(tmp_path):
 
 
 @pytest.mark.parametrize("source", [".", "train", "val"])
-def test_a_tree_states_its_camera(tmp_path, source):
+def test_a_trees_camera_is_read(tmp_path, source):
     write(tmp_path)
     (tmp_path / source).mkdir(exist_ok=True)
     assert read_camera(str(tmp_path / source)) == CAMERA
 
 
-def test_a_splits_own_camera_goes_before_its_trees(tmp_path):
+def test_a_splits_camera_takes_precedence_over_its_trees(tmp_path):
     write(tmp_path)
     write(tmp_path / "val", width=401)
     assert read_camera(str(tmp_path / "val")).width == 401
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1, 2]", "null", "{}", '{"width": 4}', "\xff"])
-def test_a_file_that_is_no_camera_is_refused_by_name(tmp_path, text):
+def test_the_message_names_a_file_that_is_not_a_camera(tmp_path, text):
     (tmp_path / "camera.json").write_bytes(text.encode("latin1"))
     with pytest.raises(SourceError, match=r"camera\.json is not a camera.*fx_px"):
         read_camera(str(tmp_path))
 
 
-def test_a_field_too_many_is_refused(tmp_path):
+def test_an_unknown_field_is_rejected(tmp_path):
     write(tmp_path, k1=0.1)
     with pytest.raises(SourceError, match="k1"):
         read_camera(str(tmp_path))
@@ -76,13 +76,13 @@ def test_a_field_too_many_is_refused(tmp_path):
     "changes",
     [{"fx_px": "wide"}, {"width": 0}, {"fy_px": -1.0}, {"cx_px": None}, {"height": True}, {"cy_px": float("inf")}],
 )
-def test_values_that_no_camera_has_are_refused(tmp_path, changes):
+def test_impossible_camera_values_are_rejected(tmp_path, changes):
     write(tmp_path, **changes)
     with pytest.raises(SourceError):
         read_camera(str(tmp_path))
 
 
-def test_a_tree_does_not_take_the_camera_of_the_folder_it_lies_in(tmp_path):
+def test_a_tree_does_not_use_its_parent_folders_camera(tmp_path):
     write(tmp_path)
     (tmp_path / "mine" / "train").mkdir(parents=True)
     assert read_camera(str(tmp_path / "mine")) is None
@@ -95,7 +95,7 @@ def test_a_split_folder_as_the_working_directory(tmp_path, monkeypatch):
     assert read_camera(".") == CAMERA
 
 
-def test_a_frames_camera():
+def test_camera_of_frame():
     assert camera_of_frame(CAMERA, height=600, width=200) == CAMERA.resized(height=600, width=200)
     assert camera_of_frame(CAMERA, height=768, width=1024) == CAMERA.resized(height=768, width=1024)
     assert camera_of_frame(None, height=768, width=1024) == DIODE_CAMERA
@@ -103,7 +103,7 @@ def test_a_frames_camera():
     assert camera_of_frame(None, height=192, width=256) is None
 
 
-def test_a_cameras_bytes_from_anywhere():
+def test_parse_camera():
     content = json.dumps(dataclasses.asdict(CAMERA)).encode()
     assert parse_camera(content, where="an archive") == CAMERA
     with pytest.raises(SourceError, match=r"camera\.json of a\.tar\.gz is not a camera"):
@@ -111,7 +111,7 @@ def test_a_cameras_bytes_from_anywhere():
 
 
 @pytest.mark.parametrize("source", [".", "train"])
-def test_a_folder_by_the_name_of_a_camera_is_none(tmp_path, source):
+def test_a_folder_named_like_a_camera_file_is_ignored(tmp_path, source):
     (tmp_path / "train/camera.json").mkdir(parents=True)
     (tmp_path / "camera.json").mkdir()
     assert read_camera(str(tmp_path / source)) is None

@@ -74,7 +74,7 @@ def test_the_published_archives_are_complete():
     }
 
 
-def test_what_the_catalogue_lists_of_val_is_not_all_of_val():
+def test_the_catalogue_lists_only_a_part_of_val():
     catalogue = expected_counts()
     result = account(samples(catalogue), splits=BOTH, catalogue=catalogue)
     assert short(result.missing) == [("val/indoors", 325, 220), ("val/outdoor", 446, 392)]
@@ -123,7 +123,7 @@ def test_a_scan_that_the_catalogue_does_not_have():
     assert result.summary()["train"] == {"expected": 14, "found": 17, "missing": 0, "extra": 3, "doubled": 0}
 
 
-def test_a_scan_with_too_many_does_not_make_good_for_one_with_too_few():
+def test_extra_samples_of_one_scan_do_not_hide_missing_ones_of_another():
     result = accounting({HALL: 5, KITCHEN: 2})
     assert not result.is_complete
     assert short(result.extra) == [("train/indoors/scene_00000/scan_00001", 3, 5)]
@@ -163,7 +163,7 @@ def test_a_sample_of_val_among_train_is_extra():
         pytest.param({ATTIC: 327}, [], [("val/indoors", 325, 327)], id="two too many"),
     ],
 )
-def test_val_is_judged_by_the_archives_counts(val, missing, extra):
+def test_val_is_compared_with_the_archives_counts(val, missing, extra):
     result = accounting(val)
     assert short(result.missing) == missing
     assert short(result.extra) == extra
@@ -173,7 +173,7 @@ def test_val_is_judged_by_the_archives_counts(val, missing, extra):
 
 
 @pytest.mark.parametrize(("split", "expected"), [("train", 14), ("val", 771)])
-def test_only_the_split_asked_for_counts(split, expected):
+def test_other_splits_are_not_counted(split, expected):
     other = {place: 0 for place in WHOLE if place.split != split}
     for changes in ({}, other):
         result = accounting(changes, splits=(split,))
@@ -186,7 +186,7 @@ def test_only_the_split_asked_for_counts(split, expected):
 
 
 @pytest.mark.parametrize("split", BOTH)
-def test_nothing_found_at_all(split):
+def test_nothing_found(split):
     result = account([], splits=(split,), catalogue=expected_counts())
     total = {"train": 25458, "val": 771}[split]
     assert not result.is_complete
@@ -194,7 +194,7 @@ def test_nothing_found_at_all(split):
     assert len(result.missing) == {"train": 179, "val": 2}[split]
 
 
-def test_a_row_per_scan_listed_or_found():
+def test_one_row_per_scan_listed_or_found():
     rows = accounting({STAIRS: 4, STREET: 1}).rows()
     assert [row["scan"][5:] for row in rows] == ["00000", "00001", "00009", "00082", "00999", "00183", "00193"]
     assert rows[2] == {
@@ -214,7 +214,7 @@ def test_a_row_per_scan_listed_or_found():
     assert json.loads(json.dumps(rows)) == rows
 
 
-def test_the_gap_in_words():
+def test_the_description_of_a_gap():
     result = accounting({KITCHEN: 1, STAIRS: 0, HALL: 4, ATTIC: 320})
     assert result.describe_gap().splitlines() == [
         "train/indoors: 5 of 12 samples, 8 missing, 1 more than expected "
@@ -225,7 +225,7 @@ def test_the_gap_in_words():
     ]
 
 
-def test_a_long_gap_is_shortened_in_words_alone():
+def test_only_the_description_of_a_long_gap_is_shortened():
     result = account([], splits=("train",), catalogue=expected_counts())
     indoors, outdoor = result.describe_gap().splitlines()
     assert indoors == (
@@ -236,7 +236,7 @@ def test_a_long_gap_is_shortened_in_words_alone():
     assert sum(count.missing or 0 for count in result.missing) == 25458
 
 
-def test_mini_diode_is_no_diode():
+def test_mini_diode_is_not_complete():
     mini = {Place(*scan.folder.parts): 3 for scan in plan(scans=8, val_fraction=0.25)}
     catalogue = expected_counts()
     of_train = {place for place in mini if place.split == "train"}
@@ -256,11 +256,11 @@ def test_mini_diode_is_no_diode():
 
 
 @pytest.mark.parametrize("splits", ["train", ("test",), ("train", "validation")])
-def test_an_unknown_split_is_refused(splits):
+def test_an_unknown_split_is_rejected(splits):
     with pytest.raises(ValueError, match=r"train and val.*Received"):
         account([], splits=splits, catalogue=SMALL)
 
 
-def test_a_misnamed_sample_is_refused():
-    with pytest.raises(ValueError, match=r"name is DIODE's.*photo"):
+def test_a_misnamed_sample_is_rejected():
+    with pytest.raises(ValueError, match=r"with a DIODE name.*photo"):
         account([("train", "", "", "", "photo")], splits=BOTH, catalogue=SMALL)

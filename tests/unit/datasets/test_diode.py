@@ -29,7 +29,7 @@ names = st.tuples(st.sampled_from(BOTH), st.sampled_from(["indoors", "outdoor"])
 
 @settings(deadline=None, max_examples=25)
 @given(wanted=st.sets(names, min_size=1, max_size=6))
-def test_every_name_of_the_layout_comes_back_as_its_folders_say(wanted):
+def test_every_triplet_of_the_layout_is_found(wanted):
     with tempfile.TemporaryDirectory() as root:
         for split, scene_type, scene, scan, a, b in wanted:
             folder = Path(root, split, scene_type, f"scene_{scene}", f"scan_{scan}")
@@ -58,7 +58,7 @@ def test_a_known_sample(tmp_path):
 
 
 @pytest.mark.parametrize("members", [("rgb",), ("depth",), ("mask",), ("rgb", "mask"), ("depth", "mask")])
-def test_a_triplet_with_files_missing_comes_back_with_those_it_has(tmp_path, members):
+def test_an_incomplete_triplet_lists_its_existing_files(tmp_path, members):
     put(tmp_path / "train" / FOLDER, STEM, *members)
     (triplet,) = find_triplets(str(tmp_path), BOTH)
     assert set(triplet.members) == set(members)
@@ -78,7 +78,7 @@ def test_a_triplet_with_files_missing_comes_back_with_those_it_has(tmp_path, mem
         ".",
     ],
 )
-def test_a_sample_in_the_wrong_folder_comes_back_with_a_problem(tmp_path, folder):
+def test_a_sample_in_the_wrong_folder_has_a_problem(tmp_path, folder):
     put(tmp_path / "train" / folder, STEM)
     (triplet,) = find_triplets(str(tmp_path), BOTH)
     assert triplet.sample_id == STEM
@@ -89,7 +89,7 @@ def test_a_sample_in_the_wrong_folder_comes_back_with_a_problem(tmp_path, folder
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads every folder")
-def test_a_folder_that_cannot_be_read_is_refused(tmp_path):
+def test_an_unreadable_folder_fails(tmp_path):
     put(tmp_path / "train" / FOLDER, STEM)
     (tmp_path / "train/outdoor").mkdir(mode=0)
     with pytest.raises(SourceError, match=r"train/outdoor cannot be read: .*permissions"):
@@ -110,7 +110,7 @@ def test_a_folder_that_cannot_be_read_is_refused(tmp_path):
         "00022_00193_indoors_010",
     ],
 )
-def test_a_bad_name_comes_back_with_a_problem(tmp_path, stem):
+def test_a_bad_name_has_a_problem(tmp_path, stem):
     put(tmp_path / "train" / FOLDER, stem)
     (triplet,) = find_triplets(str(tmp_path), BOTH)
     assert triplet.sample_id == stem
@@ -127,14 +127,14 @@ def test_one_id_in_two_folders_is_two_triplets(tmp_path):
     assert [bool(t.problem) for t in found] == [False, True]
 
 
-def test_files_that_are_no_members_are_no_samples(tmp_path):
+def test_other_files_are_ignored(tmp_path):
     put(tmp_path / "train" / FOLDER, STEM)
     for name in ("camera.json", "README.md", f"{STEM}.jpg", f"{STEM}_depth.npz", f"{STEM}_normal.npz"):
         (tmp_path / "train" / FOLDER / name).write_bytes(b"x")
     assert [t.sample_id for t in find_triplets(str(tmp_path), BOTH)] == [STEM]
 
 
-def test_sorted_by_split_and_id_whatever_the_order_of_writing(tmp_path):
+def test_sorted_by_split_and_id(tmp_path):
     ids = [f"00022_00193_indoors_{a}_{b}" for a in ("010", "000", "020") for b in ("030", "000")]
     for split in ("val", "train"):
         for stem in ids:
@@ -144,7 +144,7 @@ def test_sorted_by_split_and_id_whatever_the_order_of_writing(tmp_path):
     assert [t.sample_id for t in found[6:]] == sorted(ids)
 
 
-def test_only_the_splits_asked_for(tmp_path):
+def test_other_splits_are_not_listed(tmp_path):
     put(tmp_path / "train" / FOLDER, STEM)
     put(tmp_path / "val" / FOLDER, STEM)
     assert [t.split for t in find_triplets(str(tmp_path), ("val",))] == ["val"]
@@ -158,14 +158,14 @@ def test_a_source_that_is_a_split_itself(tmp_path, splits):
     assert (triplet.split, triplet.sample_id, triplet.problem) == ("train", STEM, "")
 
 
-def test_a_split_folder_is_no_source_of_the_other_split(tmp_path):
+def test_a_split_folder_has_no_other_split(tmp_path):
     put(tmp_path / "train" / FOLDER, STEM)
     with pytest.raises(SourceError, match="no sample of val"):
         find_triplets(str(tmp_path / "train"), ("val",))
 
 
 @pytest.mark.parametrize("content", ["nothing", "empty splits", "only other files"])
-def test_a_source_without_a_sample_is_refused(tmp_path, content):
+def test_a_source_without_samples_fails(tmp_path, content):
     if content != "nothing":
         (tmp_path / "train" / FOLDER).mkdir(parents=True)
     if content == "only other files":
@@ -174,25 +174,25 @@ def test_a_source_without_a_sample_is_refused(tmp_path, content):
         find_triplets(str(tmp_path), BOTH)
 
 
-def test_a_missing_source_is_refused(tmp_path):
+def test_a_missing_source_fails(tmp_path):
     with pytest.raises(SourceError, match=r"no source at .*gone.*--source"):
         find_triplets(str(tmp_path / "gone"), BOTH)
 
 
-def test_a_file_is_no_source(tmp_path):
+def test_a_file_is_not_a_source(tmp_path):
     (tmp_path / "train.tar.gz").write_bytes(b"x")
     with pytest.raises(SourceError, match=r"train\.tar\.gz is not a folder\. Pass --source"):
         find_triplets(str(tmp_path / "train.tar.gz"), BOTH)
 
 
-def test_samples_behind_a_linked_folder_are_not_dropped(tmp_path):
+def test_samples_in_a_linked_folder_are_found(tmp_path):
     put(tmp_path / "tree/train" / FOLDER, STEM)
     put(tmp_path / "disk2/scene_00023/scan_00001", "00023_00001_indoors_000_000")
     (tmp_path / "tree/train/indoors/scene_00023").symlink_to(tmp_path / "disk2/scene_00023")
     assert len(find_triplets(str(tmp_path / "tree"), BOTH)) == 2
 
 
-def test_a_folder_is_no_member(tmp_path):
+def test_a_folder_is_not_a_member(tmp_path):
     put(tmp_path / "train" / FOLDER, STEM)
     (tmp_path / "train" / FOLDER / "00022_00193_indoors_020_000.png").mkdir()
     assert all(Path(path).is_file() for t in find_triplets(str(tmp_path), BOTH) for path in t.members.values())
@@ -210,21 +210,21 @@ def test_a_split_folder_that_is_a_link(tmp_path):
     assert len(find_triplets(str(tmp_path / "val"), BOTH)) == 1
 
 
-def test_a_link_back_to_a_folder_above_comes_to_an_end(tmp_path):
+def test_a_link_to_a_parent_folder_does_not_loop(tmp_path):
     put(tmp_path / "train" / FOLDER, STEM)
     (tmp_path / "train/indoors/again").symlink_to(tmp_path / "train")
     (tmp_path / "train/indoors/scene_00022/self").symlink_to(tmp_path / "train/indoors/scene_00022")
     assert [t.sample_id for t in find_triplets(str(tmp_path), BOTH)] == [STEM]
 
 
-def test_a_broken_link_counts_as_a_file_lest_its_sample_vanish(tmp_path):
+def test_a_broken_link_counts_as_a_file(tmp_path):
     put(tmp_path / "train" / FOLDER, STEM, "depth", "mask")
     (tmp_path / "train" / FOLDER / f"{STEM}.png").symlink_to(tmp_path / "gone")
     (triplet,) = find_triplets(str(tmp_path), BOTH)
     assert set(triplet.members) == {"rgb", "depth", "mask"}
 
 
-def test_names_that_are_no_text_can_be_told_and_their_files_read(tmp_path):
+def test_undecodable_names_are_escaped_and_their_files_read(tmp_path):
     put(tmp_path / "train" / FOLDER, "photo-\udcff")
     put(tmp_path / "train/folder-\udcfe", STEM)
     found = find_triplets(str(tmp_path), BOTH)
@@ -250,7 +250,7 @@ source_files = st.builds(
 
 
 @given(files=st.lists(source_files, max_size=40, unique_by=lambda file: file.place), data=st.data())
-def test_every_member_is_in_one_triplet_whatever_the_order(files, data):
+def test_every_member_is_in_one_triplet_in_any_order(files, data):
     found = group_triplets("train", files)
     members = [file for file in files if file.name.endswith(tuple(MEMBER_SUFFIXES.values()))]
     assert sorted(path for t in found for path in t.members.values()) == sorted(file.place for file in members)
@@ -267,12 +267,12 @@ def test_every_member_is_in_one_triplet_whatever_the_order(files, data):
         assert sorted((t.sample_id, sorted(t.members), t.reason == "bad_name") for t in again) == keys
 
 
-def test_a_file_that_is_there_twice_begins_another_triplet():
+def test_a_repeated_file_begins_another_triplet():
     files = [SourceFile(FOLDER, STEM + end, f"{i}{end}") for i in range(3) for end in (".png", "_depth.npy")]
     found = group_triplets("val", files)
     assert [t.members for t in found] == [{"rgb": f"{i}.png", "depth": f"{i}_depth.npy"} for i in range(3)]
 
 
-def test_an_unsafe_member_goes_before_a_bad_name():
+def test_an_unsafe_member_takes_precedence_over_a_bad_name():
     (triplet,) = group_triplets("val", [SourceFile(".", "photo.png", "x", problem="it is a link")])
     assert (triplet.reason, triplet.problem) == ("unsafe_member", "it is a link")

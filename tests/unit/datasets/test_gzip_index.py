@@ -72,7 +72,7 @@ def points_of(index):
     return [(offset, has_window) for _, offset, _, has_window in table]
 
 
-def test_the_cases_have_points_with_and_without_what_came_before(cases):
+def test_the_cases_have_points_with_and_without_windows(cases):
     for name in ("repeating", "incompressible", "mixed", "streams"):
         assert len(points_of(cases[name].index)) >= 4, name
     assert sum(has_window for _, has_window in points_of(cases["repeating"].index)) >= 3
@@ -82,7 +82,7 @@ def test_the_cases_have_points_with_and_without_what_came_before(cases):
 
 @settings(max_examples=40)
 @given(data=st.data(), name=st.sampled_from(["repeating", "incompressible", "mixed", "streams", "tiny"]))
-def test_a_range_is_read_by_its_part_of_the_index(cases, data, name):
+def test_a_range_is_read_with_its_part_of_the_index(cases, data, name):
     case = cases[name]
     edges = [offset + shift for offset, _ in points_of(case.index) for shift in (-1, 0, 1)]
     places = st.one_of(st.integers(0, len(case.content)), st.sampled_from(edges)).map(
@@ -97,7 +97,7 @@ def test_a_range_is_read_by_its_part_of_the_index(cases, data, name):
         part.seek(0)
 
 
-def test_many_members_are_read_forward_by_one_part(cases):
+def test_many_members_are_read_in_order_with_one_part(cases):
     case = cases["repeating"]
     begin, end = 5_000_000, 14_000_000
     with rapidgzip.open(case.path, parallelization=1) as stream:
@@ -107,7 +107,7 @@ def test_many_members_are_read_forward_by_one_part(cases):
             assert stream.read(1000) == case.content[a : a + 1000]
 
 
-def test_a_part_is_smaller_and_holds_the_points_of_its_range_alone(cases):
+def test_a_part_holds_only_the_points_of_its_range(cases):
     case = cases["repeating"]
     whole = points_of(case.index)
     (low, _), (high, _) = whole[2], whole[3]
@@ -125,12 +125,12 @@ def test_the_whole_range_takes_the_whole_index(cases):
 
 
 @pytest.mark.parametrize("content", [b"", b"GZIDX", bytes(100), b"GZIDX\x02" + bytes(100), b"text" * 100])
-def test_what_is_no_index_is_refused(content):
+def test_a_file_that_is_not_an_index_is_rejected(content):
     with pytest.raises(ValueError, match="not a gzip index"):
         slice_index(io.BytesIO(content), begin=0, end=1)
 
 
-def test_an_index_that_was_cut_short_is_refused(cases):
+def test_a_truncated_index_is_rejected(cases):
     index = cases["repeating"].index
     table_end = HEADER.size + 18 * len(points_of(index))
     for length in (HEADER.size, HEADER.size + 5, HEADER.size + 18, table_end, table_end + 5, len(index) - 1):

@@ -60,7 +60,7 @@ def changed(array: np.ndarray, value: float, at=(1, 2)) -> np.ndarray:
 
 
 @pytest.mark.parametrize("channel", [False, True])
-def test_a_whole_triplet(channel):
+def test_a_complete_triplet(channel):
     depth, mask = (DEPTH[..., None], MASK[..., None]) if channel else (DEPTH, MASK)
     frame = decode_triplet(members(depth=depth, mask=mask))
     np.testing.assert_array_equal(frame.rgb, RGB)
@@ -71,13 +71,13 @@ def test_a_whole_triplet(channel):
 
 
 @pytest.mark.parametrize("dtype", ["<f2", "<f4", ">f4", "<f8", ">f8"])
-def test_depth_of_any_float_becomes_float32(dtype):
+def test_depth_of_any_float_type_becomes_float32(dtype):
     frame = decode_triplet(members(depth=DEPTH.astype(dtype)))
     assert frame.depth_m.dtype == np.dtype(np.float32)
     np.testing.assert_allclose(frame.depth_m, DEPTH, rtol=1e-3 if dtype == "<f2" else 1e-7)
 
 
-def test_fortran_order_is_no_transpose():
+def test_fortran_order_is_not_transposed():
     frame = decode_triplet(members(depth=np.asfortranarray(DEPTH)))
     np.testing.assert_array_equal(frame.depth_m, DEPTH)
 
@@ -110,14 +110,14 @@ def test_valid_is_any_mask_value_above_zero(dtype, value, valid):
 
 
 @pytest.mark.parametrize("value", [0.0, -0.0, -3.0])
-def test_depth_that_is_not_positive_is_invalid_and_no_reject(value):
+def test_non_positive_depth_is_invalid_but_not_rejected(value):
     got = decode_triplet(members(depth=changed(DEPTH, value))).valid_mask
     assert not got[1, 2]
     assert got.sum() == HEIGHT * WIDTH - 1
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_what_the_mask_leaves_out_may_be_anything(value):
+def test_depth_outside_the_mask_may_be_anything(value):
     got = decode_triplet(members(depth=changed(DEPTH, value), mask=changed(MASK, 0))).valid_mask
     assert not got[1, 2]
     assert got.sum() == HEIGHT * WIDTH - 1
@@ -146,11 +146,11 @@ def test_empty_file(member):
 
 
 @pytest.mark.parametrize("content", [b"x", b"GIF89a", b"\x89PNG\r\n\x1a\n", bytes(500), npy(DEPTH)])
-def test_bytes_that_are_no_image(content):
+def test_bytes_that_are_not_an_image(content):
     assert reason({**members(), "rgb": content}) == "unreadable_image"
 
 
-def test_a_truncated_png_wherever_it_was_cut():
+def test_a_truncated_png():
     whole = png(np.random.default_rng(2).integers(0, 256, (24, 32, 3), dtype=np.uint8))
     for length in {*range(1, len(whole), 37), *range(len(whole) - 20, len(whole))}:
         with pytest.raises(RejectError, match="unreadable_image"):
@@ -166,19 +166,19 @@ def test_a_png_with_a_flipped_byte_in_its_data():
 
 @pytest.mark.parametrize("member", ["depth", "mask"])
 @pytest.mark.parametrize("content", [b"x", b"\x93NUMPY", png(RGB), bytes(500), b"\x93NUMPY\x09\x00" + bytes(200)])
-def test_bytes_that_are_no_npy(member, content):
+def test_bytes_that_are_not_an_npy(member, content):
     assert reason({**members(), member: content}) == "unreadable_array"
 
 
 @pytest.mark.parametrize("member", ["depth", "mask"])
-def test_a_truncated_npy_wherever_it_was_cut(member):
+def test_a_truncated_npy(member):
     whole = npy(DEPTH)
     for length in range(1, len(whole)):
         with pytest.raises(RejectError, match="unreadable_array"):
             decode_npy(whole[:length], member)
 
 
-def test_an_npz_is_no_npy():
+def test_an_npz_is_not_an_npy():
     stream = io.BytesIO()
     np.savez(stream, depth=DEPTH)
     assert reason({**members(), "depth": stream.getvalue()}) == "unreadable_array"
@@ -196,7 +196,7 @@ class Bomb:
 
 @pytest.mark.parametrize("member", ["depth", "mask"])
 @pytest.mark.parametrize("as_npy", [True, False])
-def test_nothing_is_ever_unpickled(tmp_path, member, as_npy):
+def test_nothing_is_unpickled(tmp_path, member, as_npy):
     array = np.empty((HEIGHT, WIDTH), object)
     array[0, 0] = Bomb(str(tmp_path / "went off"))
     content = npy(array, allow_pickle=True) if as_npy else pickle.dumps(array)
@@ -207,13 +207,13 @@ def test_nothing_is_ever_unpickled(tmp_path, member, as_npy):
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32, np.bool_])
-def test_depth_of_integers_is_refused(dtype):
+def test_integer_depth_is_rejected(dtype):
     assert reason(members(depth=DEPTH.astype(dtype))) == "wrong_dtype"
 
 
 @pytest.mark.parametrize("dtype", ["U8", "S8", "c8", "M8[s]", "V4"])
 @pytest.mark.parametrize("member", ["depth", "mask"])
-def test_arrays_that_are_not_numeric_are_refused(member, dtype):
+def test_non_numeric_arrays_are_rejected(member, dtype):
     assert reason(members(**{member: np.zeros((HEIGHT, WIDTH), dtype)})) == "wrong_dtype"
 
 
@@ -237,7 +237,7 @@ def test_shape_mismatch(wrong):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_depth_that_is_not_finite_under_the_mask(value):
+def test_non_finite_depth_within_the_mask(value):
     assert reason(members(depth=changed(DEPTH, value))) == "non_finite_depth"
 
 
@@ -274,7 +274,7 @@ def test_valid_is_mask_and_positive_pixel_by_pixel(seed, share):
         assert reason(members(depth=depth, mask=mask)) == "no_valid_pixel"
 
 
-def test_a_reject_travels_between_processes():
+def test_a_reject_error_can_be_pickled():
     error = pickle.loads(pickle.dumps(RejectError("bad_name", "what was found")))
     assert (type(error), error.reason, error.message) == (RejectError, "bad_name", "what was found")
     assert str(error) == "bad_name: what was found"
@@ -309,7 +309,7 @@ def test_a_png_that_claims_to_be_huge():
 
 @settings(max_examples=60)
 @given(height=st.integers(1, 40), width=st.integers(1, 40), seed=st.integers(0, 999), level=st.integers(0, 9))
-def test_a_png_is_what_opencv_makes_of_it(height, width, seed, level):
+def test_a_png_decodes_as_with_opencv(height, width, seed, level):
     generator = np.random.default_rng(seed)
     rgb = generator.integers(0, generator.integers(2, 257), (height, width, 3), dtype=np.uint8)
     content = cv2.imencode(".png", rgb[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, level])[1].tobytes()
@@ -317,7 +317,7 @@ def test_a_png_is_what_opencv_makes_of_it(height, width, seed, level):
     np.testing.assert_array_equal(decode_rgb(content + b"behind its end"), rgb)
 
 
-def test_a_png_with_any_bit_flipped_is_refused_or_what_it_was():
+def test_a_png_with_a_flipped_bit_is_rejected_or_unchanged():
     whole = png(np.random.default_rng(2).integers(0, 256, (9, 7, 3), dtype=np.uint8))
     image, refused = decode_rgb(whole), 0
     for place in range(len(whole)):
@@ -330,7 +330,7 @@ def test_a_png_with_any_bit_flipped_is_refused_or_what_it_was():
     assert refused > len(whole) - 20  # What follows the pixels may be anything.
 
 
-def test_a_png_turned_by_its_exif_data_is_turned():
+def test_exif_rotation_is_applied():
     rgb = RGB.copy()
     exif = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0"  # Orientation 6.
     chunk = struct.pack(">I", len(exif)) + b"eXIf" + exif + struct.pack(">I", zlib.crc32(b"eXIf" + exif))
@@ -352,7 +352,7 @@ npy_arrays = st.builds(
 
 
 @given(array=npy_arrays, version=st.sampled_from([(1, 0), (2, 0), (3, 0)]), behind=st.sampled_from([b"", b"xyz"]))
-def test_an_npy_is_what_numpy_makes_of_it(array, version, behind):
+def test_an_npy_decodes_as_with_numpy(array, version, behind):
     stream = io.BytesIO()
     np.lib.format.write_array(stream, array, version=version)
     got = decode_npy(stream.getvalue() + behind, "depth")
@@ -364,7 +364,7 @@ def test_an_npy_is_what_numpy_makes_of_it(array, version, behind):
 @given(
     place=st.integers(0, 175), value=st.one_of(st.integers(0, 255), st.sampled_from(b"()[]{}\\',:<>fiuOS0123456789 "))
 )
-def test_a_damaged_npy_is_what_numpy_makes_of_it_or_refused(place, value):
+def test_a_damaged_npy_decodes_as_with_numpy_or_is_rejected(place, value):
     content = bytearray(npy(DEPTH[:3, :4]))
     content[place] = value
     try:

@@ -88,7 +88,7 @@ def fail_while_writing(files, path, error):
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 @pytest.mark.parametrize("before", [None, b"before"])
-def test_an_error_leaves_what_was_there(files, s3, root, error, before):
+def test_an_error_keeps_the_previous_content(files, s3, root, error, before):
     if before:
         files.write("a.bin", before)
     with pytest.raises(error, match="stop"):
@@ -113,7 +113,7 @@ def test_names_are_sorted_files_that_match(files):
     assert files.names("gone/*") == []
 
 
-def test_a_folder_is_removed_with_all_that_it_holds_and_nothing_else(files, s3, root):
+def test_removing_a_folder_removes_only_its_content(files, s3, root):
     for name in (".staging/a/x.arrow", ".staging/y", ".staging-not", "manifest.json"):
         files.write(name, b"x")
     files.remove(".staging")
@@ -122,7 +122,7 @@ def test_a_folder_is_removed_with_all_that_it_holds_and_nothing_else(files, s3, 
     assert keys(s3, root) == [".staging-not", "manifest.json"]
 
 
-def test_files_travel_between_processes(files, root):
+def test_files_can_be_pickled(files, root):
     files.write("a.bin", b"content")
     travelled = pickle.loads(pickle.dumps(files))
     assert travelled.root == root
@@ -132,7 +132,7 @@ def test_files_travel_between_processes(files, root):
 # --- what an object store refuses is a message, and soon ---
 
 
-def test_a_bucket_that_is_missing(s3, tmp_path):
+def test_missing_bucket(s3, tmp_path):
     files = open_files("s3://gone/store")
     with pytest.raises(StoreError, match=r"s3://gone/store/a\.bin cannot be written.*bucket does not exist"):
         files.write("a.bin", b"x")
@@ -146,7 +146,7 @@ def test_a_bucket_that_is_missing(s3, tmp_path):
         archive_identity("s3://gone/a.tar.gz")
 
 
-def test_a_source_that_is_missing(root):
+def test_missing_source(root):
     with pytest.raises(SourceError, match=r"holds no sample of train or val"):
         find_triplets(f"{root}/tree", ("train", "val"))
     with pytest.raises(SourceError, match=r"a\.png can no longer be read: it is gone"):
@@ -154,7 +154,7 @@ def test_a_source_that_is_missing(root):
     assert read_camera(root) is None
 
 
-def test_a_server_that_is_gone(serving, tmp_path):
+def test_server_gone(serving, tmp_path):
     with serving() as server:
         server.stop()
         files = open_files(f"s3://{BUCKET}/store")
@@ -259,7 +259,7 @@ def test_a_split_of_a_tree_is_a_source_too(remote_tree):
     assert read_camera(f"{remote_tree}/val/") == Camera(width=8, height=6, fx_px=7.0, fy_px=7.0, cx_px=4.0, cy_px=3.0)
 
 
-def test_a_folder_that_begins_alike_is_another(s3, root):
+def test_a_folder_with_the_same_prefix_is_not_listed(s3, root):
     for folder in ("train", "train-old", "val2"):
         s3.pipe_file(f"{root}/{folder}/indoors/scene_00001/scan_00001/00001_00001_indoors_000_000.png", b"x")
     assert [t.split for t in find_triplets(root, ("train", "val"))] == ["train"]
@@ -267,7 +267,7 @@ def test_a_folder_that_begins_alike_is_another(s3, root):
 
 @pytest.mark.parametrize("source", ["tree", "archive"])
 @pytest.mark.parametrize("to", ["disk", "s3"])
-def test_a_store_is_the_same_wherever_it_and_its_source_lie(
+def test_a_store_does_not_depend_on_where_it_and_its_source_are(
     source, to, remote_tree, remote_archive, root, local, tmp_path, write
 ):
     out = root if to == "s3" else tmp_path / "store"
@@ -280,11 +280,11 @@ def test_a_store_is_the_same_wherever_it_and_its_source_lie(
     assert content.equals(wanted)
 
 
-def test_an_archive_here_goes_to_a_store_there(archive, root, local, write):
+def test_a_local_archive_makes_a_remote_store(archive, root, local, write):
     assert write.store(root, archive).fingerprint == local.fingerprint
 
 
-def test_pyarrow_alone_reads_a_shard_there(root, tree, write, s3):
+def test_pyarrow_alone_reads_a_remote_shard(root, tree, write, s3):
     write.store(root, tree)
     table = pq.read_table(
         f"{root.removeprefix('s3://')}/split=val/part-00000.parquet", filesystem=s3, partitioning=None
@@ -292,7 +292,7 @@ def test_pyarrow_alone_reads_a_shard_there(root, tree, write, s3):
     assert table.num_rows == 3
 
 
-def test_a_second_writing_touches_no_shard(root, tree, write, s3):
+def test_a_second_run_changes_no_shard(root, tree, write, s3):
     write.store(root, tree)
     shard = f"{root}/split=train/part-00000.parquet"
     before = s3.info(shard)["LastModified"], s3.info(f"{root}/manifest.json")["LastModified"]
@@ -302,7 +302,7 @@ def test_a_second_writing_touches_no_shard(root, tree, write, s3):
     assert s3.info(f"{root}/manifest.json")["LastModified"] > before[1]
 
 
-def test_an_archive_is_known_by_its_etag(s3, root):
+def test_an_archives_etag_is_part_of_its_identity(s3, root):
     uri = f"{root}/a.tar.gz"
     s3.pipe_file(uri, b"content")
     before = archive_identity(uri)
@@ -313,7 +313,7 @@ def test_an_archive_is_known_by_its_etag(s3, root):
     assert archive_identity(uri) == before
 
 
-def test_a_damaged_archive_there_is_refused(s3, root, archive, tmp_path):
+def test_a_damaged_remote_archive_is_rejected(s3, root, archive, tmp_path):
     content = archive.read_bytes()
     half = len(content) // 2
     flipped = content[:half] + bytes([content[half] ^ 0xFF]) + content[half + 1 :]
@@ -342,7 +342,7 @@ def test_a_server_that_goes_away_while_an_archive_is_read(serving, archive, tmp_
             read(span)
 
 
-def test_an_archive_is_listed_to_staging_there(root, archive):
+def test_an_archive_is_listed_to_remote_staging(root, archive):
     files, identity = open_files(root), archive_identity(str(archive))
     list_archive(str(archive), identity, files, threads=1, progress=lambda name, done: None)
     assert files.names(".staging/*/*") == [f".staging/{identity}/index.gzidx", f".staging/{identity}/members.parquet"]
@@ -385,7 +385,7 @@ def holder(root):
             process.kill()
 
 
-def test_the_lock_is_held_for_the_block_alone(s3, root):
+def test_the_lock_is_held_only_within_the_block(s3, root):
     with lock(s3, root):
         assert keys(s3, root) == [".lock-00000"]
         record = json.loads(s3.cat_file(f"{root}/.lock-00000"))
@@ -399,7 +399,7 @@ def test_an_error_releases_it(s3, root):
     assert keys(s3, root) == []
 
 
-def test_a_held_lock_is_written_anew(s3, root):
+def test_a_held_lock_is_renewed(s3, root):
     with lock(s3, root):
         first, until = s3.cat_file(f"{root}/.lock-00000"), time.monotonic() + 30
         while s3.cat_file(f"{root}/.lock-00000") == first:
@@ -407,7 +407,7 @@ def test_a_held_lock_is_written_anew(s3, root):
             time.sleep(0.05)
 
 
-def test_a_second_writer_is_refused_until_the_first_is_done(s3, root):
+def test_a_second_writer_fails_until_the_first_is_done(s3, root):
     with lock(s3, root):
         for _ in range(2):
             with refused(root), lock(s3, root):
@@ -442,7 +442,7 @@ def test_the_lock_of_a_killed_process_is_taken_over_after_a_lease(s3, root):
     assert keys(s3, root) == []
 
 
-def test_a_holder_that_was_frozen_does_not_release_the_lock_of_who_took_over(s3, root):
+def test_a_frozen_holder_does_not_release_the_lock_of_its_successor(s3, root):
     with holder(root) as first:
         os.kill(first.pid, signal.SIGSTOP)
         with lock(s3, root):
@@ -456,7 +456,7 @@ def test_a_holder_that_was_frozen_does_not_release_the_lock_of_who_took_over(s3,
     assert keys(s3, root) == []
 
 
-def test_of_many_who_take_over_one_succeeds(s3, root):
+def test_only_one_of_many_takes_over_a_lock(s3, root):
     s3.pipe_file(f"{root}/.lock-00007", b"left by a dead holder")
     together, done = threading.Barrier(4), threading.Event()
     outcomes = []
@@ -481,7 +481,7 @@ def test_of_many_who_take_over_one_succeeds(s3, root):
     assert keys(s3, root) == []
 
 
-def test_of_many_who_begin_at_once_one_succeeds(s3, root):
+def test_only_one_of_many_simultaneous_writers_gets_the_lock(s3, root):
     together = threading.Barrier(6)
     inside, most = [], []
 
@@ -500,7 +500,7 @@ def test_of_many_who_begin_at_once_one_succeeds(s3, root):
     assert keys(s3, root) == []
 
 
-def test_a_lock_that_is_released_while_another_watches_is_the_others(s3, root):
+def test_a_watching_writer_gets_a_released_lock(s3, root):
     released = []
 
     def hold_for_a_moment(entered):
@@ -555,7 +555,7 @@ def test_a_holder_that_wakes_up_at_the_last_moment_keeps_its_lock(s3, root):
         beats.set()
 
 
-def test_who_took_a_lock_that_was_released_at_the_last_moment_keeps_it(s3, root):
+def test_a_lock_taken_after_a_late_release_is_kept(s3, root):
     stale = f"{root}/.lock-00000"
     s3.pipe_file(stale, b"asleep")
     with contextlib.ExitStack() as stack:

@@ -106,7 +106,7 @@ def test_a_sliced_chunk_begins_at_its_offset():
     np.testing.assert_array_equal(plane_batch(chunked, SCHEMA.field("rgb")), values[2:4])
 
 
-def test_masks_are_one_byte_a_pixel():
+def test_masks_have_one_byte_per_pixel():
     values = planes("valid_mask", 2)
     array = column("valid_mask", values)
     assert set(array.buffers()[1].to_pybytes()) == {0, 1}
@@ -116,7 +116,7 @@ def test_masks_are_one_byte_a_pixel():
     np.testing.assert_array_equal(batch, values)
 
 
-def test_through_a_parquet_file(tmp_path):
+def test_planes_survive_a_parquet_file(tmp_path):
     values = {name: planes(name, 7) for name in PLANE_DTYPES}
     fields = [SCHEMA.field(name) for name in PLANE_DTYPES]
     table = pa.table([column(name, values[name]) for name in PLANE_DTYPES], schema=pa.schema(fields))

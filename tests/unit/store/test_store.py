@@ -34,7 +34,7 @@ def test_a_finished_store(small, write):
     assert store.manifest["format"] == FORMAT
 
 
-def test_nothing_of_what_the_source_held_is_lost(small, copy):
+def test_every_input_is_a_sample_or_a_reject(small, copy):
     manifest = small.store.manifest
     rejects = pq.read_table(copy / "rejects.parquet")
     assert rejects.schema.remove_metadata() == REJECT_SCHEMA
@@ -61,7 +61,7 @@ def test_the_manifest_lists_every_shard_with_its_checksum(small, copy):
         assert shard["rows"] == pq.read_metadata(on_disk[path]).num_rows
 
 
-def test_the_index_says_where_each_sample_is(small, copy):
+def test_the_index_states_where_each_sample_is(small, copy):
     shards = {
         path: pq.read_table(copy / path, partitioning=None) for path in set(small.store.index["shard"].to_pylist())
     }
@@ -71,40 +71,40 @@ def test_the_index_says_where_each_sample_is(small, copy):
             assert stored[name][0].as_py() == row[name]
 
 
-def test_a_missing_folder_is_refused(tmp_path):
+def test_a_missing_folder_fails(tmp_path):
     with pytest.raises(StoreError, match=r"gone is not a sample store.*preprocess\.py"):
         open_store(str(tmp_path / "gone"))
 
 
-def test_a_folder_without_a_manifest_is_refused(copy):
+def test_a_folder_without_a_manifest_fails(copy):
     (copy / "manifest.json").unlink()
     with pytest.raises(StoreError, match=r"no manifest\.json"):
         open_store(str(copy))
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b'{"format": '])
-def test_a_broken_manifest_is_refused(copy, content):
+def test_a_broken_manifest_fails(copy, content):
     (copy / "manifest.json").write_bytes(content)
     with pytest.raises(StoreError, match=r"manifest\.json cannot be read"):
         open_store(str(copy))
 
 
 @pytest.mark.parametrize("manifest", [{}, {"format": "depthflow-samples-0"}, {"format": None}])
-def test_another_format_is_refused(copy, manifest):
+def test_another_format_fails(copy, manifest):
     (copy / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(StoreError, match=f"has format .* this version reads {FORMAT}"):
         open_store(str(copy))
 
 
 @pytest.mark.parametrize("content", ["[]", "null", '"text"'])
-def test_a_manifest_that_is_no_object_is_refused(copy, content):
+def test_a_manifest_that_is_not_an_object_fails(copy, content):
     (copy / "manifest.json").write_text(content)
     with pytest.raises(StoreError):
         open_store(str(copy))
 
 
 @pytest.mark.parametrize("damage", ["missing", "truncated"])
-def test_a_store_without_its_index_is_refused(copy, damage):
+def test_a_store_without_its_index_fails(copy, damage):
     if damage == "missing":
         (copy / "index.parquet").unlink()
     else:
@@ -113,12 +113,12 @@ def test_a_store_without_its_index_is_refused(copy, damage):
         open_store(str(copy)).split_index("val")
 
 
-def test_a_uri_of_another_kind_is_refused():
+def test_a_uri_of_another_kind_fails():
     with pytest.raises(StoreError, match=r"s3://bucket/key or gs://bucket/key\. Received: hdfs://host/store"):
         open_store("hdfs://host/store")
 
 
-def test_the_index_says_how_long_each_sample_took(small):
+def test_the_index_states_how_long_each_sample_took(small):
     seconds = small.store.index["seconds"].to_pylist()
     assert all(0 < s < 60 for s in seconds)
 
@@ -156,7 +156,7 @@ def test_mean_log_depth_is_over_pixels(small):
         assert small.store.mean_log_depth(split) == pytest.approx(wanted, rel=1e-6)
 
 
-def test_a_source_whose_every_input_is_refused_makes_no_store(tmp_path, write):
+def test_a_source_of_rejects_alone_makes_no_store(tmp_path, write):
     rgb, depth, mask = write.frame(0)
     write.triplet(tmp_path / "tree", "train", "00001_00001_indoors_000_000", rgb, depth, mask * 0)
     with pytest.raises(SourceError, match="no_valid_pixel"):
@@ -168,7 +168,7 @@ def test_a_source_whose_every_input_is_refused_makes_no_store(tmp_path, write):
 # --- selecting ---
 
 
-def test_samples_are_selected_by_what_they_are_of(small):
+def test_samples_are_selected_by_split_scene_and_scan(small):
     def ids(**values):
         return sorted(small.store.select(**values)["sample_id"].to_pylist())
 
@@ -183,7 +183,7 @@ def test_samples_are_selected_by_what_they_are_of(small):
     assert ids(split="val", scene="scene_00001") == []
 
 
-def test_what_is_selected_is_by_shard_and_row(small):
+def test_selected_rows_are_ordered_by_shard_and_row(small):
     rows = small.store.select(scene_type="indoors").select(["shard", "row"]).to_pylist()
     places = [(row["shard"], row["row"]) for row in rows]
     assert places == sorted(places)
@@ -238,7 +238,7 @@ def test_a_fingerprint_does_not_depend_on_order():
     )
 
 
-def test_a_fingerprint_does_not_depend_on_where_samples_and_sources_are():
+def test_a_fingerprint_does_not_depend_on_locations():
     index = [{**row, "shard": f"part-{i}", "row": i} for i, row in enumerate(INDEX)]
     rejects = [{**row, "source": "/elsewhere", "message": "another"} for row in REJECTS]
     assert fingerprint_of() == fingerprint_of(index=index, rejects=rejects)
@@ -256,7 +256,7 @@ def test_a_fingerprint_depends_on_configuration_content_and_rejects():
     assert len({fingerprint_of(), *others}) == 1 + len(others)
 
 
-def test_stores_of_one_source_have_one_fingerprint_wherever_they_lie(small, tmp_path, write):
+def test_stores_of_one_source_have_one_fingerprint(small, tmp_path, write):
     shutil.copytree(small.source, tmp_path / "elsewhere")
     again = write.store(tmp_path / "again", tmp_path / "elsewhere")
     assert again.fingerprint == small.store.fingerprint
@@ -266,7 +266,7 @@ def test_stores_of_one_source_have_one_fingerprint_wherever_they_lie(small, tmp_
 @pytest.mark.parametrize(
     "change", ["one pixel", "one mask pixel", "one sample less", "one refused more", "height", "seed"]
 )
-def test_a_stores_fingerprint_changes_with(small, tmp_path, write, change):
+def test_a_fingerprint_depends_on_each_setting(small, tmp_path, write, change):
     shutil.copytree(small.source / "val", tmp_path / "tree" / "val")
     source, sample_id = tmp_path / "tree", next(iter(small.tree["val"]))
     before = write.store(tmp_path / "before", source)

@@ -21,7 +21,7 @@ def files_in(root, pattern="*"):
 
 @pytest.mark.parametrize("size", [1, 1001, 10_000_000])
 @pytest.mark.parametrize("before", [None, b"before"])
-def test_a_file_that_does_not_fit_leaves_what_was_there(tmp_path, size, before):
+def test_a_file_that_does_not_fit_keeps_the_previous_content(tmp_path, size, before):
     files = open_files(str(tmp_path))
     if before is not None:
         files.write("a.bin", before)
@@ -72,7 +72,7 @@ def test_a_disk_on_which_an_objects_content_does_not_fit(tmp_path, monkeypatch):
     assert not files_in(tmp_path)
 
 
-def test_another_error_is_told_as_it_is(tmp_path):
+def test_another_error_is_reported_unchanged(tmp_path):
     (tmp_path / "file").write_bytes(b"x")
     with pytest.raises(FileExistsError) as info:
         open_files(str(tmp_path)).write("file/a.bin", b"x")

@@ -86,7 +86,7 @@ def test_every_shard_is_a_fair_draw(train, val, shard_samples, seed):
 
 @settings(deadline=None, max_examples=60)
 @given(scans=scans, shard_samples=shard_sizes, seed=seeds, refused=st.floats(0, 1))
-def test_every_shard_is_a_fair_draw_whatever_is_refused_unread(scans, shard_samples, seed, refused):
+def test_every_shard_is_a_fair_draw_despite_rejects(scans, shard_samples, seed, refused):
     chance = random.Random(seed)
     reasons = ("missing_member", "duplicate", "bad_name", "unsafe_member")
     samples = [
@@ -102,7 +102,7 @@ def test_every_shard_is_a_fair_draw_whatever_is_refused_unread(scans, shard_samp
 
 @settings(deadline=None, max_examples=30)
 @given(scans=scans, seed=seeds)
-def test_where_samples_go_does_not_depend_on_where_they_come_from(scans, seed):
+def test_dealing_does_not_depend_on_the_source(scans, seed):
     samples = samples_of(scans)
     elsewhere = [
         StagedSample(**{**vars(s), "source": "/elsewhere.tar.gz"}, piece="piece", position=i)
@@ -117,7 +117,7 @@ def test_where_samples_go_does_not_depend_on_where_they_come_from(scans, seed):
 
 @settings(deadline=None, max_examples=20)
 @given(scans=scans, seed=seeds)
-def test_a_plan_depends_on_its_seed_alone(scans, seed):
+def test_a_plan_depends_only_on_its_seed(scans, seed):
     samples = samples_of(scans)
     assert deal(samples, seed=seed) == deal(samples, seed=seed)
 
@@ -141,7 +141,7 @@ def test_a_split_without_samples_has_no_shard():
     assert {plan.path.split("/")[0] for plan in deal(samples_of({(1, 1): 3}, split="val"))} == {"split=val"}
 
 
-def test_refused_inputs_do_not_spoil_the_draw():
+def test_rejects_do_not_disturb_the_draw():
     samples = [
         replace(s, reject_reason="missing_member" if i % 2 else "") for i, s in enumerate(samples_of({(1, 1): 512}))
     ]
@@ -181,7 +181,7 @@ def test_no_more_shards_than_samples():
 # --- digests ---
 
 
-def test_a_digest_is_of_what_the_shard_is_to_hold():
+def test_a_digest_depends_on_what_the_shard_will_hold():
     plan = ShardPlan(path="split=train/part-00000.parquet", samples=(planned(1), planned(2)), settings="{}")
     same = replace(plan, samples=tuple(planned(scene, source="/elsewhere") for scene in (1, 2)))
     staged = [StagedSample(**vars(planned(scene)), piece="a piece", position=scene) for scene in (1, 2)]
@@ -228,20 +228,20 @@ def test_missing_members(members, message):
 
 
 @pytest.mark.parametrize("reason", ["bad_name", "unsafe_member"])
-def test_a_problem_goes_before_a_missing_member(reason):
+def test_a_problem_takes_precedence_over_a_missing_member(reason):
     misplaced = triplet(members=("rgb",), reason=reason, problem="it lies in x instead of y")
     (got,) = plan_samples(sources([("/a", misplaced)]))
     assert (got.reject_reason, got.reject_message) == (reason, "it lies in x instead of y")
 
 
-def test_the_second_of_one_id_is_a_duplicate_in_whatever_source_or_split():
+def test_a_repeated_id_is_a_duplicate_in_any_source_or_split():
     found = [("/a", triplet(1)), ("/b", triplet(1)), ("/a", triplet(1, split="val")), ("/b", triplet(2))]
     got = plan_samples(sources(found))
     assert [p.reject_reason for p in got] == ["", "duplicate", "duplicate", ""]
     assert "/a" in got[1].reject_message
 
 
-def test_a_whole_copy_makes_good_what_is_missing_or_misplaced():
+def test_a_complete_copy_replaces_an_incomplete_or_misplaced_one():
     found = [
         ("/a", triplet(members=("rgb",))),
         ("/b", triplet(reason="bad_name", problem="misplaced")),
@@ -317,7 +317,7 @@ def test_one_large_scene_does_not_take_the_fraction_with_it():
         assert 25 <= sum(s.triplet.split == "val" for s in got) <= 35
 
 
-def test_resplit_by_scan_where_a_type_has_one_scene():
+def test_resplit_is_by_scan_if_a_type_has_one_scene():
     samples = samples_of({(1, scan): 10 for scan in range(1, 6)}) + samples_of(
         {(2, 1): 10, (3, 1): 10}, scene_type="outdoor"
     )
@@ -352,7 +352,7 @@ def test_a_single_scan_cannot_be_divided():
         resplit(samples_of({(1, 1): 50}), val_fraction=0.5, seed=0)
 
 
-def test_a_split_of_refused_inputs_alone_is_empty():
+def test_a_split_of_rejects_alone_is_empty():
     samples = samples_of({(1, 1): 9}) + samples_of({(2, 1): 1}, reject_reason="missing_member")
     try:
         got = resplit(samples, val_fraction=0.1, seed=0)

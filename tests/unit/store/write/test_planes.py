@@ -152,7 +152,7 @@ def test_area_average_between_pixels_by_hand():
 
 
 @pytest.mark.parametrize("size", [(5, 7), (9, 3), (2, 2), (40, 41), (5, 8)])
-def test_resizing_leaves_the_range_and_a_flat_image(size):
+def test_resizing_keeps_the_range_and_a_flat_image(size):
     rgb = np.random.default_rng(0).integers(50, 200, (5, 7, 3), dtype=np.uint8)
     resized = resize_rgb(rgb, height=size[0], width=size[1])
     assert resized.shape == (*size, 3)
@@ -192,7 +192,7 @@ def edges_of(depth, *, jump=0.5, radius=0, valid=None):
         ([7], [0]),
     ],
 )
-def test_a_jump_marks_both_its_sides(depth, wanted):
+def test_a_jump_marks_both_sides(depth, wanted):
     assert edges_of(depth) == [wanted]
     assert edges_of(np.transpose([depth])) == np.transpose([wanted]).tolist()
 
@@ -239,7 +239,7 @@ def test_diagonal_neighbours_count():
     radius=st.integers(0, 3),
     jump=st.sampled_from([0.25, 0.5, 1.0]),
 )
-def test_edges_are_what_their_definition_says(h, w, seed, radius, jump):
+def test_edges_match_their_definition(h, w, seed, radius, jump):
     generator = np.random.default_rng(seed)
     depth = generator.integers(1, 9, (h, w)).astype(np.float32)  # Whole numbers: the threshold is exact.
     valid = generator.random((h, w)) < 0.8
@@ -279,7 +279,7 @@ def test_figures_by_hand():
     assert all(type(value) is float for value in figures.values())
 
 
-def test_zeros_under_the_mask_are_no_depth_of_one_metre():
+def test_masked_zeros_do_not_count_as_one_metre():
     figures = depth_figures(planes_of([[4, 1, 1]], [[1, 0, 0]], [[0, 0, 0]]))
     assert figures["depth_min_m"] == figures["depth_max_m"] == pytest.approx(4.0)
     assert figures["log_depth_mean"] == pytest.approx(np.log(4))

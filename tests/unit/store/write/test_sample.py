@@ -128,7 +128,7 @@ def test_planes_taken_from_a_batch_are_views_of_it():
     assert not any(plane.flags.writeable for plane in planes.values())
 
 
-def test_a_row_says_what_the_triplet_and_the_files_say():
+def test_a_row_states_the_triplets_names_and_checksums():
     members = members_of(*frame_of(0, 6, 8))
     row = make_sample(triplet(), members, layout_of(3, 4), CAMERA).row
     wanted = {"sample_id": "00001_00002_outdoor_003_000", "split": "val", "scene_type": "outdoor"}
@@ -151,7 +151,7 @@ def test_a_frame_of_diodes_size_has_diodes_camera():
 
 
 @pytest.mark.parametrize("change", ["rgb", "depth", "mask", "camera", "edges", "size"])
-def test_the_contents_checksum_is_of_every_plane_and_of_the_camera(change):
+def test_the_content_checksum_depends_on_every_plane_and_the_camera(change):
     rgb, depth, mask = frame_of(0, 6, 8, valid_share=1.0)
     before = make_sample(triplet(), members_of(rgb, depth, mask), layout_of(6, 8), CAMERA).row
     camera, layout = CAMERA, layout_of(6, 8)
@@ -174,7 +174,7 @@ def test_the_contents_checksum_is_of_every_plane_and_of_the_camera(change):
     assert files == ([change] if change in ("rgb", "depth", "mask") else [])
 
 
-def test_the_contents_checksum_is_not_of_the_files_bytes():
+def test_the_content_checksum_does_not_depend_on_file_bytes():
     rgb, depth, mask = frame_of(0, 6, 8)
     first = members_of(rgb, depth, mask)
     other = {

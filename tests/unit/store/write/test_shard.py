@@ -126,7 +126,7 @@ def test_the_camera_is_at_the_stored_size_or_unknown(tmp_path, write, source):
         assert [row[k] for k in ("fx_px", "fy_px", "cx_px", "cy_px")] == [None] * 4
 
 
-def test_every_refused_input_is_recorded_with_its_reason(tmp_path, write, source):
+def test_every_reject_is_recorded_with_its_reason(tmp_path, write, source):
     rgb, depth, mask = write.frame(0)
     first = [f"{SCAN}_{i:03d}_000" for i in range(10)]
     folder = write.triplet(source, "train", first[0], rgb, depth, mask * 0)
@@ -163,7 +163,7 @@ def test_every_refused_input_is_recorded_with_its_reason(tmp_path, write, source
     assert not set(kept) & set(rejects)
 
 
-def test_a_sample_whose_valid_pixels_are_all_lost_in_sampling_is_refused(tmp_path, write):
+def test_a_sample_without_valid_pixels_after_sampling_is_rejected(tmp_path, write):
     rgb, depth, mask = write.frame(0)
     lone = np.zeros_like(mask)
     lone[0, 0] = 1
@@ -173,7 +173,7 @@ def test_a_sample_whose_valid_pixels_are_all_lost_in_sampling_is_refused(tmp_pat
     assert "2 x 2" in record.rejects["message"][0].as_py()
 
 
-def test_a_shard_of_refused_inputs_alone_is_whole(tmp_path, write):
+def test_a_shard_of_rejects_alone_is_complete(tmp_path, write):
     rgb, depth, mask = write.frame(0)
     for i in range(3):
         write.triplet(tmp_path / "tree", "train", f"{SCAN}_{i:03d}_000", rgb, depth, mask * 0)
@@ -182,7 +182,7 @@ def test_a_shard_of_refused_inputs_alone_is_whole(tmp_path, write):
     assert read_alone(tmp_path / "out" / PATH) == []
 
 
-def test_a_record_is_what_the_file_says(tmp_path, write, source):
+def test_a_record_matches_the_file(tmp_path, write, source):
     files, record = make(source, tmp_path / "out", size=(4, 4))
     content = (tmp_path / "out" / PATH).read_bytes()
     assert (record.path, record.file_bytes) == (PATH, len(content))
@@ -193,7 +193,7 @@ def test_a_record_is_what_the_file_says(tmp_path, write, source):
     assert pickle.loads(pickle.dumps(record)) == record
 
 
-def test_a_new_shards_record_says_how_long_each_sample_took_and_a_found_ones_that_nobody_knows(tmp_path, source):
+def test_only_a_new_shards_record_states_how_long_each_sample_took(tmp_path, source):
     _, record = make(source, tmp_path / "out", size=(4, 4))
     assert all(0 < seconds < 60 for seconds in record.rows["seconds"].to_pylist())
     _, found = make(source, tmp_path / "out", size=(4, 4))
@@ -218,7 +218,7 @@ def test_a_committed_shard_is_left_untouched(tmp_path, write, source):
     assert untimed(second) == untimed(first)
 
 
-def test_a_shard_that_fails_half_way_leaves_nothing(tmp_path, write, source):
+def test_a_shard_that_fails_halfway_leaves_nothing(tmp_path, write, source):
     plan = plan_of(source)
     gone = plan.samples[-1].triplet.members["depth"]
     Path(gone).unlink()
@@ -227,14 +227,14 @@ def test_a_shard_that_fails_half_way_leaves_nothing(tmp_path, write, source):
     assert [path for path in (tmp_path / "out").rglob("*") if path.is_file()] == []
 
 
-def test_a_shard_knows_its_plan(tmp_path, write, source):
+def test_a_shard_holds_its_plans_digest(tmp_path, write, source):
     plan = plan_of(source, settings='{"height": 4}')
     files, _ = make(source, tmp_path / "out", size=(4, 4), plan=plan)
     assert committed_plan_digest(files, PATH) == plan.digest
     assert committed_plan_digest(files, PATH) != plan_of(source).digest
 
 
-def test_a_committed_shard_of_another_plan_is_no_such_shard(tmp_path, source):
+def test_a_committed_shard_of_another_plan_fails(tmp_path, source):
     make(source, tmp_path / "out", size=(4, 4))
     before = (tmp_path / "out" / PATH).read_bytes()
     with pytest.raises(StoreError, match=r"part-00000\.parquet of .* was just written by another run"):
@@ -243,7 +243,7 @@ def test_a_committed_shard_of_another_plan_is_no_such_shard(tmp_path, source):
 
 
 @pytest.mark.parametrize("damage", ["cut short", "empty", "text", "gone"])
-def test_a_damaged_shard_is_told_with_what_to_delete(tmp_path, source, damage):
+def test_the_message_for_a_damaged_shard_names_what_to_delete(tmp_path, source, damage):
     files, _ = make(source, tmp_path / "out", size=(4, 4))
     path = tmp_path / "out" / PATH
     match damage:
@@ -259,7 +259,7 @@ def test_a_damaged_shard_is_told_with_what_to_delete(tmp_path, source, damage):
         committed_plan_digest(files, PATH)
 
 
-def test_every_input_is_watched_and_what_is_refused_passes_the_watch(tmp_path, write, source):
+def test_every_input_and_reject_is_watched(tmp_path, write, source):
     rgb, depth, mask = write.frame(0)
     empty, lone = f"{SCAN}_003_000", f"{SCAN}_007_000"
     write.triplet(source, "train", empty, rgb, depth, mask * 0)
@@ -289,7 +289,7 @@ def test_the_same_plan_makes_the_same_bytes(tmp_path, write, source):
     assert untimed(first) == untimed(second)
 
 
-def test_row_groups_are_what_a_reader_fetches(tmp_path, write, source):
+def test_row_groups_have_the_size_that_readers_fetch(tmp_path, write, source):
     make(source, tmp_path / "out", size=(4, 4))
     metadata = pq.ParquetFile(tmp_path / "out" / PATH).metadata
     assert [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)] == [16, 4]

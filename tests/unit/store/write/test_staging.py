@@ -107,7 +107,7 @@ orders = st.one_of(
 
 @settings(max_examples=60)
 @given(order=orders, seed=st.integers(0, 99))
-def test_each_sample_is_in_one_segment_and_the_plan_depends_on_the_archive_alone(order, seed):
+def test_each_sample_is_in_one_segment_independent_of_order(order, seed):
     samples = samples_in_order(order)
     segments = segments_of(samples)
     ids = Counter(sample.triplet.sample_id for segment in segments for sample in segment.samples)
@@ -123,7 +123,7 @@ def test_each_sample_is_in_one_segment_and_the_plan_depends_on_the_archive_alone
 
 @settings(max_examples=60)
 @given(order=orders)
-def test_segments_are_cut_where_no_triplet_is_half_read_if_there_is_such_a_place(order):
+def test_segments_end_between_triplets_where_possible(order):
     samples = samples_in_order(order)
     segments = segments_of(samples)
     wanted = min(MAX_SEGMENT_SAMPLES, max(MIN_SEGMENT_SAMPLES, len(samples) // SEGMENTS_WANTED))
@@ -154,12 +154,12 @@ def test_triplets_in_a_row_make_equal_segments(count, wanted):
     assert [len(segment.samples) for segment in segments] == wanted
 
 
-def test_a_shuffled_archive_is_cut_all_the_same():
+def test_a_shuffled_archive_is_cut_by_size():
     segments = segments_of(samples_in_order(shuffled(1000, 0)))
     assert [len(segment.samples) for segment in segments] == [256, 256, 256, 232]
 
 
-def test_a_pieces_name_says_what_it_holds():
+def test_a_pieces_name_depends_on_its_content():
     samples = samples_in_order(in_a_row(8))
     (segment,) = segments_of(samples)
     first = samples[0].triplet
@@ -181,7 +181,7 @@ def place_of(sample):
     return (sample.piece, sample.position) if isinstance(sample, StagedSample) else None
 
 
-def test_only_the_samples_of_segments_are_given_pieces():
+def test_only_samples_of_segments_are_staged():
     first, second, third = samples_in_order(in_a_row(3))
     elsewhere = replace(first, source="b.tar.gz")
     refused = replace(second, reject_reason="duplicate")
@@ -215,7 +215,7 @@ class Tape:
 
 @settings(max_examples=60)
 @given(order=orders, held_bytes=st.sampled_from([0, 1, 500, 5000, 50_000, 2**29]))
-def test_a_sweep_gives_each_sample_its_own_members(order, held_bytes):
+def test_a_sweep_yields_each_samples_own_members(order, held_bytes):
     samples = samples_in_order(order)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(staging, "HELD_BYTES", held_bytes)
@@ -228,7 +228,7 @@ def test_a_sweep_gives_each_sample_its_own_members(order, held_bytes):
                 assert tape.read_spans == sorted(span for sample in segment.samples for span in spans_of(sample))
 
 
-def test_a_sweep_keeps_no_more_than_it_may(monkeypatch):
+def test_a_sweep_holds_a_limited_number_of_bytes(monkeypatch):
     monkeypatch.setattr(staging, "HELD_BYTES", 10 * 400)
     (segment,) = segments_of(samples_in_order([*range(100)] * 3))
     tape, most = Tape(), 0
@@ -299,7 +299,7 @@ def members_in(tree, triplet):
     return {name: (folder / f"{triplet.sample_id}{end}").read_bytes() for name, end in MEMBER_SUFFIXES.items()}
 
 
-def test_what_a_piece_holds_is_what_is_made_of_the_files(tree, archive, tmp_path):
+def test_a_piece_holds_what_the_files_would_make(tree, archive, tmp_path):
     files = open_files(str(tmp_path))
     segments, camera = segments_in(archive, files)
     assert camera == Camera(width=8, height=6, fx_px=7.0, fy_px=7.0, cx_px=4.0, cy_px=3.0)
@@ -333,7 +333,7 @@ def made_of(members, triplet, camera):
         return str(error)
 
 
-def test_a_second_call_touches_nothing_and_reads_nothing(tree, tmp_path):
+def test_a_second_call_changes_and_reads_nothing(tree, tmp_path):
     archive = archive_of(tree, tmp_path / "diode.tar.gz", any_order)
     files = open_files(str(tmp_path / "store"))
     segments, _ = segments_in(archive, files)
@@ -346,7 +346,7 @@ def test_a_second_call_touches_nothing_and_reads_nothing(tree, tmp_path):
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "store").rglob("*")} == before
 
 
-def test_one_piece_that_is_gone_is_made_again(tree, tmp_path):
+def test_a_lost_piece_is_made_again(tree, tmp_path):
     archive = archive_of(tree, tmp_path / "diode.tar.gz", sorted)
     files = open_files(str(tmp_path))
     segments, _ = segments_in(archive, files)
@@ -373,7 +373,7 @@ def held_in(files, segment):
     return found
 
 
-def test_every_sample_is_watched_and_what_is_refused_passes_the_watch(archive, tmp_path):
+def test_every_sample_and_reject_is_watched(archive, tmp_path):
     files = open_files(str(tmp_path))
     segments, _ = segments_in(archive, files)
     seen, refused = [], []
@@ -418,7 +418,7 @@ def test_a_damaged_archive_is_not_listed(tree, tmp_path):
     assert [path for path in (tmp_path / "store").rglob("*") if path.is_file()] == []
 
 
-def test_the_list_of_members_comes_back_as_it_was(tmp_path):
+def test_the_list_of_members_survives_storage(tmp_path):
     members = [("train/\udcff.png", b"x"), ("train/" + "é" * 200, b""), ("README", b"text")]
     with tarfile.open(tmp_path / "a.tar.gz", "w:gz", format=tarfile.GNU_FORMAT) as tar:
         for name, content in members:
@@ -465,7 +465,7 @@ def checksums_of(store):
     "changes",
     [{}, {"splits": ("val",)}, {"resplit": "val", "val_fraction": 0.3}, {"seed": 3, "height": 3, "width": 11}],
 )
-def test_an_archives_store_is_its_trees(tmp_path, write, changes):
+def test_an_archives_store_equals_its_trees(tmp_path, write, changes):
     write.tree(tmp_path / "tree", {"train": {**TREE, "00002_00001_outdoor": 90}, "val": {"00003_00001_indoors": 70}})
     write.tree(tmp_path / "tree", {"val": {"00004_00001_indoors": 3, "00004_00002_indoors": 4}})
     archive = archive_of(tmp_path / "tree", tmp_path / "diode.tar.gz", any_order)
@@ -476,14 +476,14 @@ def test_an_archives_store_is_its_trees(tmp_path, write, changes):
     assert content_of(of_archive) == content_of(of_tree)
 
 
-def test_an_archives_store_is_its_trees_whatever_is_refused(tree, archive, tmp_path, write):
+def test_an_archives_store_equals_its_trees_despite_rejects(tree, archive, tmp_path, write):
     of_tree = write.store(tmp_path / "of tree", tree)
     of_archive = write.store(tmp_path / "of archive", archive)
     assert of_tree.manifest["rejects"] == 4
     assert content_of(of_archive) == content_of(of_tree)
 
 
-def test_a_store_of_a_tree_and_an_archive_is_the_store_of_two_trees(tmp_path, write):
+def test_a_tree_and_an_archive_make_the_store_of_two_trees(tmp_path, write):
     write.tree(tmp_path / "a", {"train": {"00001_00001_indoors": 9}})
     write.tree(tmp_path / "b", {"train": {"00001_00001_indoors": 2, "00002_00001_outdoor": 9}})
     archive = archive_of(tmp_path / "b", tmp_path / "b.tar.gz", any_order)
@@ -494,7 +494,7 @@ def test_a_store_of_a_tree_and_an_archive_is_the_store_of_two_trees(tmp_path, wr
     assert (fingerprint, samples) == (of_trees.fingerprint, content_of(of_trees)[2])
 
 
-def test_one_archive_under_two_names_is_a_set_of_duplicates(tmp_path, write):
+def test_a_second_copy_of_an_archive_is_all_duplicates(tmp_path, write):
     write.tree(tmp_path / "tree", {"train": {SCAN: 9}})
     archives = [archive_of(tmp_path / "tree", tmp_path / f"{name}.tar.gz", any_order) for name in "ab"]
     store = write.store(tmp_path / "store", *archives)

@@ -43,7 +43,7 @@ def reporter(posted):
 # --- a task's side ---
 
 
-def test_a_task_that_has_not_begun_says_so(reporter, posted):
+def test_a_task_that_has_not_begun_reports_no_sample(reporter, posted):
     report = report_of(reporter, posted)
     assert (report.task, report.name, report.done, report.rejects, report.last_reject) == (7, "", 0, 0, "")
     assert 0 <= report.running_s < 60
@@ -57,7 +57,7 @@ def test_a_sample_is_named_while_it_is_made_and_counted_after(reporter, posted):
     assert (after.name, after.done, after.rejects) == ("", 1, 0)
 
 
-def test_the_time_is_the_samples_own(reporter, posted):
+def test_the_reported_time_is_per_sample(reporter, posted):
     with reporter.watch(planned("a")):
         time.sleep(0.2)
         first = report_of(reporter, posted)
@@ -67,7 +67,7 @@ def test_the_time_is_the_samples_own(reporter, posted):
     assert (second.name, second.running_s < first.running_s) == ("b", True)
 
 
-def test_refused_samples_pass_and_are_counted(reporter, posted):
+def test_rejects_are_counted_and_raised_again(reporter, posted):
     for sample_id in ("a", "b"):
         with pytest.raises(RejectError, match="nothing there"):
             fail(reporter, sample_id, RejectError("empty_file", "nothing there"))
@@ -77,7 +77,7 @@ def test_refused_samples_pass_and_are_counted(reporter, posted):
     assert (report.done, report.rejects, report.last_reject) == (3, 2, "b (empty_file: nothing there)")
 
 
-def test_any_other_error_is_no_refusal(reporter, posted):
+def test_other_errors_are_not_rejects(reporter, posted):
     with pytest.raises(OSError, match="gone"):
         fail(reporter, "a", OSError("gone"))
     assert report_of(reporter, posted).rejects == 0
@@ -138,7 +138,7 @@ def test_the_board_keeps_the_latest_report_of_each_task():
     assert sorted((r.task, r.done) for r in board.read()) == [(0, 2), (1, 5)]
 
 
-def test_what_a_silent_task_was_making_grows_older():
+def test_the_sample_of_a_silent_task_grows_older():
     board = Board()
     board.post(report(0, "a", running_s=3.0))
     board.post(report(1, "", running_s=3.0))
@@ -155,14 +155,14 @@ def test_what_a_silent_task_was_making_grows_older():
 # --- when a run is ended ---
 
 
-def test_a_sample_may_take_its_time_and_no_longer():
+def test_a_sample_may_take_as_long_as_its_timeout():
     check_stall([], sample_timeout_s=5)
     check_stall([report(running_s=5.0), report(1, running_s=0.1)], sample_timeout_s=5)
     with pytest.raises(StoreError, match=r"^slow has been worked on for 5 s, more than --sample-timeout-s 5:"):
         check_stall([report(), report(1, "slow", running_s=5.1)], sample_timeout_s=5)
 
 
-def test_what_takes_long_between_two_samples_is_told_too():
+def test_a_stall_between_two_samples_is_reported():
     with pytest.raises(StoreError, match=r"^A task has been writing what it made for 9 s, more than"):
         check_stall([report(name="", running_s=9.0)], sample_timeout_s=5)
 
@@ -171,7 +171,7 @@ def test_what_takes_long_between_two_samples_is_told_too():
     ("rejects", "allowed", "refused"),
     [(0, 0, False), (1, 0, True), (3, 3, False), (4, 3, True), (10**6, None, False), (0, None, False)],
 )
-def test_as_many_may_be_refused_as_the_user_allows(rejects, allowed, refused):
+def test_no_more_rejects_than_allowed(rejects, allowed, refused):
     if not refused:
         check_rejects(rejects, max_rejects=allowed, example="a (empty_file)")
         return
@@ -181,6 +181,6 @@ def test_as_many_may_be_refused_as_the_user_allows(rejects, allowed, refused):
         check_rejects(rejects, max_rejects=allowed, example="a (empty_file)")
 
 
-def test_without_an_example_the_message_is_whole():
+def test_the_message_without_an_example():
     with pytest.raises(StoreError, match=r"--max-rejects 0\. Fix the source"):
         check_rejects(1, max_rejects=0, example="")

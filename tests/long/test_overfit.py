@@ -28,7 +28,8 @@ def eight_images(tmp_path) -> list[Planes]:
     for triplet in find_triplets(str(tmp_path / "tree"), ("train", "val")):
         members = {name: Path(path).read_bytes() for name, path in triplet.members.items()}
         frame = decode_triplet(members)
-        images.append(make_planes(**vars(frame), height=64, width=64, edge_relative_jump=0.1, edge_radius_px=1))
+        arrays = {"rgb": frame.rgb, "depth_m": frame.depth_m, "valid_mask": frame.valid_mask}
+        images.append(make_planes(**arrays, height=64, width=64, edge_relative_jump=0.1, edge_radius_px=1))
     return images
 
 

@@ -1,13 +1,13 @@
 """A model as a user names it on the command line: one of the registry, a folder, or Depth Anything."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from depthflow.errors import RegistryError
 from depthflow.inference import depth_anything
 from depthflow.inference.predictor import ConstantPredictor, find_network, load_predictor
 from depthflow.models.interface import LoadPredictor, Output
-from depthflow.registry.versions import ResolvedModel, resolve_model
+from depthflow.registry.versions import CHALLENGER, ResolvedModel, resolve_model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +56,30 @@ def find_models(names: Sequence[str]) -> list[NamedModel]:
     if len(set(uris)) < len(uris):
         raise RegistryError(f"A model is compared with itself: {', '.join(uris)}. Check --model and --compare.")
     return models
+
+
+def find_rivals(model_name: str, champion: str | None) -> tuple[NamedModel, NamedModel]:
+    """Finds a registered model's challenger, and the model to compare it with: the champion or else the baseline.
+
+    Args:
+        champion: Version that is champion now.
+
+    Raises:
+        RegistryError: if there is no challenger, it is the champion, or there is nothing to compare it with.
+    """
+    challenger = find_model(f"models:/{model_name}@{CHALLENGER}")
+    if champion is not None:
+        rival = find_model(f"models:/{model_name}/{champion}")
+        if rival.uri == challenger.uri:
+            raise RegistryError(f"The challenger, {rival.uri}, is the champion already. Train a new version first.")
+        return challenger, rival
+    baseline = challenger.baseline
+    if baseline is None:
+        raise RegistryError(
+            f"{challenger.uri} has no baseline_depth_m tag, and there is no champion to compare with. Register one "
+            "with train.py, which sets the tag."
+        )
+    return challenger, replace(baseline, uri="the mean-depth baseline")
 
 
 def find_model(name: str) -> NamedModel:

@@ -44,6 +44,24 @@ class Candidate:
         return {"figures" if name == "metrics" else name: value for name, value in kept.items()}
 
 
+def candidate(label: str, evaluation: Any, *, is_timed: bool) -> Candidate:
+    """Returns what the gate compares of an `Evaluation`.
+
+    Args:
+        is_timed: Whether its speed counts. The baseline computes nothing.
+    """
+    return Candidate(
+        label=label,
+        protocol=evaluation.protocol,
+        fingerprint=evaluation.fingerprint,
+        samples=evaluation.samples,
+        metrics=evaluation.metrics,
+        errors={image["sample_id"]: image[PRIMARY_METRIC] for image in evaluation.images},
+        problems=evaluation.problems,
+        image_ms=evaluation.image_ms if is_timed else None,
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Policy:
     """When a challenger is better.

@@ -16,19 +16,10 @@ from hypothesis import strategies as st
 from mlflow import MlflowClient
 
 from depthflow.errors import RegistryError
-from depthflow.registry.promotion import (
-    MOVES,
-    Move,
-    Record,
-    champions,
-    effective,
-    history,
-    previous_champion,
-    record_decision,
-    version_with_alias,
-)
+from depthflow.registry.history import MOVES, Move, champion_of, champions, effective, history, previous_champion
+from depthflow.registry.promotion import Record, record_decision
 from depthflow.registry.runs import mlflow_run
-from depthflow.registry.versions import CHAMPION, ModelVersion
+from depthflow.registry.versions import CHAMPION
 
 
 def moves_of(*moves: str) -> list[Move]:
@@ -171,14 +162,9 @@ def decide_upon(model: str, decision: str, champion: str | None, previous: str |
     record_decision(record, experiment=EXPERIMENT)
 
 
-def champion_of(model: str) -> str | None:
-    found = version_with_alias(model, CHAMPION)
-    return found and found.version
-
-
 def test_nothing_is_champion_at_first(model):
-    assert version_with_alias(model, CHAMPION) is None
-    assert version_with_alias("no such model", CHAMPION) is None
+    assert champion_of(model) is None
+    assert champion_of("no such model") is None
     with pytest.raises(RegistryError, match="no champion before the present one"):
         previous_champion(model, experiment=EXPERIMENT)
     with pytest.raises(RegistryError, match="no champion before the present one"):
@@ -192,7 +178,7 @@ def test_moves_the_alias_and_rolls_back_to_the_one_before(model):
     decide_upon(model, "promoted", "2", "1")
     decide_upon(model, "refused", "2", "2")
     decide_upon(model, "forced", "3", "2")
-    assert version_with_alias(model, CHAMPION) == ModelVersion(name=model, version="3")
+    assert champion_of(model) == "3"
     for target in ("2", "1"):
         assert previous_champion(model, experiment=EXPERIMENT) == target
         decide_upon(model, "rolled_back", target, champion_of(model))
@@ -316,7 +302,8 @@ def _promoted(model: str, version: str) -> str:
 
 def test_one_that_was_killed_is_waited_for_a_while_only(client, model, monkeypatch):
     """It said that it would move the alias, and never did."""
-    monkeypatch.setattr("depthflow.registry.promotion.STALE_S", 1.5)
+    for module in ("history", "promotion"):
+        monkeypatch.setattr(f"depthflow.registry.{module}.STALE_S", 1.5)
     decide_upon(model, "promoted", "1")
     client.create_run(
         client.get_experiment_by_name(EXPERIMENT).experiment_id,

@@ -35,8 +35,9 @@ from depthflow.cluster.session import WORKER_ENVIRONMENT, ray_session
 from depthflow.evaluation.evaluate import Evaluator
 from depthflow.evaluation.protocols import PROTOCOLS
 from depthflow.inference.formats import shrunk
+from depthflow.inference.outputs import Outputs
 from depthflow.inference.photographs import read_photograph
-from depthflow.inference.predict import Outputs, predict_photographs
+from depthflow.inference.predict import predict_photographs
 from depthflow.inference.predictor import NetworkPredictor
 from depthflow.inference.writers import Lens, write_npy, write_ply, write_png16
 from depthflow.models.interface import LoadPredictor

@@ -6,69 +6,43 @@ submit.py [its own flags] COMMAND [the command's flags]
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from depthflow.cluster.config import SubmitConfig
 from depthflow.cluster.job_server import JobServer
 from depthflow.cluster.package import digest, find_files
-from depthflow.cluster.requirements import (
-    RUN_ONCE,
-    WITHOUT_PREFLIGHT,
-    check_submittable,
-    job_environment,
-    preflight_flags,
-)
-from depthflow.cluster.submission import Decision, Job, api_server, decide, outcome
-from depthflow.command import EXIT_INTERRUPTED, parse_command, run_command
-from depthflow.errors import ClusterError
+from depthflow.cluster.requirements import RUN_ONCE, plan_job
+from depthflow.cluster.submission import api_server, decide, left_running, outcome
+from depthflow.command import run_command
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMANDS = sorted(path.stem for path in (ROOT / "pipelines").glob("*.py"))
+COMMANDS = {path.stem: path for path in sorted((ROOT / "pipelines").glob("*.py"))}
+
+SAID = {"submit": "submitted", "attach": "running already, attached", "report": "done before; --again runs it again"}
 
 
 def main(config: SubmitConfig) -> dict[str, Any]:
     """Submits the command or attaches to its job; returns the job's result and exit code."""
-    job = checked_job(config)
+    from depthflow.registry.runs import git_commit
+
+    job = plan_job(config, COMMANDS, os.environ, git_commit=git_commit())
     files = find_files(ROOT)
     server = JobServer(api_server(config.address, os.environ))
     base = job.submission_id(digest(files))
     decision = decide(base, server.statuses(), run_once=job.name in RUN_ONCE, again=config.again)
     if decision.action == "submit" and not server.submit(job, decision.submission_id, files):
-        decision = Decision(action="attach", submission_id=decision.submission_id)
-    said = {"submit": "submitted", "attach": "running already, attached", "report": "done before; --again runs it anew"}
-    print(f"job {decision.submission_id} at {server.address}: {said[decision.action]}", file=sys.stderr, flush=True)
-    about = {"submission_id": decision.submission_id, "action": decision.action}
+        decision = replace(decision, action="attach")
+    submission_id, action = decision.submission_id, decision.action
+    print(f"job {submission_id} at {server.address}: {SAID[action]}", file=sys.stderr, flush=True)
     if not config.wait:
-        return {**about, "job_status": server.statuses()[decision.submission_id]}
+        return {"submission_id": submission_id, "action": action, "job_status": server.statuses()[submission_id]}
     try:
-        ended = server.follow(decision.submission_id, write_log, reconnect_s=config.reconnect_s)
+        ended = server.follow(submission_id, write_log, reconnect_s=config.reconnect_s)
     except KeyboardInterrupt:
-        raise ClusterError(
-            f"Followed no longer; the job goes on. The same command attaches to it again; to stop it: "
-            f"ray job stop --address {server.address} {decision.submission_id}",
-            details={**about, "job_status": "RUNNING"},
-            exit_code=EXIT_INTERRUPTED,
-        ) from None
-    return outcome(ended, decision.action)
-
-
-def checked_job(config: SubmitConfig) -> Job:
-    """Checks the command line and returns its job."""
-    from depthflow.registry.runs import git_commit
-
-    name, *arguments = config.command
-    if name not in COMMANDS:
-        raise ClusterError(f"There is no command {name}. Pass one of: {', '.join(COMMANDS)}.", exit_code=2)
-    parsed = parse_command(ROOT / "pipelines" / f"{name}.py", arguments)
-    check_submittable(name, parsed, os.environ)
-    return Job(
-        name=name,
-        arguments=tuple(arguments),
-        preflight=None if name in WITHOUT_PREFLIGHT else tuple(preflight_flags(name, parsed)),
-        environment=job_environment(config.env, os.environ, git_commit=git_commit()),
-        python=config.python,
-    )
+        raise left_running(submission_id, action, address=server.address) from None
+    return outcome(ended, action)
 
 
 def write_log(text: str) -> None:

@@ -5,6 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from depthflow.cluster.config import SubmitConfig
+from depthflow.cluster.submission import Job
+from depthflow.command import EXIT_USAGE, parse_command
 from depthflow.errors import ClusterError
 from depthflow.observability.logs import LOG_FORMAT
 from depthflow.storage.location import is_uri
@@ -24,6 +27,35 @@ RUN_ONCE = ("train",)
 """Commands whose finished job is reported instead of run again. Other commands skip finished work by themselves."""
 MLFLOW_VARIABLE = "MLFLOW_TRACKING_URI"
 _LOCAL_STORES = ("sqlite:", "file:", "/", ".")
+
+
+def plan_job(
+    config: SubmitConfig, scripts: Mapping[str, Path], environment: Mapping[str, str], *, git_commit: str
+) -> Job:
+    """Checks a command line and returns its job.
+
+    Args:
+        config: Command line and how to run it.
+        scripts: File of each command by name.
+        environment: Environment variables of this process.
+        git_commit: Commit of the code.
+
+    Raises:
+        ClusterError: if there is no such command, or it cannot work as a job.
+        SystemExit: for wrong flags.
+    """
+    name, *arguments = config.command
+    if name not in scripts:
+        raise ClusterError(f"There is no command {name}. Pass one of: {', '.join(scripts)}.", exit_code=EXIT_USAGE)
+    parsed = parse_command(scripts[name], arguments)
+    check_submittable(name, parsed, environment)
+    return Job(
+        name=name,
+        arguments=tuple(arguments),
+        preflight=None if name in WITHOUT_PREFLIGHT else tuple(preflight_flags(name, parsed)),
+        environment=job_environment(config.env, environment, git_commit=git_commit),
+        python=config.python,
+    )
 
 
 def check_submittable(name: str, parsed: Mapping[str, Any], environment: Mapping[str, str]) -> None:

@@ -95,6 +95,16 @@ def decide(base: str, statuses: Mapping[str, str], *, run_once: bool, again: boo
     return Decision(action="submit", submission_id=f"{base}-{number + 1}")
 
 
+def left_running(submission_id: str, action: str, *, address: str) -> ClusterError:
+    """Returns the error of a command that was interrupted while it followed its job."""
+    return ClusterError(
+        "Followed no longer; the job goes on. The same command attaches to it again; to stop it: "
+        f"ray job stop --address {address} {submission_id}",
+        details={"submission_id": submission_id, "action": action, "job_status": "RUNNING"},
+        exit_code=EXIT_INTERRUPTED,
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Ended:
     """A job that ended, as reported by Ray.

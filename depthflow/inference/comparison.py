@@ -10,8 +10,8 @@ import ray
 
 from depthflow.errors import unwrapped
 from depthflow.inference.formats import DRAWN_AS, shrunk
+from depthflow.inference.outputs import Outputs, output_names
 from depthflow.inference.photographs import read_photograph
-from depthflow.inference.predict import Outputs, output_names
 from depthflow.placement import cluster_capacity, plan_data
 from depthflow.reports.panels import DepthMap, draw_comparison
 from depthflow.storage.files import open_files

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from depthflow.errors import RegistryError
 from depthflow.inference import depth_anything
 from depthflow.inference.predictor import ConstantPredictor, find_network, load_predictor
+from depthflow.inference.tiles import TiledPredictor
 from depthflow.models.interface import LoadPredictor, Output
 from depthflow.registry.versions import CHALLENGER, ResolvedModel, resolve_model
 
@@ -27,6 +28,12 @@ class NamedModel:
     output: Output
     python: str | None
     resolved: ResolvedModel | None
+
+    def load_tiled(self, tile_px: int | None) -> LoadPredictor:
+        """Returns a function that loads the model; with `tile_px`, as a `TiledPredictor` if it predicts metres."""
+        if tile_px is None or self.output != "metres":
+            return self.load
+        return lambda: TiledPredictor(self.load(), tile_px=tile_px)
 
     @property
     def version(self) -> str | None:

@@ -2,11 +2,9 @@
 
 import json
 import shutil
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Lock
@@ -18,16 +16,14 @@ import ray
 from depthflow.datasets.triplet import RejectError
 from depthflow.errors import unwrapped
 from depthflow.inference.formats import FORMATS, Prediction
-from depthflow.inference.photographs import photograph_version, read_photograph
-from depthflow.inference.writers import Lens
-from depthflow.models.interface import LoadPredictor, Output
+from depthflow.inference.outputs import SIDECAR, Outputs, output_names
+from depthflow.inference.photographs import read_photograph
+from depthflow.models.interface import LoadPredictor
 from depthflow.observability.gauges import StageGauges
 from depthflow.observability.progress import ProgressLine
 from depthflow.placement import ANYWHERE
 from depthflow.storage.files import open_files
 
-SIDECAR = "depth.json"
-"""Taken away first and written last, so that it stands for the files it lists."""
 BATCH_SIZE = 8
 BATCHES_AT_ONCE = 3
 """In each process: one is read, one predicted, one written."""
@@ -37,57 +33,6 @@ CHUNK_PIXELS = 8_000_000
 """So many pixels are predicted together, or one photograph that has more."""
 LARGE_PIXELS = 16_000_000
 """Of photographs with more, a process predicts and writes one at a time; others that were read wait."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outputs:
-    """What is written of each photograph.
-
-    Attributes:
-        folder: absolute, or an s3:// or gs:// URI.
-        kinds: which files: names in `FORMATS`.
-        model: the model's URI, for the sidecar.
-        output: what it predicts.
-        lens: for point clouds; None where there are none.
-        settings: what else the files depend on, for the sidecar.
-    """
-
-    folder: str
-    kinds: tuple[str, ...]
-    model: str
-    output: Output
-    lens: Lens | None
-    settings: Mapping[str, Any]
-
-    def files(self, name: str) -> list[str]:
-        """Names of a photograph's files in the folder."""
-        return [f"{name}.{FORMATS[kind].endings[self.output]}" for kind in self.kinds]
-
-    def locations(self, name: str) -> list[str]:
-        """Absolute paths or URIs of a photograph's files."""
-        return [f"{self.folder}/{file}" for file in self.files(name)]
-
-    def facts(self, path: str) -> dict[str, Any]:
-        """What a photograph's files depend on."""
-        return {
-            "photograph": path,
-            "photograph_version": photograph_version(path),
-            "model": self.model,
-            "output": self.output,
-            "lens": asdict(self.lens) if self.lens else None,
-            **self.settings,
-        }
-
-    def is_done(self, path: str, name: str) -> bool:
-        """Whether an earlier run left all files of this photograph, as this run would make them."""
-        try:
-            folder = open_files(self.folder)
-            written = json.loads(folder.read(f"{name}.{SIDECAR}").to_pybytes())
-            same = all(written.get(key) == value for key, value in self.facts(path).items())
-            listed = {*self.kinds} <= {*written["files"]}
-        except (OSError, ValueError, AttributeError, KeyError, TypeError):
-            return False
-        return same and listed and all(map(folder.exists, self.files(name)))
 
 
 class _Photograph(NamedTuple):
@@ -162,7 +107,7 @@ class PhotographPredictor:
             for kind, file in zip(self._outputs.kinds, files, strict=True):
                 facts |= FORMATS[kind].write(Path(scratch, file), prediction) or {}
             out.unlink(sidecar)
-            for other in _possible_files(photograph.name) - {*files}:
+            for other in self._outputs.stale_files(photograph.name):
                 out.unlink(other)
             for file in files:
                 with Path(scratch, file).open("rb") as written, out.commit(file, durable=False) as committed:
@@ -170,11 +115,6 @@ class PhotographPredictor:
         with out.commit(sidecar, durable=False) as committed:
             committed.write(json.dumps(facts).encode())
         return _accept(photograph.path, self._outputs.locations(photograph.name))
-
-
-def _possible_files(name: str) -> set[str]:
-    """All that any run may leave of a photograph, its sidecar apart."""
-    return {f"{name}.{ending}" for one in FORMATS.values() for ending in one.endings.values()}
 
 
 def _accept(path: str, outputs: list[str]) -> dict[str, Any]:
@@ -240,15 +180,3 @@ def predict_photographs(
                 rejects += bool(done[-1]["reason"])
                 gauges(len(done), rejects)
     return sorted(done, key=lambda row: row["path"])
-
-
-def output_names(paths: list[str]) -> list[str]:
-    """A name a photograph, unique: its stem, or, where stems clash, its file name with the folder before it."""
-    stems = Counter(Path(path).stem for path in paths)
-    names = []
-    for path in map(Path, paths):
-        clashes = stems[path.stem] > 1
-        names.append(f"{path.parent.name}_{path.name}".replace(".", "_") if clashes else path.stem)
-    if len(set(names)) < len(names):
-        names = [f"{k:05d}_{name}" for k, name in enumerate(names)]
-    return names

@@ -296,7 +296,8 @@ def test_a_triplet_is_rejected_for_the_reason(run, write_triplet, tmp_path):
 
 PHOTOGRAPH = """
 import json, sys
-from depthflow.inference.predict import Outputs, PhotographPredictor
+from depthflow.inference.outputs import Outputs
+from depthflow.inference.predict import PhotographPredictor
 from depthflow.inference.predictor import ConstantPredictor
 
 outputs = Outputs(folder=sys.argv[2], kinds=("npz", "npy"), model="m", output="metres", lens=None, settings={})

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from depthflow.inference.outputs import Outputs
 from depthflow.inference.photographs import find_photographs
-from depthflow.inference.predict import Outputs, predict_photographs
+from depthflow.inference.predict import predict_photographs
 from depthflow.inference.predictor import ConstantPredictor
 
 SIZES = ((24, 32), (32, 24), (40, 40), (1, 1))
@@ -92,7 +93,8 @@ import json, resource, sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import numpy as np
-from depthflow.inference.predict import Outputs, PhotographPredictor
+from depthflow.inference.outputs import Outputs
+from depthflow.inference.predict import PhotographPredictor
 from depthflow.inference.predictor import NetworkPredictor
 from depthflow.inference.writers import Lens
 from depthflow.models.unet import build_unet, serving_network

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from depthflow.inference.formats import FORMATS, Prediction
-from depthflow.inference.predict import SIDECAR
+from depthflow.inference.outputs import SIDECAR
 from depthflow.inference.writers import Lens
 
 DEPTH = np.linspace(0.5, 9.0, 30, dtype=np.float32).reshape(5, 6)

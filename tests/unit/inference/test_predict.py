@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from depthflow.inference.predict import Outputs, PhotographPredictor, output_names
+from depthflow.inference.outputs import Outputs, output_names
+from depthflow.inference.predict import PhotographPredictor
 from depthflow.inference.predictor import ConstantPredictor
 from depthflow.inference.writers import Lens, read_png16
 from tests.object_store import serving_bucket

@@ -1,12 +1,10 @@
 """The distributed evaluator: reads every sample of a split once and evaluates several models in the same pass."""
 
-import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
-from threading import Lock
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import ray
@@ -16,16 +14,15 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from depthflow.datasets.diode import SCENE_TYPES
 from depthflow.errors import unwrapped
-from depthflow.evaluation.breakdown import Breakdown, image_breakdown, total
+from depthflow.evaluation.breakdown import Breakdown, total
 from depthflow.evaluation.protocols import Protocol, check_output, rows_of
-from depthflow.metrics import image_metrics, mean_over_images
-from depthflow.models.interface import LoadableModel, LoadPredictor, Output, Predictor
+from depthflow.evaluation.worker import Evaluated, EvaluationWorker
+from depthflow.metrics import mean_over_images
+from depthflow.models.interface import LoadableModel, LoadPredictor, Output
 from depthflow.observability.gauges import StageGauges
 from depthflow.observability.progress import ProgressLine
 from depthflow.placement import ANYWHERE, cluster_capacity, plan_pool
-from depthflow.store.read.reader import SampleBatch, SplitReader
-from depthflow.store.schema import PLANE_DTYPES
-from depthflow.store.store import SampleStore, open_store
+from depthflow.store.store import SampleStore
 
 BATCH_SIZE = 8
 """Batches of this size are taken in the store's order, whatever the number of workers."""
@@ -69,6 +66,12 @@ class Evaluation:
         for scene_type in SCENE_TYPES:
             groups[scene_type] = tuple(image for image in self.images if image["scene_type"] == scene_type)
         return {name: mean_over_images(images) for name, images in groups.items()}
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """Everything that must accompany the metrics wherever they are kept."""
+        facts = {name: getattr(self, name) for name in ("protocol", "fingerprint", "split", "samples")}
+        return {**facts, "metrics": self.metrics}
 
     @property
     def problems(self) -> tuple[str, ...]:
@@ -172,7 +175,7 @@ class Evaluator:
             max_concurrency=BATCHES_AT_ONCE,
             scheduling_strategy=PlacementGroupSchedulingStrategy(group),
             runtime_env={"py_executable": python} if python else {},
-        )(_EvaluationWorker)
+        )(EvaluationWorker)
         self._workers = [worker_class.remote(dict(models), protocol, store.files.root, split) for _ in range(count)]
 
     def evaluate(self) -> dict[str, Evaluation]:
@@ -181,7 +184,7 @@ class Evaluator:
         Raises:
             ProtocolError: if a model without metres is not aligned by the protocol.
         """
-        found: dict[str, list[_Evaluated]] = {name: [] for name in self._names}
+        found: dict[str, list[Evaluated]] = {name: [] for name in self._names}
         pool = ActorPool(self._workers * BATCHES_AT_ONCE)
         line, done, total_rows = ProgressLine("samples evaluated"), 0, sum(map(len, self._batches))
         gauges = StageGauges("evaluation", total=total_rows)
@@ -209,7 +212,7 @@ class Evaluator:
                     predicted[name] |= maps
         return predicted
 
-    def _joined(self, batches: list["_Evaluated"], output: Output) -> Evaluation:
+    def _joined(self, batches: list[Evaluated], output: Output) -> Evaluation:
         """Joins the batches, with images and sums in the order of the sample ids."""
         images = sorted((image for batch in batches for image in batch.images), key=lambda image: image[0]["sample_id"])
         image_ms = [batch.image_ms for batch in batches if batch.image_ms is not None]
@@ -227,96 +230,6 @@ class Evaluator:
         )
 
 
-class _Evaluated(NamedTuple):
-    """One batch: each image's row and breakdown; milliseconds per image, None for the first batch of a process."""
-
-    images: list[tuple[dict[str, Any], Breakdown]]
-    image_ms: float | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Truth:
-    """Ground truth of an image under the protocol: (H, W) metres, counted pixels, depth edges."""
-
-    depth_gt: np.ndarray
-    mask: np.ndarray
-    edge_mask: np.ndarray
-
-
 def _remove(group: PlacementGroup) -> None:
     if ray.is_initialized():
         remove_placement_group(group)
-
-
-class _EvaluationWorker:
-    """Process that holds the models and reads its batches.
-
-    The metrics of one batch are computed while the next is predicted.
-    """
-
-    def __init__(self, models: Mapping[str, LoadPredictor], protocol: Protocol, store_root: str, split: str) -> None:
-        self._protocol = protocol
-        self._reader = SplitReader(open_store(store_root), split, planes=tuple(PLANE_DTYPES), cache_bytes=0)
-        self._models = {name: load() for name, load in models.items()}
-        self._reading, self._predicting = Lock(), Lock()
-        self._warm: set[str] = set()
-
-    def outputs(self) -> dict[str, Output]:
-        """Returns what each model predicts, by name."""
-        return {name: model.output for name, model in self._models.items()}
-
-    def evaluate(self, rows: list[int]) -> dict[str, _Evaluated]:
-        """Evaluates one batch with each model, by name."""
-        batch = self._read(rows)
-        truths = [self._truth(batch, k) for k in range(len(rows))]
-        evaluated = {}
-        for name, model in self._models.items():
-            pred, image_ms = self._predict(name, batch)
-            depth_m = [self._metres(model, pred[k], truth) for k, truth in enumerate(truths)]
-            images = [
-                (
-                    {
-                        "row": row,
-                        "sample_id": batch.sample_ids[k],
-                        "scene_type": batch.scene_types[k],
-                        "pred_min": float(pred[k].min()),
-                        "pred_max": float(pred[k].max()),
-                        **image_metrics(depth_pred=depth_m[k], depth_gt=truth.depth_gt, valid_mask=truth.mask),
-                    },
-                    image_breakdown(depth_pred=depth_m[k], **vars(truth)),
-                )
-                for k, (row, truth) in enumerate(zip(rows, truths, strict=True))
-            ]
-            evaluated[name] = _Evaluated(images, image_ms)
-        return evaluated
-
-    def depth_m(self, rows: list[int]) -> dict[str, dict[int, np.ndarray]]:
-        """Predicts one batch: model to row to (H, W) float metres."""
-        batch = self._read(rows)
-        predicted = {}
-        for name, model in self._models.items():
-            pred, _ = self._predict(name, batch)
-            predicted[name] = {row: self._metres(model, pred[k], self._truth(batch, k)) for k, row in enumerate(rows)}
-        return predicted
-
-    def _predict(self, name: str, batch: SampleBatch) -> tuple[np.ndarray, float | None]:
-        """Returns the prediction and, except for a model's first batch in this process, milliseconds per image."""
-        with self._predicting:
-            began = time.monotonic()
-            pred = self._models[name](batch.rgb)
-            image_ms = (time.monotonic() - began) * 1000 / len(pred)
-            was_warm = name in self._warm
-            self._warm.add(name)
-        return pred, image_ms if was_warm else None
-
-    def _read(self, rows: Sequence[int]) -> SampleBatch:
-        with self._reading:
-            return self._reader.read(rows)
-
-    def _truth(self, batch: SampleBatch, k: int) -> _Truth:
-        depth_gt, edge_mask = np.exp(batch.log_depth[k]), batch.edge_mask[k]
-        mask = self._protocol.counted(depth_gt=depth_gt, valid_mask=batch.valid_mask[k], edge_mask=edge_mask)
-        return _Truth(depth_gt=depth_gt, mask=mask, edge_mask=edge_mask)
-
-    def _metres(self, model: Predictor, pred: np.ndarray, truth: _Truth) -> np.ndarray:
-        return self._protocol.metres(pred, depth_gt=truth.depth_gt, mask=truth.mask, output=model.output)

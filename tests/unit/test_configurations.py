@@ -16,7 +16,7 @@ from depthflow.training.config import TrainJob
 from tests.configurations import configurations
 
 CONFIGURATIONS = configurations()
-DemoConfig = CONFIGURATIONS["pipelines.demo.DemoConfig"]
+DemoConfig = CONFIGURATIONS["depthflow.demo.config.DemoConfig"]
 
 SOUND = {
     SynthesizeConfig: SynthesizeConfig(out="o"),

@@ -1,0 +1,119 @@
+"""The chain of commands, and the checks of its source and folder before it starts."""
+
+import contextlib
+import shlex
+import shutil
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from depthflow.command import call_command
+from depthflow.datasets.archive import is_archive
+from depthflow.datasets.diode import find_triplets
+from depthflow.demo.config import DemoConfig
+from depthflow.errors import DepthflowError
+from depthflow.storage.files import open_output
+from depthflow.storage.location import is_uri
+from depthflow.store.store import SampleStore, open_store
+
+MINI_DIODE = ["--scans", "48", "--samples-per-scan", "8", "--height", "192", "--width", "256"]
+IMAGES_TRAINED_ON = 17_280
+"""Epochs are chosen so that training sees about this many images."""
+IMAGES_PREDICTED = 3
+MARKER = ".depthflow-demo"
+
+
+def check_source(source: str, out: Path) -> None:
+    """Checks that the source is a tree of DIODE's layout on a disk, outside the demo's own folder.
+
+    Raises:
+        DepthflowError: if it is not.
+    """
+    if is_archive(source) or is_uri(source):
+        raise DepthflowError(
+            f"The demo predicts images of its source, so it needs a folder on a disk. Received: {source}. "
+            "preprocess.py reads archives and object stores as they are."
+        )
+    find_triplets(source, ("train", "val"))
+    if Path(source).resolve().is_relative_to(out):
+        raise DepthflowError(f"The source {source} lies in the demo's own folder {out}. Pass another --out.")
+
+
+def empty_folder(out: Path) -> None:
+    """Makes an empty folder for the demo. The output of an earlier demo is removed, anything else is an error."""
+    marker = out / MARKER
+    open_output(str(out))
+    if out.exists() and any(out.iterdir()):
+        if not marker.is_file():
+            raise DepthflowError(f"{out} is not empty and not a demo's. Pass --out another folder.")
+        shutil.rmtree(out)
+    out.mkdir(parents=True, exist_ok=True)
+    marker.write_text("Made by pipelines/demo.py, which replaces this folder when it runs again.\n")
+
+
+def run_chain(config: DemoConfig, out: Path, pipelines: Path) -> dict[str, Any]:
+    """Runs the commands of the folder `pipelines` on a running Ray, and returns each result under its command's name.
+
+    Raises:
+        DepthflowError: if a command fails.
+    """
+    run = partial(_run, pipelines)
+    results: dict[str, Any] = {}
+    source = Path(config.source).resolve() if config.source else out / "mini-diode"
+    samples, full = out / "samples", out / "val-full-resolution"
+    if config.source is None:
+        results["synthesize"] = run("synthesize", "--out", source, *MINI_DIODE)
+    frames = ["--source", source, *_resplit(source)]
+    results["preprocess"] = run("preprocess", *frames, "--out", samples, "--height", 64, "--width", 64)
+    store = open_store(str(samples))
+    height, width = _source_size(store)
+    size = ["--height", height, "--width", width]
+    results["preprocess_full"] = run("preprocess", *frames, "--out", full, "--splits", "val", *size)
+    epochs = config.epochs or min(100, max(2, IMAGES_TRAINED_ON // store.split_index("train").num_rows))
+    job = ["--storage", out / "runs", "--epochs", epochs, "--num-workers", config.num_workers]
+    results["train"] = run("train", "demo", "--samples", samples, *job)
+    challenger, champion = "models:/depthflow@challenger", "models:/depthflow@champion"
+    results["evaluate"] = run("evaluate", "--model", challenger, "--samples", full, "--out", out / "evaluation")
+    results["promote"] = run("promote", "--samples", full)
+    model = champion if results["promote"]["champion"] else challenger
+    images = _some_images(source, store)
+    results["predict"] = run("predict", "--model", model, "--images", *images, "--out", out / "predictions")
+    return results
+
+
+def _run(pipelines: Path, command: str, *arguments: object) -> dict[str, Any]:
+    """Runs a command in this process, on the demo's Ray, and returns its result."""
+    line = [*map(str, arguments)]
+    print(f"\n$ python {shlex.join([f'pipelines/{command}.py', *line])}", file=sys.stderr, flush=True)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            return call_command(pipelines / f"{command}.py", line)
+    except DepthflowError as error:
+        raise DepthflowError(f"{command} failed: {error}", details=error.details) from error
+
+
+def _resplit(source: Path) -> list[str]:
+    """Returns the flags that divide a source with only one split, such as val.tar.gz unpacked, into both."""
+    has_train = (source / "train").is_dir()
+    if has_train and (source / "val").is_dir():
+        return []
+    return ["--resplit", "train" if has_train or source.name == "train" else "val"]
+
+
+def _source_size(store: SampleStore) -> tuple[int, int]:
+    """Returns height and width of the source's frames, which the protocol requires to be of one size."""
+    sizes = set(zip(store.index["source_height"].to_pylist(), store.index["source_width"].to_pylist(), strict=True))
+    if len(sizes) > 1:
+        raise DepthflowError(
+            f"The demo needs frames of one size. Received: {sorted(sizes)} (height, width). Pass --source a tree of "
+            "one size, or run the commands one by one: preprocess.py resizes."
+        )
+    return sizes.pop()
+
+
+def _some_images(source: Path, store: SampleStore) -> list[str]:
+    """Returns a few of the val images, from different scans."""
+    wanted = set(store.split_index("val")["sample_id"].to_pylist())
+    found = [t.members["rgb"] for t in find_triplets(str(source), ("train", "val")) if t.sample_id in wanted]
+    return found[:: max(1, len(found) // IMAGES_PREDICTED)][:IMAGES_PREDICTED]

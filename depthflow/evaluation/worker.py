@@ -1,0 +1,107 @@
+"""The process that holds the models of an evaluation, and computes metrics and breakdowns batch by batch."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from threading import Lock
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from depthflow.evaluation.breakdown import Breakdown, image_breakdown
+from depthflow.evaluation.protocols import Protocol
+from depthflow.metrics import image_metrics
+from depthflow.models.interface import LoadPredictor, Output, Predictor
+from depthflow.store.read.reader import SampleBatch, SplitReader
+from depthflow.store.schema import PLANE_DTYPES
+from depthflow.store.store import open_store
+
+
+class Evaluated(NamedTuple):
+    """One batch: each image's row and breakdown; milliseconds per image, None for the first batch of a process."""
+
+    images: list[tuple[dict[str, Any], Breakdown]]
+    image_ms: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Truth:
+    """Ground truth of an image under the protocol: (H, W) metres, counted pixels, depth edges."""
+
+    depth_gt: np.ndarray
+    mask: np.ndarray
+    edge_mask: np.ndarray
+
+
+class EvaluationWorker:
+    """Process that holds the models and reads its batches.
+
+    The metrics of one batch are computed while the next is predicted.
+    """
+
+    def __init__(self, models: Mapping[str, LoadPredictor], protocol: Protocol, store_root: str, split: str) -> None:
+        self._protocol = protocol
+        self._reader = SplitReader(open_store(store_root), split, planes=tuple(PLANE_DTYPES), cache_bytes=0)
+        self._models = {name: load() for name, load in models.items()}
+        self._reading, self._predicting = Lock(), Lock()
+        self._warm: set[str] = set()
+
+    def outputs(self) -> dict[str, Output]:
+        """Returns what each model predicts, by name."""
+        return {name: model.output for name, model in self._models.items()}
+
+    def evaluate(self, rows: list[int]) -> dict[str, Evaluated]:
+        """Evaluates one batch with each model, by name."""
+        batch = self._read(rows)
+        truths = [self._truth(batch, k) for k in range(len(rows))]
+        evaluated = {}
+        for name, model in self._models.items():
+            pred, image_ms = self._predict(name, batch)
+            depth_m = [self._metres(model, pred[k], truth) for k, truth in enumerate(truths)]
+            images = [
+                (
+                    {
+                        "row": row,
+                        "sample_id": batch.sample_ids[k],
+                        "scene_type": batch.scene_types[k],
+                        "pred_min": float(pred[k].min()),
+                        "pred_max": float(pred[k].max()),
+                        **image_metrics(depth_pred=depth_m[k], depth_gt=truth.depth_gt, valid_mask=truth.mask),
+                    },
+                    image_breakdown(depth_pred=depth_m[k], **vars(truth)),
+                )
+                for k, (row, truth) in enumerate(zip(rows, truths, strict=True))
+            ]
+            evaluated[name] = Evaluated(images, image_ms)
+        return evaluated
+
+    def depth_m(self, rows: list[int]) -> dict[str, dict[int, np.ndarray]]:
+        """Predicts one batch: model to row to (H, W) float metres."""
+        batch = self._read(rows)
+        predicted = {}
+        for name, model in self._models.items():
+            pred, _ = self._predict(name, batch)
+            predicted[name] = {row: self._metres(model, pred[k], self._truth(batch, k)) for k, row in enumerate(rows)}
+        return predicted
+
+    def _predict(self, name: str, batch: SampleBatch) -> tuple[np.ndarray, float | None]:
+        """Returns the prediction and, except for a model's first batch in this process, milliseconds per image."""
+        with self._predicting:
+            began = time.monotonic()
+            pred = self._models[name](batch.rgb)
+            image_ms = (time.monotonic() - began) * 1000 / len(pred)
+            was_warm = name in self._warm
+            self._warm.add(name)
+        return pred, image_ms if was_warm else None
+
+    def _read(self, rows: Sequence[int]) -> SampleBatch:
+        with self._reading:
+            return self._reader.read(rows)
+
+    def _truth(self, batch: SampleBatch, k: int) -> Truth:
+        depth_gt, edge_mask = np.exp(batch.log_depth[k]), batch.edge_mask[k]
+        mask = self._protocol.counted(depth_gt=depth_gt, valid_mask=batch.valid_mask[k], edge_mask=edge_mask)
+        return Truth(depth_gt=depth_gt, mask=mask, edge_mask=edge_mask)
+
+    def _metres(self, model: Predictor, pred: np.ndarray, truth: Truth) -> np.ndarray:
+        return self._protocol.metres(pred, depth_gt=truth.depth_gt, mask=truth.mask, output=model.output)

@@ -20,7 +20,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from depthflow.cluster.package import digest
 from depthflow.errors import StoreError, unwrapped
-from depthflow.registry.tracking import OneAttemptClient
+from depthflow.registry.tracking import ask
 from depthflow.storage.files import open_files
 from depthflow.storage.location import is_uri, object_store, reported
 
@@ -208,7 +208,7 @@ def _nearest_existing(folder: str) -> Path:
 
 def mlflow_answers(uri: str) -> bool:
     """Returns True, or raises if MLflow does not answer."""
-    OneAttemptClient(uri).ask()
+    ask(uri)
     return True
 
 

@@ -15,7 +15,7 @@ from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
 
 from depthflow.errors import RegistryError
-from depthflow.registry.tracking import OneAttemptClient, experiment_id, is_away, tracking_uri, use_tracking_uri
+from depthflow.registry.tracking import experiment_id, is_away, one_attempt, tracking_uri, use_tracking_uri
 from depthflow.reports.data_report import REPORT, read_report
 from depthflow.store.store import SampleStore
 
@@ -52,37 +52,38 @@ class RunLog:
         self._log([Metric(name, value, now, first_step + k) for k, value in enumerate(values)])
 
     def _log(self, metrics: list[Metric]) -> None:
-        client = self._client()
+        client = self.client()
         for start in range(0, len(metrics), METRICS_PER_CALL):
             client.log_batch(self.run_id, metrics=metrics[start : start + METRICS_PER_CALL])
 
     def params(self, values: Mapping[str, Any]) -> None:
         """Logs the run's configuration."""
-        self._client().log_batch(self.run_id, params=[Param(name, str(value)) for name, value in values.items()])
+        self.client().log_batch(self.run_id, params=[Param(name, str(value)) for name, value in values.items()])
 
     def tag(self, values: Mapping[str, Any]) -> None:
         """Sets tags."""
-        client = self._client()
+        client = self.client()
         for name, value in values.items():
             client.set_tag(self.run_id, name, value)
 
     def artifact(self, path: Path, folder: str) -> None:
         """Uploads a file into a folder of the run's artifacts."""
-        self._client().log_artifact(self.run_id, str(path), folder)
+        self.client().log_artifact(self.run_id, str(path), folder)
 
     def document(self, content: Mapping[str, Any], path: str) -> None:
         """Uploads a JSON document."""
-        self._client().log_dict(self.run_id, dict(content), path)
+        self.client().log_dict(self.run_id, dict(content), path)
 
     def samples(self, store: SampleStore) -> None:
         """Says which sample store the run uses, and uploads the store's data report if it has one."""
         self.tag({"samples.location": store.files.root})
         report = read_report(store)
         if report is not None:
-            self._client().log_text(self.run_id, report, REPORT_ARTIFACT)
+            self.client().log_text(self.run_id, report, REPORT_ARTIFACT)
             self.tag({"reports.data_report": f"{store.files.root}/{REPORT}"})
 
-    def _client(self) -> MlflowClient:
+    def client(self) -> MlflowClient:
+        """Returns a client of the run's MLflow."""
         return MlflowClient(self.tracking_uri, self.tracking_uri)
 
 
@@ -133,12 +134,12 @@ def _reopen(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None:
 
 def _end(run_log: RunLog, status: str) -> None:
     """Sets the status in a few seconds, or warns: it must neither fail a job nor hide the error that ended it."""
-    client = OneAttemptClient(run_log.tracking_uri)
     error: Exception | None = None
     for pause_s in END_PAUSES_S:
         time.sleep(pause_s)
         try:
-            client.end(run_log.run_id, status)
+            with one_attempt():
+                run_log.client().set_terminated(run_log.run_id, status)
             return
         except Exception as caught:
             error = caught

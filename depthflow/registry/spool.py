@@ -7,6 +7,7 @@ import secrets
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from enum import Enum
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from mlflow.entities import Metric
 from depthflow.errors import RegistryError, StoreError
 from depthflow.registry.records import RECORD, Records
 from depthflow.registry.runs import METRICS_PER_CALL, RunLog
-from depthflow.registry.tracking import OneAttemptClient, is_away
+from depthflow.registry.tracking import is_away, one_attempt
 
 FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 30.0
@@ -55,6 +56,8 @@ class MetricSpool:
         self._shipper = _Shipper(self._records, run_log)
         self._wake, self._hurry = threading.Event(), threading.Event()
         self._closing = False
+        self._limits = ExitStack()
+        self._limits.enter_context(one_attempt())
         self._thread = threading.Thread(target=self._work, name="metric-spool", daemon=True)
         self._thread.start()
 
@@ -87,6 +90,7 @@ class MetricSpool:
         self._shipper.stopped = True
         self._hurry.set()
         self._wake.set()
+        self._limits.close()
         return len(self._records.names())
 
     def _write(self, values: Mapping[str, list[float]], first_step: int) -> None:
@@ -147,7 +151,6 @@ class _Shipper:
     def __init__(self, records: Records, run_log: RunLog) -> None:
         self.stopped = False
         self._records, self._run_log = records, run_log
-        self._client = OneAttemptClient(run_log.tracking_uri)
         self._known_steps: dict[str, set[int]] = {}
         self._is_away = False
         self._refusals: set[str] = set()
@@ -187,7 +190,7 @@ class _Shipper:
             if self.stopped:
                 return
             batch = left[start : start + METRICS_PER_CALL]
-            self._client.log(self._run_log.run_id, batch)
+            self._run_log.client().log_batch(self._run_log.run_id, metrics=batch)
             for metric in batch:
                 self._steps(metric.key).add(metric.step)
         self._records.remove(name)
@@ -208,7 +211,8 @@ class _Shipper:
 
     def _steps(self, name: str) -> set[int]:
         if name not in self._known_steps:
-            self._known_steps[name] = self._client.steps(self._run_log.run_id, name)
+            history = self._run_log.client().get_metric_history(self._run_log.run_id, name)
+            self._known_steps[name] = {metric.step for metric in history}
         return self._known_steps[name]
 
     def _warn_of_outage(self, error: Exception) -> None:

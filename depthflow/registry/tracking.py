@@ -1,27 +1,20 @@
-"""Which MLflow server, said once and absolutely; and the calls to it that must not hold up a job."""
+"""Finds the MLflow server, and limits how long it may hold up a job."""
 
-import math
 import os
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import mlflow
 from mlflow import MlflowClient
-from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
-from mlflow.utils.credentials import get_default_host_creds
-from mlflow.utils.rest_utils import http_request_safe
 
 from depthflow.errors import RegistryError
 
 DEFAULT_URI = "sqlite:///mlflow.db"
 SQLITE_PREFIX = "sqlite:///"
 ATTEMPT_S = 10
-"""How long a server may take to accept a connection, and again to answer."""
-HISTORY_PAGE = 25_000
-"""Values that MLflow's own client asks for at a time."""
+"""Seconds within which a server must accept a connection, and again within which it must answer."""
 AWAY_CODES = frozenset(
     {
         "ABORTED",
@@ -37,87 +30,42 @@ AWAY_CODES = frozenset(
 )
 
 
-class OneAttemptClient:
-    """Calls of one attempt each: a server that is away is an error after ATTEMPT_S, not after minutes.
+@contextmanager
+def one_attempt() -> Iterator[None]:
+    """Limits requests to an MLflow server to one attempt of a few seconds until the block ends. Blocks may nest.
 
-    MlflowClient takes its 7 retries and its timeout of 120 s from the environment (MLFLOW_HTTP_REQUEST_MAX_RETRIES,
-    MLFLOW_HTTP_REQUEST_TIMEOUT) at every request, and from nowhere else. To change them there would change all other
-    MLflow calls of the process, and the environment under running threads. So a server is asked by its REST API
-    through MLflow's http_request, which takes both as arguments and signs in as MLflow always does.
+    MLflow reads its limits, 7 retries and 120 s, from the environment at every request, and from nowhere else. So this
+    is for processes and moments in which nothing else calls MLflow: a training worker, a replay, the end of a run.
 
-    Databases are asked through MlflowClient. SQLite waits up to 20 s for a lock, which MLflow sets and nobody can
-    change; a database that cannot be opened at all is tried for about 100 s when a process opens it first.
+    It does not limit databases. SQLite waits up to 20 s for a lock, and a process that cannot open a database keeps
+    trying for about 100 s.
     """
+    limits = {
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": str(ATTEMPT_S),
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # Printing it takes another request.
+    }
+    before = {name: os.environ.get(name) for name in limits}
+    os.environ.update(limits)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
-    def __init__(self, uri: str) -> None:
-        self._uri = uri
-        self._is_server = uri.startswith(("http://", "https://"))
 
-    def steps(self, run_id: str, metric: str) -> set[int]:
-        """The steps at which the run has a value of the metric."""
-        if not self._is_server:
-            return {value.step for value in self._client().get_metric_history(run_id, metric)}
-        asked = {"run_id": run_id, "metric_key": metric, "max_results": HISTORY_PAGE}
-        found: set[int] = set()
-        page_token = None
-        while page_token != "":
-            page = {"page_token": page_token} if page_token else {}
-            answer = self._call("GET", "metrics/get-history", params={**asked, **page})
-            found.update(int(value.get("step", 0)) for value in answer.get("metrics", []))
-            page_token = answer.get("next_page_token", "")
-        return found
-
-    def log(self, run_id: str, metrics: Sequence[Metric]) -> None:
-        """Logs up to 1000 values."""
-        if not self._is_server:
-            self._client().log_batch(run_id, metrics=metrics)
-            return
-        values = [
-            {"key": metric.key, "value": _json_value(metric.value), "timestamp": metric.timestamp, "step": metric.step}
-            for metric in metrics
-        ]
-        self._call("POST", "runs/log-batch", json={"run_id": run_id, "metrics": values})
-
-    def end(self, run_id: str, status: str) -> None:
-        """Sets the run's status, and now as its end."""
-        if not self._is_server:
-            self._client().set_terminated(run_id, status)
-            return
-        self._call("POST", "runs/update", json={"run_id": run_id, "status": status, "end_time": int(time.time() * 1e3)})
-
-    def ask(self) -> None:
-        """Asks for as little as there is to ask for: an MLflow that does not answer raises."""
-        if self._is_server:
-            self._call("POST", "experiments/search", json={"max_results": 1})
-        else:
-            self._client().search_experiments(max_results=1)
-
-    def _client(self) -> MlflowClient:
-        return MlflowClient(self._uri, self._uri)
-
-    def _call(self, method: str, endpoint: str, **request: Any) -> dict[str, Any]:
-        response = http_request_safe(
-            get_default_host_creds(self._uri),
-            f"/api/2.0/mlflow/{endpoint}",
-            method,
-            max_retries=0,
-            timeout=ATTEMPT_S,
-            raise_on_status=False,  # The answer says more than the status does.
-            **request,
-        )
-        return response.json()
+def ask(uri: str) -> None:
+    """Makes one small request to MLflow, and raises its error if there is no answer."""
+    with one_attempt():
+        MlflowClient(uri, uri).search_experiments(max_results=1)
 
 
 def is_away(error: Exception) -> bool:
     """Whether the same call may succeed later, and not only once somebody mends the run or the record."""
     return not isinstance(error, MlflowException) or error.error_code in AWAY_CODES
-
-
-def _json_value(value: float) -> float | str:
-    """JSON has no NaN and no infinity: protobuf takes their names."""
-    if math.isfinite(value):
-        return value
-    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
 
 
 def tracking_uri() -> str:

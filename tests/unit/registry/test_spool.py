@@ -23,7 +23,7 @@ from mlflow.entities import Metric
 from depthflow.errors import RegistryError
 from depthflow.registry.runs import RunLog, mlflow_run
 from depthflow.registry.spool import MetricSpool, replay
-from depthflow.registry.tracking import OneAttemptClient
+from depthflow.registry.tracking import one_attempt
 from tests.mlflow_server import MlflowServer
 
 LARGEST = sys.float_info.max
@@ -79,8 +79,8 @@ def eventually(condition, timeout_s=15):
 
 
 @contextmanager
-def lossy_proxy(target_port, *, lost):
-    """Forwards each request whole; the answers to the first so many log-batch requests never come back."""
+def lossy_proxy(target_port, *, lost, instead):
+    """Forwards each request whole; the first so many log-batch requests are answered by `instead`, or not at all."""
     listener = socket.create_server(("127.0.0.1", 0))
     seen = {"lost": 0, "batches": 0}
 
@@ -96,6 +96,7 @@ def lossy_proxy(target_port, *, lost):
             if is_batch and seen["lost"] < lost:
                 assert b" 200 " in answer.partition(b"\r\n")[0], "the server took it"
                 seen["lost"] += 1
+                client.sendall(instead)
                 return
             client.sendall(answer)
 
@@ -157,13 +158,14 @@ def test_record_on_disk_keeps_what_is_not_finite(tmp_path):
 
 
 def test_history_is_asked_page_by_page(monkeypatch, server, new_run):
-    monkeypatch.setattr("depthflow.registry.tracking.HISTORY_PAGE", 7)
+    """The spool relies on it: MLflow's client returns all pages."""
+    monkeypatch.setattr("mlflow.tracking._tracking_service.client.GET_METRIC_HISTORY_MAX_RESULTS", 7)
     server.wait()
     run_log = new_run(server.uri)
-    client = OneAttemptClient(server.uri)
-    assert client.steps(run_log.run_id, "m") == set()
-    client.log(run_log.run_id, [Metric("m", 0.5, 1, step) for step in range(21)])
-    assert client.steps(run_log.run_id, "m") == set(range(21))
+    assert run_log.client().get_metric_history(run_log.run_id, "m") == []
+    run_log.series("m", [0.5] * 21, first_step=0)
+    history = run_log.client().get_metric_history(run_log.run_id, "m")
+    assert sorted(metric.step for metric in history) == list(range(21))
 
 
 @pytest.mark.parametrize("through", ["database", "server"])
@@ -171,10 +173,10 @@ def test_request_that_is_taken_late_changes_nothing(server, new_run, values, thr
     """After a timeout the same values may arrive twice. MLflow keeps one: MetricSpool relies on that."""
     server.wait()
     run_log = new_run(server.uri if through == "server" else server.database)
-    client = OneAttemptClient(run_log.tracking_uri)
+    client = run_log.client()
     batch = [Metric(name, value, 123, 1) for name, value in {"m": 0.1, "nan": math.nan, "up": math.inf}.items()]
-    client.log(run_log.run_id, batch)
-    client.log(run_log.run_id, [*batch, Metric("m", 0.2, 123, 2)])
+    client.log_batch(run_log.run_id, metrics=batch)
+    client.log_batch(run_log.run_id, metrics=[*batch, Metric("m", 0.2, 123, 2)])
     assert values(run_log, "m") == [(1, 0.1), (2, 0.2)]
     assert len(values(run_log, "nan")) == len(values(run_log, "up")) == 1
 
@@ -226,10 +228,19 @@ def test_two_spools_one_after_the_other(tmp_path, new_run, values):
     assert values(run_log, "m") == [(step, float(step)) for step in range(13)]
 
 
-def test_answer_that_was_lost(tmp_path, server, new_run, values):
+@pytest.mark.parametrize(
+    "instead",
+    [
+        pytest.param(b"", id="no answer"),
+        pytest.param(b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 4\r\n\r\noops", id="500"),
+        pytest.param(b"HTTP/1.1 404 Not Found\r\nContent-Length: 4\r\n\r\noops", id="404 of a starting gateway"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n<html>", id="200 of something else"),
+    ],
+)
+def test_answer_that_was_lost(tmp_path, server, new_run, values, instead):
     """MLflow has the values, and the spool does not know it."""
     server.wait()
-    with lossy_proxy(server.port, lost=2) as (uri, seen):
+    with lossy_proxy(server.port, lost=2, instead=instead) as (uri, seen):
         run_log = new_run(uri)
         spool = MetricSpool(tmp_path, run_log)
         spool.metrics({"m": 1.0}, step=1)
@@ -259,10 +270,10 @@ def test_server_that_hangs_ends_an_attempt(monkeypatch):
     """It takes the connection and says nothing."""
     monkeypatch.setattr("depthflow.registry.tracking.ATTEMPT_S", 2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        client = OneAttemptClient(f"http://127.0.0.1:{silent.getsockname()[1]}")
+        run_log = RunLog(tracking_uri=f"http://127.0.0.1:{silent.getsockname()[1]}", run_id="0" * 32)
         started = time.monotonic()
-        with pytest.raises(mlflow.MlflowException, match="timed out"):
-            client.steps("0" * 32, "m")
+        with one_attempt(), pytest.raises(mlflow.MlflowException, match="timed out"):
+            run_log.client().get_metric_history(run_log.run_id, "m")
         assert 1.9 < time.monotonic() - started < 4
 
 

@@ -1,13 +1,16 @@
 """Which MLflow: the environment's, or SQLite here; always absolute."""
 
+import os
+from contextlib import suppress
 from pathlib import Path
 
 import mlflow
 import pytest
 from mlflow import MlflowClient
+from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_MAX_RETRIES, MLFLOW_HTTP_REQUEST_TIMEOUT
 
 from depthflow.errors import RegistryError
-from depthflow.registry.tracking import experiment_id, tracking_uri, use_tracking_uri
+from depthflow.registry.tracking import ATTEMPT_S, experiment_id, one_attempt, tracking_uri, use_tracking_uri
 
 
 @pytest.fixture(autouse=True)
@@ -84,3 +87,17 @@ def test_database_that_can_be_no_file_is_told(tmp_path):
     (tmp_path / "file").write_bytes(b"x")
     with pytest.raises(RegistryError, match=r"file/mlflow\.db does not answer: .*MLFLOW_TRACKING_URI"):
         use_tracking_uri(f"sqlite:///{tmp_path}/file/mlflow.db")
+
+
+def test_limits_of_requests_end_with_the_outermost_block(monkeypatch):
+    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", raising=False)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "77")
+    before = dict(os.environ)
+    with one_attempt():
+        with one_attempt():
+            pass
+        assert MLFLOW_HTTP_REQUEST_MAX_RETRIES.get() == 0 and MLFLOW_HTTP_REQUEST_TIMEOUT.get() == ATTEMPT_S
+    assert dict(os.environ) == before
+    with suppress(ValueError), one_attempt():
+        raise ValueError
+    assert dict(os.environ) == before

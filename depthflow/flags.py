@@ -62,6 +62,12 @@ def require_folder(**flags: str | None) -> None:
         require(value is None or "://" not in value, f"{flag} must be a folder on a disk. Received: {value}")
 
 
+def require_model_name(name: str) -> None:
+    """Raises ValueError unless MLflow allows the name and models:/NAME@ALIAS can hold it."""
+    is_allowed = name.strip() and name != "." and not name.startswith("..") and not {*"/:@"} & {*name}
+    require(bool(is_allowed), f"--model-name must not contain / : @, start with .. or be empty. Received: {name}")
+
+
 def require_known(**flags: tuple[Iterable[str], Collection[str]]) -> None:
     """Raises ValueError unless each flag received only known names."""
     for name, (received, known) in flags.items():

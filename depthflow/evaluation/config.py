@@ -3,7 +3,7 @@
 from typing import Annotated
 
 from depthflow.evaluation.protocols import PROTOCOLS
-from depthflow.flags import PoolConfig, Split, flag_help, flags, require
+from depthflow.flags import PoolConfig, Split, flag_help, flags, require, require_model_name
 
 ProtocolName = Annotated[
     str,
@@ -72,6 +72,7 @@ class PromoteConfig(EvaluationConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require_model_name(self.model_name)
         require(not self.force or bool(self.reason), "--force needs --reason TEXT: the record says why. Received: none")
         alone = [f"--{flag}" for flag in ("force", "rollback", "history") if getattr(self, flag)]
         require(len(alone) < 2, f"--force, --rollback and --history exclude each other. Received: {' '.join(alone)}")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from mlflow.entities import Run
+from mlflow.entities import Run, RunInfo
 from mlflow.exceptions import MlflowException
 
 from depthflow.errors import RegistryError
@@ -114,7 +114,7 @@ def history(model_name: str, *, experiment: str) -> list[dict[str, Any]]:
     moved = _moved(runs, present=champion_of(model_name))
     for run in runs:
         tags = run.data.tags
-        is_stale = run.info.status == "RUNNING" and run.info.start_time <= (time.time() - STALE_S) * 1000
+        is_killed = run.info.status == "RUNNING" and is_stale(run.info)
         rows.append(
             {
                 "when": datetime.fromtimestamp(run.info.start_time / 1000, UTC).isoformat(timespec="seconds"),
@@ -123,12 +123,17 @@ def history(model_name: str, *, experiment: str) -> list[dict[str, Any]]:
                 "champion": tags["depthflow.champion"] or None,
                 "previous": tags.get("depthflow.previous") or None,
                 "reasons": json.loads(tags.get("depthflow.reasons", "[]")),
-                "status": "killed" if is_stale else run.info.status.lower(),
+                "status": "killed" if is_killed else run.info.status.lower(),
                 "moved": run.info.run_id in moved,
                 "run_id": run.info.run_id,
             }
         )
     return rows
+
+
+def is_stale(info: RunInfo) -> bool:
+    """Returns whether a decision that still runs is taken for killed."""
+    return info.start_time <= (time.time() - STALE_S) * 1000
 
 
 def describe(row: dict[str, Any]) -> str:
@@ -150,11 +155,11 @@ def decisions(model_name: str, experiment: str) -> list[Run]:
     while token != "":
         page = client.search_runs(
             [found.experiment_id],
-            filter_string=f"tags.`depthflow.model` = '{model_name}'",
             order_by=["attributes.start_time ASC"],
             page_token=token,
         )
-        runs += page
+        # Selected here: a filter of MLflow cannot quote every name.
+        runs += [run for run in page if run.data.tags.get("depthflow.model") == model_name]
         token = page.token or ""
     return runs
 

@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mlflow.entities import RunInfo
+from mlflow.entities import Run, RunInfo
 
 from depthflow.errors import RegistryError
 from depthflow.registry.gate import Candidate, Policy, decide
-from depthflow.registry.history import MOVES, STALE_S, champion_of, decisions, previous_champion
+from depthflow.registry.history import MOVES, STALE_S, champion_of, decisions, is_stale, previous_champion
 from depthflow.registry.runs import mlflow_run
 from depthflow.registry.tracking import tracking_uri, use_tracking_uri
 from depthflow.registry.versions import CHAMPION
@@ -118,23 +118,24 @@ def record_decision(record: Record, *, experiment: str) -> None:
         when = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         run_log.document({**facts, "who": who, "when": when, **record.evidence}, "decision.json")
         if record.decision in MOVES and record.champion is not None:
-            _move_alias(record, record.champion, run_log.run_id, experiment)
+            try:
+                _move_alias(record, record.champion, run_log.run_id, experiment)
+            except RegistryError as error:
+                run_log.tag({"depthflow.reasons": json.dumps([*record.reasons, str(error)])})
+                raise
 
 
 def _move_alias(record: Record, champion: str, run_id: str, experiment: str) -> None:
     """Moves the alias unless another decision has.
 
     MLflow sets an alias whatever its present value. So every decision is recorded before it moves the alias. Of two
-    that see each other the later one waits until the other ends, but for one that was killed only `STALE_S`.
+    that see each other the later one waits until the other ends, but for one that was killed only `STALE_S`. One that
+    took longer may have been waited for no more, so it looks for later moves and restores the last one.
     """
     client = use_tracking_uri(tracking_uri())
-    began = time.monotonic()
     mine = client.get_run(run_id).info
-    while waited_for := _under_way(record.model_name, experiment, but=run_id):
-        later = any((other.start_time, other.run_id) < (mine.start_time, run_id) for other in waited_for)
-        if time.monotonic() - began > (STALE_S if later else SETTLE_S):
-            break
-        time.sleep(POLL_S)
+    _wait_for_others(record.model_name, experiment, mine)
+    moved_before = {run.info.run_id for run in _moves(record.model_name, experiment, "FINISHED")}
     present = champion_of(record.model_name)
     if present != record.previous:
         raise RegistryError(
@@ -142,19 +143,35 @@ def _move_alias(record: Record, champion: str, run_id: str, experiment: str) -> 
             f"compared with {record.previous or 'the baseline'}. Run the command again."
         )
     client.set_registered_model_alias(record.model_name, CHAMPION, champion)
+    if is_stale(mine):
+        _wait_for_others(record.model_name, experiment, mine)
+        moved = _moves(record.model_name, experiment, "FINISHED")
+        later = [run.data.tags["depthflow.champion"] for run in moved if run.info.run_id not in moved_before]
+        if later:
+            client.set_registered_model_alias(record.model_name, CHAMPION, later[-1])
+            raise RegistryError(
+                f"Moving the champion of {record.model_name} to version {champion} took longer than {STALE_S:g} s, and "
+                f"version {later[-1]} became champion meanwhile. It was restored. Run the command again."
+            )
 
 
-def _under_way(model_name: str, experiment: str, *, but: str) -> list[RunInfo]:
-    """Returns other decisions that are about to move the alias, and young enough to be alive."""
-    since = int((time.time() - STALE_S) * 1000)
-    return [
-        run.info
-        for run in decisions(model_name, experiment)
-        if run.info.status == "RUNNING"
-        and run.info.run_id != but
-        and run.info.start_time > since
-        and run.data.tags["depthflow.decision"] in MOVES
-    ]
+def _wait_for_others(model_name: str, experiment: str, mine: RunInfo) -> None:
+    """Waits until no other decision is about to move the alias, at most `STALE_S`; the first one only `SETTLE_S`."""
+    began = time.monotonic()
+    while True:
+        moves = [run.info for run in _moves(model_name, experiment, "RUNNING") if run.info.run_id != mine.run_id]
+        others = [other for other in moves if not is_stale(other)]
+        is_first = all((mine.start_time, mine.run_id) < (other.start_time, other.run_id) for other in others)
+        limit_s = SETTLE_S if is_first and not is_stale(mine) else STALE_S
+        if not others or time.monotonic() - began > limit_s:
+            return
+        time.sleep(POLL_S)
+
+
+def _moves(model_name: str, experiment: str, status: str) -> list[Run]:
+    """Returns the decisions with this status that move the alias, oldest first."""
+    runs = decisions(model_name, experiment)
+    return [run for run in runs if run.info.status == status and run.data.tags["depthflow.decision"] in MOVES]
 
 
 def _user() -> str:

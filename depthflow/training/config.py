@@ -2,7 +2,7 @@
 
 import math
 
-from depthflow.flags import RayConfig, flags, require, require_folder, require_positive
+from depthflow.flags import RayConfig, flags, require, require_folder, require_model_name, require_positive
 
 BEST_METRIC = "val/abs_rel"
 """Metric that ranks checkpoints; lower is better."""
@@ -52,6 +52,7 @@ class TrainJob(RayConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require_model_name(self.model_name)
         require_folder(cache_dir=self.cache_dir)
         require_positive(num_workers=self.num_workers, keep_checkpoints=self.keep_checkpoints)
         require_positive(checkpoint_every_steps=self.checkpoint_every_steps)

@@ -104,6 +104,7 @@ REJECTED = [
     (Recipe, {"weight_decay": 0.1, "optimizer": "adam"}, "--weight-decay", "0.1 with adam"),
     (Recipe, {"clip_norm": 0.0}, "--clip-norm", "0.0"),
     (TrainJob, {"num_workers": 0}, "--num-workers", "0"),
+    *((TrainJob, {"model_name": name}, "--model-name", name) for name in ("a/b", "a:b", "a@b", "", " ", "..", ".")),
     (TrainJob, {"keep_checkpoints": 0}, "--keep-checkpoints", "0"),
     (TrainJob, {"max_failures": -1}, "--max-failures", "-1"),
     (TrainJob, {"checkpoint_every_steps": 0}, "--checkpoint-every-steps", "0"),
@@ -116,6 +117,7 @@ REJECTED = [
     (TrainJob, {"cache_gib": math.nan}, "--cache-gib", "nan"),
     (TrainJob, {"cache_dir": "s3://b/cache"}, "--cache-dir", "s3://b/cache"),
     (EvaluateConfig, {"num_workers": 0}, "--num-workers", "0"),
+    (PromoteConfig, {"model_name": "a/b"}, "--model-name", "a/b"),
     (PromoteConfig, {"force": True}, "--force", "none"),
     (PromoteConfig, {"force": True, "reason": "r", "rollback": True}, "--force, --rollback", "--force --rollback"),
     (PromoteConfig, {"history": True, "rollback": True}, "--force, --rollback", "--rollback --history"),
@@ -140,6 +142,7 @@ REJECTED = [
 
 ACCEPTED = [
     (TrainJob, {"storage": "s3://b/runs"}),
+    (TrainJob, {"model_name": """it's "my" model."""}),
     (SynthesizeConfig, {"scans": 2, "samples_per_scan": 1}),
     (DownloadConfig, {"connections": 1, "base_url": "https://h", "md5": "0123456789abcdefABCDEF0123456789"}),
     (PreprocessConfig, {"height": 1, "width": 1, "shard_mib": 1, "edge_radius_px": 0, "val_fraction": 0.999}),

@@ -2,6 +2,8 @@
 
 import json
 import multiprocessing
+import os
+import signal
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
@@ -10,6 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import mlflow
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -272,7 +275,9 @@ def test_who_was_slower_is_refused_and_the_record_says_so(model):
     with pytest.raises(RegistryError, match="became version 2 while version 3 was compared with the baseline"):
         decide_upon(model, "forced", "3", None)
     assert champion_of(model) == "2"
-    assert [row["status"] for row in history(model, experiment=EXPERIMENT)] == [*["finished"] * 2, *["failed"] * 2]
+    rows = history(model, experiment=EXPERIMENT)
+    assert [row["status"] for row in rows] == [*["finished"] * 2, *["failed"] * 2]
+    assert "became version 2 while version 3" in rows[2]["reasons"][-1]
     assert previous_champion(model, experiment=EXPERIMENT) == "1"
 
 
@@ -300,10 +305,18 @@ def _promoted(model: str, version: str) -> str:
     return ""
 
 
-def test_one_that_was_killed_is_waited_for_a_while_only(client, model, monkeypatch):
-    """It said that it would move the alias, and never did."""
+def shorten(patch: pytest.MonkeyPatch) -> None:
     for module in ("history", "promotion"):
-        monkeypatch.setattr(f"depthflow.registry.{module}.STALE_S", 1.5)
+        patch.setattr(f"depthflow.registry.{module}.STALE_S", 1.5)
+
+
+@pytest.fixture
+def short_wait(monkeypatch):
+    shorten(monkeypatch)
+
+
+def test_one_that_was_killed_is_waited_for_a_while_only(client, model, short_wait):
+    """It said that it would move the alias, and never did."""
     decide_upon(model, "promoted", "1")
     client.create_run(
         client.get_experiment_by_name(EXPERIMENT).experiment_id,
@@ -319,6 +332,56 @@ def test_one_that_was_killed_is_waited_for_a_while_only(client, model, monkeypat
         ("killed", False),
         ("finished", True),
     ]
+
+
+def test_one_that_hangs_while_it_moves_the_alias_gives_way_to_a_later_one(request, model, short_wait):
+    """Its process is stopped just before the request, taken for killed, and goes on after the later one has moved."""
+    decide_upon(model, "promoted", "1")
+    hung = multiprocessing.get_context("spawn").Process(target=_promoted_with_a_stop, args=(model, "2"))
+    hung.start()
+    request.addfinalizer(hung.kill)
+    while psutil.Process(hung.pid).status() != psutil.STATUS_STOPPED:
+        assert hung.is_alive()
+        time.sleep(0.05)
+    decide_upon(model, "promoted", "3", "1")
+    os.kill(hung.pid, signal.SIGCONT)
+    hung.join(60)
+    assert champion_of(model) == "3"
+    assert hung.exitcode == 1
+    _, failed, finished = history(model, experiment=EXPERIMENT)
+    assert (finished["status"], finished["moved"], failed["status"], failed["moved"]) == (
+        *("finished", True),
+        *("failed", False),
+    )
+    assert failed["reasons"][0] == "because" and "version 3" in failed["reasons"][-1]
+    assert previous_champion(model, experiment=EXPERIMENT) == "1"
+
+
+def _promoted_with_a_stop(model: str, version: str) -> None:
+    """In a process of its own."""
+    set_alias = MlflowClient.set_registered_model_alias
+
+    def stop_and_set(*arguments):
+        patch.undo()
+        os.kill(os.getpid(), signal.SIGSTOP)
+        return set_alias(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.MonkeyPatch.context() as limits:
+        shorten(limits)
+        patch.setattr(MlflowClient, "set_registered_model_alias", stop_and_set)
+        decide_upon(model, "promoted", version, "1")
+
+
+def test_a_name_with_quotes_is_a_name(client):
+    """MLflow allows it. It must not end up inside a filter, where it could select other decisions."""
+    names = ["it's", 'say "two"', """both ' and " here""", "x' OR tags.`depthflow.model` != 'x"]
+    for name in names:
+        client.create_registered_model(name)
+        client.create_model_version(name, source="/absent")
+        decide_upon(name, "promoted", "1")
+    for name in names:
+        assert champion_of(name) == "1"
+        assert [row["champion"] for row in history(name, experiment=EXPERIMENT)] == ["1"]
 
 
 def test_history_says_who_when_what_and_why(model):

@@ -48,6 +48,19 @@ def test_alias_is_pinned_to_its_version(registry):
     assert model.baseline_depth_m == 1.5
 
 
+def test_name_with_quotes_and_spaces(registry, tmp_path):
+    name = """it's "my" model"""
+    client = MlflowClient(registry, registry)
+    client.create_registered_model(name)
+    (tmp_path / "packed").mkdir()
+    (tmp_path / "packed" / "MLmodel").write_text("flavors: {}\n")
+    client.create_model_version(name, source=str(tmp_path / "packed"))
+    client.set_registered_model_alias(name, CHAMPION, "1")
+    model = resolve_model(f"models:/{name}@champion")
+    assert model.uri == f"models:/{name}/1"
+    assert [path.name for path in Path(model.download()).iterdir()][:1] == ["MLmodel"]
+
+
 def test_version_by_number():
     model = resolve_model("models:/depthflow/2")
     assert (model.uri, model.baseline_depth_m) == ("models:/depthflow/2", 2.5)

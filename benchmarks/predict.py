@@ -6,7 +6,7 @@ Images of 1024 x 768 are written to DIR, a scratch folder. The network has the r
 weights. Sides alternate, rates are medians, and a ratio is the median over pairs, since other load slows both sides of
 a pair.
 
-- predict: images per second of `predict_photographs` with one process and .npy files, from the difference of a short
+- predict: images per second of `predict_images` with one process and .npy files, from the difference of a short
   and a long run, which excludes starting Ray and loading the network; against model.predict in a separate process, on
   as many images in memory at the network's size;
 - evaluate: the same for `Evaluator.evaluate` over STORE, a store of 768 x 1024 samples;
@@ -35,9 +35,9 @@ from depthflow.cluster.session import WORKER_ENVIRONMENT, ray_session
 from depthflow.evaluation.evaluate import Evaluator
 from depthflow.evaluation.protocols import PROTOCOLS
 from depthflow.inference.formats import shrunk
+from depthflow.inference.images import read_image
 from depthflow.inference.outputs import Outputs
-from depthflow.inference.photographs import read_photograph
-from depthflow.inference.predict import predict_photographs
+from depthflow.inference.predict import predict_images
 from depthflow.inference.predictor import NetworkPredictor
 from depthflow.inference.writers import Lens, write_npy, write_ply, write_png16
 from depthflow.models.interface import LoadPredictor
@@ -100,7 +100,7 @@ def measure_predict(benchmark: Benchmark, work: Path, network: Path) -> dict[str
             folder=str(out), kinds=("npy",), model=str(time.monotonic_ns()), output="metres", lens=None, settings={}
         )
         began = time.monotonic()
-        rows = predict_photographs(paths[:count], load=_loader(network), outputs=outputs, num_workers=1, use_gpu=False)
+        rows = predict_images(paths[:count], load=_loader(network), outputs=outputs, num_workers=1, use_gpu=False)
         assert all(row["outputs"] for row in rows)
         return time.monotonic() - began
 
@@ -180,7 +180,7 @@ def _stages(folder: str, network: str) -> dict[str, float]:
         return made
 
     for path in sorted(Path(folder).iterdir()):
-        rgb = timed("read", lambda path=path: read_photograph(str(path)))
+        rgb = timed("read", lambda path=path: read_image(str(path)))
         small = timed("shrink", lambda rgb=rgb: resize_rgb(rgb, height=height, width=width))
         timed("network", lambda small=small: model.predict_on_batch(small[None]))
         depth_m = timed("network, shrink and enlarge", lambda rgb=rgb: predictor(rgb[None])[0])

@@ -13,18 +13,18 @@ def main(config: PredictConfig) -> dict[str, Any]:
     """Writes the requested files for each image that lacks them, and reports broken images."""
     from depthflow.cluster.session import ray_session
     from depthflow.inference.comparison import draw_comparisons
+    from depthflow.inference.images import find_images
     from depthflow.inference.named_model import find_models
     from depthflow.inference.outputs import plan_outputs
-    from depthflow.inference.photographs import find_photographs
-    from depthflow.inference.predict import predict_photographs
+    from depthflow.inference.predict import predict_images
     from depthflow.placement import cluster_capacity, plan_pool
 
-    paths = find_photographs(config.images)
+    paths = find_images(config.images)
     models = find_models([config.model, *config.compare])
     outputs = plan_outputs(models, config)
     with ray_session(config.num_cpus):
         results = [
-            predict_photographs(
+            predict_images(
                 paths,
                 load=model.load_tiled(config.tile_px),
                 outputs=one,

@@ -1,6 +1,6 @@
-"""Depth for photographs: the predictor, reading photographs, writing depth."""
+"""Predicts depth for images of any size: predictors, reading images, writing depth."""
 
 from pathlib import Path
 
 SERVING_CODE = Path(__file__).parent / "serving_model.py"
-"""The file that MLflow keeps in the artifact and runs as the model."""
+"""File that MLflow stores in the artifact and runs as the model."""

@@ -1,7 +1,7 @@
-"""Depth Anything V2 (Yang et al. 2024, arXiv:2406.09414), by transformers' depth-estimation pipeline.
+"""Depth Anything V2 (Yang et al. 2024, arXiv:2406.09414), through transformers' depth-estimation pipeline.
 
-It needs the extra depth-anything, which is an environment of its own: PyTorch and tensorflow[and-cuda] want different
-CUDA versions. Ray runs this module's processes there.
+It needs the extra depth-anything in a separate environment, because PyTorch and tensorflow[and-cuda] require different
+CUDA versions. Ray starts the processes that use it with that environment's interpreter.
 """
 
 import json
@@ -16,23 +16,23 @@ from depthflow.errors import RegistryError
 from depthflow.models.interface import Output
 
 HUB = {"depth-anything-v2-small": "depth-anything/Depth-Anything-V2-Small-hf"}
-"""Names to repositories of Hugging Face's hub; small is the one whose licence, Apache-2.0, allows every use."""
+"""Name to repository on Hugging Face. Only the small model's licence, Apache-2.0, allows every use."""
 PREFIX = "depth-anything:"
-"""Before a local folder, or a repository of the hub."""
+"""Precedes a local folder or a repository on Hugging Face."""
 PYTHON_VARIABLE = "DEPTHFLOW_DEPTH_ANYTHING_PYTHON"
 PACKAGES = ("torch", "transformers")
 
 
 def is_depth_anything(model: str) -> bool:
-    """Whether a model's name is one of Depth Anything."""
+    """Returns whether the name is that of a Depth Anything model."""
     return model in HUB or model.startswith(PREFIX)
 
 
 def location(model: str) -> str:
-    """What transformers loads: an absolute folder or a repository of the hub.
+    """Returns what transformers loads: an absolute folder or a repository on Hugging Face.
 
     Raises:
-        RegistryError: if a folder is named that is none of transformers'.
+        RegistryError: if the folder does not exist or is not a transformers model.
     """
     if model in HUB:
         return HUB[model]
@@ -41,8 +41,7 @@ def location(model: str) -> str:
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise RegistryError(
-                f"The folder {folder} is no model of transformers: it has no config.json. "
-                "Pass the folder that holds it."
+                f"The folder {folder} is not a transformers model: it has no config.json. Pass the folder that has it."
             )
         return str(folder)
     if place.count("/") != 1 or place.startswith((".", "/")):
@@ -52,7 +51,7 @@ def location(model: str) -> str:
 
 
 def output_of(model: str) -> Output:
-    """What a model predicts: metres if it was fine-tuned for them, as its config, or else its name, says."""
+    """Returns what a model predicts: metres if its config, or without one its name, says that it was fine-tuned to."""
     place = location(model)
     config = Path(place) / "config.json"
     if config.is_file():
@@ -63,10 +62,10 @@ def output_of(model: str) -> Output:
 
 
 def python() -> str:
-    """The interpreter that has PyTorch and transformers: this one, or that of the environment made for them.
+    """Returns an interpreter with PyTorch and transformers: this one, or that of their own environment.
 
     Raises:
-        RegistryError: if there is none, with the command that makes it.
+        RegistryError: if there is none, with the command that creates it.
     """
     if all(find_spec(package) for package in PACKAGES):
         return sys.executable
@@ -74,21 +73,21 @@ def python() -> str:
     chosen = os.environ.get(PYTHON_VARIABLE, str(own))
     if not Path(chosen).is_file():
         raise RegistryError(
-            f"Depth Anything needs an environment of its own, and there is no {chosen}. Make it with `make "
-            f"depth-anything`, or let {PYTHON_VARIABLE} name an interpreter with depthflow[depth-anything]."
+            f"Depth Anything needs an environment of its own, and there is no {chosen}. Create it with `make "
+            f"depth-anything`, or set {PYTHON_VARIABLE} to an interpreter with depthflow[depth-anything]."
         )
     return chosen
 
 
 class DepthAnythingPredictor:
-    """The pipeline as a predictor, on a GPU where there is one.
+    """The pipeline as a predictor, on a GPU if there is one.
 
     Args:
-        model: a name of `HUB`, or `PREFIX` and a folder or repository.
+        model: A name in `HUB`, or `PREFIX` followed by a folder or repository.
     """
 
     def __init__(self, model: str) -> None:
-        import torch  # pyright: ignore[reportMissingImports] - of the extra
+        import torch  # pyright: ignore[reportMissingImports]
         from transformers import pipeline  # pyright: ignore[reportMissingImports]
 
         self.output: Output = output_of(model)
@@ -96,10 +95,10 @@ class DepthAnythingPredictor:
         self._pipeline = pipeline("depth-estimation", model=location(model), device=device)
 
     def __call__(self, rgb: np.ndarray) -> np.ndarray:
-        """(B, H, W, 3) uint8 to (B, H, W) float32: metres, or relative inverse depth, which is 0 at infinity."""
+        """Predicts (B, H, W) float32, metres or relative inverse depth (0 at infinity), from (B, H, W, 3) uint8."""
         from PIL import Image
 
         results = self._pipeline([Image.fromarray(image) for image in rgb], batch_size=len(rgb))
         maps = [np.asarray(result["predicted_depth"], np.float32) for result in results]
-        # The pipeline enlarges by bicubic interpolation, which falls below zero beside what is infinitely far.
+        # The pipeline's bicubic interpolation undershoots zero next to points at infinity.
         return np.maximum(np.stack(maps).reshape(rgb.shape[:3]), 0.0)

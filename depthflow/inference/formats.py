@@ -1,4 +1,4 @@
-"""The formats that --files may name: what a file is called, and what writes it."""
+"""The formats that --files may name: file name ending, and the function that writes the file."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,18 +18,18 @@ DRAWN_AS: Mapping[Output, Mapping[str, Any]] = {
     "relative inverse depth": {"quantity": "relative inverse depth", "larger_is_nearer": True},
 }
 PANEL_PX = 1024
-"""Longer side of a picture in a panel: what is drawn is for people."""
+"""Longer side of an image in a panel, which is for people."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """What there is to write of a photograph.
+    """An image and its depth.
 
     Attributes:
-        rgb: (H, W, 3) uint8, the photograph.
-        depth: (H, W) float32, finite: metres, above 0; or relative inverse depth, 0 or more.
-        output: which of the two.
-        lens: what the photograph was taken with; None where nobody said.
+        rgb: (H, W, 3) uint8.
+        depth: (H, W) float32, finite: metres, > 0, or relative inverse depth, >= 0.
+        output: Which of the two.
+        lens: Lens of the camera; None if unknown.
     """
 
     rgb: np.ndarray
@@ -43,11 +43,10 @@ class Format:
     """A kind of file.
 
     Attributes:
-        help: a few words for --help.
-        endings: of the file's name, NAME.ENDING; an output without one cannot be written so. No two formats have the
-            same.
-        write: writes the file at a path; returns what NAME.depth.json is to say of it, or None.
-        needs_lens: written where --point-cloud asks for it; --files does not name it.
+        help: A few words for --help.
+        endings: Output to the ending of the file name, NAME.ENDING, unique to the format. It cannot hold other outputs.
+        write: Writes the file at a path; returns facts to add to NAME.depth.json, or None.
+        needs_lens: Whether --point-cloud asks for it, instead of --files.
     """
 
     help: str
@@ -57,12 +56,12 @@ class Format:
 
 
 def endings(extension: str) -> Mapping[Output, str]:
-    """depth.EXTENSION of metres; relative depth goes by another name: nobody shall take it for metres."""
+    """Returns depth.EXTENSION for metres and relative.EXTENSION for relative depth, so that nobody confuses them."""
     return {"metres": f"depth.{extension}", "relative inverse depth": f"relative.{extension}"}
 
 
 def shrunk(rgb: np.ndarray, depth_m: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both, small enough to be drawn."""
+    """Returns both, shrunk to `PANEL_PX`."""
     scale = PANEL_PX / max(depth_m.shape)
     if scale >= 1:
         return rgb, depth_m
@@ -105,7 +104,7 @@ FORMATS: dict[str, Format] = {
         write=_write_panel,
     ),
     "ply": Format(
-        help="NAME.ply, a coloured point a pixel",
+        help="NAME.ply, one coloured point per pixel",
         endings={"metres": "ply"},
         write=_write_ply,
         needs_lens=True,

@@ -1,4 +1,4 @@
-"""A model as a user names it on the command line: one of the registry, a folder, or Depth Anything."""
+"""Finds a model as named on the command line: a registered model, a folder, or Depth Anything."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,14 +13,14 @@ from depthflow.registry.versions import CHALLENGER, ResolvedModel, resolve_model
 
 @dataclass(frozen=True, kw_only=True)
 class NamedModel:
-    """What it takes to predict with a model in any of Ray's processes.
+    """A model that any of Ray's processes can load.
 
     Attributes:
-        uri: as given, or models:/NAME/VERSION where an alias was.
-        load: makes the predictor.
-        output: what it predicts.
-        python: the interpreter of processes that hold it; None for Ray's own.
-        resolved: what the registry knows of it; None for a model that is none of ours.
+        uri: URI as given, or models:/NAME/VERSION instead of an alias.
+        load: Loads the predictor.
+        output: What it predicts.
+        python: Interpreter of processes that hold it; None for Ray's own.
+        resolved: What the registry knows about it; None for Depth Anything and the baseline.
     """
 
     uri: str
@@ -43,7 +43,7 @@ class NamedModel:
 
     @property
     def baseline(self) -> "NamedModel | None":
-        """The model that predicts the mean depth of this one's training data everywhere, if that depth is known."""
+        """Model that predicts the mean depth of this one's training data everywhere; None if that depth is unknown."""
         depth_m = self.resolved.baseline_depth_m if self.resolved else None
         if depth_m is None:
             return None
@@ -53,7 +53,7 @@ class NamedModel:
 
 
 def find_models(names: Sequence[str]) -> list[NamedModel]:
-    """Finds models that are to be compared, before anything starts.
+    """Finds models to compare.
 
     Raises:
         RegistryError: if there is no such model, two are the same, or what one needs is not installed.
@@ -61,7 +61,7 @@ def find_models(names: Sequence[str]) -> list[NamedModel]:
     models = [find_model(name) for name in names]
     uris = [model.uri for model in models]
     if len(set(uris)) < len(uris):
-        raise RegistryError(f"A model is compared with itself: {', '.join(uris)}. Check --model and --compare.")
+        raise RegistryError(f"--model and --compare name a model twice. Received: {', '.join(uris)}. Leave one out.")
     return models
 
 

@@ -11,8 +11,8 @@ from typing import Any
 from depthflow.errors import RegistryError
 from depthflow.inference.config import PredictConfig
 from depthflow.inference.formats import FORMATS
+from depthflow.inference.images import image_version
 from depthflow.inference.named_model import NamedModel
-from depthflow.inference.photographs import photograph_version
 from depthflow.inference.writers import Lens
 from depthflow.models.interface import Output
 from depthflow.storage.files import open_files, open_output
@@ -58,7 +58,7 @@ class Outputs:
         """Returns everything that an image's files depend on."""
         return {
             "photograph": path,
-            "photograph_version": photograph_version(path),
+            "photograph_version": image_version(path),
             "model": self.model,
             "output": self.output,
             "lens": asdict(self.lens) if self.lens else None,

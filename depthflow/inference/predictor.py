@@ -1,4 +1,4 @@
-"""A depth predictor: uint8 photographs of any one size in, metres at that size out."""
+"""Depth predictors: uint8 images of any size to metres at that size."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 class NetworkPredictor:
     """A fixed-size log-depth network as a predictor for any size.
 
-    A photograph is area-averaged to the network's size, as training samples are; the predicted log-depth is resized
-    bilinearly to the photograph's size and only then made metres.
+    Images are area-averaged to the network's size, as training samples are. The predicted log-depth is resized
+    bilinearly to the image's size and then converted to metres.
 
     Args:
-        network: uint8 (B, h, w, 3) to log-depth (B, h, w, 1).
+        network: Maps uint8 (B, h, w, 3) to log-depth (B, h, w, 1).
     """
 
     output: Output = "metres"
@@ -32,17 +32,17 @@ class NetworkPredictor:
 
     @classmethod
     def load(cls, path: str) -> "NetworkPredictor":
-        """From a .keras file, without custom objects."""
-        import keras  # Takes seconds, so only a process that predicts does it.
+        """Loads a .keras file without custom objects."""
+        import keras  # Takes seconds.
 
         network = keras.saving.load_model(path, compile=False, safe_mode=True)
         assert isinstance(network, keras.Model)
         return cls(network)
 
     def __call__(self, rgb: np.ndarray) -> np.ndarray:
-        """Depth of photographs: (B, H, W, 3) uint8 to (B, H, W) float32 metres."""
+        """Predicts (B, H, W) float32 metres from (B, H, W, 3) uint8."""
         if rgb.ndim != 4 or rgb.shape[-1] != 3 or rgb.dtype != np.uint8:
-            raise ValueError(f"Photographs must be uint8 (B, H, W, 3). Received: {rgb.dtype} {rgb.shape}")
+            raise ValueError(f"Images must be uint8 (B, H, W, 3). Received: {rgb.dtype} {rgb.shape}")
         height, width = rgb.shape[1:3]
         small = np.stack([resize_rgb(image, height=self._height, width=self._width) for image in rgb])
         log_depth = self._network.predict_on_batch(small)[..., 0].astype(np.float32)
@@ -51,10 +51,10 @@ class NetworkPredictor:
 
 
 class ConstantPredictor:
-    """The mean-depth baseline: one depth everywhere.
+    """The mean-depth baseline, which predicts the same depth everywhere.
 
     Args:
-        depth_m: metres.
+        depth_m: Metres.
     """
 
     output: Output = "metres"
@@ -63,27 +63,27 @@ class ConstantPredictor:
         self._depth_m = depth_m
 
     def __call__(self, rgb: np.ndarray) -> np.ndarray:
-        """(B, H, W, 3) to (B, H, W) float32 metres, all the same."""
+        """Predicts (B, H, W) float32 metres from (B, H, W, 3)."""
         return np.full(rgb.shape[:3], self._depth_m, np.float32)
 
 
 def load_predictor(model_folder: str) -> Predictor:
-    """The predictor of a model that MLflow packaged.
+    """Loads the predictor of a packaged model.
 
     Args:
-        model_folder: a local folder with the model's MLmodel file.
+        model_folder: Local folder with the model's MLmodel file.
 
     Raises:
-        RegistryError: if the folder holds no depthflow model.
+        RegistryError: if the folder is not a depthflow model.
     """
     return NetworkPredictor.load(find_network(model_folder))
 
 
 def find_network(model_folder: str) -> str:
-    """The path of the network inside a packaged model.
+    """Returns the path of the network inside a packaged model.
 
     Raises:
-        RegistryError: if the folder holds no depthflow model.
+        RegistryError: if the folder is not a depthflow model.
     """
     networks = sorted(Path(model_folder).rglob("*.keras"))
     if not (Path(model_folder) / "MLmodel").is_file() or len(networks) != 1:

@@ -1,4 +1,4 @@
-"""Detail for large photographs: overlapping tiles, each fitted to the prediction of the whole."""
+"""Adds detail to large images from overlapping tiles, each fitted to the prediction for the whole image."""
 
 from itertools import product
 
@@ -7,37 +7,38 @@ import numpy as np
 from depthflow.models.interface import Output, Predictor
 
 OVERLAP = 0.25
-"""Share of a tile that it shares with its neighbour, at least."""
+"""Least fraction of a tile that its neighbour covers too."""
 LEAST_WEIGHT = 1e-3
-"""Of a tile's outermost pixels, which at the photograph's border nothing else covers."""
+"""Weight of a tile's outermost pixels. At the image's border no other tile covers them, so it must not be 0."""
 
 
 class TiledPredictor:
-    """Predicts the whole photograph, then tiles of it, and lays the tiles' detail over the whole.
+    """Predicts the whole image, then tiles of it, and merges the tiles' detail into the whole.
 
-    A network sees a large photograph shrunk to its own size, and a tile much less so. But a tile looks like a picture
-    taken with a longer lens, so its metres are not to be trusted: its log-depth is fitted to the whole's by least
-    squares, scale and shift, before tiles are blended with weights that fall towards their borders (the idea of
-    Miangoleh et al. 2021, arXiv:2105.14021, with a linear fit for its merging network).
+    Shrunk to the network's size, a tile keeps more detail than the whole image. But it looks like an image taken with
+    a longer lens, so its metres are wrong. Its log-depth is therefore scaled and shifted to fit the whole's by least
+    squares. Tiles are then blended with weights that fall towards their borders.
 
     Args:
-        predictor: of metres.
-        tile_px: side of a tile; photographs with no longer side are predicted as a whole alone.
+        predictor: Predictor of metres.
+        tile_px: Side of a tile. Smaller images are predicted without tiles.
 
     Raises:
-        ValueError: if the predictor gives no metres.
+        ValueError: if the predictor does not predict metres.
+
+    Source: Miangoleh et al. 2021, arXiv:2105.14021, with a linear fit instead of the merging network.
     """
 
     output: Output = "metres"
 
     def __init__(self, predictor: Predictor, *, tile_px: int) -> None:
         if predictor.output != "metres":
-            raise ValueError(f"Tiles are fitted in metres. Received a predictor of {predictor.output}.")
+            raise ValueError(f"Tiles need a predictor of metres. Received: {predictor.output}")
         self._predictor = predictor
         self._tile_px = tile_px
 
     def __call__(self, rgb: np.ndarray) -> np.ndarray:
-        """(B, H, W, 3) uint8 to (B, H, W) float32 metres."""
+        """Predicts (B, H, W) float32 metres from (B, H, W, 3) uint8."""
         whole = self._predictor(rgb)
         if max(rgb.shape[1:3]) <= self._tile_px:
             return whole
@@ -56,7 +57,7 @@ class TiledPredictor:
 
 
 def tile_slices(length: int, *, tile_px: int) -> list[slice]:
-    """Evenly spaced tiles that cover a length and overlap by `OVERLAP` at least; one if it is no longer than a tile."""
+    """Returns evenly spaced tiles that cover a length and overlap by at least `OVERLAP`."""
     if length <= tile_px:
         return [slice(0, length)]
     count = 1 + int(np.ceil((length - tile_px) / (tile_px * (1 - OVERLAP))))
@@ -65,7 +66,7 @@ def tile_slices(length: int, *, tile_px: int) -> list[slice]:
 
 
 def _fitted(log_tile: np.ndarray, log_whole: np.ndarray) -> np.ndarray:
-    """The tile, scaled and shifted to the whole by least squares; never turned over."""
+    """Returns the tile, scaled and shifted to fit the whole by least squares. The scale is never negative."""
     centred = log_tile - log_tile.mean()
     spread = float(np.mean(centred**2))
     scale = max(0.0, float(np.mean(centred * (log_whole - log_whole.mean()))) / spread) if spread > 0 else 0.0
@@ -73,6 +74,6 @@ def _fitted(log_tile: np.ndarray, log_whole: np.ndarray) -> np.ndarray:
 
 
 def _ramp(length: int) -> np.ndarray:
-    """(length,) float32: 1 in the middle, falling over the overlap to `LEAST_WEIGHT` at both ends."""
+    """Returns (length,) float32 weights: 1 in the middle, falling over the overlap to `LEAST_WEIGHT` at both ends."""
     to_border = np.minimum(np.arange(length), np.arange(length)[::-1]) / max(1.0, OVERLAP * length)
     return np.clip(to_border, LEAST_WEIGHT, 1.0).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Writing a depth map: float32 .npy in metres, a 16-bit PNG that carries its scale, and a point cloud."""
+"""Writes depth maps: float32 .npy, 16-bit PNG with its scale inside, and point clouds."""
 
 from dataclasses import dataclass
 from math import radians, tan
@@ -13,11 +13,11 @@ PNG_MAX = 65535
 
 @dataclass(frozen=True, kw_only=True)
 class Lens:
-    """What a photograph was taken with: focal lengths in pixels of the photograph, or the horizontal field of view.
+    """Focal lengths or, for square pixels, the horizontal field of view.
 
     Attributes:
-        fx_px, fy_px: focal lengths; None where the field of view is given.
-        fov_deg: degrees from the left to the right border; pixels are square.
+        fx_px, fy_px: Focal lengths in pixels of the image; None if the field of view is given.
+        fov_deg: Degrees between the left and the right border; None if focal lengths are given.
     """
 
     fx_px: float | None = None
@@ -25,7 +25,7 @@ class Lens:
     fov_deg: float | None = None
 
     def focal_px(self, *, width: int) -> tuple[float, float]:
-        """(fx, fy) in pixels for a photograph of this width."""
+        """Returns (fx, fy) in pixels for an image of this width."""
         if self.fx_px is not None and self.fy_px is not None:
             return self.fx_px, self.fy_px
         assert self.fov_deg is not None
@@ -34,19 +34,19 @@ class Lens:
 
 
 def write_npy(path: Path, depth_m: np.ndarray) -> None:
-    """(H, W) float32 metres as .npy."""
+    """Writes (H, W) float32 metres as .npy."""
     np.save(path, depth_m.astype(np.float32, copy=False))
 
 
 def write_png16(path: Path, depth_m: np.ndarray, *, scale_key: str = SCALE_KEY) -> float:
-    """A 16-bit grey PNG: metres = value x scale; the scale is in the file's text chunk.
+    """Writes a 16-bit grey PNG of metres / scale, with the scale in a text chunk.
 
-    The scale is the image's largest depth / 65535, so that any range fits: 350 m are kept to 2.7 mm.
+    The scale is the largest depth / 65535, so that any range fits: 350 m are kept to 2.7 mm.
 
     Args:
-        path: the .png file.
-        depth_m: (H, W) float32, metres, finite and not negative.
-        scale_key: the chunk's keyword, for maps that are not metres.
+        path: Path of the .png file.
+        depth_m: (H, W) float32, metres, finite, >= 0.
+        scale_key: Keyword of the chunk, for maps that are not metres.
 
     Returns:
         The scale.
@@ -60,22 +60,22 @@ def write_png16(path: Path, depth_m: np.ndarray, *, scale_key: str = SCALE_KEY) 
 
 
 def read_png16(path: Path) -> np.ndarray:
-    """(H, W) float32 metres of a file that `write_png16` wrote."""
+    """Reads (H, W) float32 metres from a file that `write_png16` wrote."""
     with Image.open(path) as image:
         scale_m = float(image.info[SCALE_KEY])
         return (np.asarray(image, dtype=np.float64) * scale_m).astype(np.float32)
 
 
 def write_ply(path: Path, depth_m: np.ndarray, rgb: np.ndarray, lens: Lens) -> None:
-    """A coloured point a pixel, binary PLY, metres: x to the right, y down, z away from the camera.
+    """Writes a binary PLY of one coloured point per pixel, in metres: x right, y down, z away from the camera.
 
-    Depth is along z, as DIODE's is; the principal point is the middle of the photograph.
+    Depth is along z, as in DIODE; the principal point is the centre of the image.
 
     Args:
-        path: the .ply file.
+        path: Path of the .ply file.
         depth_m: (H, W) float32, metres.
         rgb: (H, W, 3) uint8.
-        lens: what it was taken with.
+        lens: Lens of the camera.
     """
     height, width = depth_m.shape
     fx, fy = lens.focal_px(width=width)

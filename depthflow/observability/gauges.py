@@ -25,9 +25,9 @@ _OF_A_STAGE = ("run", "stage")
 _OF_A_RUN = ("run",)
 
 GAUGES: Mapping[str, GaugeKind] = {
-    "depthflow_samples_done": GaugeKind("Samples or photographs done, rejects included.", _OF_A_STAGE),
-    "depthflow_samples_total": GaugeKind("Samples or photographs that the stage has to do.", _OF_A_STAGE),
-    "depthflow_samples_per_s": GaugeKind("Samples or photographs done a second, lately.", _OF_A_STAGE),
+    "depthflow_samples_done": GaugeKind("Samples or images done, rejects included.", _OF_A_STAGE),
+    "depthflow_samples_total": GaugeKind("Samples or images that the stage has to do.", _OF_A_STAGE),
+    "depthflow_samples_per_s": GaugeKind("Samples or images done a second, lately.", _OF_A_STAGE),
     "depthflow_rejects": GaugeKind("Inputs refused by the stage so far.", _OF_A_STAGE),
     "depthflow_train_epoch": GaugeKind("Epoch that is being trained, from 1.", _OF_A_RUN),
     "depthflow_train_step": GaugeKind("Optimizer steps done in the run.", _OF_A_RUN),

@@ -297,11 +297,11 @@ def test_a_triplet_is_rejected_for_the_reason(run, write_triplet, tmp_path):
 PHOTOGRAPH = """
 import json, sys
 from depthflow.inference.outputs import Outputs
-from depthflow.inference.predict import PhotographPredictor
+from depthflow.inference.predict import ImagePredictor
 from depthflow.inference.predictor import ConstantPredictor
 
 outputs = Outputs(folder=sys.argv[2], kinds=("npz", "npy"), model="m", output="metres", lens=None, settings={})
-predict = PhotographPredictor(lambda: ConstantPredictor(2.5), outputs)
+predict = ImagePredictor(lambda: ConstantPredictor(2.5), outputs)
 (row,) = predict({"path": [sys.argv[1]], "name": ["room"]})["row"]
 print(json.dumps({**json.loads(row), "is_done": outputs.is_done(sys.argv[1], "room")}))
 """

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from depthflow.inference.images import find_images
 from depthflow.inference.outputs import Outputs
-from depthflow.inference.photographs import find_photographs
-from depthflow.inference.predict import predict_photographs
+from depthflow.inference.predict import predict_images
 from depthflow.inference.predictor import ConstantPredictor
 
 SIZES = ((24, 32), (32, 24), (40, 40), (1, 1))
@@ -47,16 +47,14 @@ def photographs(tmp_path) -> Path:
 
 
 def test_195_results_and_5_reasons(shared_ray, photographs, tmp_path):
-    paths = find_photographs((str(photographs),))
+    paths = find_images((str(photographs),))
     assert len(paths) == 200
     outputs = Outputs(
         folder=str(tmp_path / "out"), kinds=("npy",), model="constant", output="metres", lens=None, settings={}
     )
 
     def predict() -> list[dict]:
-        return predict_photographs(
-            paths, load=lambda: ConstantPredictor(2.0), outputs=outputs, num_workers=2, use_gpu=False
-        )
+        return predict_images(paths, load=lambda: ConstantPredictor(2.0), outputs=outputs, num_workers=2, use_gpu=False)
 
     rows = predict()
     assert [row["path"] for row in rows] == sorted(paths)
@@ -94,7 +92,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import numpy as np
 from depthflow.inference.outputs import Outputs
-from depthflow.inference.predict import PhotographPredictor
+from depthflow.inference.predict import ImagePredictor
 from depthflow.inference.predictor import NetworkPredictor
 from depthflow.inference.writers import Lens
 from depthflow.models.unet import build_unet, serving_network
@@ -102,7 +100,7 @@ from depthflow.recipes import smoke
 folder = Path(sys.argv[1])
 kinds = ("npy", "png", "panel", "ply")
 outputs = Outputs(folder=str(folder), kinds=kinds, model="m", output="metres", lens=Lens(fov_deg=60.0), settings={})
-pool = PhotographPredictor(lambda: NetworkPredictor(serving_network(build_unet(smoke()))), outputs)
+pool = ImagePredictor(lambda: NetworkPredictor(serving_network(build_unet(smoke()))), outputs)
 batches = [{"path": [str(folder / f"{k}.jpg")], "name": [str(k)]} for k in range(3)]
 with ThreadPoolExecutor(3) as threads:
     rows = [json.loads(row) for made in threads.map(pool, batches) for row in made["row"]]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from depthflow.inference.outputs import Outputs, output_names
-from depthflow.inference.predict import PhotographPredictor
+from depthflow.inference.predict import ImagePredictor
 from depthflow.inference.predictor import ConstantPredictor
 from depthflow.inference.writers import Lens, read_png16
 from tests.object_store import serving_bucket
@@ -74,7 +74,7 @@ def outputs(folder: Path, kinds=ALL, **changes) -> Outputs:
 def predicted(paths: list[Path], wanted: Outputs, load=lambda: ConstantPredictor(2.5)) -> list[dict]:
     """Each photograph's row; its name is its stem."""
     batch = {"path": [str(path) for path in paths], "name": [path.stem for path in paths]}
-    return [json.loads(row) for row in PhotographPredictor(load, wanted)(batch)["row"]]
+    return [json.loads(row) for row in ImagePredictor(load, wanted)(batch)["row"]]
 
 
 def test_writes_three_files_and_a_sidecar(tmp_path, photograph):

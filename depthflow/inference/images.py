@@ -1,4 +1,4 @@
-"""Finding and reading people's photographs, on a disk or in an object store."""
+"""Finds and reads the user's images, on a disk or in an object store."""
 
 import glob
 from pathlib import Path
@@ -13,44 +13,44 @@ from depthflow.storage.location import is_uri, object_store, reported
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 
 
-def find_photographs(images: tuple[str, ...]) -> list[str]:
-    """Absolute paths and URIs of photographs: files as they are, folders and patterns searched for known suffixes.
+def find_images(images: tuple[str, ...]) -> list[str]:
+    """Returns absolute paths and URIs: files as they are, and what folders and patterns hold with known suffixes.
 
     Args:
-        images: paths, s3:// or gs:// URIs; * ? and [ make a pattern, ** reaches into folders.
+        images: Paths, s3:// or gs:// URIs. `*`, `?` and `[` make a pattern; `**` reaches into folders.
 
     Raises:
-        SourceError: if a path does not exist, a folder or pattern holds no photograph, or a store cannot be reached.
+        SourceError: if a path does not exist, a folder or pattern holds no image, or a store cannot be reached.
     """
     found: list[str] = []
     for image in images:
         inside = _in_store(image) if is_uri(image) else _on_disk(image)
         if inside is None:
-            raise SourceError(f"There is no photograph {image}. Pass --images files, folders, patterns or s3:// URIs.")
+            raise SourceError(f"There is no image {image}. Pass --images files, folders, patterns or s3:// URIs.")
         if not inside:
             raise SourceError(
-                f"{image} holds no photograph ({' '.join(sorted(SUFFIXES))}). Pass --images a file, a folder or a "
-                "pattern that has some."
+                f"{image} holds no image ({' '.join(sorted(SUFFIXES))}). Pass --images a file, a folder or a pattern "
+                "that has some."
             )
         found.extend(inside)
     return list(dict.fromkeys(found))
 
 
 def _on_disk(image: str) -> list[str] | None:
-    """The photographs there; None if there is nothing of the name."""
+    """Returns the images there; None if nothing has this name."""
     path = Path(image).absolute()
     if path.is_dir():
-        return sorted(str(p) for p in path.rglob("*") if _is_photograph(p) and not p.is_dir())
+        return sorted(str(p) for p in path.rglob("*") if _is_image(p) and not p.is_dir())
     if path.is_file():
         return [str(path)]
     if glob.has_magic(image):
         matches = Path(path.anchor).glob(str(path.relative_to(path.anchor)))
-        return sorted(str(p) for p in matches if _is_photograph(p) and p.is_file())
+        return sorted(str(p) for p in matches if _is_image(p) and p.is_file())
     return None
 
 
 def _in_store(image: str) -> list[str] | None:
-    """As `_on_disk`, for a URI."""
+    """Does for a URI what `_on_disk` does for a path."""
     filesystem, path = object_store(image, SourceError)
     with reported(f"{image} cannot be listed", SourceError):
         if glob.has_magic(path):
@@ -62,18 +62,18 @@ def _in_store(image: str) -> list[str] | None:
         else:
             return None
     scheme = image.split("://", 1)[0]
-    return sorted(f"{scheme}://{inner}" for inner in inside if _is_photograph(Path(inner)))
+    return sorted(f"{scheme}://{inner}" for inner in inside if _is_image(Path(inner)))
 
 
-def _is_photograph(path: Path) -> bool:
+def _is_image(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES
 
 
-def read_photograph(path: str) -> np.ndarray:
-    """(H, W, 3) uint8 RGB, turned as its EXIF orientation says.
+def read_image(path: str) -> np.ndarray:
+    """Returns (H, W, 3) uint8 RGB, rotated according to the EXIF orientation.
 
     Args:
-        path: of a file, or a URI.
+        path: Path or URI.
 
     Raises:
         RejectError: unreadable_file, empty_file or unreadable_image.
@@ -81,8 +81,8 @@ def read_photograph(path: str) -> np.ndarray:
     try:
         content = _bytes(path)
     except (OSError, SourceError) as error:
-        said = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        raise RejectError("unreadable_file", f"the file cannot be read: {said}") from None
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        raise RejectError("unreadable_file", f"the file cannot be read: {reason}") from None
     return decode_rgb(content)
 
 
@@ -94,8 +94,8 @@ def _bytes(path: str) -> bytes:
         return filesystem.cat_file(inner)
 
 
-def photograph_version(path: str) -> str:
-    """Changes when the file does: size and time of the last change, or the object's tag; empty if it is gone."""
+def image_version(path: str) -> str:
+    """Returns size and modification time, or the object's tag, which change with the file; empty if it is gone."""
     try:
         if not is_uri(path):
             stat = Path(path).stat()

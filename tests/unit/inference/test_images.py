@@ -9,7 +9,7 @@ from PIL import Image
 
 from depthflow.datasets.triplet import RejectError
 from depthflow.errors import SourceError
-from depthflow.inference.photographs import SUFFIXES, find_photographs, photograph_version, read_photograph
+from depthflow.inference.images import SUFFIXES, find_images, image_version, read_image
 
 # EXIF orientation to what turns the stored pixels upright.
 TURNS = {
@@ -49,7 +49,7 @@ def test_turned_as_exif_says(tmp_path, quarters, orientation, suffix):
     exif = Image.Exif()
     exif[0x0112] = orientation
     options = {"quality": 95, "subsampling": 0} if suffix == "jpg" else {}
-    rgb = read_photograph(save(tmp_path / f"turned.{suffix}", quarters, exif=exif, **options))
+    rgb = read_image(save(tmp_path / f"turned.{suffix}", quarters, exif=exif, **options))
     upright = TURNS[orientation](quarters)
     assert rgb.shape == upright.shape
     assert rgb.dtype == np.uint8
@@ -58,29 +58,29 @@ def test_turned_as_exif_says(tmp_path, quarters, orientation, suffix):
 
 def test_channels_are_red_green_blue(tmp_path):
     pixels = np.array([[[200, 100, 50]]], np.uint8)
-    np.testing.assert_array_equal(read_photograph(save(tmp_path / "a.png", pixels)), pixels)
+    np.testing.assert_array_equal(read_image(save(tmp_path / "a.png", pixels)), pixels)
 
 
 def test_grey_becomes_three_equal_channels(tmp_path):
     grey = np.arange(12, dtype=np.uint8).reshape(3, 4)
-    rgb = read_photograph(save(tmp_path / "grey.png", grey))
+    rgb = read_image(save(tmp_path / "grey.png", grey))
     np.testing.assert_array_equal(rgb, np.repeat(grey[..., None], 3, axis=2))
 
 
 def test_16_bits_become_8(tmp_path):
-    rgb = read_photograph(save(tmp_path / "deep.png", np.array([[0, 256, 32768, 65535]], np.uint16)))
+    rgb = read_image(save(tmp_path / "deep.png", np.array([[0, 256, 32768, 65535]], np.uint16)))
     assert rgb.dtype == np.uint8
     np.testing.assert_array_equal(rgb[0], [[0] * 3, [1] * 3, [128] * 3, [255] * 3])
 
 
 def test_alpha_is_left_out(tmp_path):
     rgba = np.array([[[10, 20, 30, 255], [40, 50, 60, 0]]], np.uint8)
-    np.testing.assert_array_equal(read_photograph(save(tmp_path / "a.png", rgba)), rgba[..., :3])
+    np.testing.assert_array_equal(read_image(save(tmp_path / "a.png", rgba)), rgba[..., :3])
 
 
 @pytest.mark.parametrize("suffix", sorted(SUFFIXES))
 def test_every_known_suffix_is_read(tmp_path, quarters, suffix):
-    rgb = read_photograph(save(tmp_path / f"photo{suffix}", quarters))
+    rgb = read_image(save(tmp_path / f"photo{suffix}", quarters))
     assert rgb.shape == quarters.shape
     assert np.abs(rgb[4, 4].astype(int) - [255, 0, 0]).max() <= 12
 
@@ -89,7 +89,7 @@ def test_text_called_jpg_is_rejected(tmp_path):
     path = tmp_path / "note.jpg"
     path.write_text("this is no photograph")
     with pytest.raises(RejectError, match="21 bytes that cannot be decoded") as caught:
-        read_photograph(str(path))
+        read_image(str(path))
     assert caught.value.reason == "unreadable_image"
 
 
@@ -97,14 +97,14 @@ def test_half_a_file_is_rejected(tmp_path, quarters):
     whole = Path(save(tmp_path / "whole.jpg", quarters)).read_bytes()
     (tmp_path / "half.jpg").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(RejectError) as caught:
-        read_photograph(str(tmp_path / "half.jpg"))
+        read_image(str(tmp_path / "half.jpg"))
     assert caught.value.reason == "unreadable_image"
 
 
 def test_empty_file_is_rejected(tmp_path):
     (tmp_path / "empty.jpg").touch()
     with pytest.raises(RejectError) as caught:
-        read_photograph(str(tmp_path / "empty.jpg"))
+        read_image(str(tmp_path / "empty.jpg"))
     assert caught.value.reason == "empty_file"
 
 
@@ -115,7 +115,7 @@ def test_folders_are_searched_for_known_suffixes(tmp_path):
     (tmp_path / "in" / "deep").mkdir(parents=True)
     for name in ("b.jpg", "a.PNG", "notes.txt", "deep/c.jpeg", "depth.npy"):
         (tmp_path / "in" / name).touch()
-    found = find_photographs((str(tmp_path / "in"),))
+    found = find_images((str(tmp_path / "in"),))
     assert found == [str(tmp_path / "in" / name) for name in ("a.PNG", "b.jpg", "deep/c.jpeg")]
 
 
@@ -123,29 +123,29 @@ def test_files_are_taken_as_they_are_in_the_order_given(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("z.jpg", "a.strange"):
         (tmp_path / name).touch()
-    assert find_photographs(("z.jpg", "a.strange")) == [str(tmp_path / "z.jpg"), str(tmp_path / "a.strange")]
+    assert find_images(("z.jpg", "a.strange")) == [str(tmp_path / "z.jpg"), str(tmp_path / "a.strange")]
 
 
 def test_nothing_is_found_twice(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.jpg").touch()
     (tmp_path / "b.jpg").touch()
-    found = find_photographs(("b.jpg", "a.jpg", str(tmp_path), "./b.jpg"))
+    found = find_images(("b.jpg", "a.jpg", str(tmp_path), "./b.jpg"))
     assert found == [str(tmp_path / "b.jpg"), str(tmp_path / "a.jpg")]
 
 
 def test_missing_is_an_error_that_names_it(tmp_path):
     (tmp_path / "a.jpg").touch()
     with pytest.raises(
-        SourceError, match=r"no photograph .*absent\.jpg\. Pass --images files, folders, patterns or s3:// URIs\."
+        SourceError, match=r"no image .*absent\.jpg\. Pass --images files, folders, patterns or s3:// URIs\."
     ):
-        find_photographs((str(tmp_path / "a.jpg"), str(tmp_path / "absent.jpg")))
+        find_images((str(tmp_path / "a.jpg"), str(tmp_path / "absent.jpg")))
 
 
 def test_folder_without_a_photograph_is_an_error_that_names_it(tmp_path):
     (tmp_path / "notes.txt").touch()
-    with pytest.raises(SourceError, match=rf"^{tmp_path} holds no photograph .*\.jpg"):
-        find_photographs((str(tmp_path),))
+    with pytest.raises(SourceError, match=rf"^{tmp_path} holds no image .*\.jpg"):
+        find_images((str(tmp_path),))
 
 
 @pytest.mark.parametrize(
@@ -163,17 +163,17 @@ def test_patterns(tmp_path, monkeypatch, pattern, names):
         (tmp_path / name).touch()
     monkeypatch.chdir(tmp_path)
     for given in (pattern, f"{tmp_path}/{pattern}"):
-        assert find_photographs((given,)) == [str(tmp_path / name) for name in names]
+        assert find_images((given,)) == [str(tmp_path / name) for name in names]
 
 
 def test_a_name_with_brackets_is_a_name(tmp_path):
     (tmp_path / "photo [1].jpg").touch()
-    assert find_photographs((str(tmp_path / "photo [1].jpg"),)) == [str(tmp_path / "photo [1].jpg")]
+    assert find_images((str(tmp_path / "photo [1].jpg"),)) == [str(tmp_path / "photo [1].jpg")]
 
 
 def test_a_pattern_without_a_photograph_is_an_error_that_names_it(tmp_path):
-    with pytest.raises(SourceError, match=r"\*\.jpg holds no photograph"):
-        find_photographs((str(tmp_path / "*.jpg"),))
+    with pytest.raises(SourceError, match=r"\*\.jpg holds no image"):
+        find_images((str(tmp_path / "*.jpg"),))
 
 
 # --- in an object store ---
@@ -204,14 +204,14 @@ def bucket(serving):
     ],
 )
 def test_found_in_a_bucket(bucket, given, names):
-    assert find_photographs((given,)) == [f"s3://photos/{name}" for name in names]
+    assert find_images((given,)) == [f"s3://photos/{name}" for name in names]
 
 
 def test_read_from_a_bucket(bucket):
-    np.testing.assert_array_equal(read_photograph("s3://photos/deep/b.png"), np.full((4, 6, 3), 7, np.uint8))
+    np.testing.assert_array_equal(read_image("s3://photos/deep/b.png"), np.full((4, 6, 3), 7, np.uint8))
     for path, reason in (("deep/broken.jpg", "unreadable_image"), ("absent.jpg", "unreadable_file")):
         with pytest.raises(RejectError) as caught:
-            read_photograph(f"s3://photos/{path}")
+            read_image(f"s3://photos/{path}")
         assert caught.value.reason == reason
 
 
@@ -220,7 +220,7 @@ def test_read_from_a_bucket(bucket):
 )
 def test_missing_in_a_bucket_is_an_error_that_names_it(bucket, given):
     with pytest.raises(SourceError) as caught:
-        find_photographs((given,))
+        find_images((given,))
     assert given in str(caught.value)
 
 
@@ -231,22 +231,22 @@ def test_version_changes_with_the_photograph(bucket, tmp_path):
         (str(tmp_path / "a.png"), (tmp_path / "a.png").write_bytes),
     ):
         write(b"one")
-        first = photograph_version(path)
-        assert first and photograph_version(path) == first
+        first = image_version(path)
+        assert first and image_version(path) == first
         write(b"other")
-        assert photograph_version(path) not in ("", first)
-    assert photograph_version(str(tmp_path / "absent.png")) == photograph_version("s3://photos/absent.png") == ""
+        assert image_version(path) not in ("", first)
+    assert image_version(str(tmp_path / "absent.png")) == image_version("s3://photos/absent.png") == ""
 
 
 def test_a_folder_is_no_photograph(tmp_path):
     (tmp_path / "a.jpg").touch()
     (tmp_path / "b.jpg").mkdir()
-    assert find_photographs((str(tmp_path),)) == [str(tmp_path / "a.jpg")]
+    assert find_images((str(tmp_path),)) == [str(tmp_path / "a.jpg")]
 
 
 def test_a_dangling_link_is_found_and_reported(tmp_path):
     link = tmp_path / "b.jpg"
     link.symlink_to(tmp_path / "absent")
-    assert find_photographs((str(tmp_path),)) == [str(link)]
+    assert find_images((str(tmp_path),)) == [str(link)]
     with pytest.raises(RejectError, match="unreadable_file"):
-        read_photograph(str(link))
+        read_image(str(link))

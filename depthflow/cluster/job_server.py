@@ -122,7 +122,14 @@ class JobServer:
                     continue
                 log.restart()
                 log.feed(self._client.get_job_logs(submission_id))
-                return self._ended(submission_id, log.text)
+                info = self._info(submission_id)
+                return Ended(
+                    submission_id=submission_id,
+                    status=str(info.status.value),
+                    exit_code=info.driver_exit_code,
+                    message=info.message or "",
+                    log=log.text,
+                )
             except _connection_errors() as error:
                 if "does not exist" in str(error):
                     raise ClusterError(
@@ -140,16 +147,6 @@ class JobServer:
 
     def _info(self, submission_id: str) -> Any:
         return self._client.get_job_info(submission_id)
-
-    def _ended(self, submission_id: str, log: str) -> Ended:
-        info = self._info(submission_id)
-        return Ended(
-            submission_id=submission_id,
-            status=str(info.status.value),
-            exit_code=info.driver_exit_code,
-            message=info.message or "",
-            log=log,
-        )
 
     async def _tail(self, submission_id: str, log: Log) -> None:
         """Feeds the log until the server closes it, or until the job ends without the server closing it."""

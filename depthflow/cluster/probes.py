@@ -197,13 +197,12 @@ def disks(locations: Sequence[str]) -> dict[str, tuple[int, int]]:
     """Returns (free, total) bytes by folder: Ray's own, the temporary folder, and the locations that are local."""
     folders = [tempfile.gettempdir(), ray.get_runtime_context().get_temp_dir()]
     folders += [location for location in locations if not is_uri(location)]
-    usages = {folder: shutil.disk_usage(_nearest_existing(folder)) for folder in dict.fromkeys(folders)}
-    return {folder: (usage.free, usage.total) for folder, usage in usages.items()}
-
-
-def _nearest_existing(folder: str) -> Path:
-    path = Path(folder).absolute()
-    return next(place for place in (path, *path.parents) if place.exists())
+    found = {}
+    for folder in folders:
+        path = Path(folder).absolute()
+        usage = shutil.disk_usage(next(place for place in (path, *path.parents) if place.exists()))
+        found[folder] = (usage.free, usage.total)
+    return found
 
 
 def mlflow_answers(uri: str) -> bool:

@@ -148,15 +148,11 @@ def predict_images(
         One row per image, sorted by path: path, outputs, reason and message (empty unless it was rejected), and
         done_before, whether an earlier run left its files.
     """
-    named = [{"path": path, "name": name} for path, name in zip(paths, output_names(paths), strict=True)]
+    names = output_names(paths)
     with ThreadPoolExecutor(CHECKS_AT_ONCE) as pool:  # Each check waits for the storage.
-        is_done = dict(zip(paths, pool.map(lambda row: outputs.is_done(**row), named), strict=True))
-    done = [
-        {**_accept(row["path"], outputs.locations(row["name"])), "done_before": True}
-        for row in named
-        if is_done[row["path"]]
-    ]
-    todo = [row for row in named if not is_done[row["path"]]]
+        named = list(zip(paths, names, pool.map(outputs.is_done, paths, names), strict=True))
+    done = [{**_accept(path, outputs.locations(name)), "done_before": True} for path, name, is_done in named if is_done]
+    todo = [{"path": path, "name": name} for path, name, is_done in named if not is_done]
     line = ProgressLine("images")
     gauges, rejects = StageGauges("prediction", total=len(named), done_before=len(done)), 0
     if todo:

@@ -1,1 +1,1 @@
-"""MLflow, and only here: runs, model versions and promotion."""
+"""All use of MLflow: runs, model versions and promotion."""

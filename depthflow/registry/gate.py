@@ -1,4 +1,4 @@
-"""The promotion gate: a pure function from two evaluations and a policy to a decision with reasons."""
+"""The promotion gate: decides from two evaluations and a policy whether to promote, with reasons."""
 
 import math
 from collections.abc import Mapping
@@ -12,20 +12,20 @@ from depthflow.errors import RegistryError
 PRIMARY_METRIC = "abs_rel"
 RESAMPLES = 10_000
 RESAMPLES_AT_ONCE = 500
-"""What is held in memory: 500 resamples of 771 images are 3 MB."""
+"""Resamples held in memory: 500 resamples of 771 images take 3 MB."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """What the gate knows of a model.
+    """What the gate knows about a model.
 
     Attributes:
-        label: for the reasons, such as version 3.
-        protocol, fingerprint, samples: what the metrics were made with.
-        metrics: all, indoors, outdoor to metrics.
-        errors: sample id to its abs_rel; NaN where an image has no counted pixel.
-        problems: why its predictions are not sane.
-        image_ms: how long it takes to predict an image, measured beside the other; None where that says nothing.
+        label: Name for the reasons, such as version 3.
+        protocol, fingerprint, samples: What the metrics were computed with.
+        metrics: "all" or scene type to metrics.
+        errors: Sample ID to abs_rel; NaN for an image without a counted pixel.
+        problems: Reasons not to use its predictions.
+        image_ms: Milliseconds per predicted image; None if its speed does not count.
     """
 
     label: str
@@ -39,7 +39,7 @@ class Candidate:
 
     @property
     def evidence(self) -> dict[str, Any]:
-        """What a decision's record keeps: everything but the errors of single images."""
+        """Everything but the errors of single images, for the record."""
         kept = {name: value for name, value in vars(self).items() if name != "errors"}
         return {"figures" if name == "metrics" else name: value for name, value in kept.items()}
 
@@ -67,10 +67,10 @@ class Policy:
     """When a challenger is better.
 
     Attributes:
-        margin: share by which its abs_rel must be lower.
-        tolerance: share by which its abs_rel may be higher on one scene type.
-        confidence: with which its abs_rel must be lower at all, were other images drawn.
-        max_latency_ratio: how many times as long as the champion it may take for an image.
+        margin: Fraction by which its abs_rel must be lower.
+        tolerance: Fraction by which its abs_rel may be higher on one scene type.
+        confidence: Confidence that its abs_rel is lower at all.
+        max_latency_ratio: Largest ratio of its time per image to the champion's.
     """
 
     margin: float
@@ -80,7 +80,7 @@ class Policy:
 
 
 class Interval(NamedTuple):
-    """An estimate and the bounds that hold it with the confidence asked for."""
+    """An estimate and its confidence interval."""
 
     estimate: float
     low: float
@@ -92,9 +92,9 @@ class Decision:
     """What the gate decided.
 
     Attributes:
-        promote: whether the challenger becomes champion.
-        reasons: why, or why not; never empty.
-        improvement: the share by which abs_rel is lower, as the images at hand support it.
+        promote: Whether the challenger becomes champion.
+        reasons: Why, or why not; never empty.
+        improvement: Fraction by which abs_rel is lower.
     """
 
     promote: bool
@@ -106,12 +106,12 @@ def decide(*, challenger: Candidate, champion: Candidate, policy: Policy) -> Dec
     """Promotes only a challenger that is better by the margin and not by luck, nowhere much worse, sane and fast.
 
     Args:
-        champion: the one in use, or the mean-depth baseline where there is none.
+        champion: The model in use, or the mean-depth baseline if there is none.
 
     Raises:
         RegistryError: if the two were not evaluated on the same protocol, store and samples.
     """
-    _refuse_incomparable(challenger, champion)
+    _check_comparable(challenger, champion)
     ids = sorted(challenger.errors)
     improvement = paired_bootstrap(
         np.array([challenger.errors[name] for name in ids]),
@@ -126,14 +126,14 @@ def decide(*, challenger: Candidate, champion: Candidate, policy: Policy) -> Dec
         against.append(f"{comparison}: not lower by the margin of {policy.margin:.1%}")
     elif not improvement.low > 0:
         against.append(f"{PRIMARY_METRIC} is {found} with confidence {policy.confidence:.0%}: it may be luck")
-    against += _where_worse(challenger, champion, tolerance=policy.tolerance)
-    against += _if_slow(challenger, champion, max_ratio=policy.max_latency_ratio)
+    against += _worse_scene_types(challenger, champion, tolerance=policy.tolerance)
+    against += _too_slow(challenger, champion, max_ratio=policy.max_latency_ratio)
     if against:
         return Decision(promote=False, reasons=tuple(against), improvement=improvement)
     return Decision(promote=True, reasons=(f"{comparison}: {found}",), improvement=improvement)
 
 
-def _refuse_incomparable(challenger: Candidate, champion: Candidate) -> None:
+def _check_comparable(challenger: Candidate, champion: Candidate) -> None:
     for name in ("protocol", "fingerprint", "samples"):
         ours, theirs = getattr(challenger, name), getattr(champion, name)
         if ours != theirs:
@@ -147,8 +147,8 @@ def _refuse_incomparable(challenger: Candidate, champion: Candidate) -> None:
         )
 
 
-def _where_worse(challenger: Candidate, champion: Candidate, *, tolerance: float) -> list[str]:
-    """A reason for each scene type on which the challenger is worse than may be."""
+def _worse_scene_types(challenger: Candidate, champion: Candidate, *, tolerance: float) -> list[str]:
+    """Returns a reason for each scene type on which the challenger exceeds the tolerance."""
     reasons = []
     for scene_type in sorted(challenger.metrics.keys() - {"all"}):
         ours, theirs = (c.metrics[scene_type][PRIMARY_METRIC] for c in (challenger, champion))
@@ -158,8 +158,8 @@ def _where_worse(challenger: Candidate, champion: Candidate, *, tolerance: float
     return reasons
 
 
-def _if_slow(challenger: Candidate, champion: Candidate, *, max_ratio: float) -> list[str]:
-    """The reason, if an image takes too long; none where one of the two was not timed."""
+def _too_slow(challenger: Candidate, champion: Candidate, *, max_ratio: float) -> list[str]:
+    """Returns the reason if an image takes too long; none if one of the two was not timed."""
     if not (challenger.image_ms and champion.image_ms):
         return []
     ratio = challenger.image_ms / champion.image_ms
@@ -172,17 +172,19 @@ def _if_slow(challenger: Candidate, champion: Candidate, *, max_ratio: float) ->
 
 
 def paired_bootstrap(challenger: np.ndarray, champion: np.ndarray, *, confidence: float) -> Interval:
-    """The share by which the challenger's mean error is lower, and how far the images at hand support it.
+    """Returns the fraction by which the challenger's mean error is lower, with its confidence interval.
 
-    Images are drawn anew with replacement, each with both models' errors (Efron and Tibshirani 1993, chapter 8), and
-    the percentiles of the share are taken. Always the same draws: the same metrics give the same decision.
+    Images are resampled with replacement, each with both models' errors, and the interval is that between percentiles
+    of the fraction. The draws are always the same, so the same metrics give the same decision.
 
     Args:
-        challenger, champion: (n,) float errors of the same n images; where both are NaN, nothing was measured.
-        confidence: of the interval, such as 0.95.
+        challenger, champion: (n,) float errors of the same n images; both NaN for an image that was not measured.
+        confidence: Confidence of the interval, such as 0.95.
 
     Returns:
-        NaN where there is no image, or where one model has no error for one that the other has.
+        The interval; NaN if there is no image, or if only one model has an error for some image.
+
+    Source: Efron and Tibshirani 1993, chapter 8.
     """
     measured = ~(np.isnan(challenger) & np.isnan(champion))
     new, old = challenger[measured], champion[measured]

@@ -57,13 +57,7 @@ def judge(
     force: bool,
     reason: str,
 ) -> Record:
-    """Decides between two candidates.
-
-    Args:
-        versions: Version of the challenger; version of the champion, or None if it is the baseline.
-        force: Promote whatever the gate decides.
-        reason: The user's reason, if any.
-    """
+    """Decides between two candidates, given their versions; the baseline has none. `force` overrules the gate."""
     decision = decide(challenger=challenger, champion=champion, policy=policy)
     return Record(
         decision="promoted" if decision.promote else "forced" if force else "refused",
@@ -128,9 +122,9 @@ def record_decision(record: Record, *, experiment: str) -> None:
 def _move_alias(record: Record, champion: str, run_id: str, experiment: str) -> None:
     """Moves the alias unless another decision has.
 
-    MLflow sets an alias whatever its present value. So every decision is recorded before it moves the alias. Of two
-    that see each other the later one waits until the other ends, but for one that was killed only `STALE_S`. One that
-    took longer may have been waited for no more, so it looks for later moves and restores the last one.
+    MLflow sets an alias whatever its present value. So every decision is recorded first, and the later of two waits
+    until the other ends; after `STALE_S` it takes the other for killed. A decision that took longer than that may
+    have overwritten a later one. So it checks again after setting the alias, and restores the later one.
     """
     client = use_tracking_uri(tracking_uri())
     mine = client.get_run(run_id).info

@@ -1,4 +1,4 @@
-"""Storage for metrics on their way to MLflow: one file or object per record."""
+"""Stores metrics on their way to MLflow: one file or object per record."""
 
 from pathlib import Path
 

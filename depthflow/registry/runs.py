@@ -1,4 +1,4 @@
-"""One job is one MLflow run: the driver begins and ends it, worker 0 writes to it."""
+"""MLflow runs. A job is one run: the driver starts and ends it, worker 0 writes to it."""
 
 import logging
 import os
@@ -20,29 +20,29 @@ from depthflow.reports.data_report import REPORT, read_report
 from depthflow.store.store import SampleStore
 
 METRICS_PER_CALL = 1000
-"""MLflow's limit for one batch."""
+"""MLflow's limit."""
 REPORT_ARTIFACT = f"data/{REPORT}"
 COMMIT_VARIABLE = "DEPTHFLOW_GIT_COMMIT"
-"""Set for a job by submit.py."""
+"""Environment variable that submit.py sets for its jobs."""
 END_PAUSES_S = (0.0, 1.0, 3.0)
-"""Before each attempt to say that a run has ended."""
+"""Pause before each attempt to end a run."""
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunLog:
-    """A run to write to, from any process.
+    """A run that any process can write to.
 
     Attributes:
-        tracking_uri: absolute.
-        run_id: MLflow's.
+        tracking_uri: Absolute URI.
+        run_id: MLflow's run ID.
     """
 
     tracking_uri: str
     run_id: str
 
     def metrics(self, values: Mapping[str, float], *, step: int = 0) -> None:
-        """Logs one value a metric at a step."""
+        """Logs one value per metric at a step."""
         now = int(time.time() * 1000)
         self._log([Metric(name, value, now, step) for name, value in values.items()])
 
@@ -75,7 +75,7 @@ class RunLog:
         self.client().log_dict(self.run_id, dict(content), path)
 
     def samples(self, store: SampleStore) -> None:
-        """Says which sample store the run uses, and uploads the store's data report if it has one."""
+        """Tags the run with its sample store, and uploads the store's data report if it has one."""
         self.tag({"samples.location": store.files.root})
         report = read_report(store)
         if report is not None:
@@ -89,18 +89,18 @@ class RunLog:
 
 @contextmanager
 def mlflow_run(*, experiment: str, name: str, tags: Mapping[str, str], run_id: str | None = None) -> Iterator[RunLog]:
-    """A run that is FINISHED when the block ends, and FAILED or KILLED when an error leaves it.
+    """Starts or continues a run, and ends it with the block: FINISHED, or FAILED or KILLED if the block raises.
 
-    If MLflow is away by then, a warning says so and the run stays RUNNING there: what the block did counts.
+    If MLflow is away at the end, this only warns, and the run stays RUNNING.
 
     Args:
-        experiment: of a new run; made if need be.
-        name: of a new run.
-        tags: set on a new run and on a continued one, with the commit of the code.
-        run_id: the run to continue, or None for a new one.
+        experiment: Experiment of a new run, created if necessary.
+        name: Name of a new run.
+        tags: Tags to set, besides the git commit.
+        run_id: Run to continue. None starts a new one.
 
     Raises:
-        RegistryError: at the start, if MLflow cannot be reached, or has no such run, or has deleted it.
+        RegistryError: at the start, if MLflow cannot be reached, or if the run does not exist or was deleted.
     """
     uri = tracking_uri()
     client = use_tracking_uri(uri)
@@ -112,7 +112,7 @@ def mlflow_run(*, experiment: str, name: str, tags: Mapping[str, str], run_id: s
             _reopen(client, run_id, tags)
     except MlflowException as error:
         raise RegistryError(
-            f"MLflow at {uri} cannot begin the run {run_id or name}: {error}. Check the server and MLFLOW_TRACKING_URI."
+            f"MLflow at {uri} cannot start the run {run_id or name}: {error}. Check the server and MLFLOW_TRACKING_URI."
         ) from error
     run_log = RunLog(tracking_uri=uri, run_id=run_id)
     try:
@@ -133,7 +133,7 @@ def _reopen(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None:
 
 
 def _end(run_log: RunLog, status: str) -> None:
-    """Sets the status in a few seconds, or warns: it must neither fail a job nor hide the error that ended it."""
+    """Sets the status within seconds, or warns: it must not fail the job or hide the error that ended it."""
     error: Exception | None = None
     for pause_s in END_PAUSES_S:
         time.sleep(pause_s)
@@ -146,7 +146,7 @@ def _end(run_log: RunLog, status: str) -> None:
             if not is_away(caught):
                 break
     _log.warning(
-        "The run %s is %s, but MLflow at %s could not be told and still shows it as it was: %s. "
+        "The run %s is %s, but MLflow at %s could not be told and still shows it as running: %s. "
         "Continue the run, or set its status once MLflow is back.",
         run_log.run_id,
         status,
@@ -156,7 +156,7 @@ def _end(run_log: RunLog, status: str) -> None:
 
 
 def git_commit() -> str:
-    """The commit of the code that runs; of a job, whose code is no checkout, the one it was submitted from."""
+    """Returns the commit of the code. A job's code is no checkout: it is told the commit it was submitted from."""
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()

@@ -1,4 +1,4 @@
-"""The way of metrics to MLflow that survives an outage: first to disk, then to the server, each value once."""
+"""Sends metrics to MLflow across outages: first to disk, then to the server, each value once."""
 
 import itertools
 import json
@@ -24,28 +24,28 @@ _log = logging.getLogger(__name__)
 
 
 class MetricSpool:
-    """Writes each call as a record into a folder and returns; a thread of its own takes the records to MLflow.
+    """Writes each call to a folder as a record and returns; a thread sends the records to MLflow.
 
-    A record is a file or an object, durable when the call returns: {"time_ms", "first_step", "values": {metric:
-    [value, ...]}} in Python's JSON, which keeps NaN and infinities. Its name begins with a number that is higher than
-    any there, so records go out in the order in which they were made, also after a restart on another node that sees
-    the folder. A record is removed once MLflow has it.
+    A record is a file or object, durable when the call returns: {"time_ms", "first_step", "values": {metric: [value,
+    ...]}} in Python's JSON, which keeps NaN and infinities. Its name starts with a number higher than any in the
+    folder, so records are sent in order, even after a restart on another node. Sent records are removed.
 
-    A value is in MLflow once for every (metric, step), and the first one counts. Before the first value of a metric,
-    and after every failure, MLflow is asked which steps it has: an answer may have been lost, or a worker that
-    resumed may do steps again. A request that MLflow accepts later than that question (after ATTEMPT_S without an
-    answer) does no harm either: a record keeps its time, and MLflow's databases keep one of two equal values.
-    One process at a time should write a run's metrics; two that log a step at the same moment cannot see each other.
+    MLflow gets one value per metric and step: the first. Before a metric's first value and after every failure, the
+    thread asks MLflow which steps it has, because an answer may have been lost, or a worker that resumed may repeat
+    steps. MLflow may still accept a request that timed out after that question. This does no harm: a record keeps its
+    time, and MLflow's databases keep one of two equal values. Only one process at a time may write a run's metrics.
 
-    If MLflow is away the thread tries again after 1 s, then ever more slowly, up to 30 s. A record that MLflow refuses
-    (a deleted run, a bad name) stays on disk, gives one warning, does not hold up the others and is tried every 30 s.
+    If MLflow is away, the thread tries again after 1 s, then with growing pauses up to 30 s. A record that MLflow
+    rejects (deleted run, invalid name) stays, is warned of once, does not block others and is tried every 30 s.
 
-    Attributes:
-        folder: on a disk, made if need be; or s3:// or gs:// URI.
-        run_log: the run.
+    While a spool is open, its process's requests to MLflow are limited to one attempt.
+
+    Args:
+        folder: Folder, created if necessary, or s3:// or gs:// URI.
+        run_log: The run.
 
     Raises:
-        RegistryError: if the folder cannot be made or read.
+        RegistryError: if the folder cannot be created or read.
     """
 
     def __init__(self, folder: str | Path, run_log: RunLog) -> None:
@@ -53,7 +53,7 @@ class MetricSpool:
         self._records = Records(folder)
         self._records.make()
         self._numbers = itertools.count(1 + max(map(_number, self._records.names()), default=0))
-        self._shipper = _Shipper(self._records, run_log)
+        self._sender = _Sender(self._records, run_log)
         self._wake, self._hurry = threading.Event(), threading.Event()
         self._closing = False
         self._limits = ExitStack()
@@ -62,7 +62,7 @@ class MetricSpool:
         self._thread.start()
 
     def metrics(self, values: Mapping[str, float], *, step: int) -> None:
-        """Logs one value a metric at a step.
+        """Logs one value per metric at a step.
 
         Raises:
             RegistryError: if the folder's disk is full or gone.
@@ -78,16 +78,16 @@ class MetricSpool:
         self._write({name: [float(value) for value in values]}, first_step)
 
     def close(self, timeout_s: float) -> int:
-        """Waits until MLflow has all records that it does not refuse, at most so long.
+        """Waits at most this long until MLflow has all records that it does not reject.
 
         Returns:
-            How many records are left in the folder, for replay.
+            Number of records left in the folder, for `replay`.
         """
         self._closing = True
         self._hurry.set()
         self._wake.set()
         self._thread.join(timeout_s)
-        self._shipper.stopped = True
+        self._sender.stopped = True
         self._hurry.set()
         self._wake.set()
         self._limits.close()
@@ -106,10 +106,10 @@ class MetricSpool:
 
     def _work(self) -> None:
         pause_s = FIRST_PAUSE_S
-        while not self._shipper.stopped:
+        while not self._sender.stopped:
             closing = self._closing  # Read first: what was written before close() is in the listing that follows.
             self._wake.clear()
-            outcome = self._shipper.ship()
+            outcome = self._sender.send()
             if outcome is _Outcome.AWAY:
                 hurried = self._hurry.wait(pause_s)
                 self._hurry.clear()
@@ -118,14 +118,14 @@ class MetricSpool:
             if closing:
                 return
             pause_s = FIRST_PAUSE_S
-            self._wake.wait(LONGEST_PAUSE_S if outcome is _Outcome.REFUSED else None)
+            self._wake.wait(LONGEST_PAUSE_S if outcome is _Outcome.REJECTED else None)
 
 
 def replay(folder: str | Path, run_log: RunLog, *, timeout_s: float) -> int:
-    """Takes to MLflow what earlier processes left in a folder, or under a URI.
+    """Sends to MLflow the records that earlier processes left in a folder or under a URI.
 
     Returns:
-        How many records are left: 0 if MLflow has them all, or if there is no such folder.
+        Number of records left: 0 if MLflow has them all, or if there is no such folder.
 
     Raises:
         RegistryError: if the folder cannot be read.
@@ -137,15 +137,15 @@ def replay(folder: str | Path, run_log: RunLog, *, timeout_s: float) -> int:
 
 class _Outcome(Enum):
     DONE = "MLflow has all records"
-    REFUSED = "MLflow has all records but those that it refuses"
+    REJECTED = "MLflow has all records except those it rejects"
     AWAY = "MLflow does not answer"
 
 
-class _Shipper:
-    """Takes records to MLflow, in order.
+class _Sender:
+    """Sends records to MLflow, in order.
 
     Attributes:
-        stopped: set from outside to end a pass early.
+        stopped: Set from outside to end a pass early.
     """
 
     def __init__(self, records: Records, run_log: RunLog) -> None:
@@ -153,17 +153,17 @@ class _Shipper:
         self._records, self._run_log = records, run_log
         self._known_steps: dict[str, set[int]] = {}
         self._is_away = False
-        self._refusals: set[str] = set()
+        self._rejections: set[str] = set()
 
-    def ship(self) -> _Outcome:
-        """One pass over the folder, which ends at the first record for which MLflow is away."""
+    def send(self) -> _Outcome:
+        """Makes one pass over the folder, which ends at the first record for which MLflow is away."""
         outcome = _Outcome.DONE
         try:
             for name in self._records.names():
                 if self.stopped:
                     break
-                if not self._ship_unless_refused(name):
-                    outcome = _Outcome.REFUSED
+                if not self._send_unless_rejected(name):
+                    outcome = _Outcome.REJECTED
         except Exception as error:
             self._warn_of_outage(error)
             return _Outcome.AWAY
@@ -172,19 +172,19 @@ class _Shipper:
             _log.warning("MLflow at %s answers again.", self._run_log.tracking_uri)
         return outcome
 
-    def _ship_unless_refused(self, name: str) -> bool:
-        """Whether the record is done with. What else goes wrong is raised."""
+    def _send_unless_rejected(self, name: str) -> bool:
+        """Sends a record, and returns False if MLflow rejects it. Raises any other error."""
         try:
-            self._ship(name)
+            self._send(name)
         except Exception as error:
-            self._known_steps.clear()  # What MLflow has is uncertain now.
+            self._known_steps.clear()  # MLflow may have some of its values.
             if is_away(error) and not isinstance(error, RegistryError):
                 raise
-            self._warn_of_refusal(name, error)
+            self._warn_of_rejection(name, error)
             return False
         return True
 
-    def _ship(self, name: str) -> None:
+    def _send(self, name: str) -> None:
         left = [metric for metric in self._read(name) if metric.step not in self._steps(metric.key)]
         for start in range(0, len(left), METRICS_PER_CALL):
             if self.stopped:
@@ -196,7 +196,7 @@ class _Shipper:
         self._records.remove(name)
 
     def _read(self, name: str) -> list[Metric]:
-        """The record's values; none if another process was faster and removed it."""
+        """Returns the record's values; none if another process sent and removed it."""
         try:
             record = json.loads(self._records.read(name))
             return [
@@ -220,18 +220,18 @@ class _Shipper:
             return
         self._is_away = True
         _log.warning(
-            "MLflow at %s does not answer: %s. The job goes on; metrics wait in %s.",
+            "MLflow at %s does not answer: %s. The job continues; metrics wait in %s.",
             self._run_log.tracking_uri,
             error,
             self._records.location,
         )
 
-    def _warn_of_refusal(self, name: str, error: Exception) -> None:
-        if str(error) in self._refusals:
+    def _warn_of_rejection(self, name: str, error: Exception) -> None:
+        if str(error) in self._rejections:
             return
-        self._refusals.add(str(error))
+        self._rejections.add(str(error))
         _log.warning(
-            "MLflow at %s does not take %s/%s into the run %s: %s. The record stays there and is tried again.",
+            "MLflow at %s rejects %s/%s for the run %s: %s. The record stays there and is tried again.",
             self._run_log.tracking_uri,
             self._records.location,
             name,
@@ -244,4 +244,4 @@ def _number(name: str) -> int:
     try:
         return int(name.partition("-")[0])
     except ValueError:
-        raise RegistryError(f"{name} is no record of metrics. Move it elsewhere.") from None
+        raise RegistryError(f"{name} is not a record of metrics. Move it elsewhere.") from None

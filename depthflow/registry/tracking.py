@@ -20,12 +20,12 @@ AWAY_CODES = frozenset(
         "ABORTED",
         "CANCELLED",
         "DEADLINE_EXCEEDED",
-        "ENDPOINT_NOT_FOUND",  # What stands before a server that is starting answers so.
-        "INTERNAL_ERROR",  # MLflow's code for a connection that failed, too.
+        "ENDPOINT_NOT_FOUND",  # The answer of a gateway whose server is starting.
+        "INTERNAL_ERROR",  # Also for a failed connection.
         "REQUEST_LIMIT_EXCEEDED",
         "RESOURCE_CONFLICT",
         "RESOURCE_EXHAUSTED",
-        "TEMPORARILY_UNAVAILABLE",  # A locked database, too.
+        "TEMPORARILY_UNAVAILABLE",  # Also for a locked database.
     }
 )
 
@@ -64,14 +64,14 @@ def ask(uri: str) -> None:
 
 
 def is_away(error: Exception) -> bool:
-    """Whether the same call may succeed later, and not only once somebody mends the run or the record."""
+    """Returns whether the same call may succeed later, without a change to the run or the record."""
     return not isinstance(error, MlflowException) or error.error_code in AWAY_CODES
 
 
 def tracking_uri() -> str:
-    """MLFLOW_TRACKING_URI, or SQLite in the working directory; a relative SQLite file is made absolute.
+    """Returns MLFLOW_TRACKING_URI, by default SQLite in the working directory, with an absolute path.
 
-    Workers run in other directories, so they are handed this URI and never look at the environment.
+    Workers run in other directories, so they are given this URI and do not read the environment.
     """
     uri = os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
     if uri.startswith(SQLITE_PREFIX):
@@ -80,10 +80,10 @@ def tracking_uri() -> str:
 
 
 def use_tracking_uri(uri: str) -> MlflowClient:
-    """Points this process's MLflow at a server.
+    """Makes this the MLflow of this process, and returns a client.
 
     Raises:
-        RegistryError: if the server cannot be reached, or the database's file can be none.
+        RegistryError: if the server cannot be reached or the database cannot be opened.
     """
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
@@ -91,13 +91,13 @@ def use_tracking_uri(uri: str) -> MlflowClient:
         client = MlflowClient(uri, uri)
         client.search_experiments(max_results=1)
     except (MlflowException, OSError) as error:
-        said = str(error).strip().rstrip(".")
-        raise RegistryError(f"MLflow at {uri} does not answer: {said}. Check MLFLOW_TRACKING_URI.") from error
+        reason = str(error).strip().rstrip(".")
+        raise RegistryError(f"MLflow at {uri} does not answer: {reason}. Check MLFLOW_TRACKING_URI.") from error
     return client
 
 
 def experiment_id(client: MlflowClient, uri: str, name: str) -> str:
-    """The experiment's id; it is created if need be, with artifacts beside the database where that is a file."""
+    """Returns the experiment's ID. A new experiment of a SQLite database keeps its artifacts beside the file."""
     found = client.get_experiment_by_name(name)
     if found is not None:
         return found.experiment_id

@@ -1,4 +1,4 @@
-"""Model versions: packaging a network so that it serves anywhere, registering it, and finding it again."""
+"""Model versions: packages networks so that they serve anywhere, registers them, and finds them again."""
 
 import json
 import re
@@ -27,23 +27,18 @@ CHALLENGER = "challenger"
 CHAMPION = "champion"
 BASELINE_TAG = "baseline_depth_m"
 SERVING_PACKAGES = ("tensorflow", "keras", "numpy", "opencv-python", "mlflow")
-"""What the packaged model imports: given to MLflow, which takes 20 s to infer them."""
+"""Packages that the packaged model imports. MLflow would take 20 s to infer them."""
 
 SIGNATURE = ModelSignature(
     inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1, 3))]),
     outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, -1, -1))]),
 )
-"""uint8 RGB photographs (B, H, W, 3) of any size to metres (B, H, W) at that size."""
+"""uint8 RGB images (B, H, W, 3) of any size to metres (B, H, W) at that size."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelVersion:
-    """A registered version.
-
-    Attributes:
-        name, version: the registry's.
-        uri: models:/NAME/VERSION.
-    """
+    """A version of a registered model."""
 
     name: str
     version: str
@@ -63,16 +58,18 @@ def register_network(
     input_example: np.ndarray,
     description: Mapping[str, Any],
 ) -> ModelVersion:
-    """Packages a network, logs it to the run and registers it as the model's newest version, alias challenger.
+    """Packages a network, logs it to the run, and registers it as the model's newest version, alias challenger.
 
-    The artifact is a .keras file of built-in layers inside a models-from-code pyfunc with this package in its code
-    paths: it loads where depthflow is not installed, without custom objects and without pickle.
+    The artifact is a models-from-code pyfunc with this package in its code paths, around a .keras file of built-in
+    layers. It loads without depthflow installed, without custom objects and without pickle.
 
     Args:
-        network: uint8 (B, H, W, 3) to log-depth (B, H, W, 1), of a fixed size.
-        serving_code: the pyfunc's file.
+        network: Maps uint8 (B, H, W, 3) of a fixed size to log-depth (B, H, W, 1).
+        run_log: Run to log to.
+        model_name: Registered model.
+        serving_code: File of the pyfunc.
         input_example: (1, H, W, 3) uint8.
-        description: what the version's tags say: metrics, fingerprint, recipe and so on.
+        description: Tags of the version: metrics, fingerprint, recipe and so on.
     """
     client = use_tracking_uri(run_log.tracking_uri)
     with TemporaryDirectory() as folder, mlflow.start_run(run_id=run_log.run_id, nested=True):
@@ -95,7 +92,7 @@ def register_network(
 
 
 def tag_version(version: ModelVersion, tags: Mapping[str, Any], tracking: str) -> None:
-    """Adds to what the registry says of a version; anything but text as JSON."""
+    """Adds tags to a version. Values other than text become JSON."""
     client = use_tracking_uri(tracking)
     for key, value in tags.items():
         text = value if isinstance(value, str) else json.dumps(value)
@@ -104,13 +101,13 @@ def tag_version(version: ModelVersion, tags: Mapping[str, Any], tracking: str) -
 
 @dataclass(frozen=True, kw_only=True)
 class ResolvedModel:
-    """A model as a user named it, pinned.
+    """A model that any process can find, whatever its alias names later.
 
     Attributes:
-        uri: models:/NAME/VERSION where the registry knows it, else as given.
-        tracking_uri: absolute; together they find the model from any process.
-        version: of the registry, or None.
-        tags: the version's.
+        uri: models:/NAME/VERSION for a registered model, else as given.
+        tracking_uri: Absolute URI of its MLflow.
+        version: Registered version, or None.
+        tags: Tags of the version.
     """
 
     uri: str
@@ -120,17 +117,28 @@ class ResolvedModel:
 
     @property
     def baseline_depth_m(self) -> float | None:
-        """Depth of the mean-depth baseline of its training data, metres, where known."""
+        """Mean depth of its training data in metres; None if unknown."""
         value = self.tags.get(BASELINE_TAG)
         return None if value is None else float(value)
 
     def download(self) -> str:
-        """A local folder with the model; see `download_model`."""
-        return download_model(self.uri, self.tracking_uri)
+        """Returns a local folder with the model.
+
+        Raises:
+            RegistryError: if there is no such model.
+        """
+        use_tracking_uri(self.tracking_uri)
+        try:
+            return mlflow.artifacts.download_artifacts(self.uri)
+        except (MlflowException, OSError, ValueError) as error:
+            raise RegistryError(
+                f"There is no model {self.uri} at {self.tracking_uri}: {error}. Pass models:/NAME@champion, "
+                "models:/NAME/3, runs:/RUN_ID/model or a folder, and check MLFLOW_TRACKING_URI."
+            ) from None
 
 
 def resolve_model(uri: str) -> ResolvedModel:
-    """Finds what a URI names; an alias is pinned to the version it names now.
+    """Finds the model of a URI. An alias is resolved to the version it names now.
 
     Raises:
         RegistryError: if there is no such model.
@@ -151,25 +159,9 @@ def resolve_model(uri: str) -> ResolvedModel:
         else:
             found = client.get_model_version(match["name"], match["version"])
     except MlflowException as error:
-        said = error.message.rstrip(".")
+        reason = error.message.rstrip(".")
         raise RegistryError(
-            f"There is no model {uri} at {tracking}: {said}. Check the name and MLFLOW_TRACKING_URI."
+            f"There is no model {uri} at {tracking}: {reason}. Check the name and MLFLOW_TRACKING_URI."
         ) from None
     version = ModelVersion(name=match["name"], version=str(found.version))
     return ResolvedModel(uri=version.uri, tracking_uri=tracking, version=version, tags=found.tags)
-
-
-def download_model(model_uri: str, tracking: str) -> str:
-    """A local folder with the model.
-
-    Raises:
-        RegistryError: if there is no such model.
-    """
-    use_tracking_uri(tracking)
-    try:
-        return mlflow.artifacts.download_artifacts(model_uri)
-    except (MlflowException, OSError, ValueError) as error:
-        raise RegistryError(
-            f"There is no model {model_uri} at {tracking}: {error}. Pass models:/NAME@champion, models:/NAME/3, "
-            "runs:/RUN_ID/model or a folder, and check MLFLOW_TRACKING_URI."
-        ) from None

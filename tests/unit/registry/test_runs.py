@@ -95,12 +95,12 @@ def test_a_run_is_continued_and_ends_anew(error, expected):
 
 
 def test_a_run_that_is_unknown_or_deleted_is_named():
-    with pytest.raises(RegistryError, match=r"cannot begin the run 0{32}"):
+    with pytest.raises(RegistryError, match=r"cannot start the run 0{32}"):
         mlflow_run(experiment="e", name="r", tags={}, run_id="0" * 32).__enter__()
     with mlflow_run(experiment="e", name="r", tags={}) as run_log:
         pass
     MlflowClient(run_log.tracking_uri).delete_run(run_log.run_id)
-    with pytest.raises(RegistryError, match=f"cannot begin the run {run_log.run_id}.*deleted"):
+    with pytest.raises(RegistryError, match=f"cannot start the run {run_log.run_id}.*deleted"):
         mlflow_run(experiment="e", name="r", tags={}, run_id=run_log.run_id).__enter__()
 
 

@@ -12,7 +12,6 @@ from depthflow.registry.versions import (
     CHAMPION,
     ModelVersion,
     ResolvedModel,
-    download_model,
     resolve_model,
 )
 
@@ -121,7 +120,7 @@ def test_download_of_what_is_not_there_names_it(registry, uri):
 def test_download_of_a_folder_is_the_folder(registry, tmp_path):
     (tmp_path / "packed").mkdir()
     (tmp_path / "packed" / "MLmodel").write_text("flavors: {}\n")
-    folder = download_model(str(tmp_path / "packed"), registry)
+    folder = resolve_model(str(tmp_path / "packed")).download()
     assert [path.name for path in Path(folder).iterdir()] == ["MLmodel"]
 
 

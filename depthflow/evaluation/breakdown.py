@@ -31,12 +31,7 @@ class Breakdown:
     images: int
 
     def __add__(self, other: "Breakdown") -> "Breakdown":
-        return Breakdown(
-            by_depth=self.by_depth + other.by_depth,
-            by_edge_distance=self.by_edge_distance + other.by_edge_distance,
-            within_ratio=self.within_ratio + other.within_ratio,
-            images=self.images + other.images,
-        )
+        return Breakdown(**{name: value + getattr(other, name) for name, value in vars(self).items()})
 
 
 def image_breakdown(

@@ -94,8 +94,8 @@ def open_job(recipe: Recipe, job: TrainJob, store: SampleStore) -> Iterator[JobF
         TrainingError: if there is no such job, or another process holds its folder.
     """
     storage = absolute(job.storage)
-    wanted = {"recipe": asdict(recipe), "fingerprint": store.fingerprint, "model_name": job.model_name}
-    wanted = json.loads(json.dumps(wanted))
+    described = {"recipe": asdict(recipe), "fingerprint": store.fingerprint, "model_name": job.model_name}
+    wanted = json.loads(json.dumps(described))  # As the file holds it: lists for tuples.
     folder = _unfinished(storage, wanted) if job.resume else JobFolder(root=f"{storage}/{unique_name(recipe.name)}")
     with ExitStack() as stack:
         try:
@@ -113,22 +113,21 @@ def unique_name(recipe_name: str) -> str:
 
 def _unfinished(storage: str, wanted: Mapping[str, Any]) -> JobFolder:
     """Returns the last unfinished job with this description; jobs whose file is unreadable are ignored."""
-    files, found = open_files(storage), []
+    files, unfinished = open_files(storage), []
     for path in files.names(f"*/{JOB_FILE}"):
         with suppress(ValueError, KeyError):
             job = json.loads(files.read(path).to_pybytes())
             if not job["finished"]:
-                folder = JobFolder(root=f"{storage}/{path.partition('/')[0]}")
-                found.append((job.get("noted", ""), folder, _with_defaults(job["wanted"])))
-    unfinished = [(folder, there) for _, folder, there in sorted(found, key=lambda job: job[0])]
-    for folder, there in reversed(unfinished):
-        if there == wanted:
-            return folder
+                unfinished.append((job.get("noted", ""), path.partition("/")[0], _with_defaults(job["wanted"])))
     if not unfinished:
         raise TrainingError(f"There is no unfinished job in {storage}. Run without --resume to start one.")
-    folder, there = unfinished[-1]
+    unfinished.sort()
+    same = [name for _, name, there in unfinished if there == wanted]
+    if same:
+        return JobFolder(root=f"{storage}/{same[-1]}")
+    _, name, there = unfinished[-1]
     raise TrainingError(
-        f"No unfinished job in {storage} has these settings. {folder.name} differs: {_differences(there, wanted)}. "
+        f"No unfinished job in {storage} has these settings. {name} differs: {_differences(there, wanted)}. "
         "Pass the settings that it was started with, or start a new job without --resume."
     )
 

@@ -1,6 +1,7 @@
 """System metrics of each node during training: CPU, memory, network, and NVIDIA GPUs if there are any."""
 
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
@@ -23,8 +24,7 @@ class NodeMetrics(Observer):
     """
 
     def __init__(self, group: WorkerGroup, *, is_sampled_here: bool) -> None:
-        self._group = group
-        self._is_sampled_here = is_sampled_here
+        self._group, self._is_sampled_here = group, is_sampled_here
         if not is_sampled_here:
             return
         self._gpus = _nvidia_gpus()
@@ -49,21 +49,21 @@ class NodeMetrics(Observer):
         """Returns means since the last call, in the order of `NAMES`; NaN for GPUs where there are none."""
         with self._lock:
             samples, self._samples = self._samples, []
-        return np.mean(samples or [self._sample(SAMPLE_EVERY_S)], axis=0).tolist()
+        return np.mean(samples or [self._sample()], axis=0).tolist()
 
     def _work(self) -> None:
-        pause = threading.Event()
-        while not pause.wait(SAMPLE_EVERY_S):
-            sample = self._sample(SAMPLE_EVERY_S)
+        while True:
+            time.sleep(SAMPLE_EVERY_S)
+            sample = self._sample()
             with self._lock:
                 self._samples.append(sample)
 
-    def _sample(self, seconds: float) -> list[float]:
+    def _sample(self) -> list[float]:
         sent_before, self._sent_bytes = self._sent_bytes, _network_bytes()
         return [
             psutil.cpu_percent(),
             psutil.virtual_memory().used / 2**30,
-            (self._sent_bytes - sent_before) / 2**20 / seconds,
+            (self._sent_bytes - sent_before) / 2**20 / SAMPLE_EVERY_S,
             *_gpu_sample(self._gpus),
         ]
 

@@ -14,8 +14,6 @@ from depthflow.recipe import Recipe
 
 WARMUP_FRACTION = 0.05
 SGD_MOMENTUM = 0.9
-DECAYED_NAMES = ("kernel",)
-"""Names of the variables that decay; biases and normalisation weights do not."""
 
 
 class _RatesByLayer:
@@ -34,7 +32,8 @@ class _RatesByLayer:
     def build(self, variables: Sequence[keras.Variable]) -> None:
         super().build(variables)  # pyright: ignore[reportAttributeAccessIssue]
         self._slow = {k for k, variable in enumerate(variables) if variable.path in self.slow_paths}
-        self._decayed = {k for k, variable in enumerate(variables) if variable.name in DECAYED_NAMES}
+        # Biases and normalisation weights do not decay.
+        self._decayed = {k for k, variable in enumerate(variables) if variable.name == "kernel"}
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         index = self._get_variable_index(variable)  # Keras hands over the backend's variable.

@@ -1,6 +1,5 @@
 """Background checkpoint writing: the training loop waits for the copy in memory, not for the disk."""
 
-import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -14,17 +13,12 @@ class CheckpointSaver:
     Args:
         kept: Destination of the checkpoints.
         keep: Number of best checkpoints to keep beside the latest.
-
-    Attributes:
-        paused_s: Total seconds that training has waited for it.
     """
 
     def __init__(self, kept: KeptCheckpoints, *, keep: int) -> None:
-        self._kept = kept
-        self._keep = keep
+        self._kept, self._keep = kept, keep
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._under_way: list[Future[None]] = []
-        self.paused_s = 0.0
 
     def save(self, snapshot: Callable[[], Snapshot], progress: TrainingProgress, *, first: Callable[[], None]) -> None:
         """Takes a snapshot and starts writing it, once the previous checkpoint is written.
@@ -38,31 +32,22 @@ class CheckpointSaver:
         Raises:
             TrainingError: if the previous checkpoint could not be written.
         """
-        began = time.monotonic()
         self.wait()
         taken = snapshot()
-
-        def write() -> None:
-            first()
-            write_checkpoint(self._kept.folder, taken, progress)
-            self._prune()
-
-        self._under_way.append(self._pool.submit(write))
-        self.paused_s += time.monotonic() - began
+        self._submit(first, lambda: write_checkpoint(self._kept.folder, taken, progress))
 
     def annotate(self, progress: TrainingProgress, *, first: Callable[[], None]) -> None:
         """Adds its epoch's metrics to the last checkpoint, once it is written; `first` is as in `save`."""
+        self._submit(first, lambda: annotate_checkpoint(self._kept.folder, progress))
 
-        def write() -> None:
+    def _submit(self, first: Callable[[], None], write: Callable[[], object]) -> None:
+        def work() -> None:
             first()
-            annotate_checkpoint(self._kept.folder, progress)
-            self._prune()
+            write()
+            prune(self._kept.folder, keep=self._keep)
+            self._kept.publish()
 
-        self._under_way.append(self._pool.submit(write))
-
-    def _prune(self) -> None:
-        prune(self._kept.folder, keep=self._keep)
-        self._kept.publish()
+        self._under_way.append(self._pool.submit(work))
 
     def wait(self) -> None:
         """Waits until all pending checkpoints are written.

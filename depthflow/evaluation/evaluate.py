@@ -100,10 +100,6 @@ def evaluate_models(
     """Evaluates models on a running Ray, in one pass per Python interpreter.
 
     Args:
-        models: Name to model.
-        store: Sample store.
-        split: Split to evaluate.
-        protocol: Protocol to evaluate under.
         num_workers: Number of processes that hold the models. None: one per GPU, or one without GPUs.
         shown: Returns the rows whose predictions are wanted, given the evaluation of the first model.
 

@@ -51,10 +51,9 @@ class Protocol:
         """Aligns and clips a prediction as the protocol says; returns (H, W) float, metres.
 
         Args:
-            pred: (H, W) float, as predicted by the model.
+            pred: (H, W) float, in the unit of `output`, which must have passed `check_output`.
             depth_gt: (H, W) float, metres.
             mask: (H, W) bool, from `counted`.
-            output: What the model predicts; it must have passed `check_output`.
         """
         match self.alignment:
             case "median":

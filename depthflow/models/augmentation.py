@@ -63,9 +63,7 @@ class Augmentation:
 def with_gamma(batch: Batch, exponent: Tensor) -> Batch:
     """Raises rgb, scaled to [0, 1], to the power 2^exponent.
 
-    Args:
-        batch: Batch to change.
-        exponent: (B, 1) float32. An image whose exponent is 0 stays the same to the last bit.
+    An image whose exponent, (B, 1) float32, is 0 stays the same to the last bit.
 
     Source: Godard et al. 2017, arXiv:1609.03677, section 4.
     """
@@ -121,12 +119,6 @@ def draw(recipe: Recipe, *, seed: int, epoch: int, sample_ids: Sequence[str]) ->
     Every sample uses the same number of random values, so that enabling one kind of augmentation does not change the
     draws of the others. The zoom is log-uniform, all else uniform.
 
-    Args:
-        recipe: Supplies the ranges.
-        seed: Seed of the run.
-        epoch: Epoch, from 0.
-        sample_ids: Ids of n samples.
-
     Returns:
         (n, 9 + m) float32: the columns of `Column`, then those of recipe.augment in its order.
     """
@@ -143,15 +135,11 @@ def draw(recipe: Recipe, *, seed: int, epoch: int, sample_ids: Sequence[str]) ->
         draws[:, factor] = 1 + recipe.colour_jitter * signed[:, factor]
     draws[:, Column.HUE] = HUE_FRACTION * recipe.colour_jitter * signed[:, Column.HUE]
     draws[:, Column.BLUR] = np.where(uniform[:, -1] < recipe.blur, 1 - uniform[:, Column.BLUR], 0)
-    named = [_drawn(name, amount, seed=seed, epoch=epoch, sample_ids=sample_ids) for name, amount in recipe.augment]
-    return np.concatenate([draws, *named], axis=1)
-
-
-def _drawn(name: str, amount: float, *, seed: int, epoch: int, sample_ids: Sequence[str]) -> np.ndarray:
-    """Returns (n, columns) float32 of one of `AUGMENTATIONS`, independent of the others."""
-    augmentation = AUGMENTATIONS[name]
-    uniform = _uniform(f"augmentation/{name}/{seed}/{epoch}", sample_ids, columns=augmentation.columns)
-    return augmentation.draw(amount, uniform).astype(np.float32)
+    named = []
+    for name, amount in recipe.augment:
+        uniform = _uniform(f"augmentation/{name}/{seed}/{epoch}", sample_ids, columns=AUGMENTATIONS[name].columns)
+        named.append(AUGMENTATIONS[name].draw(amount, uniform))
+    return np.concatenate([draws, *named], axis=1, dtype=np.float32)
 
 
 def _uniform(stream: str, sample_ids: Sequence[str], *, columns: int) -> np.ndarray:

@@ -28,9 +28,6 @@ def build_unet(recipe: Recipe) -> keras.Model:
     conv1_relu, conv2_block3_out, conv3_block4_out and conv4_block6_out; five stages of upsampling and two 3x3
     convolutions, the first four with a skip; and a linear 1x1 head.
 
-    Args:
-        recipe: Supplies encoder, weights, decoder, size and dtype.
-
     Returns:
         Functional model from rgb (B, H, W, 3) uint8 to natural log of metres, float32 (float64 if that is the dtype).
         One output (B, H, W, 1), or with supervised_scales n > 1 a list of n outputs, finest first. Output k has the
@@ -96,32 +93,23 @@ def _head(x: keras.KerasTensor, *, enlargement: int, name: str) -> keras.KerasTe
 
 
 def serving_network(model: keras.Model) -> keras.Model:
-    """Returns the network that is validated, registered and served: the model's layers with only the finest output.
-
-    Args:
-        model: Model from `build_unet`; returned as it is if it has one output.
-    """
+    """Returns the network that is validated, registered and served: the model's layers with only the finest output."""
     if len(model.outputs) == 1:
         return model
     return keras.Model(model.inputs[0], model.outputs[0], name=model.name)
 
 
 def encoder_variables(model: keras.Model) -> list[keras.Variable]:
-    """Returns the encoder's trainable variables, in the order of model.trainable_variables.
-
-    Args:
-        model: Model from `build_unet`.
-    """
+    """Returns the trainable variables of a U-Net's encoder, in the order of model.trainable_variables."""
     own = [layer for layer in model.layers if not layer.name.startswith((DECODER_PREFIX, HEAD_PREFIX))]
     ids = {id(variable) for layer in own for variable in layer.trainable_variables}
     return [variable for variable in model.trainable_variables if id(variable) in ids]
 
 
 def set_batch_norm(model: keras.Model, mode: str) -> None:
-    """Prepares a model's batch normalisation for data-parallel training.
+    """Prepares a U-Net's batch normalisation for data-parallel training.
 
     Args:
-        model: Model from `build_unet`.
         mode: synchronized: all layers compute statistics over all workers' images. frozen: the encoder's statistics
             stay unchanged.
     """

@@ -21,7 +21,6 @@ class WorkerGroup:
 
     Args:
         rank: This worker's number, 0 to size - 1.
-        size: Number of workers.
     """
 
     def __init__(self, *, rank: int, size: int) -> None:

@@ -38,11 +38,9 @@ class TrainingLoop:
     """One worker's run, from the position of its train state to the last epoch.
 
     Args:
-        train_state: What to train, and from which position.
         job: Its `checkpoint_every_steps` and `drain_poll_s` apply.
         reader: Reader of the training split.
         validator: Validator of the validation split.
-        observers: What watches the loop on this worker.
         draining: Returns whether a node is being drained; all workers call it after the same step.
     """
 
@@ -135,17 +133,9 @@ class TrainingLoop:
 
     def _batches(self) -> Iterator[tuple[TrainingBatch, float]]:
         """Yields the epoch's batches and how long each was waited for. Once reading fails, they are empty."""
-        position = self._progress.position
-        batches = iter(
-            read_ahead(
-                training_batches(
-                    self._reader,
-                    self._recipe,
-                    position=position,
-                    rank=self._group.rank,
-                    num_workers=self._group.size,
-                )
-            )
+        position, group = self._progress.position, self._group
+        batches = read_ahead(
+            training_batches(self._reader, self._recipe, position=position, rank=group.rank, num_workers=group.size)
         )
         batch = None
         for step in range(position.step, self._steps_per_epoch):

@@ -16,11 +16,10 @@ SAMPLE_EVERY_S = 2.0
 
 
 class NodeMetrics(Observer):
-    """Collects system/nodeK/NAME of all nodes for every epoch. One worker per node samples it, in a thread.
+    """Collects system/nodeK/NAME of all nodes for every epoch.
 
     Args:
-        group: All workers.
-        is_sampled_here: Whether this worker is the one that samples its node.
+        is_sampled_here: Whether this worker is the one that samples its node, in a thread.
     """
 
     def __init__(self, group: WorkerGroup, *, is_sampled_here: bool) -> None:

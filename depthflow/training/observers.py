@@ -65,13 +65,7 @@ class Observer:
         """Called after every step, and once after an epoch is trained and saved."""
 
     def on_checkpoint(self, train_state: "TrainState", progress: "TrainingProgress", losses: Sequence[float]) -> None:
-        """Called when a checkpoint is due.
-
-        Args:
-            train_state: What to save.
-            progress: Where the run stands.
-            losses: Losses of the steps since the last checkpoint.
-        """
+        """Called when a checkpoint is due, with the losses of the steps since the last one."""
 
     def metrics(self) -> Mapping[str, float]:
         """Returns metrics to log with an epoch. All workers call it at the same point, so it may communicate."""

@@ -67,9 +67,7 @@ def build_optimizer(
     With dtype mixed_float16 the optimizer scales the loss and skips a step whose gradients overflow.
 
     Args:
-        recipe: Supplies the optimizer's options.
         total_steps: Number of optimizer steps of the run.
-        steps_per_epoch: Number of optimizer steps per epoch.
         encoder: Trainable variables that `recipe.encoder_rate` applies to.
     """
     common = {

@@ -11,7 +11,6 @@ class CheckpointSaver:
     """Writes checkpoints one after the other, in a separate thread.
 
     Args:
-        kept: Destination of the checkpoints.
         keep: Number of best checkpoints to keep beside the latest.
     """
 
@@ -25,7 +24,6 @@ class CheckpointSaver:
 
         Args:
             snapshot: Copies the variables; training waits for it.
-            progress: Position of the run.
             first: Called in the writer's thread before the checkpoint counts. If this process is killed in between,
                 what it logs is not lost but may be logged again.
 

@@ -74,8 +74,6 @@ def build_step(
     Args:
         model: Network, built outside any strategy scope and equal on all workers.
         optimizer: Optimizer, built on the model's trainable variables and equal on all workers.
-        recipe: Supplies loss, augmentation, accumulation_steps, all_reduce_dtype and xla.
-        group: The workers.
         frozen: Trainable variables that stay unchanged and whose gradients are not computed.
     """
     gradients_of = _Gradients(model, optimizer, Loss(recipe.loss, scales=recipe.supervised_scales), recipe, frozen)

@@ -24,9 +24,6 @@ class TrainState:
     """A recipe's network and optimizer on one worker; the same on all workers.
 
     Args:
-        recipe: What to train.
-        steps_per_epoch: Number of optimizer steps per epoch.
-        group: The workers.
         checkpoint: Checkpoint to resume from. None for a new run, in which only worker 0 loads the pre-trained weights
             and the caller must `WorkerGroup.broadcast` the model's weights.
 

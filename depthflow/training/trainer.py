@@ -88,13 +88,6 @@ def check_batches(samples: int, recipe: Recipe, *, num_workers: int) -> None:
 def train(recipe: Recipe, job: TrainJob, folder: JobFolder, *, store: SampleStore, run_log: RunLog) -> TrainingOutcome:
     """Trains a recipe on a running Ray, from the job's latest checkpoint if it has one.
 
-    Args:
-        recipe: What to train.
-        job: Where to train it.
-        folder: The job's folder.
-        store: Opened store that passed `check_store`.
-        run_log: MLflow run to write to.
-
     Raises:
         TrainingError: if the run failed.
         PlacementError: if its workers can never be placed.

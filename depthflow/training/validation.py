@@ -16,27 +16,18 @@ from depthflow.training.collective import WorkerGroup
 class Validator:
     """Computes the split's metrics with all workers.
 
-    Args:
-        model: Network from uint8 rgb to log-depth.
-        reader: Reader of the validation split.
-        group: The workers. Each reads its own part; together they read every sample.
-        max_batch_size: Largest number of images per batch.
+    Each worker reads its own part of the split; together they read every sample.
     """
 
     def __init__(self, model: keras.Model, reader: SplitReader, group: WorkerGroup, *, max_batch_size: int) -> None:
-        self._reader = reader
-        self._group = group
-        self._max_batch_size = max_batch_size
+        self._reader, self._group, self._max_batch_size = reader, group, max_batch_size
         network = serving_network(model)
         self._predict = tf.function(
             lambda rgb: network(rgb, training=False)[..., 0], autograph=False, reduce_retracing=True
         )
 
     def sums(self, *, beat: Callable[[str], None]) -> np.ndarray:
-        """Returns this worker's sums over images with a valid pixel.
-
-        Args:
-            beat: Called before every batch.
+        """Returns this worker's sums over images with a valid pixel; calls `beat` before every batch.
 
         Returns:
             (scene types, 1 + metrics) float64: number of images, then the sum of each metric.

@@ -1,8 +1,8 @@
 """What every training worker runs."""
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any, TypeVar
 
 import keras
@@ -45,23 +45,24 @@ def train_worker(task: WorkerTask) -> dict[str, Any]:
         configure_process(task.cpus, seed=task.recipe.seed, xla=task.recipe.xla)
         group = WorkerGroup(rank=context.get_world_rank(), size=context.get_world_size())
         with ExitStack() as stack:
-            observers: list[Observer] = [watchdog, NodeMetrics(group, is_sampled_here=context.get_local_rank() == 0)]
-            spools = _on_all(group, lambda: [stack.enter_context(_spool(task))] if group.rank == 0 else [])
             kept = stack.enter_context(open_checkpoints(task.folder.checkpoints))
             train_state, reader, validator = _training_parts(task, group, kept)
-            for spool in spools:
+
+            def recorders() -> list[Observer]:
+                if group.rank > 0:
+                    return []
+                spool = MetricSpool(task.folder.spool, task.run_log)
+                stack.callback(spool.close, SPOOL_CLOSE_S)
                 saver = CheckpointSaver(kept, keep=task.job.keep_checkpoints)
-                observers += [
-                    RunRecorder(saver, spool),
-                    ProgressDisplay(train_state),
-                    TrainingGauges(task.run_log.run_id),
-                ]
+                return [RunRecorder(saver, spool), ProgressDisplay(train_state), TrainingGauges(task.run_log.run_id)]
+
+            node_metrics = NodeMetrics(group, is_sampled_here=context.get_local_rank() == 0)
             TrainingLoop(
                 train_state,
                 task.job,
                 reader=reader,
                 validator=validator,
-                observers=observers,
+                observers=[watchdog, node_metrics, *_on_all(group, recorders)],
                 draining=lambda: ray.train.get_preemption_info() is not None,
             ).run()
     except DepthflowError as error:  # Raised on all workers alike: none is left waiting for the others.
@@ -84,15 +85,6 @@ def configure_process(cpus: int, *, seed: int, xla: bool = False) -> None:
     keras.utils.set_random_seed(seed)
     if not xla and not tf.config.list_physical_devices("GPU"):
         tf.config.experimental.enable_op_determinism()
-
-
-@contextmanager
-def _spool(task: WorkerTask) -> Iterator[MetricSpool]:
-    spool = MetricSpool(task.folder.spool, task.run_log)
-    try:
-        yield spool
-    finally:
-        spool.close(SPOOL_CLOSE_S)
 
 
 def _training_parts(

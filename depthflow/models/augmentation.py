@@ -83,24 +83,15 @@ AUGMENTATIONS: dict[str, Augmentation] = {
 class Column(IntEnum):
     """Columns of the draws."""
 
-    FLIP = 0
-    """1 if mirrored, else 0."""
-    ZOOM = 1
-    """Zoom factor, >= 1."""
-    CENTRE_Y = 2
-    """Centre of the enlarged part, as a fraction of the height."""
-    CENTRE_X = 3
-    """Centre of the enlarged part, as a fraction of the width."""
-    BRIGHTNESS = 4
-    """Factor of the colours."""
-    CONTRAST = 5
-    """Factor of the distance from the image's mean grey."""
-    SATURATION = 6
-    """Factor of the distance from each pixel's grey."""
-    HUE = 7
-    """Turn of the hue in colour circles."""
-    BLUR = 8
-    """Weight of the blurred image, 0 to 1."""
+    FLIP = 0  # 1 if mirrored, else 0.
+    ZOOM = 1  # Zoom factor, >= 1.
+    CENTRE_Y = 2  # Centre of the enlarged part, as a fraction of the height.
+    CENTRE_X = 3  # Centre of the enlarged part, as a fraction of the width.
+    BRIGHTNESS = 4  # Factor of the colours.
+    CONTRAST = 5  # Factor of the distance from the image's mean grey.
+    SATURATION = 6  # Factor of the distance from each pixel's grey.
+    HUE = 7  # Turn of the hue in colour circles.
+    BLUR = 8  # Weight of the blurred image, 0 to 1.
 
 
 NEUTRAL = np.array([0, 1, 0.5, 0.5, 1, 1, 1, 0, 0], np.float32)

@@ -48,15 +48,11 @@ class Validator:
     def metrics(self, sums: np.ndarray | None) -> dict[str, float]:
         """Returns means over all workers' images: val/NAME, and val/SCENE_TYPE/NAME for scene types in the split."""
         assert sums is not None
-        return _means(self._group.sum(sums))
-
-
-def _means(sums: np.ndarray) -> dict[str, float]:
-    """Returns means, given a row of (count, sum of each metric) per scene type."""
-    rows = {"val": sums.sum(axis=0), **{f"val/{name}": sums[k] for k, name in enumerate(SCENE_TYPES)}}
-    return {
-        f"{prefix}/{name}": float(value / row[0])
-        for prefix, row in rows.items()
-        if row[0] > 0
-        for name, value in zip(METRIC_NAMES, row[1:], strict=True)
-    }
+        sums = self._group.sum(sums)
+        rows = {"val": sums.sum(axis=0), **{f"val/{name}": sums[k] for k, name in enumerate(SCENE_TYPES)}}
+        return {
+            f"{prefix}/{name}": float(value / row[0])
+            for prefix, row in rows.items()
+            if row[0] > 0
+            for name, value in zip(METRIC_NAMES, row[1:], strict=True)
+        }

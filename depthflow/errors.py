@@ -16,8 +16,12 @@ class DepthflowError(Exception):
 
     def __init__(self, message: str = "", *, details: Mapping[str, Any] | None = None, exit_code: int = 1) -> None:
         super().__init__(message)
+        self._message = message  # Ray Data appends its advice on retries to `args`.
         self.details = dict(details or {})
         self.exit_code = exit_code
+
+    def __str__(self) -> str:
+        return self._message
 
 
 class SourceError(DepthflowError):
@@ -50,7 +54,10 @@ class ProtocolError(DepthflowError):
 
 @contextmanager
 def unwrapped() -> Iterator[None]:
-    """Raises a DepthflowError itself instead of the error that Ray wraps around it."""
+    """Raises a DepthflowError itself instead of the error that Ray wraps around it.
+
+    An error raised in an actor's constructor is lost: Ray hands over its text alone.
+    """
     try:
         yield
     except Exception as error:
@@ -61,8 +68,9 @@ def unwrapped() -> Iterator[None]:
 
 
 def _inside(error: BaseException | None) -> DepthflowError | None:
-    if error is None or isinstance(error, DepthflowError):
+    cause = getattr(error, "cause", None)  # Of Ray's task errors, which pass for the error that they wrap.
+    if isinstance(error, DepthflowError) and not isinstance(cause, DepthflowError):
         return error
     workers = getattr(error, "worker_failures", None) or {}  # Errors of Ray Train, by rank.
-    causes = [getattr(error, "cause", None), error.__cause__, error.__context__, *workers.values()]
+    causes = [cause, getattr(error, "__cause__", None), *workers.values()]
     return next((found for cause in causes if isinstance(cause, BaseException) and (found := _inside(cause))), None)

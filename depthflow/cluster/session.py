@@ -57,6 +57,7 @@ def ray_session(num_cpus: int | None = None) -> Iterator[None]:
             _start_local(num_cpus)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
+    context.raise_original_map_exception = True  # Ray's own wrapper loses its cause on the way to the driver.
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     configure_logging(None if has_run() else ray.get_runtime_context().get_job_id())
     try:

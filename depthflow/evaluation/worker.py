@@ -40,18 +40,27 @@ class EvaluationWorker:
     """
 
     def __init__(self, models: Mapping[str, LoadPredictor], protocol: Protocol, store_root: str, split: str) -> None:
-        self._protocol = protocol
-        self._reader = SplitReader(open_store(store_root), split, planes=tuple(PLANE_DTYPES), cache_bytes=0)
-        self._models = {name: load() for name, load in models.items()}
-        self._reading, self._predicting = Lock(), Lock()
+        self._load, self._protocol, self._store_root, self._split = models, protocol, store_root, split
+        self._models: dict[str, Predictor] = {}
+        self._starting, self._reading, self._predicting = Lock(), Lock(), Lock()
         self._warm: set[str] = set()
+
+    def _start(self) -> None:
+        """Opens the store and loads the models, once: a constructor's error would not reach the driver."""
+        with self._starting:
+            if not self._models:
+                store = open_store(self._store_root)
+                self._reader = SplitReader(store, self._split, planes=tuple(PLANE_DTYPES), cache_bytes=0)
+                self._models = {name: load() for name, load in self._load.items()}
 
     def outputs(self) -> dict[str, Output]:
         """Returns what each model predicts, by name."""
+        self._start()
         return {name: model.output for name, model in self._models.items()}
 
     def evaluate(self, rows: list[int]) -> dict[str, Evaluated]:
         """Evaluates one batch with each model, by name."""
+        self._start()
         batch = self._read(rows)
         truths = [self._truth(batch, k) for k in range(len(rows))]
         evaluated = {}
@@ -77,6 +86,7 @@ class EvaluationWorker:
 
     def depth_m(self, rows: list[int]) -> dict[str, dict[int, np.ndarray]]:
         """Predicts one batch: model to row to (H, W) float metres."""
+        self._start()
         batch = self._read(rows)
         predicted = {}
         for name, model in self._models.items():

@@ -53,7 +53,7 @@ class ImagePredictor:
     """
 
     def __init__(self, load: LoadPredictor, outputs: Outputs) -> None:
-        self._predictor = load()
+        self._load, self._predictor = load, None  # Loaded by the first batch: a constructor's error would be lost.
         self._outputs = outputs
         self._predicting, self._holding_a_large_one = Lock(), Lock()
 
@@ -86,6 +86,7 @@ class ImagePredictor:
 
     def _predict(self, images: list[_Image]) -> list[dict[str, Any]]:
         with self._predicting:
+            self._predictor = self._predictor or self._load()
             depth = self._predictor(np.stack([image.rgb for image in images]))
         return [self._write(image, one) for image, one in zip(images, depth, strict=True)]
 

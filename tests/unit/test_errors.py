@@ -1,46 +1,30 @@
-"""A user's error is unwrapped from the errors that Ray raises."""
+"""Which error of a chain is the user's. tests/integration/test_errors.py raises them in Ray's own processes."""
 
 import pytest
 
-from depthflow.errors import StoreError, unwrapped
+from depthflow.errors import StoreError, TrainingError, unwrapped
 
 
-class Wrapped(Exception):
-    """Holds the original error, as Ray's task errors do."""
-
-    def __init__(self, cause: BaseException) -> None:
-        super().__init__("a long traceback")
-        self.cause = cause
-
-
-class Workers(Exception):
-    """Holds the error of each worker, as Ray Train's errors do."""
-
-    def __init__(self, failures: dict[int, BaseException]) -> None:
-        super().__init__("worker errors")
-        self.worker_failures = failures
+def test_the_first_of_rays_workers_that_failed_with_a_users_error_is_reported():
+    failed = RuntimeError("worker errors")
+    failed.worker_failures = {0: RuntimeError("collective"), 1: StoreError("Broken shard.")}
+    with pytest.raises(StoreError, match=r"^Broken shard\.$"), unwrapped():
+        raise failed
 
 
-@pytest.mark.parametrize(
-    "wrapped",
-    [
-        StoreError("broken shard"),
-        Wrapped(Wrapped(StoreError("broken shard"))),
-        Workers({0: RuntimeError("collective"), 1: Wrapped(StoreError("broken shard"))}),
-    ],
-)
-def test_a_users_error_is_unwrapped(wrapped):
-    with pytest.raises(StoreError, match=r"^broken shard$"), unwrapped():
-        raise wrapped
+def test_a_users_error_that_explains_another_one_is_raised_itself():
+    with pytest.raises(TrainingError, match=r"^Training failed\.$"), unwrapped():
+        raise TrainingError("Training failed.") from StoreError("Broken shard.")
 
 
-def test_a_chained_error_is_unwrapped():
-    died = RuntimeError("the actor died")
-    died.__cause__ = StoreError("broken shard")
-    with pytest.raises(StoreError, match=r"^broken shard$"), unwrapped():
-        raise died
+def test_the_cause_of_another_error_is_raised():
+    with pytest.raises(StoreError, match=r"^Broken shard\.$"), unwrapped():
+        raise RuntimeError("the actor died") from StoreError("Broken shard.")
 
 
-def test_a_defect_is_raised_unchanged():
+def test_a_defect_in_the_handling_of_a_users_error_is_not_hidden():
     with pytest.raises(ZeroDivisionError), unwrapped():
-        raise ZeroDivisionError
+        try:
+            raise StoreError("Broken shard.")
+        except StoreError:
+            1 / 0  # noqa: B018

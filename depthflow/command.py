@@ -6,10 +6,11 @@ import json
 import logging
 import math
 import runpy
+import shlex
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -23,9 +24,21 @@ from depthflow.observability.logs import configure_logging, tell, tell_defect
 
 FLAG_STYLE = (tyro.conf.CascadeSubcommandArgs, tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes)
 EXIT_USAGE = 2
-EXIT_INTERRUPTED = 130
+EXIT_INTERRUPTED = 128 + signal.SIGINT
 EXIT_REJECTS = 3
 """The result is complete and usable, but some inputs were rejected: see its rejects."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM in a command that needs another flag to continue where it was.
+
+    Args:
+        flag: The flag, for example `--resume`.
+    """
+
+    def __init__(self, flag: str) -> None:
+        super().__init__(flag)
+        self.flag = flag
 
 
 def run_command(
@@ -41,31 +54,59 @@ def run_command(
 
     Returns:
         The exit code: 0; 1 if the command failed; 2 for a wrong flag; 3 (`EXIT_REJECTS`) if the result has rejects;
-        130 if SIGINT or SIGTERM ended it.
+        130 if SIGINT ended it, 143 if SIGTERM did.
     """
-    signal.signal(signal.SIGTERM, _interrupt)
+    configure_logging()
+    prog = Path(sys.argv[0]).name  # With the whole path, help would not fit the terminal.
     try:
-        configure_logging()
-        prog = Path(sys.argv[0]).name  # With the whole path, help would not fit the terminal.
-        result = tyro.cli(main, args=arguments, prog=prog, description=description, config=FLAG_STYLE)
-    except SystemExit as error:  # Raised by tyro for --help and for wrong flags.
+        parsed = tyro.cli(_only_parsed(main), args=arguments, prog=prog, description=description, config=FLAG_STYLE)
+    except SystemExit as error:  # Raised for --help and for wrong flags.
         if error.code:
             _print_json({"status": "failed", "error": "The command line was not understood: see the message above."})
         return EXIT_USAGE if error.code else 0
-    except KeyboardInterrupt:
-        _print_json({"status": "failed", "error": "Interrupted."})
-        return EXIT_INTERRUPTED
+    with _interrupted_by() as signals:
+        result, code = _outcome(main, parsed)
+    if signals and code:
+        code = 128 + signals[0]
+    _print_json(result)
+    return code
+
+
+def _outcome(main: Callable[..., dict[str, Any]], parsed: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
+    """Runs the command, and returns its result, or an error, and the exit code."""
+    try:
+        result = _with_status(main(**parsed))
+        return result, EXIT_REJECTS if result["status"] == "rejects" else 0
+    except KeyboardInterrupt as error:
+        flags = [error.flag] if isinstance(error, Interrupted) and error.flag not in sys.argv else []
+        line = shlex.join(["python", *sys.argv, *flags])
+        return _failed(f"Interrupted. To continue: {line}"), EXIT_INTERRUPTED
     except DepthflowError as error:
         tell(f"error: {error}", error.details, level=logging.ERROR)
-        _print_json({**error.details, "status": "failed", "error": str(error)})
-        return error.exit_code
-    except Exception as error:
+        return {**error.details, **_failed(str(error))}, error.exit_code
+    except (Exception, SystemExit) as error:
         tell_defect(error)
-        _print_json({"status": "failed", "error": f"{type(error).__name__}: {error}"})
-        return 1
-    result = _with_status(result)
-    _print_json(result)
-    return EXIT_REJECTS if result["status"] == "rejects" else 0
+        return _failed(f"{type(error).__name__}: {error}"), 1
+
+
+def _failed(error: str) -> dict[str, Any]:
+    return {"status": "failed", "error": error}
+
+
+@contextmanager
+def _interrupted_by() -> Iterator[list[signal.Signals]]:
+    """Raises KeyboardInterrupt on SIGINT and SIGTERM in the block, and lists them: Ray replaces the exception."""
+    received: list[signal.Signals] = []
+
+    def interrupt(number: int, _frame: FrameType | None) -> None:
+        received.append(signal.Signals(number))
+        raise KeyboardInterrupt
+
+    with preserve_signal_handlers():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) is not signal.SIG_IGN:  # A shell's background jobs ignore Ctrl-C.
+                signal.signal(number, interrupt)
+        yield received
 
 
 @contextmanager
@@ -92,7 +133,10 @@ def call_command(script: Path, arguments: Sequence[str]) -> dict[str, Any]:
         SystemExit: for wrong flags.
     """
     module = runpy.run_path(str(script), run_name=script.stem)
-    result = tyro.cli(module["main"], args=arguments, prog=script.name, config=FLAG_STYLE)
+    try:
+        result = tyro.cli(module["main"], args=arguments, prog=script.name, config=FLAG_STYLE)
+    except Interrupted:
+        raise KeyboardInterrupt from None  # The flag is not the caller's.
     return _plain(_with_status(result))
 
 
@@ -103,19 +147,19 @@ def parse_command(script: Path, arguments: Sequence[str]) -> dict[str, Any]:
         SystemExit: for --help and for wrong flags, as the command itself does.
     """
     module = runpy.run_path(str(script), run_name=script.stem)
-    main = module["main"]
+    main = _only_parsed(module["main"])
+    return tyro.cli(main, args=arguments, prog=script.name, description=module["__doc__"], config=FLAG_STYLE)
+
+
+def _only_parsed(main: Callable[..., Any]) -> Callable[..., dict[str, Any]]:
+    """Returns a function with the signature of `main` that returns its arguments by name."""
     signature = inspect.signature(main)
 
     @functools.wraps(main)
-    def received(*given: Any, **named: Any) -> dict[str, Any]:
+    def arguments(*given: Any, **named: Any) -> dict[str, Any]:
         return dict(signature.bind(*given, **named).arguments)
 
-    return tyro.cli(received, args=arguments, prog=script.name, description=module["__doc__"], config=FLAG_STYLE)
-
-
-def _interrupt(_signal: int, _frame: FrameType | None) -> None:
-    """Ends the command on SIGTERM as on Ctrl-C: leaves Ray and closes the MLflow run."""
-    raise KeyboardInterrupt
+    return arguments
 
 
 def last_json_line(output: str) -> dict[str, Any] | None:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -50,11 +51,14 @@ def ray_session(num_cpus: int | None = None) -> Iterator[None]:
         yield
         return
     os.environ.update(WORKER_ENVIRONMENT)
-    with preserve_signal_handlers():
-        if address:
-            _init(address=address, runtime_env={"env_vars": _worker_environment()})
-        else:
-            _start_local(num_cpus)
+    try:
+        with preserve_signal_handlers():
+            if address:
+                _init(address=address, runtime_env={"env_vars": _worker_environment()})
+            else:
+                _start_local(num_cpus)
+    except SystemExit:  # Raised by the handler of SIGTERM that Ray installs first of all.
+        signal.raise_signal(signal.SIGTERM)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.raise_original_map_exception = True  # Ray's own wrapper loses its cause on the way to the driver.

@@ -80,7 +80,7 @@ def tell(
         print(message, file=sys.stderr, flush=True)
 
 
-def tell_defect(error: Exception) -> None:
+def tell_defect(error: BaseException) -> None:
     """The same of an error that nobody foresaw, with its traceback."""
     if is_json():
         logging.getLogger("depthflow").error("%s: %s", type(error).__name__, error, exc_info=error)

@@ -8,6 +8,7 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from datetime import UTC, datetime
 from typing import Any
 
+from depthflow.command import Interrupted
 from depthflow.errors import StoreError, TrainingError
 from depthflow.recipe import Recipe
 from depthflow.registry.runs import RunLog
@@ -103,7 +104,10 @@ def open_job(recipe: Recipe, job: TrainJob, store: SampleStore) -> Iterator[JobF
         except (StoreError, OSError) as error:
             raise TrainingError(f"The job's folder {folder.root} cannot be locked: {error}") from error
         folder.note(**({} if job.resume else {"wanted": wanted, "run_id": None, "finished": False}))
-        yield folder
+        try:
+            yield folder
+        except KeyboardInterrupt:
+            raise Interrupted("--resume") from None
 
 
 def unique_name(recipe_name: str) -> str:

@@ -1,13 +1,15 @@
 """The driver's side of training: starts Ray Train's workers, waits for them, and returns the best network."""
 
+import threading
 import uuid
+from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, TrainingFailedError
 
-from depthflow.command import preserve_signal_handlers
 from depthflow.errors import StoreError, TrainingError, unwrapped
 from depthflow.placement import TrainingPlan, cluster_capacity, plan_training
 from depthflow.recipe import Recipe
@@ -20,6 +22,8 @@ from depthflow.training.job import JobFolder, WorkerTask
 
 if TYPE_CHECKING:
     import keras
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,12 +130,26 @@ def run_on_workers(task: WorkerTask, plan: TrainingPlan) -> None:
         ),
     )
     try:
-        with unwrapped(), preserve_signal_handlers():
-            status: Any = trainer.fit().return_value
+        with unwrapped():
+            status: Any = _in_thread(trainer.fit).return_value
     except TrainingFailedError as error:
         raise TrainingError(f"Training failed after {task.job.max_failures} retries: {error}") from error
     if status["status"] != "ok":
         raise TrainingError(status["error"], details=status["details"])
+
+
+def _in_thread(function: Callable[[], T]) -> T:
+    """Runs a function in a thread, since in the main thread Ray Train would replace the handler of Ctrl-C."""
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(function())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future.result()
 
 
 def tensorflow_environment(recipe: Recipe) -> dict[str, str]:

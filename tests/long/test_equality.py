@@ -4,7 +4,6 @@ One start of Ray Train a number of workers trains all cells of the grid, one aft
 library's own parts: WorkerGroup, TrainState, training_batches. What it saw is compared here.
 """
 
-import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -275,10 +274,8 @@ def trained(samples, mobilenet, tmp_path_factory) -> Callable[[int, str], dict[s
                 worker_runtime_env={"env_vars": tensorflow_environment(smoke())},
             ),
         )
-        on_sigint = signal.getsignal(signal.SIGINT)
         with preserve_signal_handlers():
             trainer.fit()
-        assert signal.getsignal(signal.SIGINT) is on_sigint
 
     def seen(num_workers: int, name: str) -> dict[str, np.ndarray]:
         if num_workers not in folders:

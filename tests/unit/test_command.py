@@ -2,13 +2,22 @@
 
 import json
 import math
+import os
 import signal
 import sys
+import time
 from dataclasses import dataclass
 
 import pytest
 
-from depthflow.command import EXIT_REJECTS, last_json_line, parse_command, preserve_signal_handlers, run_command
+from depthflow.command import (
+    EXIT_REJECTS,
+    Interrupted,
+    last_json_line,
+    parse_command,
+    preserve_signal_handlers,
+    run_command,
+)
 from depthflow.errors import ClusterError, SourceError
 
 
@@ -28,6 +37,7 @@ class TinyConfig:
             raise ValueError(f"--count must be at least 1. Received: {self.count}")
 
 
+SIGNALS = {"SIGINT": signal.SIGINT, "SIGTERM": signal.SIGTERM}
 RESULTS = {
     "ok": {"samples": 3},
     "rejects": {"samples": 3, "rejects": 1},
@@ -49,6 +59,19 @@ def main(config: TinyConfig) -> dict:
         raise ClusterError("It broke.", details={"job": "b"}, exit_code=75)
     if config.outcome == "defect":
         raise KeyError("a defect")
+    if config.outcome == "exit":
+        sys.exit(2)
+    if config.outcome in SIGNALS:
+        os.kill(os.getpid(), SIGNALS[config.outcome])
+        time.sleep(60)
+    if config.outcome == "resumable":
+        raise Interrupted("--resume")
+    if config.outcome == "left":
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+        except KeyboardInterrupt:
+            raise ClusterError("The job goes on.", details={"job": "b"}, exit_code=130) from None
     return {**RESULTS[config.outcome], "count": config.count}
 
 
@@ -123,6 +146,55 @@ def test_a_defect_keeps_its_traceback(run):
     assert last_line(stdout)["status"] == "failed"
     assert "a defect" in last_line(stdout)["error"]
     assert "Traceback" in stderr and 'raise KeyError("a defect")' in stderr
+
+
+def test_an_exit_within_the_command_is_a_defect(run):
+    code, stdout, stderr = run("--out", "o", "--outcome", "exit")
+    assert code == 1
+    assert last_line(stdout) == {"status": "failed", "error": "SystemExit: 2"}
+    assert "Traceback" in stderr
+
+
+# --- signals ---
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_an_interrupted_command_names_the_line_that_continues(run, name, code):
+    handlers = [signal.getsignal(number) for number in SIGNALS.values()]
+    found, stdout, stderr = run("--out", "my folder", "--outcome", name)
+    assert found == code
+    line = f"python tiny.py --out 'my folder' --outcome {name}"
+    assert last_line(stdout) == {"status": "failed", "error": f"Interrupted. To continue: {line}"}
+    assert "Traceback" not in stderr
+    assert [signal.getsignal(number) for number in SIGNALS.values()] == handlers
+
+
+@pytest.mark.parametrize("given", [(), ("--resume",)])
+def test_the_flag_that_continues_is_added_once(run, monkeypatch, given, capsys):
+    monkeypatch.setattr(sys, "argv", ["tiny.py", *given])
+    assert run_command(main, "A tiny command.", ["--out", "o", "--outcome", "resumable"]) == 130
+    assert last_line(capsys.readouterr().out)["error"] == "Interrupted. To continue: python tiny.py --resume"
+
+
+def test_a_command_may_say_itself_what_an_interruption_leaves(run):
+    code, stdout, _ = run("--out", "o", "--outcome", "left")
+    assert code == 143
+    assert last_line(stdout) == {"status": "failed", "error": "The job goes on.", "job": "b"}
+
+
+def test_an_ignored_signal_stays_ignored(capsys):
+    def is_ignored(config: TinyConfig) -> dict:
+        return {"ignored": signal.getsignal(signal.SIGINT) is signal.SIG_IGN}
+
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        assert run_command(is_ignored, "A tiny command.", ["--out", "o"]) == 0
+        assert last_line(capsys.readouterr().out)["ignored"]
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+# --- flags ---
 
 
 @pytest.mark.parametrize(

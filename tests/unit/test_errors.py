@@ -23,8 +23,11 @@ def test_the_cause_of_another_error_is_raised():
 
 
 def test_a_defect_in_the_handling_of_a_users_error_is_not_hidden():
-    with pytest.raises(ZeroDivisionError), unwrapped():
+    def defect():
         try:
             raise StoreError("Broken shard.")
         except StoreError:
-            1 / 0  # noqa: B018
+            return 1 / 0
+
+    with pytest.raises(ZeroDivisionError), unwrapped():
+        defect()

@@ -477,7 +477,7 @@ def test_the_command_is_killed_resumed_and_then_has_nothing_to_do(server, tmp_pa
     last = (2 * PART_BYTES, len(server.content) - 1)
     server.faults = lambda number, span: {"pause_s": 0.1} if span == last else {}
 
-    for sent, code in ((signal.SIGTERM, 130), (signal.SIGKILL, -9)):
+    for sent, code in ((signal.SIGTERM, 143), (signal.SIGKILL, -9)):
         asked = len(server.asked)
         with subprocess.Popen(command(server, tmp_path, "--md5", md5), cwd=ROOT, stdout=subprocess.DEVNULL) as process:
             wait_for_two_parts(process, tmp_path, server.asked, asked, last)

@@ -4,6 +4,7 @@ Programs that use the library import what they need from here. The public names 
 and are documented as well.
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from depthflow.store.write.planes import make_planes
 
 __version__ = "0.1.0"
+
+# OpenCV reads this limit when it is first imported; by default it decodes images of 2^30 pixels, into 3 GB.
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(2**27))
 __all__ = [
     "PROTOCOLS",
     "RECIPES",

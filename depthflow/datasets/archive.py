@@ -18,12 +18,15 @@ from depthflow.datasets.camera import CAMERA_FILE
 from depthflow.datasets.diode import SourceFile, Triplet, group_triplets, printable, require_samples
 from depthflow.datasets.gzip_index import slice_index
 from depthflow.errors import SourceError
+from depthflow.storage.foreign_file import why_not_plain, why_too_large
 from depthflow.storage.location import absolute, is_uri, object_store, reported
 
 SUFFIXES = (".tar.gz", ".tgz")
 _INFLATE_ERRORS = (ValueError, RuntimeError, OSError, tarfile.TarError, EOFError)
 """Raised by rapidgzip and tarfile for damaged bytes."""
 _TAIL_BYTES = 2**20
+_MAX_HEADER_BYTES = 2**20
+_MAX_MEMBERS = 2**22
 ReadSpan = Callable[[tuple[int, int]], bytes]
 """Returns the bytes of a span (offset, size) of a decompressed tar."""
 
@@ -56,8 +59,8 @@ class Contents(NamedTuple):
 
 
 def is_archive(source: str) -> bool:
-    """Whether a source is read as a compressed tar."""
-    return source.endswith(SUFFIXES)
+    """Whether a source is read as a compressed tar; a folder of that name is not."""
+    return source.endswith(SUFFIXES) and (is_uri(source) or not Path(source).is_dir())
 
 
 def archive_identity(archive: str) -> str:
@@ -84,6 +87,8 @@ def _state(archive: str) -> tuple[int, str]:
                 info = filesystem.info(path)
             return info["size"], str(info.get("ETag") or info.get("etag") or info.get("mtime"))
         status = Path(archive).stat()
+        if problem := why_not_plain(status.st_mode):
+            raise SourceError(f"The archive {archive} {problem}.")
         return status.st_size, str(status.st_mtime_ns)
     except FileNotFoundError:
         raise SourceError(f"There is no archive at {archive}. Fetch one with download.py.") from None
@@ -105,8 +110,11 @@ def scan_archive(archive: str, index_path: str, *, threads: int, progress: Calla
     cameras: dict[int, bytes] = {}
     try:
         with _inflated(archive, threads) as stream:
-            with tarfile.open(fileobj=stream, mode="r:") as tar:
-                for entry in tar:
+            with tarfile.open(fileobj=_Headers(stream), mode="r:") as tar:
+                while (entry := tar.next()) is not None:
+                    tar.members.clear()  # It keeps a kilobyte of each.
+                    if len(members) == _MAX_MEMBERS:
+                        raise tarfile.ReadError(f"it has more than {_MAX_MEMBERS} members")
                     name = printable(entry.name)
                     progress(name, stream.tell_compressed() // 8)  # In bits.
                     if entry.isdir():
@@ -207,7 +215,26 @@ def _problem(entry: tarfile.TarInfo) -> str:
         return f"{entry.name} is a link to {entry.linkname}"
     if not entry.isreg() or entry.issparse():
         return f"{entry.name} is not a plain file"
-    return ""
+    problem = why_too_large(entry.size)
+    return f"{entry.name} {problem}" if problem else ""
+
+
+class _Headers:
+    """The stream as tarfile reads it: headers alone, one of which may claim any size.
+
+    Args:
+        stream: The decompressed tar.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self.seek, self.tell = stream.seek, stream.tell
+
+    def read(self, size: int) -> bytes:
+        """Raises tarfile.ReadError for a header that is larger than any real one."""
+        if size > _MAX_HEADER_BYTES:
+            raise tarfile.ReadError(f"the header of a member has {size} bytes, more than {_MAX_HEADER_BYTES}")
+        return self._stream.read(size)
 
 
 def _require_zeros(stream: Any, offset: int) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from depthflow.datasets.diode import SPLITS
 from depthflow.errors import SourceError
-from depthflow.storage.location import is_uri, object_store, reported
+from depthflow.storage.foreign_file import read_foreign_file
+from depthflow.storage.location import is_uri
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,11 +88,12 @@ def parse_camera(content: bytes, *, where: str) -> Camera:
 
 
 def _read_if_there(path: str) -> bytes | None:
-    if not is_uri(path):
-        return Path(path).read_bytes() if Path(path).is_file() else None
-    filesystem, key = object_store(path, SourceError)
-    with reported(f"{path} cannot be read", SourceError):
-        return filesystem.cat_file(key) if filesystem.exists(key) else None
+    try:
+        return read_foreign_file(path)
+    except (FileNotFoundError, IsADirectoryError):
+        return None
+    except OSError as error:
+        raise SourceError(f"{path} cannot be read: {error.strerror}. Check its permissions.") from None
 
 
 def camera_of_frame(stated: Camera | None, *, height: int, width: int) -> Camera | None:

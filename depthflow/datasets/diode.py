@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from depthflow.errors import SourceError
+from depthflow.storage.foreign_file import why_too_large
 from depthflow.storage.location import is_uri, object_store, reported
 
 SPLITS = ("train", "val")
@@ -141,10 +142,11 @@ def _object_files(source: str, split: str) -> Iterator[SourceFile]:
         top = f"{path}/{split}"
         if path.endswith(f"/{split}") and not filesystem.exists(top):
             top = path
-        objects = filesystem.find(top)
-    for key in objects:
+        objects = filesystem.find(top, detail=True)
+    for key, about in objects.items():
         parent, _, name = key.removeprefix(f"{top}/").rpartition("/")
-        yield SourceFile(parent or ".", name, f"{scheme}://{key}")
+        problem = why_too_large(about["size"])
+        yield SourceFile(parent or ".", name, f"{scheme}://{key}", f"{key} {problem}" if problem else "")
 
 
 def _triplet(split: str, parent: str, stem: str, members: dict[str, SourceFile]) -> Triplet:

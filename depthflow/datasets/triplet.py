@@ -3,7 +3,6 @@
 import io
 import math
 import struct
-import tokenize
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -16,9 +15,8 @@ _PNG_END = b"IEND\xaeB`\x82"
 _PNG_HEADER = struct.Struct(">16sIIBB")
 """Signature and the first chunk's head, width, height, bits per channel, colour type (2 = RGB)."""
 _MAX_PIXELS = 2**27
+"""Also OpenCV's limit, which depthflow/__init__.py sets."""
 _NPY_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-_NPY_ERRORS = (ValueError, EOFError, OSError, SyntaxError, TypeError, MemoryError, RecursionError, tokenize.TokenError)
-"""Raised by NumPy for a damaged header, which it parses as Python."""
 
 
 class RejectError(Exception):
@@ -110,7 +108,7 @@ def decode_rgb(content: bytes) -> np.ndarray:
     try:
         bgr = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error as error:  # Its header claims more pixels than OpenCV decodes.
-        raise RejectError("unreadable_image", f"OpenCV rejects it: {error}") from None
+        raise RejectError("unreadable_image", f"OpenCV rejects it: {error.err or error}") from None
     if bgr is None:
         raise RejectError("unreadable_image", f"{len(content)} bytes that cannot be decoded as an image")
     return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
@@ -142,7 +140,7 @@ def decode_npy(content: bytes, member: str) -> np.ndarray:
             raise ValueError("it holds pickled Python objects, which are not loaded")
         values = np.frombuffer(content, dtype, count=math.prod(shape), offset=handle.tell())
         return values.reshape(shape, order="F" if fortran_order else "C")
-    except _NPY_ERRORS as error:
+    except Exception as error:  # NumPy parses a header as Python, which may raise anything.
         raise RejectError("unreadable_array", f"the {member} is not a plain .npy array: {error}") from None
 
 

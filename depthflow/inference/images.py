@@ -8,6 +8,7 @@ import numpy as np
 
 from depthflow.datasets.triplet import RejectError, decode_rgb
 from depthflow.errors import SourceError
+from depthflow.storage.foreign_file import read_foreign_file
 from depthflow.storage.location import is_uri, object_store, reported
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
@@ -79,19 +80,11 @@ def read_image(path: str) -> np.ndarray:
         RejectError: unreadable_file, empty_file or unreadable_image.
     """
     try:
-        content = _bytes(path)
+        content = read_foreign_file(path)
     except (OSError, SourceError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
         raise RejectError("unreadable_file", f"the file cannot be read: {reason}") from None
     return decode_rgb(content)
-
-
-def _bytes(path: str) -> bytes:
-    if not is_uri(path):
-        return Path(path).read_bytes()
-    filesystem, inner = object_store(path, SourceError)
-    with reported(path, SourceError):
-        return filesystem.cat_file(inner)
 
 
 def image_version(path: str) -> str:

@@ -1,12 +1,14 @@
 """preprocess where something is wrong: it ends, says what, and goes on from there when it is run again."""
 
 import contextlib
+import fcntl
 import os
 import signal
 import subprocess
 import tarfile
 import threading
 import time
+from contextlib import contextmanager
 
 import pytest
 
@@ -36,21 +38,25 @@ def first_depth(tree):
     return min(tree.rglob("*_depth.npy"))
 
 
+@contextmanager
+def hanging(path):
+    """Lets nobody open a file, as if its disk did not answer: the kernel waits for the lease to be given up."""
+    signal.signal(signal.SIGIO, signal.SIG_IGN)  # Asks for that.
+    with path.open("r+b") as file:
+        fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        yield
+
+
 def test_a_stall_ends_the_run_and_names_the_sample(run, tree, tmp_path):
-    """A pipe that nobody writes to is opened for ever, as a file of a disk that went away is."""
     depth = first_depth(tree)
-    content = depth.read_bytes()
-    depth.unlink()
-    os.mkfifo(depth)
     started = time.monotonic()
-    done = preprocess(run, tree, tmp_path / "store", "--sample-timeout-s", 3)
+    with hanging(depth):
+        done = preprocess(run, tree, tmp_path / "store", "--sample-timeout-s", 3)
     assert done.code == 1
     assert depth.name.removesuffix("_depth.npy") in done.result["error"]
     assert "--sample-timeout-s" in done.result["error"]
     assert time.monotonic() - started < 60
     assert not (tmp_path / "store" / "manifest.json").exists()
-    depth.unlink()
-    depth.write_bytes(content)
     assert preprocess(run, tree, tmp_path / "store").result["samples"] == 30
     assert not list((tmp_path / "store").rglob(".*"))
 

@@ -100,7 +100,7 @@ def test_train_continues_and_its_model_is_used(interrupt, folder):
     tested = ("--samples", "store", "--protocol", "stored")
     interrupt(signal.SIGINT, "samples evaluated: ", "evaluate", "--model", model, *tested)
     interrupt(signal.SIGTERM, "samples evaluated: ", "promote", *tested)
-    line = interrupt(signal.SIGINT, "photographs: ", "predict", "--model", model, "--images", "images", "--out", "out")
+    line = interrupt(signal.SIGINT, "images: ", "predict", "--model", model, "--images", "images", "--out", "out")
     result = finish([*line, "--files", "npy"], folder)
     assert result["images"] == IMAGES
 

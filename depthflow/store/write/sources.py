@@ -11,7 +11,6 @@ Either becomes a `Source`.
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,9 +19,10 @@ from depthflow.datasets.archive import Contents, Member, archive_triplets, scan_
 from depthflow.datasets.camera import CAMERA_FILE, Camera, parse_camera, read_camera
 from depthflow.datasets.catalogue import Accounting, account, expected_counts
 from depthflow.datasets.diode import MEMBER_SUFFIXES, Triplet, find_triplets
+from depthflow.datasets.triplet import RejectError
 from depthflow.errors import SourceError
 from depthflow.storage.files import StoreFiles
-from depthflow.storage.location import is_uri, object_store, reported
+from depthflow.storage.foreign_file import UnsafeFileError, read_foreign_file
 
 STAGING = ".staging"
 
@@ -106,14 +106,13 @@ def read_member(path: str) -> bytes:
     """Returns a file's bytes. Failing to read one ends the run: a lost disk must not look like bad samples.
 
     Raises:
+        RejectError: unsafe_member, if it is not a plain file or too large.
         SourceError: if the file is gone, or its disk or object store does not let it be read.
     """
     try:
-        if not is_uri(path):
-            return Path(path).read_bytes()
-        filesystem, key = object_store(path, SourceError)
-        with reported(f"{path} cannot be read", SourceError):
-            return filesystem.cat_file(key)
+        return read_foreign_file(path)
+    except UnsafeFileError as error:
+        raise RejectError("unsafe_member", str(error)) from None
     except OSError as error:
         raise SourceError(
             f"{path} can no longer be read: {error.strerror or 'it is gone'}. Fix the source, then run the same "

@@ -256,6 +256,38 @@ def test_an_unsafe_member_has_a_problem(listed, entry, message):
     assert [t.reason for t in found if t.sample_id.endswith("020_000")] == [""]
 
 
+def test_a_large_file_is_unsafe(listed, monkeypatch):
+    monkeypatch.setattr("depthflow.storage.foreign_file.MAX_FILE_BYTES", 1000)
+    names = [f"val/{FOLDER}/{STEM}{end}" for end in MEMBER_SUFFIXES.values()]
+    [triplet] = listed([(names[0], bytes(1000)), (names[1], bytes(1001)), (names[2], b"mask")])
+    assert triplet.reason == "unsafe_member"
+    assert triplet.problem == f"{names[1]} has 1001 bytes, more than 1000"
+
+
+@pytest.mark.parametrize("kind", [tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE])
+def test_a_huge_header_is_rejected_before_it_is_read(archive, kind):
+    """A name of 4 GB took 12.6 GB of memory."""
+    header = tarfile.TarInfo("././@LongLink")
+    header.type, header.size = kind, 2**32
+    block = header.tobuf(tarfile.GNU_FORMAT)
+    with pytest.raises(SourceError, match="the header of a member has 4294967296 bytes, more than 1048576"):
+        scan(archive, gzip.compress(block + bytes(3 * 2**20), 1))
+
+
+def test_a_flood_of_members_is_rejected(archive, monkeypatch):
+    monkeypatch.setattr("depthflow.datasets.archive._MAX_MEMBERS", 5)
+    files = [(f"val/{FOLDER}/{number}.png", b"") for number in range(6)]
+    assert len(scan(archive, gzip.compress(tar_of(files[:5]))).members) == 5
+    with pytest.raises(SourceError, match="it has more than 5 members"):
+        scan(archive, gzip.compress(tar_of(files)))
+
+
+def test_a_folder_named_like_an_archive_is_a_tree(tmp_path):
+    (tmp_path / "val.tar.gz").mkdir()
+    assert not is_archive(str(tmp_path / "val.tar.gz"))
+    assert is_archive(str(tmp_path / "train.tar.gz")) and is_archive("s3://bucket/val.tar.gz")
+
+
 def test_a_sparse_file_is_unsafe(archive, tmp_path):
     image = tmp_path / "tree" / IMAGE
     image.parent.mkdir(parents=True)

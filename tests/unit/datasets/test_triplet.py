@@ -4,6 +4,8 @@ import io
 import os
 import pickle
 import struct
+import subprocess
+import sys
 import zlib
 
 import cv2
@@ -375,3 +377,83 @@ def test_a_damaged_npy_decodes_as_with_numpy_or_is_rejected(place, value):
         return
     got = decode_npy(bytes(content), "depth")
     assert (got.dtype, got.shape, got.tobytes()) == (wanted.dtype, wanted.shape, wanted.tobytes())
+
+
+# --- what decodes to more than memory holds ---
+
+_SIDE = 30_000
+
+
+def huge_png(*, colour: int) -> bytes:
+    """A PNG of 30,000 x 30,000 pixels, as its header has it, without most of them."""
+    rows = zlib.compress(bytes(10_000), 1)
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", _SIDE, _SIDE, 8, colour, 0, 0, 0)), (b"IDAT", rows), (b"IEND", b"")]
+    packed = (
+        struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        for kind, content in chunks
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
+
+
+def huge_jpeg() -> bytes:
+    """A JPEG whose start-of-frame segment has 30,000 x 30,000 pixels."""
+    content = bytearray(cv2.imencode(".jpg", RGB)[1].tobytes())
+    start = content.index(b"\xff\xc0")
+    content[start + 5 : start + 9] = struct.pack(">HH", _SIDE, _SIDE)
+    return bytes(content)
+
+
+def huge_bmp() -> bytes:
+    """A BMP whose header has 30,000 x 30,000 pixels."""
+    content = bytearray(cv2.imencode(".bmp", RGB)[1].tobytes())
+    content[18:26] = struct.pack("<ii", _SIDE, _SIDE)
+    return bytes(content)
+
+
+def huge_tiff() -> bytes:
+    """A TIFF whose directory has 30,000 x 30,000 pixels."""
+    content = bytearray(cv2.imencode(".tiff", RGB)[1].tobytes())
+    directory = struct.unpack("<I", content[4:8])[0]
+    for entry in range(struct.unpack("<H", content[directory : directory + 2])[0]):
+        place = directory + 2 + 12 * entry
+        tag = struct.unpack("<H", content[place : place + 2])[0]
+        if tag in (256, 257):
+            content[place + 2 : place + 12] = struct.pack("<HII", 4, 1, _SIDE)
+    return bytes(content)
+
+
+def huge_webp() -> bytes:
+    """A lossless WebP whose header has 16,384 x 16,384 pixels, the format's most."""
+    content = bytearray(cv2.imencode(".webp", RGB, [cv2.IMWRITE_WEBP_QUALITY, 101])[1].tobytes())
+    start = content.index(b"VP8L") + 9
+    bits = struct.unpack("<I", content[start : start + 4])[0]
+    content[start : start + 4] = struct.pack("<I", bits >> 28 << 28 | 16383 << 14 | 16383)
+    return bytes(content)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [huge_png(colour=2), huge_png(colour=6), huge_jpeg(), huge_bmp(), huge_tiff(), huge_webp()],
+    ids=["png", "rgba-png", "jpeg", "bmp", "tiff", "webp"],
+)
+def test_an_image_of_too_many_pixels_is_rejected_before_it_is_decoded(content):
+    """A PNG of 2.6 MB took 5.2 GB. In a process of its own, which measures its memory."""
+    script = (
+        "import sys, resource\n"
+        "from depthflow.datasets.triplet import RejectError, decode_rgb\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "try:\n    decode_rgb(sys.stdin.buffer.read())\n"
+        "except RejectError as error:\n    print(error)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], input=content, capture_output=True, timeout=60, check=True)
+    *said, grown_kib = done.stdout.decode().splitlines()
+    assert said[0].startswith("unreadable_image: ") and "CV_IO_MAX_IMAGE_PIXELS" in said[0], said
+    assert int(grown_kib) < 100_000
+
+
+@pytest.mark.parametrize("shape", ["(4294967296, 4294967296)", "(2**60,)", "(1000000000,)", "(-1, 10)", "(10**30, 2)"])
+def test_an_npy_of_an_impossible_shape_is_rejected(shape):
+    content = npy_of_header(f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}\n")
+    with pytest.raises(RejectError, match="the depth is not a plain"):
+        decode_npy(content, "depth")

@@ -110,9 +110,10 @@ def scan_archive(archive: str, index_path: str, *, threads: int, progress: Calla
     cameras: dict[int, bytes] = {}
     try:
         with _inflated(archive, threads) as stream:
-            with tarfile.open(fileobj=_Headers(stream), mode="r:") as tar:
+            headers: Any = _Headers(stream)
+            with tarfile.open(fileobj=headers, mode="r:") as tar:
                 while (entry := tar.next()) is not None:
-                    tar.members.clear()  # It keeps a kilobyte of each.
+                    tar.members.clear()  # pyright: ignore[reportAttributeAccessIssue]  # It keeps a kilobyte of each.
                     if len(members) == _MAX_MEMBERS:
                         raise tarfile.ReadError(f"it has more than {_MAX_MEMBERS} members")
                     name = printable(entry.name)

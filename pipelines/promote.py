@@ -52,12 +52,7 @@ def challenge(config: PromoteConfig, champion: str | None) -> "Record":
         )
     return judge(
         *(candidate(model.uri, evaluations[model.uri], is_timed=model.version is not None) for model in models),
-        policy=Policy(
-            margin=config.margin,
-            tolerance=config.tolerance,
-            confidence=config.confidence,
-            max_latency_ratio=config.max_latency_ratio,
-        ),
+        policy=Policy.of(config),
         model_name=config.model_name,
         versions=(models[0].version, champion),
         force=config.force,

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -77,6 +77,11 @@ class Policy:
     tolerance: float
     confidence: float
     max_latency_ratio: float
+
+    @classmethod
+    def of(cls, flags: object) -> "Policy":
+        """Takes each value from the flag of the same name."""
+        return cls(**{field.name: getattr(flags, field.name) for field in fields(cls)})
 
 
 class Interval(NamedTuple):

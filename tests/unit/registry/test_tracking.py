@@ -18,7 +18,8 @@ def own_folder(tmp_path, monkeypatch):
     """A working directory of its own, and MLflow as it was afterwards."""
     before = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")  # MLflow sets it, too; so it is restored afterwards.
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
     yield
     mlflow.set_tracking_uri(before[0])
     mlflow.set_registry_uri(before[1])

@@ -12,7 +12,6 @@ replaced before any arithmetic: their loss and their gradient are exactly zero, 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import keras
 from keras import ops
@@ -24,9 +23,11 @@ HUBER_DELTA = 1.0
 SILOG_LAMBDA = 0.85
 SILOG_EPSILON = 1e-12
 """Added under silog's square root, so that its gradient is finite at zero error. A perfect image's loss is 1e-6."""
+GRADIENT_STEPS = (1, 2, 4, 8)
 
 
-class LossInputs(NamedTuple):
+@dataclass(frozen=True, kw_only=True)
+class LossInputs:
     """The inputs of a term at one scale, in float32 or float64.
 
     Attributes:
@@ -44,17 +45,17 @@ class LossInputs(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Term:
-    """A loss term: the mean over its steps of sum / count.
+    """A loss term: the mean over its entries of sum / count.
 
     Attributes:
-        sum: Maps `LossInputs` to a scalar, additive over images.
-        count: Maps valid_mask (B, H, W) to the divisor of the sum, float32, additive over images.
-        steps: The term is computed on every step-th pixel, once for each of these.
+        sums: Maps `LossInputs` to one scalar per entry, additive over images.
+        counts: Maps valid_mask (B, H, W) to the divisor of each entry's sum, float32, additive over images.
+        entries: Number of entries.
     """
 
-    sum: Callable[[LossInputs], Tensor]
-    count: Callable[[Tensor], Tensor]
-    steps: tuple[int, ...] = (1,)
+    sums: Callable[[LossInputs], list[Tensor]]
+    counts: Callable[[Tensor], list[Tensor]]
+    entries: int = 1
 
 
 def tutorial_loss(difference: Tensor) -> Tensor:
@@ -149,18 +150,33 @@ def _steps(plane: Tensor) -> tuple[Tensor, Tensor]:
 
 def subsampled(plane: Tensor, step: int) -> Tensor:
     """Returns every step-th pixel of (B, H, W, ...), down and across."""
-    return plane if step == 1 else plane[:, ::step, ::step]
+    return plane[:, ::step, ::step]
 
 
 TERMS: dict[str, Term] = {
-    "tutorial": Term(sum=lambda inputs: ops.sum(tutorial_loss(inputs.difference)), count=_pixels),
-    "l1": Term(sum=lambda inputs: ops.sum(ops.abs(inputs.difference)), count=_pixels),
-    "silog": Term(sum=lambda inputs: ops.sum(silog_loss(inputs.difference, inputs.valid_mask)), count=_images),
+    "tutorial": Term(
+        sums=lambda inputs: [ops.sum(tutorial_loss(inputs.difference))],
+        counts=lambda valid_mask: [_pixels(valid_mask)],
+    ),
+    "l1": Term(
+        sums=lambda inputs: [ops.sum(ops.abs(inputs.difference))],
+        counts=lambda valid_mask: [_pixels(valid_mask)],
+    ),
+    "silog": Term(
+        sums=lambda inputs: [ops.sum(silog_loss(inputs.difference, inputs.valid_mask))],
+        counts=lambda valid_mask: [_images(valid_mask)],
+    ),
     "gradient": Term(
-        sum=lambda inputs: gradient_sum(inputs.difference, inputs.valid_mask), count=_pairs, steps=(1, 2, 4, 8)
+        sums=lambda inputs: [
+            gradient_sum(subsampled(inputs.difference, step), subsampled(inputs.valid_mask, step))
+            for step in GRADIENT_STEPS
+        ],
+        counts=lambda valid_mask: [_pairs(subsampled(valid_mask, step)) for step in GRADIENT_STEPS],
+        entries=len(GRADIENT_STEPS),
     ),
     "smoothness": Term(
-        sum=lambda inputs: smoothness_sum(inputs.prediction, inputs.valid_mask, inputs.rgb), count=_pairs
+        sums=lambda inputs: [smoothness_sum(inputs.prediction, inputs.valid_mask, inputs.rgb)],
+        counts=lambda valid_mask: [_pairs(valid_mask)],
     ),
 }
 
@@ -181,7 +197,7 @@ class Loss:
         scales: Number of predictions.
 
     Attributes:
-        weights: K floats, one per entry of `sums` and `counts`: scale by scale, term by term, step by step.
+        weights: K floats, one per entry of `sums` and `counts`: scale by scale, term by term.
 
     Raises:
         ValueError: if there is no term, one is unknown, or scales is less than 1.
@@ -193,20 +209,20 @@ class Loss:
             raise ValueError(f"weights takes terms of: {', '.join(TERMS)}. Received: {tuple(weights)}")
         if scales < 1:
             raise ValueError(f"scales must be at least 1. Received: {scales}")
+        self._terms = [TERMS[name] for name, _ in weights]
         self._scales = scales
-        entries = [
-            (scale, weight, TERMS[name], step)
+        total = sum(0.5**scale for scale in range(scales))
+        self.weights = tuple(
+            0.5**scale / total * weight / TERMS[name].entries
             for scale in range(scales)
             for name, weight in weights
-            for step in TERMS[name].steps
-        ]
-        self._entries = [(scale, term, step) for scale, _, term, step in entries]
-        total = sum(0.5**scale for scale in range(scales))
-        self.weights = tuple(0.5**scale / total * weight / len(term.steps) for scale, weight, term, _ in entries)
+            for _ in range(TERMS[name].entries)
+        )
 
     def counts(self, valid_mask: Tensor) -> Tensor:
         """Returns the divisors of the sums, (K,) float32, given valid_mask (B, H, W) bool."""
-        return ops.stack([term.count(subsampled(valid_mask, 2**scale * step)) for scale, term, step in self._entries])
+        masks = [subsampled(valid_mask, 2**scale) for scale in range(self._scales)]
+        return ops.stack([count for mask in masks for term in self._terms for count in term.counts(mask)])
 
     def sums(self, predictions: Sequence[Tensor], *, log_depth: Tensor, valid_mask: Tensor, rgb: Tensor) -> Tensor:
         """Returns each entry's sum, not yet weighted.
@@ -229,7 +245,7 @@ class Loss:
             _loss_inputs(prediction, *(subsampled(plane, 2**scale) for plane in (log_depth, valid_mask, rgb)))
             for scale, prediction in enumerate(predictions)
         ]
-        return ops.stack([term.sum(_every(step, inputs[scale])) for scale, term, step in self._entries])
+        return ops.stack([value for scale in inputs for term in self._terms for value in term.sums(scale)])
 
     def value(self, sums: Tensor, counts: Tensor) -> Tensor:
         """Returns the loss, a scalar of the dtype of sums.
@@ -248,8 +264,4 @@ def _loss_inputs(prediction: Tensor, log_depth: Tensor, valid_mask: Tensor, rgb:
     zero = ops.zeros((), dtype)
     prediction = ops.where(valid_mask, ops.cast(prediction, dtype), zero)
     difference = prediction - ops.where(valid_mask, ops.cast(log_depth, dtype), zero)
-    return LossInputs(prediction, difference, valid_mask, rgb)
-
-
-def _every(step: int, inputs: LossInputs) -> LossInputs:
-    return LossInputs(*(subsampled(plane, step) for plane in inputs))
+    return LossInputs(prediction=prediction, difference=difference, valid_mask=valid_mask, rgb=rgb)

@@ -15,11 +15,11 @@ def main(config: PredictConfig) -> dict[str, Any]:
     from depthflow.inference.comparison import draw_comparisons
     from depthflow.inference.images import find_images
     from depthflow.inference.named_model import find_models
-    from depthflow.inference.outputs import plan_outputs
+    from depthflow.inference.outputs import plan_outputs, without_predictions
     from depthflow.inference.predict import predict_images
     from depthflow.placement import cluster_capacity, plan_pool
 
-    paths = find_images(config.images)
+    paths = without_predictions(find_images(config.images))
     models = find_models([config.model, *config.compare])
     outputs = plan_outputs(models, config)
     with ray_session(config.num_cpus):

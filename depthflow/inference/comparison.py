@@ -11,12 +11,10 @@ import ray
 from depthflow.errors import unwrapped
 from depthflow.inference.formats import DRAWN_AS, shrunk
 from depthflow.inference.images import read_image
-from depthflow.inference.outputs import Outputs, output_names
+from depthflow.inference.outputs import COMPARISON, Outputs, output_names
 from depthflow.placement import cluster_capacity, plan_data
 from depthflow.reports.panels import DepthMap, draw_comparison
 from depthflow.storage.files import open_files
-
-SUFFIX = "compare.png"
 
 
 def draw_comparisons(paths: list[str], outputs: Sequence[Outputs]) -> list[str]:
@@ -31,10 +29,10 @@ def draw_comparisons(paths: list[str], outputs: Sequence[Outputs]) -> list[str]:
     """
 
     def draw(path: str, name: str) -> str:
+        if not all(one.is_done(path, name) for one in outputs):
+            return ""
         folders = [open_files(one.folder) for one in outputs]
         files = [one.files(name)[one.kinds.index("npy")] for one in outputs]
-        if not all(folder.exists(file) for folder, file in zip(folders, files, strict=True)):
-            return ""
         rgb = read_image(path)
         depths = (np.load(BytesIO(folder.read(file))) for folder, file in zip(folders, files, strict=True))
         shrunken = [shrunk(rgb, depth) for depth in depths]
@@ -42,7 +40,7 @@ def draw_comparisons(paths: list[str], outputs: Sequence[Outputs]) -> list[str]:
             DepthMap(title=one.model, depth_m=small, **DRAWN_AS[one.output])
             for one, (_, small) in zip(outputs, shrunken, strict=True)
         ]
-        plot = f"{name}.{SUFFIX}"
+        plot = f"{name}.{COMPARISON}"
         with TemporaryDirectory() as scratch:
             draw_comparison(Path(scratch, plot), rgb=shrunken[0][0], maps=maps)
             with folders[0].commit(plot, durable=False) as committed:

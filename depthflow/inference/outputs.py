@@ -1,4 +1,4 @@
-"""The files of each image: which ones, where, under which name, and whether an earlier run left them."""
+"""The files of each image: which ones, where, under which name, and which of them are ours to replace."""
 
 import json
 import re
@@ -8,18 +8,24 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from depthflow.errors import RegistryError
+from depthflow.datasets.triplet import RejectError
+from depthflow.errors import RegistryError, SourceError
 from depthflow.inference.config import PredictConfig
 from depthflow.inference.formats import FORMATS
 from depthflow.inference.images import image_version
 from depthflow.inference.named_model import NamedModel
 from depthflow.inference.writers import Lens
 from depthflow.models.interface import Output
-from depthflow.storage.files import open_files, open_output
+from depthflow.storage.files import StoreFiles, open_files, open_output
 from depthflow.storage.location import absolute
 
 SIDECAR = "depth.json"
-"""Ending of the file that lists an image's files. It is removed first and written last, so it vouches for them."""
+"""Ending of the file that lists an image's files. It is written before them, and once more, complete, after them."""
+COMPARISON = "compare.png"
+"""Ending of the plot that compares models."""
+
+
+ENDINGS = {COMPARISON, *(ending for one in FORMATS.values() for ending in one.endings.values())}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +39,7 @@ class Outputs:
         output: What the model predicts.
         lens: For point clouds; None if there are none.
         settings: Anything else the files depend on, for the sidecar.
+        compared: Whether a plot that compares models is drawn from the files.
     """
 
     folder: str
@@ -41,14 +48,35 @@ class Outputs:
     output: Output
     lens: Lens | None
     settings: Mapping[str, Any]
+    compared: bool = False
 
     def files(self, name: str) -> list[str]:
         """Returns the names of an image's files in the folder."""
         return [f"{name}.{FORMATS[kind].endings[self.output]}" for kind in self.kinds]
 
-    def stale_files(self, name: str) -> set[str]:
-        """Returns the names of all files that another run may have left of an image, except for its sidecar."""
-        return {f"{name}.{ending}" for one in FORMATS.values() for ending in one.endings.values()} - {*self.files(name)}
+    def reserved(self, name: str) -> list[str]:
+        """Returns the names of all files that a run makes of an image, except for its sidecar."""
+        return [*self.files(name), *[f"{name}.{COMPARISON}"] * self.compared]
+
+    def claim(self, path: str, name: str) -> set[str]:
+        """Returns the names of the files that earlier runs made of an image: no others are replaced or removed.
+
+        Raises:
+            RejectError: name_taken, if a file of the user's or of another image has a name that this one needs.
+        """
+        folder, sidecar, made = open_files(self.folder), f"{name}.{SIDECAR}", set[str]()
+        if folder.exists(sidecar):
+            record = _record(folder, sidecar)
+            if record.get("photograph") != path:
+                what = f"the files of {record['photograph']}" if record else "something else"
+                raise RejectError("name_taken", f"{self.folder}/{sidecar} lists {what}. Pass another --out.")
+            made = {*record["outputs"]} & _possible_files(name)
+        for file in self.reserved(name):
+            if file not in made and folder.exists(file):
+                raise RejectError(
+                    "name_taken", f"{self.folder}/{file} exists, and predict.py did not make it. Pass another --out."
+                )
+        return made
 
     def locations(self, name: str) -> list[str]:
         """Returns the absolute paths or URIs of an image's files."""
@@ -67,14 +95,42 @@ class Outputs:
 
     def is_done(self, path: str, name: str) -> bool:
         """Returns whether an earlier run left all files of the image, as this run would write them."""
-        try:
-            folder = open_files(self.folder)
-            written = json.loads(folder.read(f"{name}.{SIDECAR}").to_pybytes())
-            same = all(written.get(key) == value for key, value in self.facts(path).items())
-            listed = {*self.kinds} <= {*written["files"]}
-        except (OSError, ValueError, AttributeError, KeyError, TypeError):
-            return False
-        return same and listed and all(map(folder.exists, self.files(name)))
+        folder = open_files(self.folder)
+        record = _record(folder, f"{name}.{SIDECAR}")
+        same = all(key in record and record[key] == value for key, value in self.facts(path).items())
+        return same and {*self.reserved(name)} <= {*record["outputs"]} and all(map(folder.exists, self.files(name)))
+
+
+def _record(folder: StoreFiles, sidecar: str) -> dict[str, Any]:
+    """Returns what a sidecar says, or an empty dictionary if there is none or it is none of ours."""
+    try:
+        record = json.loads(folder.read(sidecar).to_pybytes())
+        return record if isinstance(record["photograph"], str) and {*record["outputs"]} else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def _possible_files(name: str) -> set[str]:
+    """Returns the names of all files that any run may make of an image, except for its sidecar."""
+    return {f"{name}.{ending}" for ending in ENDINGS}
+
+
+def without_predictions(images: list[str]) -> list[str]:
+    """Leaves out images that are files of ours: a folder with predictions may be predicted again.
+
+    Raises:
+        SourceError: if nothing is left.
+    """
+    left = [image for image in images if not _is_prediction(image)]
+    if not left:
+        raise SourceError(f"All of {len(images)} images were made by predict.py. Pass --images the ones they show.")
+    return left
+
+
+def _is_prediction(image: str) -> bool:
+    folder, _, file = image.rpartition("/")
+    names = (file.removesuffix(f".{ending}") for ending in ENDINGS if file.endswith(f".{ending}"))
+    return any(file in _record(open_files(folder), f"{name}.{SIDECAR}").get("outputs", ()) for name in names)
 
 
 def plan_outputs(models: Sequence[NamedModel], config: PredictConfig) -> list[Outputs]:
@@ -99,15 +155,24 @@ def plan_outputs(models: Sequence[NamedModel], config: PredictConfig) -> list[Ou
     open_output(config.out)
     out, settings = absolute(config.out), {"tile_px": config.tile_px}
     lens = Lens(fx_px=config.fx, fy_px=config.fy, fov_deg=config.fov_deg) if config.point_cloud else None
-    planned = Outputs(folder=out, kinds=kinds, model=first.uri, output=first.output, lens=lens, settings=settings)
+    planned = Outputs(
+        folder=out,
+        kinds=kinds,
+        model=first.uri,
+        output=first.output,
+        lens=lens,
+        settings=settings,
+        compared=bool(others),
+    )
     return [planned, *(_compared(model, planned) for model in others)]
 
 
 def _compared(model: NamedModel, first: Outputs) -> Outputs:
     """Returns what a model that is compared with the first one writes: its maps, to a folder named after it."""
     own = re.sub(r"[^\w.-]+", "-", model.uri)
+    folder = f"{first.folder}/{own}"
     return replace(
-        first, folder=f"{first.folder}/{own}", kinds=("npy",), model=model.uri, output=model.output, lens=None
+        first, folder=folder, kinds=("npy",), model=model.uri, output=model.output, lens=None, compared=False
     )
 
 

@@ -1,10 +1,11 @@
 """Predicts depth files for images, with Ray Data and a pool of processes that load the model once."""
 
+import errno
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Lock
@@ -22,7 +23,7 @@ from depthflow.models.interface import LoadPredictor
 from depthflow.observability.gauges import StageGauges
 from depthflow.observability.progress import ProgressLine
 from depthflow.placement import ANYWHERE
-from depthflow.storage.files import open_files
+from depthflow.storage.files import StoreFiles, open_files
 
 BATCH_SIZE = 8
 BATCHES_AT_ONCE = 3
@@ -36,12 +37,13 @@ LARGE_PIXELS = 16_000_000
 
 
 class _Image(NamedTuple):
-    """An image that was read, with the facts as they were before it was."""
+    """An image that was read, with the facts as they were before it was, and its files of earlier runs."""
 
     path: str
     name: str
     rgb: np.ndarray
     facts: dict[str, Any]
+    made: set[str]
 
 
 class ImagePredictor:
@@ -71,8 +73,10 @@ class ImagePredictor:
         chunk: list[_Image] = []
         for path, name in zip(map(str, batch["path"]), map(str, batch["name"]), strict=True):
             try:
+                with _long_names_rejected():
+                    made = self._outputs.claim(path, name)
                 facts = self._outputs.facts(path)
-                image = _Image(path, name, read_image(path), facts)
+                image = _Image(path, name, read_image(path), facts, made)
             except RejectError as error:
                 rejects.append(_reject(path, error))
                 continue
@@ -88,32 +92,58 @@ class ImagePredictor:
         with self._predicting:
             self._predictor = self._predictor or self._load()
             depth = self._predictor(np.stack([image.rgb for image in images]))
-        return [self._write(image, one) for image, one in zip(images, depth, strict=True)]
+        return [self._finish(image, one) for image, one in zip(images, depth, strict=True)]
 
-    def _write(self, image: _Image, depth: np.ndarray) -> dict[str, Any]:
+    def _finish(self, image: _Image, depth: np.ndarray) -> dict[str, Any]:
+        try:
+            with _long_names_rejected():
+                self._write(image, depth)
+        except RejectError as error:
+            return _reject(image.path, error)
+        return _accept(image.path, self._outputs.locations(image.name))
+
+    def _write(self, image: _Image, depth: np.ndarray) -> None:
         """Writes an image's files elsewhere and then commits them, so that no file is ever seen half-written.
 
-        Files that an earlier run left, perhaps of another model, are removed: all files of an image are of one run.
+        The sidecar comes first, so that a killed run's files are known to be ours. Files of earlier runs, perhaps of
+        another model, are removed: all files of an image are of one run.
         """
         positive = (depth > 0).all() if self._outputs.output == "metres" else (depth >= 0).all()
         if not np.isfinite(depth).all() or not positive:
             message = "the model predicts depths that are not finite and positive"
-            return _reject(image.path, RejectError("insane_depth", message))
+            raise RejectError("insane_depth", message)
         prediction = Prediction(rgb=image.rgb, depth=depth, output=self._outputs.output, lens=self._outputs.lens)
         out, files = open_files(self._outputs.folder), self._outputs.files(image.name)
-        facts = {**image.facts, "files": self._outputs.kinds}
-        sidecar = f"{image.name}.{SIDECAR}"
+        reserved = self._outputs.reserved(image.name)
+        facts = {**image.facts, "files": self._outputs.kinds, "outputs": reserved}
         with TemporaryDirectory() as scratch:
-            for kind, file in zip(self._outputs.kinds, files, strict=True):
-                facts |= FORMATS[kind].write(Path(scratch, file), prediction) or {}
-            for stale in (sidecar, *self._outputs.stale_files(image.name)):
-                out.unlink(stale)
-            for file in files:
-                with Path(scratch, file).open("rb") as written, out.commit(file, durable=False) as committed:
+            scratch_files = [Path(scratch, file.removeprefix(f"{image.name}.")) for file in files]
+            for kind, path in zip(self._outputs.kinds, scratch_files, strict=True):
+                facts |= FORMATS[kind].write(path, prediction) or {}
+            unfinished = {"photograph": image.path, "outputs": sorted({*reserved} | image.made)}
+            self._write_sidecar(out, image, unfinished)
+            for file in image.made - {*files}:
+                out.unlink(file)
+            for file, path in zip(files, scratch_files, strict=True):
+                with path.open("rb") as written, out.commit(file, durable=False) as committed:
                     shutil.copyfileobj(written, committed)
-        with out.commit(sidecar, durable=False) as committed:
+        self._write_sidecar(out, image, facts)
+
+    @staticmethod
+    def _write_sidecar(out: StoreFiles, image: _Image, facts: Mapping[str, Any]) -> None:
+        with out.commit(f"{image.name}.{SIDECAR}", durable=False) as committed:
             committed.write(json.dumps(facts).encode())
-        return _accept(image.path, self._outputs.locations(image.name))
+
+
+@contextmanager
+def _long_names_rejected() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        message = "with an ending, its name is longer than the 255 bytes that a disk allows"
+        raise RejectError("name_too_long", message) from None
 
 
 def _accept(path: str, outputs: list[str]) -> dict[str, Any]:

@@ -11,10 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from depthflow.inference.outputs import Outputs, output_names
+from depthflow.errors import SourceError
+from depthflow.inference.images import find_images
+from depthflow.inference.outputs import Outputs, output_names, without_predictions
 from depthflow.inference.predict import ImagePredictor
 from depthflow.inference.predictor import ConstantPredictor
 from depthflow.inference.writers import Lens, read_png16
+from depthflow.storage.files import DiskFiles
 from tests.object_store import serving_bucket
 
 parts = st.text(alphabet=string.ascii_lowercase[:2] + "._0", min_size=1, max_size=4).filter(
@@ -73,7 +76,12 @@ def outputs(folder: Path, kinds=ALL, **changes) -> Outputs:
 
 def predicted(paths: list[Path], wanted: Outputs, load=lambda: ConstantPredictor(2.5)) -> list[dict]:
     """Each photograph's row; its name is its stem."""
-    batch = {"path": [str(path) for path in paths], "name": [path.stem for path in paths]}
+    return rows_of([str(path) for path in paths], wanted, load)
+
+
+def rows_of(paths: list[str], wanted: Outputs, load=lambda: ConstantPredictor(2.5)) -> list[dict]:
+    """`predicted` for URIs, too."""
+    batch = {"path": paths, "name": [Path(path).stem for path in paths]}
     return [json.loads(row) for row in ImagePredictor(load, wanted)(batch)["row"]]
 
 
@@ -111,7 +119,7 @@ def test_into_a_bucket(tmp_path, photograph):
     with serving_bucket("predictions") as bucket:
         wanted = outputs("s3://predictions/out", ("npy", "png"))
         assert not wanted.is_done(str(photograph), "room")
-        bucket.pipe("predictions/out/room.panel.png", b"of an earlier run")
+        predicted([photograph], outputs("s3://predictions/out", ("panel",)))
         [row] = predicted([photograph], wanted)
         assert row["outputs"] == ["s3://predictions/out/room.depth.npy", "s3://predictions/out/room.depth.png"]
         assert set(bucket.ls("predictions/out", detail=False)) == {
@@ -224,3 +232,107 @@ def test_insane_depth_is_reported_and_nothing_written(tmp_path, photograph, brok
     [row] = predicted([photograph], outputs(tmp_path / "out"), load)
     assert (row["outputs"], row["reason"]) == ([], "insane_depth")
     assert not (tmp_path / "out").exists()
+
+
+# --- whose files they are ---
+
+
+@pytest.mark.parametrize("ending", ["depth.npy", "depth.png", "panel.png", "depth.json"])
+def test_a_file_that_is_not_ours_stays_and_the_photograph_is_a_reject(tmp_path, photograph, ending):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / f"room.{ending}").write_bytes(b"the user's")
+    [row] = predicted([photograph], outputs(out))
+    assert (row["reason"], row["outputs"]) == ("name_taken", [])
+    assert f"{out}/room.{ending}" in row["message"] and "--out" in row["message"]
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == {f"room.{ending}": b"the user's"}
+
+
+def test_files_that_are_not_asked_for_stay(tmp_path, photograph):
+    """Beside the photographs: a point cloud and a panel of the user's, of the names that ours would have."""
+    for name in ("room.ply", "room.panel.png", "room.compare.png", "room.depth.txt"):
+        (tmp_path / name).write_bytes(b"the user's")
+    for _ in range(2):
+        [row] = predicted([photograph], outputs(tmp_path, ("npy",)))
+        assert row["reason"] == ""
+    assert (tmp_path / "room.ply").read_bytes() == (tmp_path / "room.panel.png").read_bytes() == b"the user's"
+    assert (tmp_path / "room.compare.png").exists() and (tmp_path / "room.depth.txt").exists()
+
+
+def test_another_photograph_of_the_same_name_is_a_reject(tmp_path):
+    paths = [tmp_path / folder / "room.png" for folder in ("x", "y")]
+    for k, path in enumerate(paths):
+        path.parent.mkdir()
+        Image.fromarray(np.full((4, 6, 3), k, np.uint8)).save(path)
+    wanted = outputs(tmp_path / "out", ("npy",))
+    assert predicted(paths[:1], wanted)[0]["reason"] == ""
+    before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    [row] = predicted(paths[1:], wanted)
+    assert row["reason"] == "name_taken" and str(paths[0]) in row["message"]
+    assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+    assert not wanted.is_done(str(paths[1]), "room") and wanted.is_done(str(paths[0]), "room")
+
+
+@pytest.mark.parametrize("written", range(1, 5))
+def test_what_a_killed_run_left_is_ours(tmp_path, photograph, monkeypatch, written):
+    """Killed after so many commits: the sidecar, three files, and the sidecar again."""
+    out, commits = tmp_path / "out", iter(range(100))
+    commit = DiskFiles.commit
+
+    def killed(self, path, **options):
+        if next(commits) == written:
+            raise KeyboardInterrupt
+        return commit(self, path, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DiskFiles, "commit", killed)
+        with pytest.raises(KeyboardInterrupt):
+            predicted([photograph], outputs(out))
+    assert len(list(out.iterdir())) == written
+    assert not outputs(out).is_done(str(photograph), "room")
+    [row] = predicted([photograph], outputs(out, ("png",), model="models:/m/2"))
+    assert row["reason"] == ""
+    assert {path.name for path in out.iterdir()} == {"room.depth.png", "room.depth.json"}
+
+
+@pytest.mark.parametrize("listed", [["../victim.png"], ["/etc/victim"], ["other.depth.npy"], "room.ply", [7], None])
+def test_a_forged_sidecar_removes_nothing_else(tmp_path, photograph, listed):
+    out = tmp_path / "out"
+    out.mkdir()
+    (tmp_path / "victim.png").write_bytes(b"the user's")
+    (out / "other.depth.npy").write_bytes(b"the user's")
+    (out / "room.depth.json").write_text(json.dumps({"photograph": str(photograph), "outputs": listed}))
+    predicted([photograph], outputs(out, ("npy",)))
+    assert (tmp_path / "victim.png").exists() and (out / "other.depth.npy").read_bytes() == b"the user's"
+
+
+def test_what_we_made_is_never_an_input(tmp_path, photograph):
+    """The photographs' own folder as --out, run after run."""
+    named = (tmp_path / "my.depth.png", tmp_path / "sky.panel.png")
+    for path in named:  # The user's, of names like ours.
+        path.write_bytes(photograph.read_bytes())
+    inputs = [str(path) for path in sorted((*named, photograph))]
+    for kinds in (ALL, ALL, ("panel",)):
+        assert without_predictions(find_images((str(tmp_path),))) == inputs
+        predicted([photograph], outputs(tmp_path, kinds))
+    assert without_predictions([*inputs, str(tmp_path / "room.panel.png")]) == inputs
+    with pytest.raises(SourceError, match="made by predict"):
+        without_predictions([str(tmp_path / "room.panel.png")])
+
+
+def test_what_we_made_in_a_bucket_is_never_an_input(photograph):
+    with serving_bucket("predictions") as bucket:
+        bucket.pipe("predictions/room.png", photograph.read_bytes())
+        for _ in range(2):
+            assert without_predictions(find_images(("s3://predictions/",))) == ["s3://predictions/room.png"]
+            [row] = rows_of(["s3://predictions/room.png"], outputs("s3://predictions", ALL))
+            assert row["reason"] == "", row
+
+
+def test_a_name_that_is_too_long_for_its_files_is_a_reject(tmp_path):
+    path = tmp_path / f"{'x' * 250}.png"
+    Image.fromarray(np.zeros((4, 6, 3), np.uint8)).save(path)
+    wanted = outputs(tmp_path / "out")
+    assert not wanted.is_done(str(path), path.stem)
+    [row] = predicted([path], wanted)
+    assert row["reason"] == "name_too_long" and "255" in row["message"]

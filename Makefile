@@ -52,6 +52,8 @@ depth-anything: .venv-depth-anything/.installed ## Make the environment that Dep
 RESOLVE := $(BIN)/uv pip compile pyproject.toml --extra cluster --extra s3 --extra gcs --universal --python-version 3.11 \
 	--generate-hashes --no-emit-index-url --no-emit-find-links --no-header
 
+# Three files, since one would not do: CUDA adds 13 packages (about 3 GB) to requirements.lock, and PyTorch needs another
+# CUDA than TensorFlow. uv.lock and pylock.toml hold such variants in one file, but record the address of the index.
 lock: venv ## Resolve pyproject.toml anew into all lock files
 	$(RESOLVE) --extra dev --extra bench --extra docs --upgrade --output-file requirements.lock
 	$(RESOLVE) --extra dev --extra bench --extra docs --extra gpu --constraints requirements.lock --output-file requirements-gpu.lock

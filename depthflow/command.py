@@ -21,6 +21,7 @@ import tyro
 
 from depthflow.errors import DepthflowError
 from depthflow.observability.logs import configure_logging, tell, tell_defect
+from depthflow.observability.safe_text import streams_without_credentials
 
 FLAG_STYLE = (tyro.conf.CascadeSubcommandArgs, tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes)
 EXIT_USAGE = 2
@@ -56,6 +57,11 @@ def run_command(
         The exit code: 0; 1 if the command failed; 2 for a wrong flag; 3 (`EXIT_REJECTS`) if the result has rejects;
         130 if SIGINT ended it, 143 if SIGTERM did.
     """
+    with streams_without_credentials():
+        return _run(main, description, arguments)
+
+
+def _run(main: Callable[..., dict[str, Any]], description: str | None, arguments: Sequence[str] | None) -> int:
     configure_logging()
     prog = Path(sys.argv[0]).name  # With the whole path, help would not fit the terminal.
     try:

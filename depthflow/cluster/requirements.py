@@ -10,6 +10,7 @@ from depthflow.cluster.submission import Job
 from depthflow.command import EXIT_USAGE, parse_command
 from depthflow.errors import ClusterError
 from depthflow.observability.logs import LOG_FORMAT
+from depthflow.observability.safe_text import without_credentials
 from depthflow.storage.location import is_uri
 
 WRITTEN = ("out", "storage")
@@ -49,6 +50,7 @@ def plan_job(
         raise ClusterError(f"There is no command {name}. Pass one of: {', '.join(scripts)}.", exit_code=EXIT_USAGE)
     parsed = parse_command(scripts[name], arguments)
     check_submittable(name, parsed, environment)
+    require_no_credentials(*arguments, environment.get(MLFLOW_VARIABLE, ""))
     return Job(
         name=name,
         arguments=tuple(arguments),
@@ -88,6 +90,17 @@ def check_submittable(name: str, parsed: Mapping[str, Any], environment: Mapping
             f"{MLFLOW_VARIABLE} is relative, and a job's directory is temporary. Received: {uri}. Set it to an MLflow "
             "server, or on a single machine to an absolute sqlite:////PATH/mlflow.db."
         )
+
+
+def require_no_credentials(*texts: str) -> None:
+    """Raises ClusterError if a URI has a user or a password: a job's command line and environment are no secrets."""
+    for text in texts:
+        if without_credentials(text) != text:
+            raise ClusterError(
+                "Whoever sees the cluster's jobs can read their command lines and environments. Received: "
+                f"{without_credentials(text)}. Leave user and password out of the URI; for MLflow, set "
+                "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD on the cluster's nodes."
+            )
 
 
 def job_environment(names: Sequence[str], environment: Mapping[str, str], *, git_commit: str) -> dict[str, str]:

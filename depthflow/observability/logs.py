@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from depthflow.errors import DepthflowError
+from depthflow.observability.safe_text import escape_controls
 
 LOG_FORMAT = "DEPTHFLOW_LOG_FORMAT"
 """The environment variable; Ray's workers get it too."""
@@ -77,7 +78,7 @@ def tell(
     if is_json():
         logging.getLogger(logger).log(level, "%s", message, extra=fields(**(values or {})))
     else:
-        print(message, file=sys.stderr, flush=True)
+        print(escape_controls(message), file=sys.stderr, flush=True)
 
 
 def tell_defect(error: BaseException) -> None:

@@ -15,6 +15,7 @@ from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
 
 from depthflow.errors import RegistryError
+from depthflow.observability.safe_text import without_credentials
 from depthflow.registry.tracking import experiment_id, is_away, one_attempt, tracking_uri, use_tracking_uri
 from depthflow.reports.data_report import REPORT, read_report
 from depthflow.store.store import SampleStore
@@ -58,13 +59,15 @@ class RunLog:
 
     def params(self, values: Mapping[str, Any]) -> None:
         """Logs the run's configuration."""
-        self.client().log_batch(self.run_id, params=[Param(name, str(value)) for name, value in values.items()])
+        self.client().log_batch(
+            self.run_id, params=[Param(name, without_credentials(str(value))) for name, value in values.items()]
+        )
 
     def tag(self, values: Mapping[str, Any]) -> None:
         """Sets tags."""
         client = self.client()
         for name, value in values.items():
-            client.set_tag(self.run_id, name, value)
+            client.set_tag(self.run_id, name, without_credentials(str(value)))
 
     def artifact(self, path: Path, folder: str) -> None:
         """Uploads a file into a folder of the run's artifacts."""

@@ -133,7 +133,8 @@ def run_on_workers(task: WorkerTask, plan: TrainingPlan) -> None:
         with unwrapped():
             status: Any = _in_thread(trainer.fit).return_value
     except TrainingFailedError as error:
-        raise TrainingError(f"Training failed after {task.job.max_failures} retries: {error}") from error
+        cause = str(error).strip().splitlines()[-1]  # Ray has printed the workers' tracebacks.
+        raise TrainingError(f"Training failed after {task.job.max_failures} retries: {cause}") from error
     if status["status"] != "ok":
         raise TrainingError(status["error"], details=status["details"])
 

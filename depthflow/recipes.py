@@ -1,6 +1,9 @@
 """Named recipes. Each docstring gives the purpose, the command and, where measured, the result."""
 
 from collections.abc import Callable
+from typing import Any
+
+import tyro
 
 from depthflow.recipe import Recipe
 
@@ -19,6 +22,13 @@ def named(recipe: Callable[[], Recipe]) -> Callable[[], Recipe]:
         raise ValueError(f"Two recipes are named {name}.")
     RECIPES[name] = recipe
     return recipe
+
+
+def recipe_choice() -> Any:
+    """Returns the type of a command line that names a recipe and overrides its fields."""
+    descriptions = {name: (recipe.__doc__ or "").partition("\n")[0] for name, recipe in RECIPES.items()}
+    recipes = {name: recipe() for name, recipe in RECIPES.items()}
+    return tyro.extras.subcommand_type_from_defaults(recipes, descriptions=descriptions)
 
 
 @named

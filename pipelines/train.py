@@ -4,21 +4,16 @@ import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import tyro
-
 from depthflow.command import run_command
 from depthflow.observability.logs import tell
 from depthflow.recipe import Recipe
-from depthflow.recipes import RECIPES
+from depthflow.recipes import recipe_choice
 from depthflow.training.config import TrainJob
 
 if TYPE_CHECKING:
     RecipeChoice = Recipe
 else:
-    RecipeChoice = tyro.extras.subcommand_type_from_defaults(
-        {name: recipe() for name, recipe in RECIPES.items()},
-        descriptions={name: (recipe.__doc__ or "").partition("\n")[0] for name, recipe in RECIPES.items()},
-    )
+    RecipeChoice = recipe_choice()
 
 
 def main(recipe: RecipeChoice, job: TrainJob) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import inspect
 import json
 import logging
 import math
+import os
 import runpy
 import shlex
 import signal
@@ -57,6 +58,7 @@ def run_command(
         The exit code: 0; 1 if the command failed; 2 for a wrong flag; 3 (`EXIT_REJECTS`) if the result has rejects;
         130 if SIGINT ended it, 143 if SIGTERM did.
     """
+    os.environ["MPLBACKEND"] = "agg"  # Plots go to files. A notebook's backend fails in any other process.
     with streams_without_credentials():
         return _run(main, description, arguments)
 

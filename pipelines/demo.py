@@ -16,13 +16,14 @@ def main(config: DemoConfig) -> dict[str, Any]:
     from depthflow.cluster.session import ray_session
     from depthflow.demo.chain import check_source, empty_folder, run_chain
     from depthflow.demo.summary import summary
+    from depthflow.registry.tracking import sqlite_uri
 
     started = time.monotonic()
     out = Path(config.out).resolve()
     if config.source is not None:
         check_source(config.source, out)
     empty_folder(out)
-    os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{out}/mlflow.db"
+    os.environ["MLFLOW_TRACKING_URI"] = sqlite_uri(out / "mlflow.db")
     with ray_session(config.num_cpus):
         results = run_chain(config, out, pipelines=Path(__file__).resolve().parent)
     results["seconds"] = round(time.monotonic() - started, 1)

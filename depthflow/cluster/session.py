@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +16,7 @@ from depthflow.observability.logs import LOG_FORMAT, configure_logging, has_run,
 
 WORKER_ENVIRONMENT = {
     "KERAS_BACKEND": "tensorflow",
+    "MPLBACKEND": "agg",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     "TF_CPP_MIN_LOG_LEVEL": "3",
     "MALLOC_MMAP_THRESHOLD_": str(2**26),
@@ -24,6 +26,9 @@ WORKER_ENVIRONMENT = {
 a glibc that keeps the memory of freed arrays: returning it to the system, page by page, doubles the CPU time of a
 sample of 768 x 1024."""
 
+MAX_TEMP_DIR_BYTES = 35
+"""Ray's sockets are at TMPDIR/ray/session_TIME_PID/sockets/plasma_store, and a socket's path has at most 107 bytes."""
+SHORT_TEMP_DIR = "/tmp/ray"
 START_ATTEMPTS = 3
 STARTUP_TIMEOUT = "timed out during startup"
 """Part of Ray's error message when it starts too slowly."""
@@ -78,7 +83,7 @@ def _start_local(num_cpus: int | None) -> None:
     """Starts a local Ray, several times if need be: Ray gives its processes 30 s, however busy the machine is."""
     for attempt in range(1, START_ATTEMPTS + 1):
         try:
-            return _init(address="local", num_cpus=num_cpus)
+            return _init(address="local", num_cpus=num_cpus, **_short_temp_dir())
         except Exception as error:  # Ray has no specific type for this error.
             ray.shutdown()
             if STARTUP_TIMEOUT not in str(error):
@@ -88,6 +93,15 @@ def _start_local(num_cpus: int | None) -> None:
         f"Ray did not start in {START_ATTEMPTS} attempts: this machine is too busy. Free CPUs and memory, and run the "
         "same command again."
     )
+
+
+def _short_temp_dir() -> dict[str, str]:
+    """Returns arguments for `ray.init` if the usual temporary folder's path is too long for its sockets."""
+    usual = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+    if len(os.fsencode(usual)) <= MAX_TEMP_DIR_BYTES:
+        return {}
+    tell(f"The path of {usual} is too long for Ray's sockets: Ray uses {SHORT_TEMP_DIR} instead")
+    return {"_temp_dir": SHORT_TEMP_DIR}
 
 
 def _worker_environment() -> dict[str, str]:

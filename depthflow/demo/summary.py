@@ -1,11 +1,13 @@
 """The table that the demo prints."""
 
+import shlex
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from depthflow.metrics import HIGHER_IS_BETTER
+from depthflow.registry.tracking import sqlite_uri
 
 METRICS = ("abs_rel", "rmse", "delta1")
 
@@ -16,6 +18,7 @@ def summary(results: Mapping[str, Any], out: Path) -> str:
     promoted = f"{promotion['champion']} ({'; '.join(promotion['reasons'])})" if promotion["champion"] else "none"
     plots = [path for path in evaluation["files"] if path.endswith(".html")]
     plots += [path for path in results["predict"]["outputs"] if path.endswith("panel.png")]
+    database = sqlite_uri(out / "mlflow.db")
     return "\n".join(
         [
             "",
@@ -36,7 +39,7 @@ def summary(results: Mapping[str, Any], out: Path) -> str:
             *(f"  {path}" for path in plots),
             "",
             "MLflow UI:",
-            f"  {Path(sys.executable).parent}/mlflow ui --backend-store-uri sqlite:///{out}/mlflow.db",
+            f"  {shlex.join([f'{Path(sys.executable).parent}/mlflow', 'ui', '--backend-store-uri', database])}",
             "",
         ]
     )

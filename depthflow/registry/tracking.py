@@ -1,9 +1,11 @@
 """Finds the MLflow server, and limits how long it may hold up a job."""
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import quote, unquote
 
 import mlflow
 from mlflow import MlflowClient
@@ -74,9 +76,13 @@ def tracking_uri() -> str:
     Workers run in other directories, so they are given this URI and do not read the environment.
     """
     uri = os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
-    if uri.startswith(SQLITE_PREFIX):
-        return SQLITE_PREFIX + str(Path(uri.removeprefix(SQLITE_PREFIX)).absolute())
-    return uri
+    path = uri.removeprefix(SQLITE_PREFIX)
+    return uri if path.startswith("/") or path == uri else f"{sqlite_uri(Path.cwd())}/{path}"
+
+
+def sqlite_uri(path: Path) -> str:
+    """Returns the URI of a database file at an absolute path, or the start of one for a folder."""
+    return SQLITE_PREFIX + re.sub("[%?#]", lambda found: quote(found[0]), str(path))
 
 
 def use_tracking_uri(uri: str) -> MlflowClient:
@@ -103,7 +109,8 @@ def experiment_id(client: MlflowClient, uri: str, name: str) -> str:
         return found.experiment_id
     location = None
     if uri.startswith(SQLITE_PREFIX):
-        location = (Path(uri.removeprefix(SQLITE_PREFIX)).parent / "mlartifacts").as_uri()
+        database = Path(unquote(uri.removeprefix(SQLITE_PREFIX).partition("?")[0]))
+        location = (database.parent / "mlartifacts").as_uri()
     try:
         return client.create_experiment(name, artifact_location=location)
     except MlflowException:

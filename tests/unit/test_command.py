@@ -4,6 +4,7 @@ import json
 import math
 import os
 import signal
+import subprocess
 import sys
 import time
 from dataclasses import dataclass
@@ -153,6 +154,17 @@ def test_an_exit_within_the_command_is_a_defect(run):
     assert code == 1
     assert last_line(stdout) == {"status": "failed", "error": "SystemExit: 2"}
     assert "Traceback" in stderr
+
+
+def test_a_notebooks_matplotlib_backend_does_no_harm():
+    script = "import sys; from depthflow.command import run_command; from depthflow.synthetic.config import *\n"
+    script += "def main(config: SynthesizeConfig) -> dict:\n"
+    script += "    import matplotlib.pyplot as plt\n    plt.figure()\n    return {'backend': plt.get_backend()}\n"
+    script += "sys.exit(run_command(main, '', ['--out', 'o']))"
+    env = {**os.environ, "MPLBACKEND": "module://a_notebook.backend"}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=env, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert last_line(done.stdout)["backend"] == "agg"
 
 
 # --- signals ---

@@ -33,6 +33,18 @@ def test_default_is_sqlite_in_the_working_directory(tmp_path, monkeypatch, envir
     assert list(tmp_path.iterdir()) == [], "asking makes nothing"
 
 
+@pytest.mark.parametrize("name", ["a%20b", "what?", "no#1", "50%", "two words", "grün"])
+def test_a_working_directory_of_any_name_holds_the_database_and_the_artifacts(tmp_path, monkeypatch, name):
+    (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / name)
+    uri = tracking_uri()
+    client = use_tracking_uri(uri)
+    run = client.create_run(experiment_id(client, uri, "depthflow"))
+    client.log_text(run.info.run_id, "text", "file.txt")
+    assert {path.name for path in (tmp_path / name).iterdir()} == {"mlflow.db", "mlartifacts"}
+    assert len(list((tmp_path / name).rglob("file.txt"))) == 1
+
+
 @pytest.mark.parametrize(
     ("given", "expected"),
     [

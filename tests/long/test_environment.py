@@ -1,0 +1,21 @@
+"""Environments that people have."""
+
+import os
+import subprocess
+import sys
+
+from depthflow.command import last_json_line
+from tests.commands import ROOT, TIMEOUT_S
+
+
+def test_a_long_path_of_the_temporary_folder(tmp_path):
+    """As batch systems set it: Ray's sockets would have longer paths than the kernel takes."""
+    long = tmp_path / ("x" * (103 - len(str(tmp_path)) - 1))
+    long.mkdir()
+    env = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | {"TMPDIR": str(long)}
+    line = [sys.executable, str(ROOT / "pipelines" / "doctor.py"), "--checks", "plan", "--num-cpus", "1"]
+    done = subprocess.run(line, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=TIMEOUT_S)
+    assert done.returncode == 0, done.stderr
+    result = last_json_line(done.stdout)
+    assert result is not None and result["status"] == "ok"
+    assert f"The path of {long} is too long for Ray's sockets" in done.stderr

@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ WORKER_ENVIRONMENT = {
 a glibc that keeps the memory of freed arrays: returning it to the system, page by page, doubles the CPU time of a
 sample of 768 x 1024."""
 
+CONNECT_S = 10
 MAX_TEMP_DIR_BYTES = 35
 """Ray's sockets are at TMPDIR/ray/session_TIME_PID/sockets/plasma_store, and a socket's path has at most 107 bytes."""
 SHORT_TEMP_DIR = "/tmp/ray"
@@ -44,7 +46,8 @@ def ray_session(num_cpus: int | None = None) -> Iterator[None]:
         num_cpus: Number of CPUs of a local Ray. Defaults to all CPUs of the machine.
 
     Raises:
-        ClusterError: if RAY_ADDRESS is that of a job server, or if a local Ray does not start.
+        ClusterError: if RAY_ADDRESS is that of a job server, if nothing listens at it, or if a local Ray does not
+            start.
     """
     address = os.environ.get("RAY_ADDRESS")
     if address and address.startswith(("http://", "https://")):
@@ -55,6 +58,8 @@ def ray_session(num_cpus: int | None = None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    if address:
+        _require_listener(address)
     os.environ.update(WORKER_ENVIRONMENT)
     try:
         with preserve_signal_handlers():
@@ -73,6 +78,20 @@ def ray_session(num_cpus: int | None = None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _require_listener(address: str) -> None:
+    """Raises ClusterError at once if nothing listens at HOST:PORT: Ray itself keeps trying for minutes."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if not port.isdigit():
+        return  # `auto` and `local`.
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
+    except OSError as error:
+        raise ClusterError(
+            f"No Ray listens at {address}: {error.strerror or error}. Start it, or set RAY_ADDRESS to HOST:PORT of the "
+            "head, or unset it to start a local Ray."
+        ) from None
 
 
 def _init(**arguments: Any) -> None:

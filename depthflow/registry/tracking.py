@@ -2,6 +2,7 @@
 
 import os
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,12 +10,15 @@ from urllib.parse import quote, unquote
 
 import mlflow
 from mlflow import MlflowClient
+from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_MAX_RETRIES
 from mlflow.exceptions import MlflowException
 
 from depthflow.errors import RegistryError
+from depthflow.observability.logs import tell
 
 DEFAULT_URI = "sqlite:///mlflow.db"
 SQLITE_PREFIX = "sqlite:///"
+RETRY_S = 2
 ATTEMPT_S = 10
 """Seconds within which a server must accept a connection, and again within which it must answer."""
 AWAY_CODES = frozenset(
@@ -65,6 +69,20 @@ def ask(uri: str) -> None:
         MlflowClient(uri, uri).search_experiments(max_results=1)
 
 
+def _wait_for(uri: str) -> None:
+    """Asks until MLflow answers, as often as MLflow itself would, but with a word about it."""
+    retries = MLFLOW_HTTP_REQUEST_MAX_RETRIES.get() if uri.startswith("http") else 0
+    for attempt in range(1, retries + 1):
+        try:
+            return ask(uri)
+        except Exception as error:
+            if not is_away(error):
+                raise
+        tell(f"MLflow at {uri} does not answer: attempt {attempt} of {retries + 1}")
+        time.sleep(RETRY_S)
+    ask(uri)
+
+
 def is_away(error: Exception) -> bool:
     """Returns whether the same call may succeed later, without a change to the run or the record."""
     return not isinstance(error, MlflowException) or error.error_code in AWAY_CODES
@@ -95,7 +113,7 @@ def use_tracking_uri(uri: str) -> MlflowClient:
     mlflow.set_registry_uri(uri)
     try:
         client = MlflowClient(uri, uri)
-        client.search_experiments(max_results=1)
+        _wait_for(uri)
     except (MlflowException, OSError) as error:
         reason = str(error).strip().rstrip(".")
         raise RegistryError(f"MLflow at {uri} does not answer: {reason}. Check MLFLOW_TRACKING_URI.") from error

@@ -1,8 +1,12 @@
 """Environments that people have."""
 
 import os
+import socket
 import subprocess
 import sys
+import time
+
+import pytest
 
 from depthflow.command import last_json_line
 from tests.commands import ROOT, TIMEOUT_S
@@ -19,3 +23,18 @@ def test_a_long_path_of_the_temporary_folder(tmp_path):
     result = last_json_line(done.stdout)
     assert result is not None and result["status"] == "ok"
     assert f"The path of {long} is too long for Ray's sockets" in done.stderr
+
+
+@pytest.mark.parametrize("scheme", ["", "ray://"])
+def test_a_ray_address_where_nothing_listens(tmp_path, scheme):
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        address = f"{scheme}127.0.0.1:{closed.getsockname()[1]}"
+    began = time.monotonic()
+    line = [sys.executable, str(ROOT / "pipelines" / "doctor.py")]
+    env = {**os.environ, "RAY_ADDRESS": address}
+    done = subprocess.run(line, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=TIMEOUT_S)
+    assert done.returncode == 1
+    result = last_json_line(done.stdout)
+    assert result is not None and f"No Ray listens at {address}" in result["error"]
+    assert "Traceback" not in done.stderr
+    assert time.monotonic() - began < 100, "Ray itself would try for 200 s"

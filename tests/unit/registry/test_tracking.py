@@ -1,6 +1,7 @@
 """Which MLflow: the environment's, or SQLite here; always absolute."""
 
 import os
+import socket
 from contextlib import suppress
 from pathlib import Path
 
@@ -94,6 +95,18 @@ def test_server_that_does_not_answer_is_named(monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(RegistryError, match=r"MLflow at http://127\.0\.0\.1:9 does not answer.*MLFLOW_TRACKING_URI"):
         use_tracking_uri("http://127.0.0.1:9")
+
+
+def test_every_attempt_is_told(monkeypatch, capsys):
+    """A server that takes connections and says nothing, as one that hangs does."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    monkeypatch.setattr("depthflow.registry.tracking.ATTEMPT_S", 1)
+    monkeypatch.setattr("depthflow.registry.tracking.RETRY_S", 0)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        uri = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(RegistryError, match=f"MLflow at {uri} does not answer"):
+            use_tracking_uri(uri)
+    assert capsys.readouterr().err.splitlines() == [f"MLflow at {uri} does not answer: attempt 1 of 2"]
 
 
 def test_database_that_can_be_no_file_is_told(tmp_path):

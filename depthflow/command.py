@@ -11,7 +11,7 @@ import shlex
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -29,6 +29,10 @@ EXIT_USAGE = 2
 EXIT_INTERRUPTED = 128 + signal.SIGINT
 EXIT_REJECTS = 3
 """The result is complete and usable, but some inputs were rejected: see its rejects."""
+
+
+class ParserExit(SystemExit):
+    """tyro has printed help (code 0), or what is wrong with a command line."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -64,26 +68,27 @@ def run_command(
 
 
 def _run(main: Callable[..., dict[str, Any]], description: str | None, arguments: Sequence[str] | None) -> int:
-    configure_logging()
-    prog = Path(sys.argv[0]).name  # With the whole path, help would not fit the terminal.
     try:
-        parsed = tyro.cli(_only_parsed(main), args=arguments, prog=prog, description=description, config=FLAG_STYLE)
-    except SystemExit as error:  # Raised for --help and for wrong flags.
+        with _interrupted_by() as signals:
+            result, code = _outcome(main, description, arguments)
+    except ParserExit as error:
         if error.code:
             _print_json({"status": "failed", "error": "The command line was not understood: see the message above."})
         return EXIT_USAGE if error.code else 0
-    with _interrupted_by() as signals:
-        result, code = _outcome(main, parsed)
     if signals and code:
         code = 128 + signals[0]
     _print_json(result)
     return code
 
 
-def _outcome(main: Callable[..., dict[str, Any]], parsed: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
+def _outcome(
+    main: Callable[..., dict[str, Any]], description: str | None, arguments: Sequence[str] | None
+) -> tuple[dict[str, Any], int]:
     """Runs the command, and returns its result, or an error, and the exit code."""
     try:
-        result = _with_status(main(**parsed))
+        configure_logging()
+        prog = Path(sys.argv[0]).name  # With the whole path, help would not fit the terminal.
+        result = _with_status(main(**_parse(main, arguments, prog=prog, description=description)))
         return result, EXIT_REJECTS if result["status"] == "rejects" else 0
     except KeyboardInterrupt as error:
         flags = [error.flag] if isinstance(error, Interrupted) and error.flag not in sys.argv else []
@@ -92,6 +97,8 @@ def _outcome(main: Callable[..., dict[str, Any]], parsed: Mapping[str, Any]) -> 
     except DepthflowError as error:
         tell(f"error: {error}", error.details, level=logging.ERROR)
         return {**error.details, **_failed(str(error))}, error.exit_code
+    except ParserExit:  # Of a command line within this one.
+        raise
     except (Exception, SystemExit) as error:
         tell_defect(error)
         return _failed(f"{type(error).__name__}: {error}"), 1
@@ -138,11 +145,11 @@ def call_command(script: Path, arguments: Sequence[str]) -> dict[str, Any]:
 
     Raises:
         DepthflowError: if the command fails.
-        SystemExit: for wrong flags.
+        ParserExit: for wrong flags.
     """
     module = runpy.run_path(str(script), run_name=script.stem)
     try:
-        result = tyro.cli(module["main"], args=arguments, prog=script.name, config=FLAG_STYLE)
+        result = module["main"](**_parse(module["main"], arguments, prog=script.name))
     except Interrupted:
         raise KeyboardInterrupt from None  # The flag is not the caller's.
     return _plain(_with_status(result))
@@ -152,22 +159,24 @@ def parse_command(script: Path, arguments: Sequence[str]) -> dict[str, Any]:
     """Parses a command line without running the command, and returns the arguments of its `main` by name.
 
     Raises:
-        SystemExit: for --help and for wrong flags, as the command itself does.
+        ParserExit: for --help and for wrong flags, as the command itself does.
     """
     module = runpy.run_path(str(script), run_name=script.stem)
-    main = _only_parsed(module["main"])
-    return tyro.cli(main, args=arguments, prog=script.name, description=module["__doc__"], config=FLAG_STYLE)
+    return _parse(module["main"], arguments, prog=script.name, description=module["__doc__"])
 
 
-def _only_parsed(main: Callable[..., Any]) -> Callable[..., dict[str, Any]]:
-    """Returns a function with the signature of `main` that returns its arguments by name."""
+def _parse(main: Callable[..., Any], arguments: Sequence[str] | None, **options: Any) -> dict[str, Any]:
+    """Returns the arguments of `main` by name; raises ParserExit for --help and for wrong flags."""
     signature = inspect.signature(main)
 
     @functools.wraps(main)
-    def arguments(*given: Any, **named: Any) -> dict[str, Any]:
-        return dict(signature.bind(*given, **named).arguments)
+    def named(*given: Any, **others: Any) -> dict[str, Any]:
+        return dict(signature.bind(*given, **others).arguments)
 
-    return arguments
+    try:
+        return tyro.cli(named, args=arguments, config=FLAG_STYLE, **options)
+    except SystemExit as error:
+        raise ParserExit(error.code) from None
 
 
 def last_json_line(output: str) -> dict[str, Any] | None:

@@ -149,6 +149,33 @@ def test_a_defect_keeps_its_traceback(run):
     assert "Traceback" in stderr and 'raise KeyError("a defect")' in stderr
 
 
+@pytest.mark.parametrize(("line", "code"), [(["--help"], 0), (["--out", "o"], 0), (["--wrong"], 2)])
+def test_a_command_line_within_the_command_line(tmp_path, capsys, line, code):
+    """As submit.py takes it."""
+    script = tmp_path / "inner.py"
+    script.write_text(
+        '"""An inner command."""\n'
+        "from depthflow.synthetic.config import SynthesizeConfig\n"
+        "def main(config: SynthesizeConfig) -> dict: ...\n"
+    )
+
+    def outer(config: TinyConfig) -> dict:
+        return {"out": parse_command(script, line)["config"].out}
+
+    assert run_command(outer, "An outer command.", ["--out", "p"]) == code
+    stdout, stderr = capsys.readouterr()
+    if code:
+        assert "--wrong" in stderr and "not understood" in last_line(stdout)["error"]
+    else:
+        assert "An inner command." in stdout if line == ["--help"] else last_line(stdout)["out"] == "o"
+
+
+def test_a_wrong_log_format_is_reported_in_one_line(run, monkeypatch):
+    monkeypatch.setenv("DEPTHFLOW_LOG_FORMAT", "xml")
+    code, stdout, stderr = run("--out", "o")
+    assert code == 1 and "xml" in last_line(stdout)["error"] and "Traceback" not in stderr
+
+
 def test_an_exit_within_the_command_is_a_defect(run):
     code, stdout, stderr = run("--out", "o", "--outcome", "exit")
     assert code == 1

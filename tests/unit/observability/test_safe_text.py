@@ -66,6 +66,16 @@ def test_a_message_is_one_line(capsys, monkeypatch):
     assert capsys.readouterr().err == "rejected \\x1b]0;title\\x07 a\\nb.png\n"
 
 
+@pytest.fixture
+def own_handlers():
+    """Logging as it was, afterwards."""
+    root = logging.getLogger()
+    before = [*root.handlers]
+    yield
+    root.handlers[:] = before
+
+
+@pytest.mark.usefixtures("own_handlers")
 @pytest.mark.parametrize("log_format", ["text", "json"])
 @pytest.mark.parametrize("kind", ["result", "error", "defect", "flag", "print", "log", "warning"])
 def test_no_command_shows_a_password(kind, log_format, capsys, monkeypatch):

@@ -2,12 +2,16 @@
 
 import contextlib
 
+import pyarrow as pa
+import xxhash
+
 from depthflow.datasets.archive import archive_identity, is_archive
 from depthflow.storage.files import open_files
+from depthflow.store.schema import INDEX_SCHEMA, REJECT_SCHEMA, ROW_SCHEMA, SECONDS_FIELD
 from depthflow.store.store import open_store
 from depthflow.store.write.finish import finish_store
 from depthflow.store.write.preprocess import content_config, plan_shards, sample_layout, source_splits
-from depthflow.store.write.shard import make_shard
+from depthflow.store.write.shard import ShardRecord, make_shard
 from depthflow.store.write.sources import ArchiveSource, account_for, list_archive, list_tree, read_archive_source
 from depthflow.store.write.staging import plan_staging, sample_maker, stage_segment
 
@@ -47,3 +51,30 @@ def make_store(config):
         },
     )
     return open_store(config.out)
+
+
+def write_index(root, rows, *, height, width):
+    """A finished store of these rows of the index, in one shard a split, whose files are empty.
+
+    Args:
+        rows: Of `INDEX_SCHEMA`, in any order; shard and row are filled in.
+    """
+    files = open_files(str(root))
+    records = []
+    for split in sorted({row["split"] for row in rows}):
+        path = f"split={split}/part-00000.parquet"
+        files.write(path, b"")
+        mine = [{**dict.fromkeys(INDEX_SCHEMA.names), **row} for row in rows if row["split"] == split]
+        table = pa.Table.from_pylist(mine, schema=ROW_SCHEMA.append(SECONDS_FIELD))
+        rejects = pa.Table.from_pylist([], schema=REJECT_SCHEMA)
+        records.append(
+            ShardRecord(path=path, rows=table, rejects=rejects, file_xxh3=xxhash.xxh3_128_hexdigest(b""), file_bytes=0)
+        )
+    finish_store(
+        files,
+        records,
+        account_for([], ()),
+        settings={"height": height, "width": width, "resplit": None},
+        origin={"sources": [], "archives": []},
+    )
+    return open_store(str(root))

@@ -172,7 +172,7 @@ class Evaluator:
             scheduling_strategy=PlacementGroupSchedulingStrategy(group),
             runtime_env={"py_executable": python} if python else {},
         )(EvaluationWorker)
-        self._workers = [worker_class.remote(dict(models), protocol, store.files.root, split) for _ in range(count)]
+        self._workers = [worker_class.remote(dict(models), protocol, store, split) for _ in range(count)]
 
     def evaluate(self) -> dict[str, Evaluation]:
         """Evaluates every model on every sample of the split that the protocol includes.

@@ -14,7 +14,7 @@ from depthflow.metrics import image_metrics
 from depthflow.models.interface import LoadPredictor, Output, Predictor
 from depthflow.store.read.reader import SampleBatch, SplitReader
 from depthflow.store.schema import PLANE_DTYPES
-from depthflow.store.store import open_store
+from depthflow.store.store import SampleStore
 
 
 class Evaluated(NamedTuple):
@@ -39,8 +39,8 @@ class EvaluationWorker:
     The metrics of one batch are computed while the next is predicted.
     """
 
-    def __init__(self, models: Mapping[str, LoadPredictor], protocol: Protocol, store_root: str, split: str) -> None:
-        self._load, self._protocol, self._store_root, self._split = models, protocol, store_root, split
+    def __init__(self, models: Mapping[str, LoadPredictor], protocol: Protocol, store: SampleStore, split: str) -> None:
+        self._load, self._protocol, self._store, self._split = models, protocol, store, split
         self._models: dict[str, Predictor] = {}
         self._starting, self._reading, self._predicting = Lock(), Lock(), Lock()
         self._warm: set[str] = set()
@@ -49,8 +49,7 @@ class EvaluationWorker:
         """Opens the store and loads the models, once: a constructor's error would not reach the driver."""
         with self._starting:
             if not self._models:
-                store = open_store(self._store_root)
-                self._reader = SplitReader(store, self._split, planes=tuple(PLANE_DTYPES), cache_bytes=0)
+                self._reader = SplitReader(self._store, self._split, planes=tuple(PLANE_DTYPES), cache_bytes=0)
                 self._models = {name: load() for name, load in self._load.items()}
 
     def outputs(self) -> dict[str, Output]:

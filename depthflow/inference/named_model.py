@@ -108,10 +108,10 @@ def find_model(name: str) -> NamedModel:
             resolved=None,
         )
     resolved = resolve_model(name)
-    find_network(resolved.download())
+    find_network(resolved.download(), sha256=resolved.network_sha256)
     return NamedModel(
         uri=resolved.uri,
-        load=lambda: load_predictor(resolved.download()),
+        load=lambda: load_predictor(resolved.download(), sha256=resolved.network_sha256),
         output="metres",
         python=None,
         resolved=resolved,

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 
 from depthflow.errors import RegistryError
-from depthflow.models.interface import Output, Predictor
+from depthflow.models.interface import Output, Predictor, file_sha256
 from depthflow.store.write.planes import resize_rgb
 
 if TYPE_CHECKING:
@@ -32,11 +32,25 @@ class NetworkPredictor:
 
     @classmethod
     def load(cls, path: str) -> "NetworkPredictor":
-        """Loads a .keras file without custom objects."""
+        """Loads a .keras file without custom objects and without pickle.
+
+        Raises:
+            RegistryError: if it is damaged, needs code of its own, or is not a depth network.
+        """
         import keras  # Takes seconds.
 
-        network = keras.saving.load_model(path, compile=False, safe_mode=True)
-        assert isinstance(network, keras.Model)
+        try:
+            network = keras.saving.load_model(path, compile=False, safe_mode=True)
+        except Exception as error:  # Keras lets through whatever zipfile, h5py and a layer's constructor raise.
+            reason = str(error).strip().partition("\n")[0] or type(error).__name__
+            raise RegistryError(
+                f"The network {path} cannot be loaded: {reason} Restore it, or train a new version."
+            ) from None
+        if not isinstance(network, keras.Model) or not _is_depth_network(network):
+            raise RegistryError(
+                f"{path} is not a depth network, which maps uint8 (B, H, W, 3) of one size to (B, H, W, 1). Train one "
+                "with train.py."
+            )
         return cls(network)
 
     def __call__(self, rgb: np.ndarray) -> np.ndarray:
@@ -67,23 +81,27 @@ class ConstantPredictor:
         return np.full(rgb.shape[:3], self._depth_m, np.float32)
 
 
-def load_predictor(model_folder: str) -> Predictor:
+def load_predictor(model_folder: str, *, sha256: str | None = None) -> Predictor:
     """Loads the predictor of a packaged model.
 
     Args:
         model_folder: Local folder with the model's MLmodel file.
+        sha256: Checksum that its network must have; None for a model that states none.
 
     Raises:
-        RegistryError: if the folder is not a depthflow model.
+        RegistryError: if the folder is not a depthflow model, or its network is damaged or another one.
     """
-    return NetworkPredictor.load(find_network(model_folder))
+    return NetworkPredictor.load(find_network(model_folder, sha256=sha256))
 
 
-def find_network(model_folder: str) -> str:
+def find_network(model_folder: str, *, sha256: str | None = None) -> str:
     """Returns the path of the network inside a packaged model.
 
+    Args:
+        sha256: Checksum that it must have; None for a model that states none.
+
     Raises:
-        RegistryError: if the folder is not a depthflow model.
+        RegistryError: if the folder is not a depthflow model, or holds another network.
     """
     networks = sorted(Path(model_folder).rglob("*.keras"))
     if not (Path(model_folder) / "MLmodel").is_file() or len(networks) != 1:
@@ -91,4 +109,24 @@ def find_network(model_folder: str) -> str:
             f"{model_folder} is not a depthflow model: it needs an MLmodel file and one .keras file. "
             "Pass the folder of a registered model, or models:/NAME@ALIAS."
         )
+    check_network(networks[0], sha256=sha256)
     return str(networks[0])
+
+
+def check_network(path: Path, *, sha256: str | None) -> None:
+    """Checks that a network is the one that was registered.
+
+    Raises:
+        RegistryError: if its checksum is not `sha256`, unless that is None.
+    """
+    if sha256 is not None and (found := file_sha256(path)) != sha256:
+        raise RegistryError(
+            f"{path} is not the network that was registered: its SHA-256 is {found}, and the registry says {sha256}. "
+            "Restore the artifact, or train a new version."
+        )
+
+
+def _is_depth_network(network: "keras.Model") -> bool:
+    inputs, outputs = network.input_shape, network.output_shape
+    sizes = inputs[1:3] if isinstance(inputs, tuple) and len(inputs) == 4 and inputs[3] == 3 else (None,)
+    return None not in sizes and isinstance(outputs, tuple) and outputs[1:] == (*sizes, 1)

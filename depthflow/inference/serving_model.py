@@ -3,13 +3,14 @@
 It must serve with only the registry's `SERVING_PACKAGES` installed, so it imports nothing else.
 """
 
+from pathlib import Path
 from typing import Any
 
 import mlflow
 import numpy as np
 
-from depthflow.inference.predictor import NetworkPredictor
-from depthflow.models.interface import NETWORK_ARTIFACT
+from depthflow.inference.predictor import NetworkPredictor, check_network
+from depthflow.models.interface import NETWORK_ARTIFACT, NETWORK_SHA256
 
 
 class DepthModel(mlflow.pyfunc.PythonModel):
@@ -17,7 +18,9 @@ class DepthModel(mlflow.pyfunc.PythonModel):
 
     def load_context(self, context: Any) -> None:
         """Loads the network once."""
-        self._predictor = NetworkPredictor.load(context.artifacts[NETWORK_ARTIFACT])
+        path = context.artifacts[NETWORK_ARTIFACT]
+        check_network(Path(path), sha256=(context.model_config or {}).get(NETWORK_SHA256))
+        self._predictor = NetworkPredictor.load(path)
 
     def predict(self, context: Any, model_input, params: dict[str, Any] | None = None) -> Any:
         """Predicts metres. `model_input` has no type hint because MLflow would take it for a schema."""

@@ -1,6 +1,8 @@
 """The interface of a depth model for evaluation and prediction, however it is implemented."""
 
+import hashlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Literal, Protocol
 
 import numpy as np
@@ -48,5 +50,14 @@ class LoadableModel(Protocol):
     def python(self) -> str | None: ...  # noqa: D102
 
 
+NETWORK_SHA256 = "network_sha256"
+"""Name under which the registry and the packaged model keep the SHA-256 of the network's file."""
+
 NETWORK_ARTIFACT = "network"
 """Name of the network's .keras file in a packaged model."""
+
+
+def file_sha256(path: Path) -> str:
+    """Returns the SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()

@@ -1,8 +1,10 @@
 """Model versions: packages networks so that they serve anywhere, registers them, and finds them again."""
 
 import json
+import math
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -16,7 +18,7 @@ from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
 
 from depthflow.errors import RegistryError
-from depthflow.models.interface import NETWORK_ARTIFACT
+from depthflow.models.interface import NETWORK_ARTIFACT, NETWORK_SHA256, file_sha256
 from depthflow.registry.runs import RunLog
 from depthflow.registry.tracking import tracking_uri, use_tracking_uri
 
@@ -75,10 +77,12 @@ def register_network(
     with TemporaryDirectory() as folder, mlflow.start_run(run_id=run_log.run_id, nested=True):
         path = Path(folder) / "network.keras"
         network.save(path)
+        checksum = {NETWORK_SHA256: file_sha256(path)}
         logged = mlflow.pyfunc.log_model(
             name="model",
             python_model=str(serving_code),
             artifacts={NETWORK_ARTIFACT: str(path)},
+            model_config=checksum,
             code_paths=[str(Path(__file__).parents[1])],
             signature=SIGNATURE,
             input_example=input_example,
@@ -86,7 +90,7 @@ def register_network(
         )
     created = mlflow.register_model(logged.model_uri, model_name)
     registered = ModelVersion(name=model_name, version=str(created.version))
-    tag_version(registered, description, run_log.tracking_uri)
+    tag_version(registered, {**description, **checksum}, run_log.tracking_uri)
     client.set_registered_model_alias(model_name, CHALLENGER, registered.version)
     return registered
 
@@ -117,9 +121,23 @@ class ResolvedModel:
 
     @property
     def baseline_depth_m(self) -> float | None:
-        """Mean depth of its training data in metres; None if unknown."""
+        """Mean depth of its training data in metres; None if unknown.
+
+        Raises:
+            RegistryError: if the version's tag is not a depth.
+        """
         value = self.tags.get(BASELINE_TAG)
-        return None if value is None else float(value)
+        if value is None:
+            return None
+        with suppress(ValueError):
+            if 0 < float(value) < math.inf:
+                return float(value)
+        raise RegistryError(f"The tag {BASELINE_TAG} of {self.uri} must be a depth in metres. Received: {value!r}")
+
+    @property
+    def network_sha256(self) -> str | None:
+        """SHA-256 of its network's file; None if unknown."""
+        return self.tags.get(NETWORK_SHA256)
 
     def download(self) -> str:
         """Returns a local folder with the model.

@@ -3,18 +3,15 @@
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from depthflow.datasets.catalogue import Accounting, Count, Place
-from depthflow.errors import StoreError
 from depthflow.reports import data_sections as sections
 from depthflow.reports.page import Page, Picture
 from depthflow.reports.panels import DepthMap, sample_panel
 from depthflow.reports.survey import Row, depth_histogram, drawn_samples, oddities, sample_rows
 from depthflow.store.read.reader import SplitReader
 from depthflow.store.schema import PLANE_DTYPES
-from depthflow.store.store import ACCOUNTING, MANIFEST, REJECTS, SampleStore
+from depthflow.store.store import ACCOUNTING, SampleStore
 
 REPORT = "report.html"
 FINGERPRINT_META = "depthflow.fingerprint"
@@ -35,7 +32,7 @@ def write_report(store: SampleStore, progress: Callable[[int, int], None] = lamb
     Raises:
         StoreError: if the store cannot be read or written.
     """
-    rows, rejects = sample_rows(store), _read(store, REJECTS).to_pylist()
+    rows, rejects = sample_rows(store), store.rejects.to_pylist()
     histogram = depth_histogram(store, rows, limit=MAX_SURVEYED, progress=progress)
     odd, drawn = oddities(rows), drawn_samples(rows, wanted=SAMPLES_DRAWN)
     page = Page(
@@ -68,20 +65,10 @@ def read_report(store: SampleStore) -> str | None:
 def read_accounting(store: SampleStore) -> Accounting:
     """What the store's sources held against DIODE's catalogue."""
     scans = []
-    for row in _read(store, ACCOUNTING).to_pylist():
+    for row in store.read_table(ACCOUNTING).to_pylist():
         place = Place(*(row.pop(name) for name in Place._fields))
         scans.append(Count(place=place, doubled=tuple(row.pop("doubled")), **row))
     return Accounting(splits=tuple(store.manifest["accounting"]), scans=tuple(scans))
-
-
-def _read(store: SampleStore, path: str) -> pa.Table:
-    try:
-        return pq.read_table(pa.BufferReader(store.files.read(path)))
-    except (OSError, pa.ArrowException) as error:
-        raise StoreError(
-            f"{store.files.root}/{path} cannot be read: {error}. Delete {MANIFEST} and run the same preprocess.py "
-            "command again."
-        ) from None
 
 
 def _panels(store: SampleStore, rows: Sequence[Row]) -> list[Picture]:

@@ -57,7 +57,7 @@ class Oddity:
 
 def sample_rows(store: SampleStore) -> list[Row]:
     """Every sample of a store, by split, shard and row."""
-    splits = [store.split_index(split).to_pylist() for split in sorted(store.manifest["counts"])]
+    splits = [store.split_index(split).to_pylist() for split in store.splits]
     return [{**row, "position": position} for rows in splits for position, row in enumerate(rows)]
 
 

@@ -4,7 +4,7 @@ A plane is one fixed-size binary value per sample; the field's metadata holds it
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -69,6 +69,23 @@ def shard_schema(*, height: int, width: int, metadata: Mapping[str, str]) -> pa.
         description = {"dtype": np.dtype(dtype).name, "shape": json.dumps(shape)}
         planes.append(pa.field(name, pa.binary(size_bytes), nullable=False, metadata=description))
     return pa.schema([*ROW_SCHEMA, *planes], metadata=dict(metadata))
+
+
+def check_planes(schema: pa.Schema, planes: Sequence[str], *, height: int, width: int) -> None:
+    """Checks that a shard's planes are stored as `shard_schema` says.
+
+    Raises:
+        ValueError: if one is missing, or has another type, dtype or shape.
+    """
+    stored = shard_schema(height=height, width=width, metadata={})
+    for name in planes:
+        wanted = stored.field(name)
+        if name not in schema.names:
+            raise ValueError(f"it has no column {name}")
+        found = schema.field(name)
+        metadata = {key: (found.metadata or {}).get(key) for key in wanted.metadata}
+        if found.type != wanted.type or metadata != wanted.metadata:
+            raise ValueError(f"{name} is stored as {found.type} {metadata}, not as {wanted.type} {wanted.metadata}")
 
 
 def plane_batch(column: pa.Array | pa.ChunkedArray, field: pa.Field) -> np.ndarray:

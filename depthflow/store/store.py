@@ -1,6 +1,7 @@
 """Opens a finished store: its manifest, fingerprint and index. A folder without a manifest is not a store."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,17 +14,24 @@ import xxhash
 
 from depthflow.errors import StoreError
 from depthflow.storage.files import StoreFiles, open_files
+from depthflow.store.manifest import parse_manifest
+from depthflow.store.schema import INDEX_SCHEMA, REJECT_SCHEMA
 
 MANIFEST = "manifest.json"
 INDEX = "index.parquet"
 REJECTS = "rejects.parquet"
 ACCOUNTING = "accounting.parquet"
-FORMAT = "depthflow-samples-1"
+INDEX_KEYS = ("sample_id", "split", "scene_type", "shard", "row")
+"""Columns of the index that no sample lacks and every reader needs."""
+
+WRITE_AGAIN = f"Or delete {MANIFEST} and run the same preprocess.py command again."
 
 
 @dataclass(frozen=True)
 class SampleStore:
     """A finished store, opened for reading.
+
+    Another process gets the manifest as it was read here, so that it notices if the store was replaced meanwhile.
 
     Args:
         files: Files of the store.
@@ -32,6 +40,9 @@ class SampleStore:
 
     files: StoreFiles
     manifest: Mapping[str, Any]
+
+    def __reduce__(self) -> tuple[type, tuple[StoreFiles, Mapping[str, Any]]]:
+        return type(self), (self.files, self.manifest)  # Without the tables that were read.
 
     @property
     def height(self) -> int:
@@ -50,14 +61,55 @@ class SampleStore:
 
     @cached_property
     def index(self) -> pa.Table:
-        """All samples without their planes, as `INDEX_SCHEMA`."""
+        """All samples without their planes, as `INDEX_SCHEMA`, checked against the fingerprint.
+
+        Raises:
+            StoreError: if index.parquet or rejects.parquet is damaged, or either is not what the manifest is about.
+        """
+        index, rejects = self.read_table(INDEX), self.rejects
+        for path, table, schema in ((INDEX, index, INDEX_SCHEMA), (REJECTS, rejects, REJECT_SCHEMA)):
+            if not table.schema.equals(schema):
+                raise self._disagreement(path, f"its columns are {', '.join(table.column_names)}")
+        missing = [name for name in INDEX_KEYS if index[name].null_count]
+        if missing:
+            raise self._disagreement(INDEX, f"values are missing in {', '.join(missing)}")
+        found = fingerprint(self.manifest["config"], index, rejects)
+        if found != self.fingerprint:
+            raise self._disagreement(INDEX, f"its samples and the rejects have the fingerprint {found}")
+        if differing := {k: v for k, v in totals(index, rejects).items() if self.manifest[k] != v}:
+            raise self._disagreement(INDEX, f"the tables say {differing}")
+        return index
+
+    @cached_property
+    def rejects(self) -> pa.Table:
+        """All rejects, as `REJECT_SCHEMA`."""
+        return self.read_table(REJECTS)
+
+    def read_table(self, path: str) -> pa.Table:
+        """Reads one of the store's own tables.
+
+        Raises:
+            StoreError: if it is damaged, or its checksum is not the manifest's.
+        """
         try:
-            return pq.read_table(pa.BufferReader(self.files.read(INDEX)))
+            content = self.files.read(path)
+            checksum = xxhash.xxh3_128_hexdigest(content)
+            if checksum != self.manifest.get("tables", {}).get(path, checksum):  # Older stores state none.
+                raise self._disagreement(path, f"its xxh3-128 is {checksum}")
+            return pq.read_table(pa.BufferReader(content))
         except (OSError, pa.ArrowException) as error:
-            raise StoreError(
-                f"{self.files.root}/{INDEX} cannot be read: {error}. Delete {MANIFEST} and run the same preprocess.py "
-                "command again."
-            ) from None
+            raise StoreError(f"{self.files.root}/{path} cannot be read: {error}. Restore it. {WRITE_AGAIN}") from None
+
+    def _disagreement(self, path: str, what: str) -> StoreError:
+        return StoreError(
+            f"{self.files.root}/{path} does not belong to {MANIFEST}, whose fingerprint is {self.fingerprint}: {what}. "
+            f"Restore it. {WRITE_AGAIN}"
+        )
+
+    @property
+    def splits(self) -> list[str]:
+        """The splits that have samples, sorted."""
+        return sorted(self.index["split"].unique().to_pylist())
 
     def split_index(self, split: str) -> pa.Table:
         """Returns the index rows of one split, by shard and row.
@@ -67,10 +119,10 @@ class SampleStore:
         """
         rows = self.select(split=split)
         if rows.num_rows == 0:
-            held = sorted(set(self.index["split"].to_pylist()))
             raise StoreError(
-                f"The store {self.files.root} has no {split} split; it holds {' and '.join(held)}. Write one with "
-                f"preprocess.py --splits train val, or derive both splits from one with --resplit {held[0]}."
+                f"The store {self.files.root} has no {split} split; it holds {' and '.join(self.splits)}. Write one "
+                "with preprocess.py --splits train val, or derive both splits from one with --resplit "
+                f"{self.splits[0]}."
             )
         return rows
 
@@ -107,7 +159,7 @@ def open_store(root: str) -> SampleStore:
     """Opens a finished store.
 
     Raises:
-        StoreError: if the folder is missing, unfinished, or of another format.
+        StoreError: if the folder is missing, unfinished, damaged or of another format.
     """
     files = open_files(root)
     if not files.exists(MANIFEST):
@@ -116,19 +168,11 @@ def open_store(root: str) -> SampleStore:
             "Write one with preprocess.py, or run the same preprocess.py command again to finish it."
         )
     try:
-        manifest = json.loads(files.read(MANIFEST).to_pybytes())
-        if not isinstance(manifest, dict):
-            raise ValueError(f"it holds {manifest!r}")
-    except ValueError as error:
+        return SampleStore(files, parse_manifest(files.read(MANIFEST).to_pybytes()))
+    except (OSError, ValueError, RecursionError) as error:
         raise StoreError(
-            f"{root}/{MANIFEST} cannot be read: {error}. Write the store again with preprocess.py."
+            f"{root}/{MANIFEST} cannot be read: {error}. Restore it, or write the store again with preprocess.py."
         ) from None
-    if manifest.get("format") != FORMAT:
-        raise StoreError(
-            f"{root} has format {manifest.get('format')}, this version reads {FORMAT}. Write it again with "
-            "preprocess.py."
-        )
-    return SampleStore(files, manifest)
 
 
 def fingerprint(config: Mapping[str, Any], index: pa.Table, rejects: pa.Table) -> str:
@@ -145,6 +189,20 @@ def fingerprint(config: Mapping[str, Any], index: pa.Table, rejects: pa.Table) -
         "rejects": sorted(_tuples(rejects, ("split", "sample_id", "reason"))),
     }
     return xxhash.xxh3_128_hexdigest(json.dumps(content, sort_keys=True).encode())
+
+
+def totals(index: pa.Table, rejects: pa.Table) -> dict[str, Any]:
+    """Returns the manifest's samples, rejects, counts (per split and scene type) and rejects_by_reason."""
+    places = zip(index["split"].to_pylist(), index["scene_type"].to_pylist(), strict=True)
+    counts: dict[str, dict[str, int]] = {}
+    for (split, scene_type), count in sorted(Counter(places).items()):
+        counts.setdefault(split, {})[scene_type] = count
+    return {
+        "samples": index.num_rows,
+        "rejects": rejects.num_rows,
+        "counts": counts,
+        "rejects_by_reason": dict(sorted(Counter(rejects["reason"].to_pylist()).items())),
+    }
 
 
 def _tuples(table: pa.Table, columns: tuple[str, ...]) -> list[tuple[Any, ...]]:

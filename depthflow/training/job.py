@@ -73,6 +73,7 @@ class WorkerTask:
     Attributes:
         recipe: What to train.
         job: The job's flags, their paths absolute.
+        store: What to train on.
         folder: Where checkpoints and unlogged metrics are.
         run_log: MLflow run that worker 0 writes to.
         cpus: Number of threads per worker.
@@ -80,6 +81,7 @@ class WorkerTask:
 
     recipe: Recipe
     job: TrainJob
+    store: SampleStore
     folder: JobFolder
     run_log: RunLog
     cpus: int

@@ -163,8 +163,8 @@ def worker_task(
 ) -> WorkerTask:
     """Returns the workers' task. Its paths are absolute, since Ray Train changes its workers' directory."""
     cache_dir = str(Path(job.cache_dir).absolute()) if job.cache_dir else None
-    job = replace(job, samples=store.files.root, cache_dir=cache_dir)
-    return WorkerTask(recipe=recipe, job=job, folder=folder, run_log=run_log, cpus=plan.cpus_per_worker)
+    job = replace(job, cache_dir=cache_dir)
+    return WorkerTask(recipe=recipe, job=job, store=store, folder=folder, run_log=run_log, cpus=plan.cpus_per_worker)
 
 
 def run_worker(config: dict[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from depthflow.observability.logs import configure_logging
 from depthflow.registry.spool import MetricSpool
 from depthflow.store.read.epoch import batch_sizes
 from depthflow.store.read.reader import SplitReader
-from depthflow.store.store import open_store
 from depthflow.training.collective import WorkerGroup
 from depthflow.training.job import WorkerTask
 from depthflow.training.kept_checkpoints import KeptCheckpoints, open_checkpoints
@@ -94,10 +93,9 @@ def _training_parts(
     recipe, job = task.recipe, task.job
 
     def readers() -> tuple[SplitReader, SplitReader]:
-        store = open_store(job.samples)
         return (
-            SplitReader(store, "train", cache_bytes=job.cache_bytes, cache_dir=job.cache_dir),
-            SplitReader(store, "val", cache_bytes=0, cache_dir=job.cache_dir),  # Training gets all the memory.
+            SplitReader(task.store, "train", cache_bytes=job.cache_bytes, cache_dir=job.cache_dir),
+            SplitReader(task.store, "val", cache_bytes=0, cache_dir=job.cache_dir),  # Training gets all the memory.
         )
 
     def name_of_latest() -> str:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from depthflow.errors import StoreError
 from depthflow.store.read.epoch import worker_part
 from depthflow.store.read.row_groups import RowGroups
 from depthflow.store.read.shard_file import RowGroup
@@ -93,11 +92,6 @@ class SplitReader:
         self._row_groups = RowGroups(store, split, planes=planes, cache_dir=cache_dir)
         self.group_sizes = self._row_groups.sizes
         self._starts = np.concatenate([[0], np.cumsum(self.group_sizes)]).astype(np.int64)
-        if self._starts[-1] != len(self.sample_ids):
-            raise StoreError(
-                f"{store.files.root} disagrees with its index: {self._starts[-1]} rows in the shards of {split}, "
-                f"{len(self.sample_ids)} in index.parquet. Write the store again with preprocess.py."
-            )
         self._no_rows = {
             name: np.empty((0, *plane_shape(name, height=store.height, width=store.width)), PLANE_DTYPES[name])
             for name in planes

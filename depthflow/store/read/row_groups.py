@@ -1,5 +1,6 @@
 """The row groups of a split, read from where the shards are or from copies on this node's disk."""
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
@@ -11,7 +12,8 @@ from depthflow.errors import StoreError
 from depthflow.storage.location import is_uri, reported
 from depthflow.store.read.shard_cache import ShardCache
 from depthflow.store.read.shard_file import RowGroup, ShardFile
-from depthflow.store.store import SampleStore
+from depthflow.store.schema import check_planes
+from depthflow.store.store import MANIFEST, SampleStore
 
 DECODING_THREADS = 4
 REQUESTS_AT_A_TIME = 16
@@ -38,8 +40,9 @@ class RowGroups:
         self._shard_cache = ShardCache(store, cache_dir) if cache_dir else None
         entries = [shard for shard in store.manifest["shards"] if shard["path"].startswith(f"split={split}/")]
         entries.sort(key=lambda shard: shard["path"])
+        checksums = _checksums_by_shard(store, split, [entry["path"] for entry in entries])
         with ThreadPoolExecutor(REQUESTS_AT_A_TIME) as pool:
-            shards = list(pool.map(self._open, entries))
+            shards = list(pool.map(self._open, entries, checksums))
         self.sizes = [size for shard in shards for size in shard.group_sizes]
         self._places = [
             (entry["path"], shard, number)
@@ -57,12 +60,14 @@ class RowGroups:
         with self._explained(path):
             return shard.read(number)
 
-    def _open(self, entry: Mapping[str, Any]) -> ShardFile:
+    def _open(self, entry: Mapping[str, Any], checksums: pa.ChunkedArray) -> ShardFile:
         with self._explained(entry["path"]):
-            if self._shard_cache and (copy := self._shard_cache.open(entry)):
-                return ShardFile(copy, planes=self._planes, is_remote=False)
-            handle = self._store.files.open(entry["path"])
-            return ShardFile(handle, planes=self._planes, is_remote=is_uri(self._store.files.root))
+            handle = self._shard_cache.open(entry) if self._shard_cache else None
+            is_remote = handle is None and is_uri(self._store.files.root)
+            handle = handle or self._store.files.open(entry["path"])
+            shard = ShardFile(handle, planes=self._planes, checksums=checksums, is_remote=is_remote)
+            check_planes(shard.schema, self._planes, height=self._store.height, width=self._store.width)
+            return shard
 
     @contextmanager
     def _explained(self, path: str) -> Iterator[None]:
@@ -73,8 +78,25 @@ class RowGroups:
         try:
             with reported(what, StoreError) if is_uri(root) else nullcontext():
                 yield
-        except (OSError, pa.ArrowException) as error:
+        except (OSError, ValueError, pa.ArrowException) as error:
             raise StoreError(
                 f"{what}: {error}. Restore it, or delete it and manifest.json and run the same preprocess.py command "
                 "again."
             ) from None
+
+
+def _checksums_by_shard(store: SampleStore, split: str, paths: Sequence[str]) -> list[pa.ChunkedArray]:
+    """Returns content_xxh3 of each shard's samples, in the index's order.
+
+    Raises:
+        StoreError: if the index names a shard that is not in `paths`.
+    """
+    rows = store.split_index(split)
+    counts = {pair["values"]: pair["counts"] for pair in rows["shard"].value_counts().to_pylist()}
+    if unknown := sorted(counts.keys() - set(paths)):
+        raise StoreError(
+            f"{store.files.root} disagrees with its index: {MANIFEST} lists no shard {unknown[0]}. Restore it, or "
+            "write the store again with preprocess.py."
+        )
+    starts = itertools.accumulate((counts.get(path, 0) for path in paths), initial=0)
+    return [rows["content_xxh3"].slice(start, counts.get(path, 0)) for path, start in zip(paths, starts, strict=False)]

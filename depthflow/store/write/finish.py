@@ -9,12 +9,14 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import xxhash
 
 from depthflow.datasets.catalogue import Accounting
 from depthflow.errors import SourceError, StoreError
 from depthflow.storage.files import StoreFiles
+from depthflow.store.manifest import FORMAT
 from depthflow.store.schema import INDEX_SCHEMA, REJECT_SCHEMA
-from depthflow.store.store import ACCOUNTING, FORMAT, INDEX, MANIFEST, REJECTS, fingerprint
+from depthflow.store.store import ACCOUNTING, INDEX, MANIFEST, REJECTS, fingerprint, totals
 from depthflow.store.write.shard import ShardRecord
 
 PACKAGES = ("depthflow", "ray", "pyarrow", "numpy", "opencv-python", "kornia-rs", "rapidgzip")
@@ -53,19 +55,19 @@ def finish_store(
             f"All {rejects.num_rows} inputs were rejected: {dict(Counter(rejects['reason'].to_pylist()))}. For example "
             f"{rejects['message'][0].as_py()}. Fix the source, then run the same command again."
         )
-    _write_table(files, INDEX, index)
-    _write_table(files, REJECTS, rejects.cast(REJECT_SCHEMA))
-    _write_table(files, ACCOUNTING, pa.Table.from_pylist(accounting.rows()))
+    tables = {
+        INDEX: index,
+        REJECTS: rejects.cast(REJECT_SCHEMA),
+        ACCOUNTING: pa.Table.from_pylist(accounting.rows()),
+    }
     manifest = {
         "format": FORMAT,
         "fingerprint": fingerprint(settings, index, rejects),
         "config": dict(settings),
         **origin,
-        "samples": index.num_rows,
-        "rejects": rejects.num_rows,
-        "counts": _counts(index),
-        "rejects_by_reason": dict(sorted(Counter(rejects["reason"].to_pylist()).items())),
+        **totals(index, rejects),
         "accounting": accounting.summary(),
+        "tables": {path: _write_table(files, path, table) for path, table in tables.items()},
         "shards": [
             {"path": r.path, "rows": r.rows.num_rows, "bytes": r.file_bytes, "xxh3_128": r.file_xxh3} for r in records
         ],
@@ -81,15 +83,9 @@ def _index_rows(record: ShardRecord) -> pa.Table:
     return rows.append_column("row", pa.array(range(count), pa.int64())).cast(INDEX_SCHEMA)
 
 
-def _counts(index: pa.Table) -> dict[str, dict[str, int]]:
-    """Returns the numbers of samples per split and scene type."""
-    places = zip(index["split"].to_pylist(), index["scene_type"].to_pylist(), strict=True)
-    counts: dict[str, dict[str, int]] = {}
-    for (split, scene_type), count in sorted(Counter(places).items()):
-        counts.setdefault(split, {})[scene_type] = count
-    return counts
-
-
-def _write_table(files: StoreFiles, path: str, table: pa.Table) -> None:
-    with files.commit(path) as handle:
-        pq.write_table(table, handle, compression="zstd")
+def _write_table(files: StoreFiles, path: str, table: pa.Table) -> str:
+    """Commits a table and returns its file's xxh3-128."""
+    content = pa.BufferOutputStream()
+    pq.write_table(table, content, compression="zstd")
+    files.write(path, written := content.getvalue())
+    return xxhash.xxh3_128_hexdigest(written)

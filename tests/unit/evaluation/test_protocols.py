@@ -1,18 +1,13 @@
 """Protocols: found by name, which store and model each allows, and which pixels each counts."""
 
-import json
-
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from depthflow.errors import ProtocolError, StoreError
 from depthflow.evaluation.config import EvaluateConfig, PromoteConfig
 from depthflow.evaluation.protocols import PROTOCOLS, check_output, find_protocol, rows_of
 from depthflow.metrics import image_metrics
-from depthflow.store.schema import INDEX_SCHEMA
-from depthflow.store.store import FORMAT, open_store
+from tests.stores import write_index
 
 
 def write_store(root, sizes: list[tuple[int, int]], *, stored: tuple[int, int], scene_types=("indoors",)):
@@ -22,18 +17,12 @@ def write_store(root, sizes: list[tuple[int, int]], *, stored: tuple[int, int], 
             "sample_id": f"id{k}",
             "split": "val",
             "scene_type": scene_types[k % len(scene_types)],
-            "shard": "split=val/part-00000.parquet",
-            "row": k,
             "source_height": height,
             "source_width": width,
         }
         for k, (height, width) in enumerate(sizes)
     ]
-    pq.write_table(pa.Table.from_pylist(rows, schema=INDEX_SCHEMA), root / "index.parquet")
-    config = {"height": stored[0], "width": stored[1]}
-    manifest = {"format": FORMAT, "config": config, "fingerprint": "f", "shards": []}
-    (root / "manifest.json").write_text(json.dumps(manifest))
-    return open_store(str(root))
+    return write_index(root, rows, height=stored[0], width=stored[1])
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)

@@ -1,5 +1,6 @@
 """A fixed-size log-depth network as a predictor of metres for photographs of any size."""
 
+import zipfile
 from dataclasses import replace
 
 import keras
@@ -8,6 +9,7 @@ import pytest
 
 from depthflow.errors import RegistryError
 from depthflow.inference.predictor import ConstantPredictor, NetworkPredictor, load_predictor
+from depthflow.models.interface import file_sha256
 from depthflow.models.unet import build_unet
 from depthflow.recipes import smoke
 
@@ -145,5 +147,39 @@ def test_lambda_layers_are_not_run(tmp_path):
     rgb = keras.Input((4, 4, 3), dtype="uint8")
     network = keras.Model(rgb, keras.layers.Lambda(lambda x: x[..., :1] * 1.0)(rgb))
     network.save(tmp_path / "network.keras")
-    with pytest.raises(ValueError, match=r"unsafe|safe_mode|lambda"):
+    with pytest.raises(RegistryError, match=r"cannot be loaded: .*(unsafe|safe_mode|lambda)"):
         NetworkPredictor.load(str(tmp_path / "network.keras"))
+
+
+@pytest.mark.parametrize("damage", ["empty", "no archive", "truncated", "a flipped bit", "no config"])
+def test_a_damaged_network_is_told_in_one_line(tmp_path, tiny, damage):
+    path = tmp_path / "network.keras"
+    tiny.save(path)
+    content = bytearray(path.read_bytes())
+    if damage == "no config":
+        with zipfile.ZipFile(path) as whole, zipfile.ZipFile(tmp_path / "less.keras", "w") as less:
+            less.writestr("config.json", "{}")
+            less.writestr("model.weights.h5", whole.read("model.weights.h5"))
+        path = tmp_path / "less.keras"
+    else:
+        content[len(content) // 2] ^= 1
+        damaged = {"empty": b"", "no archive": b"PK" * 100, "truncated": content[:-100], "a flipped bit": content}
+        path.write_bytes(damaged[damage])
+    with pytest.raises(RegistryError, match=r"network .*\.keras cannot be loaded: .+ Restore it") as caught:
+        NetworkPredictor.load(str(path))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_network_of_other_inputs_is_rejected(tmp_path):
+    rgb = keras.Input((4, 4, 3), dtype="uint8")
+    for outputs in (keras.layers.Rescaling(1.0)(rgb), keras.layers.GlobalAveragePooling2D()(rgb)):
+        keras.Model(rgb, outputs).save(tmp_path / "network.keras")
+        with pytest.raises(RegistryError, match="is not a depth network"):
+            NetworkPredictor.load(str(tmp_path / "network.keras"))
+
+
+def test_only_the_network_that_was_registered_is_loaded(packed):
+    registered = file_sha256(packed / "artifacts" / "network.keras")
+    assert load_predictor(str(packed), sha256=registered).output == "metres"
+    with pytest.raises(RegistryError, match=rf"SHA-256 is {registered}, and the registry says {'0' * 64}"):
+        load_predictor(str(packed), sha256="0" * 64)

@@ -1,19 +1,27 @@
 """A store as a whole: refused unless finished, and known by its content."""
 
 import json
+import pickle
 import shutil
 import time
 from collections import Counter
+from contextlib import suppress
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import xxhash
+from hypothesis import HealthCheck, given, settings
+from hypothesis.strategies import booleans, data, sampled_from
 
 from depthflow.errors import SourceError, StoreError
-from depthflow.store.schema import INDEX_SCHEMA, REJECT_SCHEMA
-from depthflow.store.store import FORMAT, fingerprint, open_store
+from depthflow.reports.data_report import write_report
+from depthflow.store.manifest import FORMAT
+from depthflow.store.read.reader import SplitReader
+from depthflow.store.schema import INDEX_SCHEMA, PLANE_DTYPES, REJECT_SCHEMA
+from depthflow.store.store import fingerprint, open_store
+from tests.stores import write_index
 
 
 @pytest.fixture
@@ -92,7 +100,7 @@ def test_a_broken_manifest_fails(copy, content):
 @pytest.mark.parametrize("manifest", [{}, {"format": "depthflow-samples-0"}, {"format": None}])
 def test_another_format_fails(copy, manifest):
     (copy / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(StoreError, match=f"has format .* this version reads {FORMAT}"):
+    with pytest.raises(StoreError, match=f"has format .* and this version reads {FORMAT}"):
         open_store(str(copy))
 
 
@@ -101,6 +109,139 @@ def test_a_manifest_that_is_not_an_object_fails(copy, content):
     (copy / "manifest.json").write_text(content)
     with pytest.raises(StoreError):
         open_store(str(copy))
+
+
+def edit_manifest(store, edit):
+    """Rewrites a store's manifest as `edit` leaves it."""
+    manifest = json.loads((store / "manifest.json").read_text())
+    edit(manifest)
+    (store / "manifest.json").write_text(json.dumps(manifest))
+
+
+def read_all(root):
+    """Reads all that a store says of itself, and its samples."""
+    store = open_store(str(root))
+    for split in store.manifest["counts"]:
+        SplitReader(store, split, planes=tuple(PLANE_DTYPES)).read([0])
+    write_report(store)
+
+
+JUNK = [None, -1, 2**80, 1.5, True, "", "../../victim", "0" * 32 + "\n", [], {}, ["../../victim"], {"a": None}]
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data())
+def test_a_forged_manifest_is_rejected_or_harmless(small, copy, data):
+    """Replaces or deletes any value of the manifest, at any depth; what is then read ends well or in a StoreError."""
+
+    def forge(manifest):
+        place = manifest
+        while True:
+            key = data.draw(sampled_from(sorted(place) if isinstance(place, dict) else range(len(place))))
+            if not isinstance(place[key], dict | list) or not place[key] or data.draw(booleans()):
+                break
+            place = place[key]
+        if data.draw(booleans()):
+            del place[key]
+        else:
+            place[key] = data.draw(sampled_from(JUNK))
+
+    original = (copy / "manifest.json").read_bytes()
+    edit_manifest(copy, forge)
+    try:
+        with suppress(StoreError):
+            read_all(copy)
+    finally:
+        (copy / "manifest.json").write_bytes(original)
+
+
+@pytest.mark.parametrize("path", ["../victim/part-00000.parquet", "/victim.parquet", "split=val/../victim.parquet"])
+def test_a_shard_outside_the_store_is_rejected(copy, path):
+    edit_manifest(copy, lambda manifest: manifest["shards"][0].update(path=path))
+    with pytest.raises(StoreError, match=r"\$\.shards\[0\]\.path is wrong.*Restore it"):
+        open_store(str(copy))
+
+
+@pytest.mark.parametrize("value", ["../../victim", "0" * 31, "0" * 32 + "\n", None, 7])
+@pytest.mark.parametrize("name", ["fingerprint", "xxh3_128"])
+def test_a_checksum_that_is_none_is_rejected(copy, name, value):
+    """Both become parts of paths under --cache-dir."""
+    edit_manifest(copy, lambda m: (m if name == "fingerprint" else m["shards"][1]).update({name: value}))
+    with pytest.raises(StoreError, match=rf"\$\.(shards\[1\]\.)?{name} is wrong"):
+        open_store(str(copy))
+
+
+def test_a_shard_listed_twice_is_rejected(copy):
+    edit_manifest(copy, lambda manifest: manifest["shards"].append(manifest["shards"][0]))
+    with pytest.raises(StoreError, match="it lists a shard twice"):
+        open_store(str(copy))
+
+
+def test_a_manifest_nested_without_end_is_rejected(copy):
+    (copy / "manifest.json").write_text('{"a":' * 100_000)
+    with pytest.raises(StoreError, match=r"manifest\.json cannot be read"):
+        open_store(str(copy))
+
+
+def forge_column(path, column, value):
+    """Rewrites one column of a table, with all else as it was."""
+    table = pq.read_table(path)
+    values = pa.array([value] * len(table), table.schema.field(column).type)
+    pq.write_table(table.set_column(table.column_names.index(column), table.schema.field(column), values), path)
+
+
+@pytest.mark.parametrize("of_before", [False, True])
+@pytest.mark.parametrize(
+    ("path", "column", "value"),
+    [
+        ("index.parquet", "content_xxh3", "0" * 32),
+        ("index.parquet", "sample_id", "another"),
+        ("index.parquet", "split", None),
+        ("index.parquet", "shard", None),
+        ("rejects.parquet", "reason", "another"),
+    ],
+)
+def test_another_index_is_noticed_by_the_fingerprint(copy, path, column, value, of_before):
+    """Also in a store of before the manifest had checksums of tables."""
+    forge_column(copy / path, column, value)
+    if of_before:
+        edit_manifest(copy, lambda manifest: manifest.pop("tables"))
+    wanted = "values are missing in" if of_before and value is None else "have the fingerprint|its xxh3-128 is"
+    with pytest.raises(StoreError, match=rf"does not belong to manifest\.json, whose fingerprint is \w+: .*({wanted})"):
+        open_store(str(copy)).split_index("train")
+
+
+@pytest.mark.parametrize(
+    ("path", "column", "value"), [("index.parquet", "log_depth_mean", 9.0), ("rejects.parquet", "message", "forged")]
+)
+def test_forged_figures_are_noticed_by_the_checksum(copy, path, column, value):
+    """The mean log-depth is the baseline of every evaluation, and no fingerprint depends on it."""
+    forge_column(copy / path, column, value)
+    with pytest.raises(StoreError, match=rf"{path} does not belong to manifest\.json.*its xxh3-128 is"):
+        open_store(str(copy)).mean_log_depth("train")
+
+
+def test_an_index_of_other_columns_is_rejected(copy):
+    edit_manifest(copy, lambda manifest: manifest.pop("tables"))
+    pq.write_table(pq.read_table(copy / "index.parquet").drop_columns(["row"]), copy / "index.parquet")
+    with pytest.raises(StoreError, match=r"index\.parquet does not belong.*its columns are"):
+        open_store(str(copy)).split_index("train")
+
+
+def test_a_store_of_before_tables_had_checksums_is_read(small, copy):
+    edit_manifest(copy, lambda manifest: manifest.pop("tables"))
+    assert open_store(str(copy)).index.equals(small.store.index)
+
+
+def test_a_store_that_is_replaced_after_it_was_opened_is_noticed(copy, write, tmp_path):
+    """By another process, too, which gets the manifest that was read here."""
+    store = open_store(str(copy))
+    shutil.rmtree(copy)
+    write.tree(tmp_path / "tree", {"train": {"00009_00001_indoors": 3}})
+    write.store(copy, tmp_path / "tree")
+    for opened in (store, pickle.loads(pickle.dumps(store))):
+        with pytest.raises(StoreError, match=rf"does not belong to manifest\.json.*{store.fingerprint}"):
+            SplitReader(opened, "train")
 
 
 @pytest.mark.parametrize("damage", ["missing", "truncated"])
@@ -202,9 +343,8 @@ def test_an_index_of_diodes_size_is_opened_and_filtered_in_a_second(small, tmp_p
     columns["depth_median_m"] = pa.array(np.random.default_rng(0).random(count))
     for name in ("rgb_xxh3", "depth_xxh3", "mask_xxh3", "content_xxh3"):
         columns[name] = pa.array([xxhash.xxh3_128_hexdigest(f"{name}{k}".encode()) for k in range(count)])
-    columns["row"] = pa.array(range(count))
-    pq.write_table(pa.table(columns, schema=INDEX_SCHEMA), tmp_path / "index.parquet", compression="zstd")
-    shutil.copy(f"{small.store.files.root}/manifest.json", tmp_path)
+    rows = pa.table(columns, schema=INDEX_SCHEMA).to_pylist()
+    write_index(tmp_path, rows, height=256, width=256)
 
     started = time.perf_counter()
     store = open_store(str(tmp_path))

@@ -1,19 +1,14 @@
 """The driver's decisions: which stores fit a recipe, and the task of the workers. Nothing is started."""
 
-import json
 from dataclasses import replace
 from typing import cast
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from depthflow.errors import StoreError, TrainingError
 from depthflow.placement import TrainingPlan
 from depthflow.recipes import smoke
 from depthflow.registry.runs import RunLog
-from depthflow.store.schema import INDEX_SCHEMA
-from depthflow.store.store import FORMAT, open_store
 from depthflow.training.config import TrainJob
 from depthflow.training.job import JobFolder
 from depthflow.training.trainer import (
@@ -23,6 +18,7 @@ from depthflow.training.trainer import (
     check_store,
     worker_task,
 )
+from tests.stores import write_index
 
 # --- the store ---
 
@@ -30,14 +26,11 @@ from depthflow.training.trainer import (
 def write_store(root, counts: dict[str, int], *, size: int = 64):
     """Writes a store without planes: only its index and manifest."""
     rows = [
-        {"sample_id": f"{split}{k}", "split": split, "shard": f"split={split}/part-00000.parquet", "row": k}
+        {"sample_id": f"{split}{k}", "split": split, "scene_type": "indoors"}
         for split, count in counts.items()
         for k in range(count)
     ]
-    pq.write_table(pa.Table.from_pylist(rows, schema=INDEX_SCHEMA), root / "index.parquet")
-    manifest = {"format": FORMAT, "config": {"height": size, "width": size}, "fingerprint": "f", "shards": []}
-    (root / "manifest.json").write_text(json.dumps(manifest))
-    return open_store(str(root))
+    return write_index(root, rows, height=size, width=size)
 
 
 def test_a_fitting_store_passes(tmp_path):
@@ -119,7 +112,7 @@ def test_task_has_the_cache(tmp_path, monkeypatch, cache_gib, cache_bytes):
     monkeypatch.chdir(tmp_path)
     task = task_of(tmp_path, cache_gib=cache_gib, cache_dir="cache")
     assert (task.job.cache_bytes, task.job.cache_dir) == (cache_bytes, str(tmp_path / "cache"))
-    assert (task.recipe, task.job.samples, task.cpus) == (smoke(), str(tmp_path), 3)
+    assert (task.recipe, task.store.files.root, task.cpus) == (smoke(), str(tmp_path), 3)
 
 
 def test_task_has_no_cache_folder_by_default(tmp_path):

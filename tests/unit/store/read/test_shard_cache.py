@@ -182,7 +182,8 @@ def test_a_folder_that_cannot_be_used_is_reported(store, tmp_path):
 def test_a_reader_reads_the_copies_alone(small, store, folder):
     wanted = SplitReader(small.store, "train").read(range(70))
     reader = SplitReader(store, "train", cache_dir=str(folder), cache_bytes=0)
-    assert sorted(store.files.opened) == ["index.parquet", *(f"split=train/part-0000{k}.parquet" for k in range(2))]
+    shards = [f"split=train/part-0000{k}.parquet" for k in range(2)]
+    assert sorted(store.files.opened) == ["index.parquet", "rejects.parquet", *shards]
     shutil.rmtree(store.files.root)
     for plane, found in reader.read(range(70)).planes.items():
         np.testing.assert_array_equal(found, wanted.planes[plane])

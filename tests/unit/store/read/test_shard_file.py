@@ -27,7 +27,8 @@ def rewrite(source, target, **options):
 
 
 def open_shard(path, planes=PLANES):
-    return ShardFile(pa.memory_map(str(path)), planes=planes, is_remote=False)
+    checksums = pq.read_table(path, columns=["content_xxh3"], partitioning=None)["content_xxh3"]
+    return ShardFile(pa.memory_map(str(path)), planes=planes, checksums=checksums, is_remote=False)
 
 
 @pytest.fixture

@@ -59,6 +59,31 @@ def test_only_an_image_that_is_not_one(run, demo, tmp_path):
     assert list((tmp_path / "out").glob("*")) == []
 
 
+def test_a_network_that_was_changed_since_it_was_registered_is_refused(run, demo, tmp_path):
+    """By predict, and by MLflow, which knows no depthflow."""
+    [network] = demo.folder.parent.glob("**/network.keras")
+    content = network.read_bytes()
+    changed = bytearray(content)
+    changed[len(changed) // 2] ^= 1
+    photograph = next(demo.folder.glob("mini-diode/val/**/*.png"))
+    served = 'import mlflow; mlflow.pyfunc.load_model("models:/depthflow@champion")'
+    network.write_bytes(changed)
+    try:
+        done = run(
+            *("predict", "--model", "models:/depthflow@champion", "--images", photograph, "--out", "out"),
+            cwd=tmp_path,
+            env=demo.env,
+        )
+        loaded = subprocess.run(
+            [sys.executable, "-c", served], capture_output=True, text=True, cwd=tmp_path, env=demo.env
+        )
+    finally:
+        network.write_bytes(content)
+    assert done.code == 1
+    assert "is not the network that was registered" in done.result["error"] and "\n" not in done.result["error"]
+    assert loaded.returncode == 1 and "is not the network that was registered" in loaded.stderr
+
+
 @pytest.fixture
 def bare(demo, tmp_path) -> dict[str, str]:
     """The environment of a process that sees neither this checkout nor what a model's requirements do not bring."""

@@ -219,8 +219,8 @@ def test_every_depth_is_a_valid_source_depth_minus_log_zoom(values, seed):
     draws = draws_of(batch=1, **values)
     zoom = draws[0, Column.ZOOM]
     _, result, result_valid = augmented(focal, planes, draws)
-    sources = log_depth[valid] - np.float32(tf.math.log(zoom))
-    assert np.isin(result[result_valid], sources).all()
+    sources = log_depth[valid] - np.log(zoom)  # 1/1024 apart at least; processors round logarithms differently.
+    assert (np.abs(result[result_valid][:, None] - sources).min(axis=1) < 1e-6).all()
     np.testing.assert_array_equal(result[~result_valid], 0.0)
     _, kept, kept_valid = augmented(keep, planes, draws)
     assert np.isin(kept[kept_valid], log_depth[valid]).all()

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -21,6 +22,9 @@ settings.load_profile("shared machines are noisy")
 
 # By default Ray runs its workers at niceness 15, where another process's tests would starve them.
 os.environ.update(RAY_worker_niceness="0")
+
+# A shell's background jobs ignore Ctrl-C, and so would every process that a test starts and interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 NUM_CPUS = 2
 

@@ -32,6 +32,10 @@ class StoreError(DepthflowError):
     """A sample store cannot be read or written."""
 
 
+class LockLostError(StoreError):
+    """Another process has taken over a folder that this one was writing."""
+
+
 class RegistryError(DepthflowError):
     """A run, model or version that MLflow does not have, or does not have as asked."""
 

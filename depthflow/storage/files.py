@@ -4,7 +4,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -15,16 +15,19 @@ from typing_extensions import override
 from depthflow.errors import StoreError
 from depthflow.storage.durable import DISK_IS_FULL, TEMPORARY_PREFIX, commit_file
 from depthflow.storage.location import is_uri, object_store, reported
-from depthflow.storage.lock import LOCK_NAME, disk_lock, object_lock
+from depthflow.storage.lock import LOCK_NAME, WriterLock, disk_lock, object_lock
 
 
-def open_files(root: str) -> "StoreFiles":
+def open_files(root: str, lock: WriterLock | None = None) -> "StoreFiles":
     """Returns the files under a folder, s3:// or gs:// URI.
+
+    Args:
+        lock: Checked before every change.
 
     Raises:
         StoreError: if the URI is of another kind.
     """
-    return StoreFiles(root) if is_uri(root) else DiskFiles(root)
+    return StoreFiles(root, lock) if is_uri(root) else DiskFiles(root, lock)
 
 
 def open_output(root: str) -> "StoreFiles":
@@ -49,14 +52,19 @@ class StoreFiles:
 
     Args:
         root: s3:// or gs:// URI.
+        lock: Checked before every change: a process that lost it raises LockLostError and changes nothing.
     """
 
-    def __init__(self, root: str) -> None:
-        self.root = root.rstrip("/")
+    def __init__(self, root: str, lock: WriterLock | None = None) -> None:
+        self.root, self.lock = root.rstrip("/"), lock
         self._filesystem, self._path = object_store(root, StoreError)
 
-    def __reduce__(self) -> tuple[type, tuple[str]]:
-        return type(self), (self.root,)
+    def __reduce__(self) -> tuple[type, tuple[str, WriterLock | None]]:
+        return type(self), (self.root, self.lock)
+
+    def _check_lock(self) -> None:
+        if self.lock:
+            self.lock.check()
 
     def exists(self, path: str) -> bool:
         """Whether the file is committed."""
@@ -99,6 +107,7 @@ class StoreFiles:
             yield handle
             handle.flush()
             with reported(f"{self.root}/{path} cannot be written", StoreError, absence_passes=False):
+                self._check_lock()
                 self._filesystem.put_file(handle.name, f"{self._path}/{path}")
 
     def write(self, path: str, content: bytes) -> None:
@@ -108,11 +117,13 @@ class StoreFiles:
 
     def unlink(self, path: str) -> None:
         """Removes a file, if it is there."""
+        self._check_lock()
         with suppress(FileNotFoundError), reported(f"{self.root}/{path} cannot be removed", StoreError):
             self._filesystem.rm_file(f"{self._path}/{path}")
 
     def remove(self, folder: str) -> None:
         """Removes a folder and everything in it, if it is there."""
+        self._check_lock()
         with reported(f"{self.root}/{folder} cannot be removed", StoreError):
             if self._filesystem.exists(f"{self._path}/{folder}"):
                 self._filesystem.rm(f"{self._path}/{folder}", recursive=True)
@@ -123,13 +134,15 @@ class StoreFiles:
         Only the holder of the store's lock may call it.
         """
 
-    def writer_lock(self) -> AbstractContextManager[None]:
-        """Holds the store's lock for the block, so that one process writes at a time.
+    @contextmanager
+    def writer_lock(self) -> "Iterator[StoreFiles]":
+        """Holds the store's lock for the block, so that one process writes at a time, and yields files that check it.
 
         Raises:
             StoreError: if another writer holds it.
         """
-        return object_lock(self._filesystem, self._path, self.root)
+        with object_lock(self._filesystem, self._path, self.root) as lock:
+            yield StoreFiles(self.root, lock)
 
     def arrow(self) -> tuple[FileSystem, str]:
         """Returns the root as Arrow and Ray take it: a file system and a path in it."""
@@ -142,8 +155,8 @@ class DiskFiles(StoreFiles):
     It does what fsspec's local file system does not: commits by rename, maps files into memory, and locks.
     """
 
-    def __init__(self, root: str) -> None:
-        self.root = str(Path(root).resolve())
+    def __init__(self, root: str, lock: WriterLock | None = None) -> None:
+        self.root, self.lock = str(Path(root).resolve()), lock
 
     @override
     def exists(self, path: str) -> bool:
@@ -171,13 +184,16 @@ class DiskFiles(StoreFiles):
             target.parent.mkdir(parents=True, exist_ok=True)
             with commit_file(target, durable=durable) as handle:
                 yield handle
+                self._check_lock()
 
     @override
     def unlink(self, path: str) -> None:
+        self._check_lock()
         (Path(self.root) / path).unlink(missing_ok=True)
 
     @override
     def remove(self, folder: str) -> None:
+        self._check_lock()
         shutil.rmtree(Path(self.root) / folder, ignore_errors=True)
 
     @override
@@ -186,8 +202,10 @@ class DiskFiles(StoreFiles):
             path.unlink(missing_ok=True)
 
     @override
-    def writer_lock(self) -> AbstractContextManager[None]:
-        return disk_lock(Path(self.root) / LOCK_NAME)
+    @contextmanager
+    def writer_lock(self) -> Iterator[StoreFiles]:
+        with disk_lock(Path(self.root) / LOCK_NAME) as lock:
+            yield DiskFiles(self.root, lock)
 
     @override
     def arrow(self) -> tuple[FileSystem, str]:

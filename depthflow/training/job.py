@@ -1,19 +1,22 @@
 """A job's folder, from which it can be resumed: its description, checkpoints, and metrics not yet in MLflow."""
 
 import json
+import logging
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from depthflow.command import Interrupted
-from depthflow.errors import StoreError, TrainingError
+from depthflow.errors import LockLostError, StoreError, TrainingError
+from depthflow.observability.logs import tell
 from depthflow.recipe import Recipe
 from depthflow.registry.runs import RunLog
 from depthflow.storage.files import open_files
 from depthflow.storage.location import absolute
+from depthflow.storage.lock import WriterLock
 from depthflow.store.store import SampleStore
 from depthflow.training.config import TrainJob
 
@@ -26,9 +29,11 @@ class JobFolder:
 
     Attributes:
         root: Absolute path or URI of STORAGE/NAME.
+        lock: Lock of the process that opened the job; whoever lost it changes nothing more.
     """
 
     root: str
+    lock: WriterLock | None = field(default=None, compare=False)
 
     @property
     def name(self) -> str:
@@ -54,13 +59,23 @@ class JobFolder:
         """Returns the job's description: wanted (recipe and samples), run_id, finished and noted (when it changed)."""
         return json.loads(open_files(self.root).read(JOB_FILE).to_pybytes())
 
+    def check_lock(self) -> None:
+        """Raises LockLostError if another process has taken over the job; that storage does not answer is no proof."""
+        try:
+            if self.lock:
+                self.lock.check()
+        except LockLostError:
+            raise
+        except StoreError as error:
+            tell(f"{error} Training goes on.", level=logging.WARNING)
+
     def note(self, **changes: Any) -> None:
         """Changes the job's description atomically.
 
         Raises:
-            StoreError: if it cannot be written.
+            StoreError: if it cannot be written, or the lock is lost.
         """
-        files = open_files(self.root)
+        files = open_files(self.root, self.lock)
         before = self.read() if files.exists(JOB_FILE) else {}
         description = {**before, **changes, "noted": datetime.now(UTC).isoformat()}
         files.write(JOB_FILE, json.dumps(description, indent=1).encode())
@@ -102,7 +117,7 @@ def open_job(recipe: Recipe, job: TrainJob, store: SampleStore) -> Iterator[JobF
     folder = _unfinished(storage, wanted) if job.resume else JobFolder(root=f"{storage}/{unique_name(recipe.name)}")
     with ExitStack() as stack:
         try:
-            stack.enter_context(open_files(folder.root).writer_lock())
+            folder = replace(folder, lock=stack.enter_context(open_files(folder.root).writer_lock()).lock)
         except (StoreError, OSError) as error:
             raise TrainingError(f"The job's folder {folder.root} cannot be locked: {error}") from error
         folder.note(**({} if job.resume else {"wanted": wanted, "run_id": None, "finished": False}))

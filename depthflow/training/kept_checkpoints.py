@@ -8,9 +8,10 @@ from tempfile import TemporaryDirectory
 
 from typing_extensions import override
 
-from depthflow.errors import StoreError, TrainingError
+from depthflow.errors import LockLostError, StoreError, TrainingError
 from depthflow.storage.files import StoreFiles, open_files
 from depthflow.storage.location import is_uri, reported
+from depthflow.storage.lock import WriterLock
 from depthflow.training.checkpoint import MANIFEST_FILE, checkpoints, latest_whole
 
 ARRAYS = "*.npz"
@@ -22,10 +23,16 @@ class KeptCheckpoints:
 
     Args:
         folder: Folder that the functions of checkpoint.py work on.
+        lock: The job's lock.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, lock: WriterLock | None = None) -> None:
+        self.folder, self._lock = folder, lock
+
+    def check_lock(self) -> None:
+        """Raises LockLostError if another process has taken over the job."""
+        if self._lock:
+            self._lock.check()
 
     def refresh(self) -> None:
         """Brings the manifests in the folder up to date with the job's storage.
@@ -58,17 +65,20 @@ class KeptCheckpoints:
 
 
 @contextmanager
-def open_checkpoints(location: str) -> Iterator[KeptCheckpoints]:
+def open_checkpoints(location: str, lock: WriterLock | None = None) -> Iterator[KeptCheckpoints]:
     """Opens the checkpoints in a folder, or under an s3:// or gs:// URI, for the block.
+
+    Args:
+        lock: The job's lock.
 
     Raises:
         StoreError: if the URI is of another kind.
     """
     if not is_uri(location):
-        yield KeptCheckpoints(Path(location))
+        yield KeptCheckpoints(Path(location), lock)
         return
     with TemporaryDirectory(prefix="depthflow-checkpoints-", ignore_cleanup_errors=True) as scratch:
-        yield BucketCheckpoints(open_files(location), Path(scratch))
+        yield BucketCheckpoints(open_files(location, lock), Path(scratch))
 
 
 class BucketCheckpoints(KeptCheckpoints):
@@ -83,7 +93,7 @@ class BucketCheckpoints(KeptCheckpoints):
     """
 
     def __init__(self, files: StoreFiles, scratch: Path) -> None:
-        super().__init__(scratch)
+        super().__init__(scratch, files.lock)
         self._files = files
         self._published: dict[str, bytes] = {}  # Name to manifest, which is empty for what a killed writer left.
         self._fetched: set[str] = set()
@@ -128,6 +138,8 @@ class BucketCheckpoints(KeptCheckpoints):
                 self._files.remove(name)
                 self._fetched.discard(name)
                 del self._published[name]
+        except LockLostError:
+            raise
         except (StoreError, OSError) as error:
             raise TrainingError(
                 f"The checkpoints in {self._files.root} cannot be kept: {error} Then run the same command with "

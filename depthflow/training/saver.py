@@ -40,6 +40,7 @@ class CheckpointSaver:
 
     def _submit(self, first: Callable[[], None], write: Callable[[], object]) -> None:
         def work() -> None:
+            self._kept.check_lock()
             first()
             write()
             prune(self._kept.folder, keep=self._keep)

@@ -3,7 +3,7 @@
 import threading
 import uuid
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -15,6 +15,7 @@ from depthflow.placement import TrainingPlan, cluster_capacity, plan_training
 from depthflow.recipe import Recipe
 from depthflow.registry.runs import RunLog
 from depthflow.storage.files import open_files
+from depthflow.storage.lock import HEARTBEAT_S
 from depthflow.store.read.epoch import batch_sizes
 from depthflow.store.store import SampleStore
 from depthflow.training.config import BEST_METRIC, TrainJob
@@ -107,6 +108,7 @@ def run_on_workers(task: WorkerTask, plan: TrainingPlan) -> None:
 
     Raises:
         TrainingError: if they were lost too often, or failed in a way that a retry would not fix.
+        LockLostError: if another process has taken over the job.
     """
     from ray.train.tensorflow import TensorflowTrainer  # Imports TensorFlow, which takes seconds.
 
@@ -131,7 +133,7 @@ def run_on_workers(task: WorkerTask, plan: TrainingPlan) -> None:
     )
     try:
         with unwrapped():
-            status: Any = _in_thread(trainer.fit).return_value
+            status: Any = _in_thread(trainer.fit, meanwhile=task.folder.check_lock).return_value
     except TrainingFailedError as error:
         cause = str(error).strip().splitlines()[-1]  # Ray has printed the workers' tracebacks.
         raise TrainingError(f"Training failed after {task.job.max_failures} retries: {cause}") from error
@@ -139,8 +141,12 @@ def run_on_workers(task: WorkerTask, plan: TrainingPlan) -> None:
         raise TrainingError(status["error"], details=status["details"])
 
 
-def _in_thread(function: Callable[[], T]) -> T:
-    """Runs a function in a thread, since in the main thread Ray Train would replace the handler of Ctrl-C."""
+def _in_thread(function: Callable[[], T], *, meanwhile: Callable[[], None]) -> T:
+    """Runs a function in a thread, since in the main thread Ray Train would replace the handler of Ctrl-C.
+
+    Args:
+        meanwhile: Called every few seconds and at the end; what it raises ends the wait.
+    """
     future: Future[T] = Future()
 
     def run() -> None:
@@ -150,6 +156,9 @@ def _in_thread(function: Callable[[], T]) -> T:
             future.set_exception(error)
 
     threading.Thread(target=run, daemon=True).start()
+    while wait([future], timeout=HEARTBEAT_S).not_done:
+        meanwhile()
+    meanwhile()
     return future.result()
 
 

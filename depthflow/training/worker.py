@@ -44,7 +44,7 @@ def train_worker(task: WorkerTask) -> dict[str, Any]:
         configure_process(task.cpus, seed=task.recipe.seed, xla=task.recipe.xla)
         group = WorkerGroup(rank=context.get_world_rank(), size=context.get_world_size())
         with ExitStack() as stack:
-            kept = stack.enter_context(open_checkpoints(task.folder.checkpoints))
+            kept = stack.enter_context(open_checkpoints(task.folder.checkpoints, task.folder.lock))
             train_state, reader, validator = _training_parts(task, group, kept)
 
             def recorders() -> list[Observer]:

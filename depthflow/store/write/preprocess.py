@@ -54,7 +54,7 @@ def preprocess(config: PreprocessConfig, progress: Callable[[str], Progress]) ->
     identities = {location: archive_identity(location) for location in locations if is_archive(location)}
     listed: dict[str, Source] = {path: list_tree(path, splits) for path in locations if path not in identities}
     limits = Limits(sample_timeout_s=config.sample_timeout_s, max_rejects=config.max_rejects)
-    with files.writer_lock():
+    with files.writer_lock() as files:
         files.remove_temporaries()
         _require_same_settings(files, content_config(config))
         if listed or not _holds_archives(files, identities):

@@ -22,7 +22,7 @@ import s3fs
 from depthflow.datasets.archive import archive_identity, open_archive, scan_archive
 from depthflow.datasets.camera import Camera, read_camera
 from depthflow.datasets.diode import find_triplets
-from depthflow.errors import SourceError, StoreError
+from depthflow.errors import LockLostError, SourceError, StoreError
 from depthflow.storage.files import open_files
 from depthflow.storage.lock import object_lock
 from depthflow.store.store import open_store
@@ -450,10 +450,51 @@ def test_a_frozen_holder_does_not_release_the_lock_of_its_successor(s3, root):
             first.stdin.write("\n")
             first.stdin.flush()
             assert first.wait(timeout=30) == 0
-            assert keys(s3, root) == [".lock-00001"]
+            assert keys(s3, root) == [".lock-00000", ".lock-00001"]
             with refused(root), lock(s3, root):
                 pass
     assert keys(s3, root) == []
+
+
+def commit_while_it_is_lost(files, s3, root):
+    with files.commit("a.bin") as handle:
+        handle.write(b"late")
+        s3.pipe_file(f"{root}/.lock-00001", b"the successor")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda files, *_: files.write("a.bin", b"late"),
+        lambda files, *_: files.unlink("a.bin"),
+        lambda files, *_: files.remove("folder"),
+        commit_while_it_is_lost,
+    ],
+)
+def test_whoever_lost_the_lock_changes_nothing(s3, files, root, change):
+    with files.writer_lock() as mine:
+        mine.write("a.bin", b"in time")
+        mine.write("folder/b.bin", b"in time")
+        if change is not commit_while_it_is_lost:
+            s3.pipe_file(f"{root}/.lock-00001", b"the successor")
+        elsewhere = pickle.loads(pickle.dumps(mine))  # As a worker gets it.
+        for late in (mine, elsewhere):
+            with pytest.raises(LockLostError, match=rf"no longer holds the lock of {root}: .*\(the successor\)"):
+                change(late, s3, root)
+    assert keys(s3, root) == [".lock-00000", ".lock-00001", "a.bin", "folder/b.bin"]
+    assert s3.cat_file(f"{root}/a.bin") == b"in time"
+
+
+def test_whoever_lost_the_lock_neither_renews_nor_releases_one_of_the_same_name(s3, root):
+    with lock(s3, root) as mine:
+        name = f"{root}/.lock-00000"
+        s3.pipe_file(name, b"that of a successor's successor")
+        while any(name in thread.name for thread in threading.enumerate()):  # Until the heartbeat has seen it.
+            time.sleep(0.01)
+        with pytest.raises(LockLostError):
+            mine.check()
+    assert s3.cat_file(name) == b"that of a successor's successor"
+    s3.rm_file(name)
 
 
 def test_only_one_of_many_takes_over_a_lock(s3, root):

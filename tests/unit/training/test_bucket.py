@@ -10,14 +10,14 @@ import pyarrow.fs
 import pytest
 import s3fs
 
-from depthflow.errors import StoreError, TrainingError
+from depthflow.errors import LockLostError, StoreError, TrainingError
 from depthflow.recipes import smoke
 from depthflow.storage.files import open_files
 from depthflow.store.read.share import Position
 from depthflow.store.store import SampleStore
 from depthflow.training.checkpoint import MANIFEST_FILE, MODEL_FILE, Snapshot, TrainingProgress, best, read_progress
 from depthflow.training.config import TrainJob
-from depthflow.training.job import open_job
+from depthflow.training.job import JobFolder, open_job
 from depthflow.training.kept_checkpoints import BucketCheckpoints, open_checkpoints
 from depthflow.training.saver import CheckpointSaver
 from tests.object_store import serving_bucket
@@ -71,7 +71,7 @@ def test_of_several_the_one_that_was_last_at_work_is_taken(root):
     folders = []
     for _ in range(3):
         with opened(root) as folder:
-            folders.append(folder)
+            folders.append(JobFolder(root=folder.root))
     folders[1].note(run_id="r1")
     with opened(root, resume=True) as folder:
         assert folder.root == folders[1].root
@@ -194,6 +194,33 @@ def test_a_killed_upload_does_not_count(s3, root, tmp_path, at):
     assert keys(s3, root) == of("step-00000001"), "what was left is gone"
     saved(root, 0.4, first_step=2)
     assert keys(s3, root) == of("step-00000002")
+
+
+@pytest.mark.parametrize("at", ["before", "optimizer.npz", MANIFEST_FILE])
+def test_whoever_lost_the_lock_adds_no_checkpoint_and_removes_none(s3, root, tmp_path, at):
+    """Also where another process takes over in the middle of an upload."""
+    saved(root, 0.5)
+    logged = []
+    with open_files(root).writer_lock() as files:
+        commit = files.commit
+
+        def until(path):
+            if path.endswith(at):
+                s3.pipe_file(f"{root}/.lock-00001", b"the successor")
+            return commit(path)
+
+        files.commit = until
+        kept = BucketCheckpoints(files, tmp_path)
+        kept.refresh()
+        if at == "before":
+            s3.pipe_file(f"{root}/.lock-00001", b"the successor")
+        saver = CheckpointSaver(kept, keep=1)
+        saver.save(lambda: snapshot(2), progress(2, **{"val/abs_rel": 0.1}), first=lambda: logged.append(2))
+        with pytest.raises(LockLostError, match="the successor"):
+            saver.wait()
+    assert logged == ([] if at == "before" else [2])
+    found = keys(s3, root)
+    assert set(of("step-00000001")) <= set(found) and f"step-00000002/{MANIFEST_FILE}" not in found
 
 
 @pytest.mark.parametrize("what", ["truncated", "flipped", "manifest"])

@@ -1,6 +1,7 @@
 """A job's folder: new jobs get new folders, one process locks each, and --resume finds the matching unfinished job."""
 
 import json
+import pickle
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -9,8 +10,9 @@ from typing import cast
 
 import pytest
 
-from depthflow.errors import TrainingError
+from depthflow.errors import LockLostError, TrainingError
 from depthflow.recipes import RECIPES, smoke
+from depthflow.storage.lock import LOCK_NAME
 from depthflow.store.store import SampleStore
 from depthflow.training.config import TrainJob
 from depthflow.training.job import JOB_FILE, JobFolder, open_job, unique_name
@@ -32,10 +34,10 @@ def opened(tmp_path):
 
 
 def started(opened, recipe=None, **changes):
-    """Starts a job and leaves it unfinished."""
+    """Starts a job and leaves it unfinished; returns its folder as one sees it without the lock."""
     with opened(recipe, **changes) as folder:
         pass
-    return folder
+    return JobFolder(root=folder.root)
 
 
 def test_names_are_unique_and_contain_the_recipe():
@@ -74,6 +76,24 @@ def test_notes_are_merged(opened):
 
 
 # --- locking ---
+
+
+def test_whoever_lost_the_lock_notes_nothing(opened):
+    with opened() as folder:
+        there = pickle.loads(pickle.dumps(folder))  # As a worker gets it.
+        there.check_lock()
+        Path(folder.root, LOCK_NAME).unlink()
+        with opened(resume=True) as again:
+            for late in (folder, there):
+                with pytest.raises(LockLostError, match="another process took it over"):
+                    late.check_lock()
+                with pytest.raises(LockLostError, match=f"no longer holds the lock of {folder.root}"):
+                    late.note(finished=True)
+            assert again.read()["finished"] is False
+            again.check_lock()
+        assert again.root == folder.root
+    with pytest.raises(LockLostError, match="it was removed"):
+        again.check_lock()
 
 
 def test_a_second_process_is_rejected(opened):

@@ -80,7 +80,7 @@ def main(benchmark: Benchmark) -> int:
         "backend": benchmark.backend,
         "dtype": recipe.dtype,
         "batch_size": benchmark.batch_size,
-        "size": [recipe.height, recipe.width],
+        "size": recipe.size,
         "first_step_s": round(first_s, 2),
         "step_ms": round(1e3 * step_s, 2),
         "slowest_ms": round(1e3 * max(seconds), 2),
@@ -118,7 +118,7 @@ def _seconds(step: Callable[[], None]) -> float:
 
 def _batch(recipe: Recipe, size: int) -> dict[str, np.ndarray]:
     generator = np.random.default_rng(0)
-    shape = (size, recipe.height, recipe.width)
+    shape = (size, *recipe.size)
     return {
         "rgb": generator.integers(0, 256, (*shape, 3), np.uint8),
         "log_depth": generator.normal(1.0, 0.5, shape).astype(np.float32),

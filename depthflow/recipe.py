@@ -70,10 +70,10 @@ class Recipe:
     supervised_scales: int = 1
     """Number of outputs that the training loss sees, finest first, each with half the weight of the one before. The
     registered network has only the finest."""
-    height: int = 256
-    """Input height in pixels. Must match the store's."""
-    width: int = 256
-    """Input width in pixels. Must match the store's."""
+    height: int | None = 256
+    """Input height in pixels, a multiple of 32. Default: the store's."""
+    width: int | None = 256
+    """Input width in pixels, a multiple of 32. Default: the store's."""
     dtype: Literal["float32", "float64", "mixed_bfloat16", "mixed_float16"] = "float32"
     """Compute dtype. mixed_*: weights stay float32; mixed_float16 scales the loss. float64 is for equality checks."""
     onednn: bool = False
@@ -155,7 +155,7 @@ class Recipe:
         for field in ("height", "width"):
             size = getattr(self, field)
             multiple = f"must be a multiple of {NETWORK_STRIDE_PX}, the encoder's stride"
-            self._require(field, size > 0 and size % NETWORK_STRIDE_PX == 0, multiple)
+            self._require(field, size is None or (size > 0 and size % NETWORK_STRIDE_PX == 0), multiple)
         valid = 3 <= stages <= 5 and min(self.decoder_filters) >= 1
         self._require("decoder_filters", valid, "takes three to five numbers of at least 1")
         self._require("bottleneck_filters", self.bottleneck_filters >= 0, "must not be negative")
@@ -207,6 +207,12 @@ class Recipe:
         self._require("frozen_encoder_epochs", valid, f"must be 0 to {self.epochs - 1}, one less than --epochs")
         valid = self.ema_momentum is None or 0 < self.ema_momentum < 1
         self._require("ema_momentum", valid, "must be between 0 and 1")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Input height and width in pixels, once both are known."""
+        assert self.height and self.width, f"{self.name} has no size yet: see training.trainer.sized"
+        return self.height, self.width
 
     def blank(self) -> "Recipe":
         """Returns this recipe without pre-trained weights to load, for callers that set the weights themselves."""

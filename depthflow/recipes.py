@@ -1,6 +1,7 @@
 """Named recipes. Each docstring gives the purpose, the command and, where measured, the result."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import tyro
@@ -25,17 +26,17 @@ def named(recipe: Callable[[], Recipe]) -> Callable[[], Recipe]:
 
 
 def recipe_choice() -> Any:
-    """Returns the type of a command line that names a recipe and overrides its fields."""
+    """Returns the type of a command line that names a recipe and overrides its fields; the store gives the size."""
     descriptions = {name: (recipe.__doc__ or "").partition("\n")[0] for name, recipe in RECIPES.items()}
-    recipes = {name: recipe() for name, recipe in RECIPES.items()}
+    recipes = {name: replace(recipe(), height=None, width=None) for name, recipe in RECIPES.items()}
     return tyro.extras.subcommand_type_from_defaults(recipes, descriptions=descriptions)
 
 
 @named
 def smoke() -> Recipe:
-    """A tiny encoder at 64 x 64, without downloads, to test the whole chain.
+    """A tiny encoder, without downloads, to test the whole chain.
 
-    Two epochs take seconds.
+    Two epochs at 64 x 64 take seconds.
 
     python pipelines/train.py smoke --samples STORE --storage DIR
     """

@@ -42,7 +42,7 @@ def build_unet(recipe: Recipe) -> keras.Model:
     previous = keras.config.dtype_policy()
     keras.config.set_dtype_policy(recipe.dtype)
     try:
-        rgb = keras.Input((recipe.height, recipe.width, 3), dtype="uint8", name="rgb")
+        rgb = keras.Input((*recipe.size, 3), dtype="uint8", name="rgb")
         features = build_encoder(
             rgb, name=recipe.encoder, weights=recipe.encoder_weights, input_scaling=recipe.input_scaling
         )

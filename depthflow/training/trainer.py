@@ -12,7 +12,8 @@ from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, Tr
 
 from depthflow.errors import StoreError, TrainingError, unwrapped
 from depthflow.placement import TrainingPlan, cluster_capacity, plan_training
-from depthflow.recipe import Recipe
+from depthflow.recipe import NETWORK_STRIDE_PX, Recipe
+from depthflow.recipes import RECIPES
 from depthflow.registry.runs import RunLog
 from depthflow.storage.files import open_files
 from depthflow.storage.lock import HEARTBEAT_S
@@ -42,20 +43,25 @@ class TrainingOutcome:
     checkpoint: str
 
 
-def check_store(store: SampleStore, recipe: Recipe) -> None:
-    """Checks, before anything starts, that the recipe can be trained on a store.
+def sized(recipe: Recipe, store: SampleStore) -> Recipe:
+    """Returns the recipe at the store's size, having checked, before anything starts, that it can be trained on it.
 
     Raises:
-        StoreError: if a split is missing, or the samples and the network differ in size.
+        StoreError: if a split is missing, no network takes samples of this size, or the recipe has another one.
     """
     for split in ("train", "val"):
         store.split_index(split)
-    if (store.height, store.width) != (recipe.height, recipe.width):
+    size = store.height, store.width
+    wanted = recipe.height or store.height, recipe.width or store.width
+    if wanted != size or any(side % NETWORK_STRIDE_PX for side in size):
+        height, width = (max(1, round(side / NETWORK_STRIDE_PX)) * NETWORK_STRIDE_PX for side in wanted)
         raise StoreError(
-            f"The store {store.files.root} holds samples of {store.height} x {store.width}, the recipe {recipe.name} "
-            f"trains at {recipe.height} x {recipe.width}. Preprocess with --height {recipe.height} --width "
-            f"{recipe.width}, or train with --height {store.height} --width {store.width}."
+            f"The store {store.files.root} holds samples of {size[0]} x {size[1]}, and the recipe {recipe.name} trains "
+            + (f"at {wanted[0]} x {wanted[1]}. " if wanted != size else "at multiples of 32. ")
+            + f"Write a store for it with preprocess.py --height {height} --width {width}. Without --height and "
+            f"--width, every recipe ({', '.join(RECIPES)}) takes the size of any store in multiples of 32."
         )
+    return replace(recipe, height=store.height, width=store.width)
 
 
 def absolute_weights(encoder_weights: str) -> str:

@@ -74,8 +74,9 @@ def test_unknown_recipe(run, store):
 
 
 def test_recipe_of_another_size(run, store):
-    done = run("train", "smoke", "--samples", store, "--storage", "runs", cwd=store.parent)
-    refused(done, "32 x 32", "64 x 64", "--height")
+    size = ("--height", 64, "--width", 64)
+    done = run("train", "smoke", "--samples", store, "--storage", "runs", *size, cwd=store.parent)
+    refused(done, "32 x 32", "64 x 64", "preprocess.py --height 64 --width 64")
 
 
 def test_flag_out_of_range(run, store):

@@ -1,4 +1,5 @@
-"""Runs every command of docs/tutorial.md verbatim and in order, and compares its result with the page.
+"""Runs every command of docs/tutorial.md verbatim and in order, and compares its result with the page. So does it with
+the commands of docs/how-to/own-data.md, on frames that a test wrote into the folder DIR.
 
 Commands that need something a laptop may lack are parsed in tests/contract/test_pages.py. The Python programs of the
 other pages run in the tutorial's folder too, since they read its files.
@@ -11,6 +12,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,6 +20,7 @@ from depthflow.command import last_json_line
 from tests.pages import PAGES, ROOT, Block, blocks_of
 
 TUTORIAL = ROOT / "docs" / "tutorial.md"
+OWN_DATA = ROOT / "docs" / "how-to" / "own-data.md"
 
 
 def steps() -> list[tuple[Block, str]]:
@@ -40,6 +43,7 @@ def test_the_tutorial_does_what_it_says(shared_ray, command_server, tmp_path):
         for line in block.lines:
             if line.startswith("python pipelines/"):
                 ran.append(line)
+                assert shown or line != block.lines[-1], f"{block.where}: the page does not show what it prints"
                 run_command(block, line, shown if line == block.lines[-1] else "", command_server, tmp_path)
             else:
                 done = subprocess.run(line, shell=True, cwd=tmp_path, capture_output=True, text=True, check=True)
@@ -55,19 +59,29 @@ def test_the_tutorial_does_what_it_says(shared_ray, command_server, tmp_path):
         assert (tmp_path / "tutorial-out" / report / "report.html").is_file()
 
 
-def run_command(block: Block, line: str, shown: str, command_server, folder: Path) -> None:
-    """Runs a command, which must succeed and print what the page shows."""
+def test_own_data_ends_in_a_model(shared_ray, command_server, tmp_path, write_triplet):
+    for scene, split in enumerate(("train", "train", "val", "val")):
+        for view in range(4):
+            write_triplet(tmp_path / "DIR", split=split, scene=scene, view=view, size=(480, 640))
+    blocks = [block for block in blocks_of(OWN_DATA) if block.language == "sh"]
+    results = [run_command(block, line, "", command_server, tmp_path) for block in blocks for line in block.lines]
+    assert [result["model_uri"] for result in results if "model_uri" in result] == ["models:/depthflow/1"]
+    assert [np.load(path).shape for path in sorted((tmp_path / "own-depth").glob("*.npy"))] == [(480, 640)] * 8
+
+
+def run_command(block: Block, line: str, shown: str, command_server, folder: Path) -> dict[str, Any]:
+    """Runs a command, which must succeed and print what the page shows; returns its result."""
     assert not set(line) & set("$*?|<>`;&"), f"{block.where}: this needs a shell: {line}"
     _, script, *arguments = shlex.split(line)
     done = command_server.run(Path(script).stem, *arguments, cwd=folder, env=without_mlflow_server())
     result = last_json_line(done.stdout)
     assert done.returncode == 0, f"{block.where}: {line}\n{done.stdout[-500:]}\n{done.stderr[-3000:]}"
     assert result is not None
-    assert shown or line != block.lines[-1], f"{block.where}: the page does not show what it prints"
     for key, value in re.findall(r'"([\w/]+)": ("[^"/.]+"|\d+(?![.\d])|null|\{\}|(?=[\[{"\d]))', shown):
         assert key in all_keys(result), f"{line} prints no {key}"
         if value and key in result:
             assert result[key] == json.loads(value), f"{line}: {key} is {result[key]}, the page says {value}"
+    return result
 
 
 def run_program(block: Block, folder: Path) -> None:

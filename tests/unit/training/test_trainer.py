@@ -4,10 +4,11 @@ from dataclasses import replace
 from typing import cast
 
 import pytest
+import tyro
 
 from depthflow.errors import StoreError, TrainingError
 from depthflow.placement import TrainingPlan
-from depthflow.recipes import smoke
+from depthflow.recipes import RECIPES, recipe_choice, smoke
 from depthflow.registry.runs import RunLog
 from depthflow.training.config import TrainJob
 from depthflow.training.job import JobFolder
@@ -15,41 +16,63 @@ from depthflow.training.trainer import (
     absolute_weights,
     best_outcome,
     check_batches,
-    check_store,
+    sized,
     worker_task,
 )
 from tests.stores import write_index
 
 # --- the store ---
 
+ROWS = [{"sample_id": split, "split": split, "scene_type": "indoors"} for split in ("train", "val")]
 
-def write_store(root, counts: dict[str, int], *, size: int = 64):
+
+def write_store(root, counts: dict[str, int]):
     """Writes a store without planes: only its index and manifest."""
     rows = [
         {"sample_id": f"{split}{k}", "split": split, "scene_type": "indoors"}
         for split, count in counts.items()
         for k in range(count)
     ]
-    return write_index(root, rows, height=size, width=size)
+    return write_index(root, rows, height=64, width=64)
 
 
 def test_a_fitting_store_passes(tmp_path):
-    check_store(write_store(tmp_path, {"train": 20, "val": 1}), smoke())
+    assert sized(smoke(), write_store(tmp_path, {"train": 20, "val": 1})) == smoke()
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_without_a_size_takes_the_stores(tmp_path, name):
+    store = write_index(tmp_path, ROWS, height=96, width=160)
+    found = sized(replace(RECIPES[name](), height=None, width=None), store)
+    assert found == replace(RECIPES[name](), height=96, width=160)
+    assert found.size == (96, 160)
+
+
+def test_every_recipe_of_the_command_line_takes_the_stores_size():
+    for name in RECIPES:
+        recipe = tyro.cli(recipe_choice(), args=[name])
+        assert (recipe.height, recipe.width) == (None, None)
 
 
 @pytest.mark.parametrize(("counts", "missing"), [({"train": 20}, "val"), ({"val": 20}, "train")])
 def test_both_splits_are_needed(tmp_path, counts, missing):
     with pytest.raises(StoreError, match=f"has no {missing} split"):
-        check_store(write_store(tmp_path, counts), smoke())
+        sized(smoke(), write_store(tmp_path, counts))
 
 
-def test_another_size_is_rejected_with_both_fixes(tmp_path):
-    store = write_store(tmp_path, {"train": 20, "val": 4}, size=128)
-    with pytest.raises(
-        StoreError,
-        match=r"128 x 128.*smoke trains at 64 x 64.*--height 64 --width 64.*--height 128 --width 128",
-    ):
-        check_store(store, smoke())
+@pytest.mark.parametrize(
+    ("asked", "stored", "message"),
+    [
+        ((64, 64), (128, 128), r"of 128 x 128.*trains at 64 x 64\. .*--height 64 --width 64\. Without.*smoke, demo, "),
+        ((64, None), (128, 96), r"of 128 x 96.*trains at 64 x 96\. .*--height 64 --width 96\. "),
+        ((None, None), (240, 300), r"of 240 x 300.*trains at multiples of 32\. .*--height 256 --width 288\. "),
+        ((None, None), (8, 64), r"of 8 x 64.*trains at multiples of 32\. .*--height 32 --width 64\. "),
+    ],
+)
+def test_a_size_that_does_not_fit_is_rejected_with_both_fixes(tmp_path, asked, stored, message):
+    store = write_index(tmp_path, ROWS, height=stored[0], width=stored[1])
+    with pytest.raises(StoreError, match=message):
+        sized(replace(smoke(), height=asked[0], width=asked[1]), store)
 
 
 @pytest.mark.parametrize(

@@ -74,6 +74,7 @@ class Benchmark:
 
 def main(benchmark: Benchmark) -> dict[str, float]:
     """Runs the parts and prints their metrics."""
+    Path(benchmark.work).mkdir(parents=True, exist_ok=True)
     measures: dict[Part, Callable[[Benchmark], dict[str, float]]] = {
         "scale": measure_scale,
         "plan": lambda b: _apart(plan_diode, b.nodes),

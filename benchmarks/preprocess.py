@@ -88,6 +88,7 @@ class Benchmark:
 
 def main(benchmark: Benchmark) -> dict[str, Any]:
     """Measures the parts asked for."""
+    Path(benchmark.work).mkdir(parents=True, exist_ok=True)
     measures: dict[str, Callable[[Benchmark], dict[str, float]]] = {
         "core": measure_core,
         "ray": measure_ray,

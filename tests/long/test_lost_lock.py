@@ -34,7 +34,7 @@ def test_a_suspended_driver_and_its_workers_leave_the_job_to_the_next(samples, s
         training.end_of_first_epoch()
         training.wait_until(lambda: len(workers_of(training)) == 2)
         workers = workers_of(training)
-        [job] = [path.rpartition("/")[0] for path in client.glob("jobs/runs/*/job.json")]
+        [job] = [str(path).rpartition("/")[0] for path in client.glob("jobs/runs/*/job.json")]
         os.kill(training.process.pid, signal.SIGSTOP)
         with object_lock(client, job, f"s3://{job}", lease_s=1.5) as taken:
             assert_they_end(workers)

@@ -72,7 +72,8 @@ def test_loss_that_overflows_ends_the_run_at_once(run, samples, tmp_path):
     assert said, done.result["error"]
     assert {*said[2].split(", ")} <= {*open_store(str(samples)).split_index("train")["sample_id"].to_pylist()}
     assert len({*re.findall(WORKER, done.stdout + done.stderr)}) <= 2, "a retry would not mend it"
-    assert not re.search(r"^(?!.*PlacementGroupCleaner).*Traceback", done.stdout + done.stderr, re.MULTILINE)
+    printed = done.stdout + done.stderr  # Tracebacks that Ray prints of its own as it ends are not meant.
+    assert not re.search(r'File ".*/depthflow/training/', printed)
 
 
 @pytest.fixture

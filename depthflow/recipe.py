@@ -71,9 +71,9 @@ class Recipe:
     """Number of outputs that the training loss sees, finest first, each with half the weight of the one before. The
     registered network has only the finest."""
     height: int | None = 256
-    """Input height in pixels, a multiple of 32. Default: the store's."""
+    """Input height in pixels, a multiple of 32. On the command line, defaults to the store's."""
     width: int | None = 256
-    """Input width in pixels, a multiple of 32. Default: the store's."""
+    """Input width in pixels, a multiple of 32. On the command line, defaults to the store's."""
     dtype: Literal["float32", "float64", "mixed_bfloat16", "mixed_float16"] = "float32"
     """Compute dtype. mixed_*: weights stay float32; mixed_float16 scales the loss. float64 is for equality checks."""
     onednn: bool = False

@@ -142,6 +142,12 @@ class Training:
             self.cut_off()
 
 
+def workers_of(root: int) -> list[psutil.Process]:
+    """The training workers among a process's descendants."""
+    there = psutil.Process(root).children(recursive=True)
+    return [process for process in there if process.name().startswith("ray::RayTrainWo")]
+
+
 @contextmanager
 def made_once(tmp_path_factory: pytest.TempPathFactory, name: str) -> Iterator[tuple[Path, bool]]:
     """A folder of this run of all tests, and whether it is to be made in the block; whoever comes meanwhile waits."""

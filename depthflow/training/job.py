@@ -29,7 +29,7 @@ class JobFolder:
 
     Attributes:
         root: Absolute path or URI of STORAGE/NAME.
-        lock: Lock of the process that opened the job; whoever lost it changes nothing more.
+        lock: Lock of the process that opened the job. If it is lost, nothing is changed any more.
     """
 
     root: str
@@ -60,14 +60,14 @@ class JobFolder:
         return json.loads(open_files(self.root).read(JOB_FILE).to_pybytes())
 
     def check_lock(self) -> None:
-        """Raises LockLostError if another process has taken over the job; that storage does not answer is no proof."""
+        """Raises LockLostError if another process has taken over the job; warns if storage does not answer."""
         try:
             if self.lock:
                 self.lock.check()
         except LockLostError:
             raise
         except StoreError as error:
-            tell(f"{error} Training goes on.", level=logging.WARNING)
+            tell(f"{error} The job goes on.", level=logging.WARNING)
 
     def note(self, **changes: Any) -> None:
         """Changes the job's description atomically.

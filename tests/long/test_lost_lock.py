@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import signal
 
 import psutil
@@ -10,14 +9,9 @@ from mlflow import MlflowClient
 
 from depthflow.storage.lock import object_lock
 from tests.object_store import serving_bucket
-from tests.trainings import PATIENCE_S, WORKER
+from tests.trainings import PATIENCE_S, workers_of
 
 TOO_MANY = ("--epochs", 2000)
-
-
-def workers_of(training) -> list[psutil.Process]:
-    """The processes of both workers."""
-    return [psutil.Process(int(pid)) for pid in {*re.findall(WORKER, training.output)}]
 
 
 def assert_they_end(workers) -> None:
@@ -32,8 +26,7 @@ def test_a_suspended_driver_and_its_workers_leave_the_job_to_the_next(samples, s
         flags = (*TOO_MANY, "--storage", "s3://jobs/runs")
         training = start(samples, tmp_path / "runs", *flags, mlflow=mlflow, own_ray=True)
         training.end_of_first_epoch()
-        training.wait_until(lambda: len(workers_of(training)) == 2)
-        workers = workers_of(training)
+        workers = workers_of(training.process.pid)
         [job] = [str(path).rpartition("/")[0] for path in client.glob("jobs/runs/*/job.json")]
         os.kill(training.process.pid, signal.SIGSTOP)
         with object_lock(client, job, f"s3://{job}", lease_s=1.5) as taken:
@@ -52,7 +45,6 @@ def test_the_workers_of_a_killed_driver_end_too(samples, start, tmp_path):
     """Ray runs on, as a cluster does."""
     training = start(samples, tmp_path / "runs", *TOO_MANY, mlflow=f"sqlite:///{tmp_path}/mlflow.db")
     training.end_of_first_epoch()
-    training.wait_until(lambda: len(workers_of(training)) == 2)
-    workers = workers_of(training)
+    workers = workers_of(os.getpid())  # The tests' process has started Ray.
     training.process.kill()
     assert_they_end(workers)

@@ -13,13 +13,7 @@ import pytest
 from ray.cluster_utils import Cluster
 
 from depthflow.store.store import open_store
-from tests.trainings import EPOCHS, STEPS_PER_EPOCH, WORKER, assert_same_end
-
-
-def workers_of(root: int) -> set[int]:
-    """Pids of the training workers among a process's descendants."""
-    there = psutil.Process(root).children(recursive=True)
-    return {process.pid for process in there if process.name().startswith("ray::RayTrainWo")}
+from tests.trainings import EPOCHS, STEPS_PER_EPOCH, WORKER, assert_same_end, workers_of
 
 
 @pytest.fixture
@@ -52,7 +46,7 @@ def test_worker_that_hangs_is_made_good(samples, undisturbed, start, mlflow, fre
     flags = ("--step-timeout-s", 60, "--max-failures", 2)  # Less, and a busy machine compiles for longer.
     training = start(samples, tmp_path / "runs", *flags, mlflow=mlflow, own_ray=True)
     first = training.end_of_first_epoch()
-    [hanging] = training.wait_until(lambda: workers_of(training.process.pid) - {first})
+    [hanging] = training.wait_until(lambda: {worker.pid for worker in workers_of(training.process.pid)} - {first})
     freeze(hanging)
     training.succeed()
     assert "longer than --step-timeout-s" in training.output

@@ -1,5 +1,5 @@
-"""Runs every command of docs/tutorial.md verbatim and in order, and compares its result with the page. So does it with
-the commands of docs/how-to/own-data.md, on frames that a test wrote into the folder DIR.
+"""Runs every command of docs/tutorial.md verbatim and in order, and compares its result with the page. The
+commands of docs/how-to/own-data.md run likewise, on frames that the test writes to DIR.
 
 Commands that need something a laptop may lack are parsed in tests/contract/test_pages.py. The Python programs of the
 other pages run in the tutorial's folder too, since they read its files.

@@ -85,6 +85,11 @@ class Recipe:
         explained("Loss terms on log-depth over valid pixels, each with its weight.", LOSS_TERMS),
     ] = (("tutorial", 1.0),)
     """Names in `LOSS_TERMS`, each with its weight."""
+    camera: Literal["none", "canonical"] = "none"
+    """canonical: learn depth as one lens would see it, and predict for each image's own (arXiv:2307.10984). Requires
+    frames with a camera, or --assume-fov-deg."""
+    assume_fov_deg: float | None = None
+    """Horizontal field of view in degrees of frames without a camera. Requires --camera canonical."""
     clip_depth: Literal["none", "tutorial"] = "none"
     """tutorial: clip the training depth to [0.1 m, min(300 m, the image's 99th percentile)]; metrics are not."""
     horizontal_flip: bool = False
@@ -93,7 +98,7 @@ class Recipe:
     """Crop a random part and enlarge it by a factor from 1 to this. 1: no zoom."""
     zoom_depth: Literal["focal", "keep"] = "focal"
     """How a zoom by z changes depth. focal: depth / z, as if the same camera stood nearer. keep: unchanged, as if seen
-    through a longer lens."""
+    through a longer lens. With --camera canonical, which knows the longer lens, both are the same: focal."""
     colour_jitter: float = 0.0
     """Largest relative change of brightness, contrast and saturation. Hue turns by up to a tenth of it, in circles."""
     blur: float = 0.0
@@ -139,6 +144,7 @@ class Recipe:
         self._check_network()
         self._check_normalisation()
         self._check_loss()
+        self._check_camera()
         self._check_augmentation()
         self._check_optimizer()
 
@@ -183,6 +189,14 @@ class Recipe:
         require_known(loss=(terms, LOSS_TERMS))
         valid = len(terms) == len(set(terms)) > 0 and all(0 < weight < math.inf for _, weight in self.loss)
         self._require("loss", valid, "takes terms, each once, with positive weights: l1 1 gradient 0.5")
+
+    def _check_camera(self) -> None:
+        fov = self.assume_fov_deg
+        self._require("assume_fov_deg", fov is None or 0 < fov < 180, "must be above 0 and below 180")
+        canonical = self.camera == "canonical"
+        self._require("assume_fov_deg", fov is None or canonical, "is only for --camera canonical")
+        valid = self.zoom_depth == "focal" or not canonical
+        self._require("zoom_depth", valid, "must be focal with --camera canonical, where a zoom is a longer lens")
 
     def _check_augmentation(self) -> None:
         self._require("max_zoom", 1 <= self.max_zoom <= 4, "must be 1 to 4")

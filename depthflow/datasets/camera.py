@@ -4,11 +4,28 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from depthflow.datasets.diode import SPLITS
 from depthflow.errors import SourceError
 from depthflow.storage.foreign_file import read_foreign_file
 from depthflow.storage.location import is_uri
+
+
+def relative_focal(*, fx_px: Any, fy_px: Any, width: Any, height: Any) -> Any:
+    """Returns the focal length relative to the image size, the geometric mean of fx / width and fy / height.
+
+    Args:
+        fx_px, fy_px, width, height: Numbers or arrays of one shape, in pixels of the same image.
+    """
+    return np.sqrt(fx_px / width * (fy_px / height))
+
+
+def focal_px_of_fov(fov_deg: float, width: Any) -> Any:
+    """Returns the focal length in pixels of a lens with this horizontal field of view."""
+    return width / (2 * math.tan(math.radians(fov_deg) / 2))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +49,17 @@ class Camera:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
                 raise ValueError(f"{name} must be a positive number. Received: {value!r}")
+
+    @classmethod
+    def of_fov(cls, fov_deg: float, *, height: int, width: int) -> "Camera":
+        """Returns a camera with this horizontal field of view, square pixels and a centred principal point."""
+        focal_px = focal_px_of_fov(fov_deg, width)
+        return cls(width=width, height=height, fx_px=focal_px, fy_px=focal_px, cx_px=width / 2, cy_px=height / 2)
+
+    @property
+    def relative_focal(self) -> float:
+        """Focal length relative to the image size, which no resize changes."""
+        return float(relative_focal(fx_px=self.fx_px, fy_px=self.fy_px, width=self.width, height=self.height))
 
     def resized(self, *, height: int, width: int) -> "Camera":
         """Returns the camera of the resized image."""

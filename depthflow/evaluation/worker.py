@@ -97,7 +97,7 @@ class EvaluationWorker:
         """Returns the prediction and, except for a model's first batch in this process, milliseconds per image."""
         with self._predicting:
             began = time.monotonic()
-            pred = self._models[name](batch.rgb)
+            pred = self._models[name](batch.rgb, batch.focal)
             image_ms = (time.monotonic() - began) * 1000 / len(pred)
             was_warm = name in self._warm
             self._warm.add(name)

@@ -94,7 +94,7 @@ class DepthAnythingPredictor:
         device = 0 if torch.cuda.is_available() else "cpu"
         self._pipeline = pipeline("depth-estimation", model=location(model), device=device)
 
-    def __call__(self, rgb: np.ndarray) -> np.ndarray:
+    def __call__(self, rgb: np.ndarray, focal: np.ndarray | None = None) -> np.ndarray:
         """Predicts (B, H, W) float32, metres or relative inverse depth (0 at infinity), from (B, H, W, 3) uint8."""
         from PIL import Image
 

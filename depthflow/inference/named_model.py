@@ -7,6 +7,7 @@ from depthflow.errors import RegistryError
 from depthflow.inference import depth_anything
 from depthflow.inference.predictor import ConstantPredictor, find_network, load_predictor
 from depthflow.inference.tiles import TiledPredictor
+from depthflow.models.canonical_camera import ModelCamera
 from depthflow.models.interface import LoadPredictor, Output
 from depthflow.registry.versions import CHALLENGER, ResolvedModel, resolve_model
 
@@ -21,6 +22,7 @@ class NamedModel:
         output: What it predicts.
         python: Interpreter of processes that hold it; None for Ray's own.
         resolved: What the registry knows about it; None for Depth Anything and the baseline.
+        camera: What it knows about cameras.
     """
 
     uri: str
@@ -28,6 +30,7 @@ class NamedModel:
     output: Output
     python: str | None
     resolved: ResolvedModel | None
+    camera: ModelCamera = ModelCamera()
 
     def load_tiled(self, tile_px: int | None) -> LoadPredictor:
         """Returns a function that loads the model; with `tile_px`, as a `TiledPredictor` if it predicts metres."""
@@ -108,11 +111,12 @@ def find_model(name: str) -> NamedModel:
             resolved=None,
         )
     resolved = resolve_model(name)
-    find_network(resolved.download(), sha256=resolved.network_sha256)
+    network = find_network(resolved.download(), sha256=resolved.network_sha256)
     return NamedModel(
         uri=resolved.uri,
         load=lambda: load_predictor(resolved.download(), sha256=resolved.network_sha256),
         output="metres",
         python=None,
         resolved=resolved,
+        camera=network.camera,
     )

@@ -1,12 +1,15 @@
 """Depth predictors: uint8 images of any size to metres at that size."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
+import yaml
 
 from depthflow.errors import RegistryError
+from depthflow.models.canonical_camera import CAMERA, ModelCamera
 from depthflow.models.interface import Output, Predictor, file_sha256
 from depthflow.store.write.planes import resize_rgb
 
@@ -22,16 +25,17 @@ class NetworkPredictor:
 
     Args:
         network: Maps uint8 (B, h, w, 3) to log-depth (B, h, w, 1).
+        camera: Whether that is the canonical camera's, and the lens of images whose own is unknown.
     """
 
     output: Output = "metres"
 
-    def __init__(self, network: "keras.Model") -> None:
-        self._network = network
+    def __init__(self, network: "keras.Model", camera: ModelCamera | None = None) -> None:
+        self._network, self._camera = network, camera or ModelCamera()
         self._height, self._width = network.input_shape[1:3]
 
     @classmethod
-    def load(cls, path: str) -> "NetworkPredictor":
+    def load(cls, path: str, camera: ModelCamera | None = None) -> "NetworkPredictor":
         """Loads a .keras file without custom objects and without pickle.
 
         Raises:
@@ -51,17 +55,17 @@ class NetworkPredictor:
                 f"{path} is not a depth network, which maps uint8 (B, H, W, 3) of one size to (B, H, W, 1). Train one "
                 "with train.py."
             )
-        return cls(network)
+        return cls(network, camera)
 
-    def __call__(self, rgb: np.ndarray) -> np.ndarray:
-        """Predicts (B, H, W) float32 metres from (B, H, W, 3) uint8."""
+    def __call__(self, rgb: np.ndarray, focal: np.ndarray | None = None) -> np.ndarray:
+        """Predicts (B, H, W) float32 metres from (B, H, W, 3) uint8 and, if known, (B,) relative focal lengths."""
         if rgb.ndim != 4 or rgb.shape[-1] != 3 or rgb.dtype != np.uint8:
             raise ValueError(f"Images must be uint8 (B, H, W, 3). Received: {rgb.dtype} {rgb.shape}")
         height, width = rgb.shape[1:3]
         small = np.stack([resize_rgb(image, height=self._height, width=self._width) for image in rgb])
         log_depth = self._network.predict_on_batch(small)[..., 0].astype(np.float32)
         resized = [cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR) for image in log_depth]
-        return np.exp(np.stack(resized))
+        return self._camera.metres(np.stack(resized), focal)
 
 
 class ConstantPredictor:
@@ -76,7 +80,7 @@ class ConstantPredictor:
     def __init__(self, depth_m: float) -> None:
         self._depth_m = depth_m
 
-    def __call__(self, rgb: np.ndarray) -> np.ndarray:
+    def __call__(self, rgb: np.ndarray, focal: np.ndarray | None = None) -> np.ndarray:
         """Predicts (B, H, W) float32 metres from (B, H, W, 3)."""
         return np.full(rgb.shape[:3], self._depth_m, np.float32)
 
@@ -91,11 +95,20 @@ def load_predictor(model_folder: str, *, sha256: str | None = None) -> Predictor
     Raises:
         RegistryError: if the folder is not a depthflow model, or its network is damaged or another one.
     """
-    return NetworkPredictor.load(find_network(model_folder, sha256=sha256))
+    network = find_network(model_folder, sha256=sha256)
+    return NetworkPredictor.load(network.path, network.camera)
 
 
-def find_network(model_folder: str, *, sha256: str | None = None) -> str:
-    """Returns the path of the network inside a packaged model.
+@dataclass(frozen=True, kw_only=True)
+class PackagedNetwork:
+    """The network of a packaged model: the path of its .keras file, and its camera."""
+
+    path: str
+    camera: ModelCamera
+
+
+def find_network(model_folder: str, *, sha256: str | None = None) -> PackagedNetwork:
+    """Finds the network inside a packaged model.
 
     Args:
         sha256: Checksum that it must have; None for a model that states none.
@@ -110,7 +123,18 @@ def find_network(model_folder: str, *, sha256: str | None = None) -> str:
             "Pass the folder of a registered model, or models:/NAME@ALIAS."
         )
     check_network(networks[0], sha256=sha256)
-    return str(networks[0])
+    return PackagedNetwork(path=str(networks[0]), camera=_packaged_camera(Path(model_folder) / "MLmodel"))
+
+
+def _packaged_camera(mlmodel: Path) -> ModelCamera:
+    """Reads the camera from the model configuration that MLflow keeps in a packaged model's MLmodel file."""
+    try:
+        config = yaml.safe_load(mlmodel.read_text())["flavors"]["python_function"].get("config") or {}
+        return ModelCamera.from_json(config.get(CAMERA) or {})
+    except (yaml.YAMLError, LookupError, AttributeError, TypeError, ValueError) as error:
+        raise RegistryError(
+            f"{mlmodel} is not a depthflow model's: {error}. Restore it, or train a new version."
+        ) from None
 
 
 def check_network(path: Path, *, sha256: str | None) -> None:

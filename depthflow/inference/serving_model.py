@@ -10,6 +10,7 @@ import mlflow
 import numpy as np
 
 from depthflow.inference.predictor import NetworkPredictor, check_network
+from depthflow.models.canonical_camera import CAMERA, ModelCamera
 from depthflow.models.interface import NETWORK_ARTIFACT, NETWORK_SHA256
 
 
@@ -20,7 +21,8 @@ class DepthModel(mlflow.pyfunc.PythonModel):
         """Loads the network once."""
         path = context.artifacts[NETWORK_ARTIFACT]
         check_network(Path(path), sha256=(context.model_config or {}).get(NETWORK_SHA256))
-        self._predictor = NetworkPredictor.load(path)
+        camera = ModelCamera.from_json((context.model_config or {}).get(CAMERA) or {})
+        self._predictor = NetworkPredictor.load(path, camera)
 
     def predict(self, context: Any, model_input, params: dict[str, Any] | None = None) -> Any:
         """Predicts metres. `model_input` has no type hint because MLflow would take it for a schema."""

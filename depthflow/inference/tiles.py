@@ -37,9 +37,9 @@ class TiledPredictor:
         self._predictor = predictor
         self._tile_px = tile_px
 
-    def __call__(self, rgb: np.ndarray) -> np.ndarray:
+    def __call__(self, rgb: np.ndarray, focal: np.ndarray | None = None) -> np.ndarray:
         """Predicts (B, H, W) float32 metres from (B, H, W, 3) uint8."""
-        whole = self._predictor(rgb)
+        whole = self._predictor(rgb, focal)
         if max(rgb.shape[1:3]) <= self._tile_px:
             return whole
         return np.stack([self._detailed(image, depth_m) for image, depth_m in zip(rgb, whole, strict=True)])

@@ -20,11 +20,13 @@ class Predictor(Protocol):
 
     output: Output
 
-    def __call__(self, rgb: np.ndarray) -> np.ndarray:
+    def __call__(self, rgb: np.ndarray, focal: np.ndarray | None = None) -> np.ndarray:
         """Predicts depth.
 
         Args:
             rgb: (B, H, W, 3) uint8; H and W may be any size.
+            focal: (B,) float, focal lengths relative to the image size (`depthflow.datasets.camera`), NaN where
+                unknown; None if all are. Only models of the canonical camera use them.
 
         Returns:
             (B, H, W) float32 > 0, in the unit of `output`.

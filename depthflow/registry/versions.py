@@ -18,6 +18,7 @@ from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
 
 from depthflow.errors import RegistryError
+from depthflow.models.canonical_camera import CAMERA, ModelCamera
 from depthflow.models.interface import NETWORK_ARTIFACT, NETWORK_SHA256, file_sha256
 from depthflow.registry.runs import RunLog
 from depthflow.registry.tracking import tracking_uri, use_tracking_uri
@@ -59,6 +60,7 @@ def register_network(
     serving_code: Path,
     input_example: np.ndarray,
     description: Mapping[str, Any],
+    camera: ModelCamera,
 ) -> ModelVersion:
     """Packages a network, logs it to the run, and registers it as the model's newest version, alias challenger.
 
@@ -72,6 +74,7 @@ def register_network(
         serving_code: File of the pyfunc.
         input_example: (1, H, W, 3) uint8.
         description: Tags of the version: metrics, fingerprint, recipe and so on.
+        camera: What the network knows about cameras; the packaged model keeps it.
     """
     client = use_tracking_uri(run_log.tracking_uri)
     with TemporaryDirectory() as folder, mlflow.start_run(run_id=run_log.run_id, nested=True):
@@ -82,7 +85,7 @@ def register_network(
             name="model",
             python_model=str(serving_code),
             artifacts={NETWORK_ARTIFACT: str(path)},
-            model_config=checksum,
+            model_config={**checksum, CAMERA: camera.to_json()},
             code_paths=[str(Path(__file__).parents[1])],
             signature=SIGNATURE,
             input_example=input_example,

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
 
+from depthflow.datasets.camera import focal_px_of_fov, relative_focal
 from depthflow.errors import StoreError
 from depthflow.storage.files import StoreFiles, open_files
 from depthflow.store.manifest import parse_manifest
@@ -153,6 +155,25 @@ class SampleStore:
         rows = self.split_index(split)
         weights = rows["valid_fraction"].to_numpy()
         return float((rows["log_depth_mean"].to_numpy() * weights).sum() / weights.sum())
+
+    def relative_focals(self, rows: pa.Table, *, assume_fov_deg: float | None = None) -> np.ndarray:
+        """Returns the focal length relative to the image size of some index rows.
+
+        Args:
+            assume_fov_deg: Horizontal field of view of the samples whose camera is unknown.
+
+        Returns:
+            (n,) float64; NaN where the camera is unknown and nothing is assumed.
+        """
+        fx_px, fy_px, height, width = (
+            rows[name].to_numpy().astype(np.float64) for name in ("fx_px", "fy_px", "source_height", "source_width")
+        )
+        focals = relative_focal(fx_px=fx_px, fy_px=fy_px, height=self.height, width=self.width)
+        if assume_fov_deg is None:
+            return focals
+        assumed_px = focal_px_of_fov(assume_fov_deg, width)
+        assumed = relative_focal(fx_px=assumed_px, fy_px=assumed_px, height=height, width=width)
+        return np.where(np.isnan(focals), assumed, focals)
 
 
 def open_store(root: str) -> SampleStore:

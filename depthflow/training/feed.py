@@ -9,6 +9,7 @@ from typing import TypeVar
 import numpy as np
 
 from depthflow.models.augmentation import draw
+from depthflow.models.canonical_camera import to_canonical
 from depthflow.recipe import Recipe
 from depthflow.store.read.reader import SplitReader
 from depthflow.store.read.share import EpochShare, Position
@@ -26,7 +27,7 @@ class TrainingBatch:
 
     Attributes:
         rgb: (b, H, W, 3) uint8.
-        log_depth: (b, H, W) float32, natural log of metres.
+        log_depth: (b, H, W) float32, natural log of metres, of the canonical camera if the recipe's is.
         valid_mask: (b, H, W) bool.
         draws: (b, D) float32, each sample's augmentation, which the step applies.
         epoch: Epoch, from 0.
@@ -61,6 +62,8 @@ def training_batches(
         samples, log_depth = batch.samples, batch.samples.log_depth
         if recipe.clip_depth == "tutorial":
             log_depth = clip_log_depth(log_depth, samples.valid_mask)
+        if recipe.camera == "canonical":
+            log_depth = to_canonical(log_depth, samples.focal)
         yield TrainingBatch(
             rgb=samples.rgb,
             log_depth=log_depth,

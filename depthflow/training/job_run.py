@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from depthflow.models.canonical_camera import ModelCamera
 from depthflow.observability.logs import configure_logging
 from depthflow.recipe import Recipe
 from depthflow.registry.runs import RunLog, git_commit, mlflow_run
@@ -50,4 +51,12 @@ def register(
             "git_commit": git_commit(),
             BASELINE_TAG: repr(float(np.exp(store.mean_log_depth("train")))),
         },
+        camera=model_camera(recipe, store),
     )
+
+
+def model_camera(recipe: Recipe, store: SampleStore) -> ModelCamera:
+    """Returns what a model knows about cameras after training on a store."""
+    focals = store.relative_focals(store.split_index("train"), assume_fov_deg=recipe.assume_fov_deg)
+    known = focals[np.isfinite(focals)]
+    return ModelCamera(camera=recipe.camera, median_focal=float(np.median(known)) if len(known) else None)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
 from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, TrainingFailedError
 
 from depthflow.errors import StoreError, TrainingError, unwrapped
@@ -47,10 +48,11 @@ def sized(recipe: Recipe, store: SampleStore) -> Recipe:
     """Returns the recipe at the store's size, having checked, before anything starts, that it can be trained on it.
 
     Raises:
-        StoreError: if a split is missing, no network takes samples of this size, or the recipe has another one.
+        StoreError: if a split is missing, no network takes samples of this size, the recipe has another one, or needs
+            the cameras of all samples and some are unknown.
     """
     for split in ("train", "val"):
-        store.split_index(split)
+        _check_cameras(recipe, store, split)
     size = store.height, store.width
     wanted = recipe.height or store.height, recipe.width or store.width
     if wanted != size or any(side % NETWORK_STRIDE_PX for side in size):
@@ -62,6 +64,17 @@ def sized(recipe: Recipe, store: SampleStore) -> Recipe:
             f"--width, every recipe ({', '.join(RECIPES)}) takes the size of any store in multiples of 32."
         )
     return replace(recipe, height=store.height, width=store.width)
+
+
+def _check_cameras(recipe: Recipe, store: SampleStore, split: str) -> None:
+    rows = store.split_index(split)
+    unknown = int(np.isnan(store.relative_focals(rows, assume_fov_deg=recipe.assume_fov_deg)).sum())
+    if recipe.camera == "canonical" and unknown:
+        raise StoreError(
+            f"--camera canonical needs the camera of every sample, and {unknown} of {rows.num_rows} in {split} of "
+            f"{store.files.root} have none. Write the store with a camera.json beside its source, pass "
+            "--assume-fov-deg, or take --camera none."
+        )
 
 
 def absolute_weights(encoder_weights: str) -> str:

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from depthflow.datasets.diode import SCENE_TYPES
 from depthflow.metrics import METRIC_NAMES, image_metrics
+from depthflow.models.canonical_camera import CameraName, to_metres
 from depthflow.models.unet import serving_network
 from depthflow.store.read.reader import SplitReader, worker_pass
 from depthflow.training.collective import WorkerGroup
@@ -19,8 +20,16 @@ class Validator:
     Each worker reads its own part of the split; together they read every sample.
     """
 
-    def __init__(self, model: keras.Model, reader: SplitReader, group: WorkerGroup, *, max_batch_size: int) -> None:
-        self._reader, self._group, self._max_batch_size = reader, group, max_batch_size
+    def __init__(
+        self,
+        model: keras.Model,
+        reader: SplitReader,
+        group: WorkerGroup,
+        *,
+        max_batch_size: int,
+        camera: CameraName = "none",
+    ) -> None:
+        self._reader, self._group, self._max_batch_size, self._camera = reader, group, max_batch_size, camera
         network = serving_network(model)
         self._predict = tf.function(
             lambda rgb: network(rgb, training=False)[..., 0], autograph=False, reduce_retracing=True
@@ -37,7 +46,8 @@ class Validator:
             self._reader, max_batch_size=self._max_batch_size, rank=self._group.rank, num_workers=self._group.size
         ):
             beat("a batch of the validation")
-            depth_pred = np.exp(self._predict(tf.constant(batch.rgb)).numpy().astype(np.float64))
+            log_depth = self._predict(tf.constant(batch.rgb)).numpy().astype(np.float64)
+            depth_pred = to_metres(log_depth, batch.focal) if self._camera == "canonical" else np.exp(log_depth)
             depth_gt = np.exp(batch.log_depth)
             for k, scene_type in enumerate(batch.scene_types):
                 metrics = image_metrics(depth_pred=depth_pred[k], depth_gt=depth_gt[k], valid_mask=batch.valid_mask[k])

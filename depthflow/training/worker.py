@@ -93,9 +93,10 @@ def _training_parts(
     recipe, job = task.recipe, task.job
 
     def readers() -> tuple[SplitReader, SplitReader]:
+        shared: Any = {"cache_dir": job.cache_dir, "assume_fov_deg": recipe.assume_fov_deg}
         return (
-            SplitReader(task.store, "train", cache_bytes=job.cache_bytes, cache_dir=job.cache_dir),
-            SplitReader(task.store, "val", cache_bytes=0, cache_dir=job.cache_dir),  # Training gets all the memory.
+            SplitReader(task.store, "train", cache_bytes=job.cache_bytes, **shared),
+            SplitReader(task.store, "val", cache_bytes=0, **shared),  # Training gets all the memory.
         )
 
     def name_of_latest() -> str:
@@ -114,7 +115,8 @@ def _training_parts(
     if not name:
         group.broadcast(train_state.model.weights)
     max_batch_size = max(1, recipe.global_batch_size // group.size)
-    return train_state, train_reader, Validator(train_state.model, val_reader, group, max_batch_size=max_batch_size)
+    validator = Validator(train_state.model, val_reader, group, max_batch_size=max_batch_size, camera=recipe.camera)
+    return train_state, train_reader, validator
 
 
 def _on_all(group: WorkerGroup, make: Callable[[], T]) -> T:

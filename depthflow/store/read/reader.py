@@ -25,11 +25,14 @@ class SampleBatch:
     Attributes:
         sample_ids: n ids.
         scene_types: n of indoors, outdoor.
+        focal: (n,) float64, focal length relative to the image size (`depthflow.datasets.camera`); NaN where
+            the camera is unknown.
         planes: the planes that the reader was asked for, by name; each is an attribute, too.
     """
 
     sample_ids: tuple[str, ...]
     scene_types: tuple[str, ...]
+    focal: np.ndarray
     planes: Mapping[str, np.ndarray]
 
     @property
@@ -72,6 +75,7 @@ class SplitReader:
         planes: what to read of it.
         cache_bytes: memory for decoded row groups that stay.
         cache_dir: folder on this node's own disk that the shards are copied to first; None reads them where they are.
+        assume_fov_deg: horizontal field of view of samples whose camera is unknown.
 
     Raises:
         StoreError: if the split is not there, or a shard has vanished.
@@ -85,10 +89,12 @@ class SplitReader:
         planes: Sequence[str] = DEPTH_PLANES,
         cache_bytes: int = CACHE_BYTES,
         cache_dir: str | None = None,
+        assume_fov_deg: float | None = None,
     ) -> None:
         index = store.split_index(split)
         self.sample_ids: list[str] = index["sample_id"].to_pylist()
         self._scene_types: list[str] = index["scene_type"].to_pylist()
+        self._focal = store.relative_focals(index, assume_fov_deg=assume_fov_deg)
         self._row_groups = RowGroups(store, split, planes=planes, cache_dir=cache_dir)
         self.group_sizes = self._row_groups.sizes
         self._starts = np.concatenate([[0], np.cumsum(self.group_sizes)]).astype(np.int64)
@@ -122,6 +128,7 @@ class SplitReader:
         return SampleBatch(
             sample_ids=tuple(self.sample_ids[row] for row in rows),
             scene_types=tuple(self._scene_types[row] for row in rows),
+            focal=self._focal[rows],
             planes=planes,
         )
 

@@ -42,6 +42,21 @@ def test_a_resize_keeps_every_ray(width, height, x, y):
         assert after == pytest.approx(before, rel=1e-9, abs=1e-9)
 
 
+@given(width=sizes, height=sizes)
+def test_no_resize_changes_the_relative_focal_length(width, height):
+    """sqrt(200 / 400 x 210 / 300) by hand; a resize that distorts the image changes fx and fy apart."""
+    assert CAMERA.relative_focal == pytest.approx(0.35**0.5)
+    assert CAMERA.resized(height=height, width=width).relative_focal == pytest.approx(0.35**0.5)
+
+
+def test_camera_of_a_field_of_view_by_hand():
+    """90 degrees across 400 px: fx is 200 px."""
+    found = Camera.of_fov(90.0, height=100, width=400)
+    assert found == Camera(width=400, height=100, fx_px=found.fx_px, fy_px=found.fx_px, cx_px=200.0, cy_px=50.0)
+    assert found.fx_px == pytest.approx(200.0)
+    assert found.relative_focal == pytest.approx(1.0)  # sqrt(200 / 400 x 200 / 100)
+
+
 def test_a_tree_without_a_camera_has_none(tmp_path):
     assert read_camera(str(tmp_path)) is None
 

@@ -118,7 +118,7 @@ def packed(tmp_path_factory, tiny):
     """A folder like the one that MLflow makes."""
     folder = tmp_path_factory.mktemp("model")
     (folder / "artifacts").mkdir()
-    (folder / "MLmodel").write_text("flavors: {}\n")
+    (folder / "MLmodel").write_text("flavors: {python_function: {config: {}}}\n")
     tiny.save(folder / "artifacts" / "network.keras")
     return folder
 

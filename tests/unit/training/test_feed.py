@@ -89,6 +89,7 @@ class Split:
         generator = np.random.default_rng(0)
         self.group_sizes = [8, 8, 8, 6]
         self.sample_ids = [f"00022_00193_indoors_{row:03d}_000" for row in range(30)]
+        self.focal = np.geomspace(0.5, 2.0, 30)
         self.planes = {
             "rgb": generator.integers(0, 256, (30, 4, 6, 3), dtype=np.uint8),
             "log_depth": generator.normal(1.0, 2.0, (30, 4, 6)).astype(np.float32),
@@ -102,12 +103,27 @@ class Split:
         planes = {name: plane[rows] for name, plane in self.planes.items()}
         for plane in planes.values():
             plane.setflags(write=False)
-        return SampleBatch(sample_ids=tuple(self.sample_ids[row] for row in rows), scene_types=(), planes=planes)
+        return SampleBatch(
+            sample_ids=tuple(self.sample_ids[row] for row in rows),
+            scene_types=(),
+            focal=self.focal[rows],
+            planes=planes,
+        )
 
 
 def batches_of(recipe, *, rank=0, num_workers=1, **position):
     place = Position(**{"seed": 3, "epoch": 2, **position})
     return list(training_batches(Split(), recipe, position=place, rank=rank, num_workers=num_workers))
+
+
+def test_the_canonical_camera_sees_half_the_depth_through_twice_the_focal_length():
+    """clip_depth is in metres of the image's own lens, so it comes first."""
+    recipe = replace(smoke(), global_batch_size=30, camera="canonical", clip_depth="tutorial")
+    (batch,) = batches_of(recipe)
+    split, rows = Split(), batch.batch_rows
+    depth_m = np.exp(clip_log_depth(split.planes["log_depth"][rows], split.planes["valid_mask"][rows]))
+    np.testing.assert_allclose(np.exp(batch.log_depth), depth_m / split.focal[rows, None, None], rtol=1e-5)
+    assert split.focal.max() > 1.5 * split.focal.min()
 
 
 EVERYTHING = replace(smoke(), global_batch_size=8, max_zoom=2.0, colour_jitter=0.4, blur=0.5)

@@ -14,7 +14,7 @@ from depthflow.errors import StoreError, TrainingError
 from depthflow.recipes import smoke
 from depthflow.registry.runs import RunLog
 from depthflow.registry.spool import MetricSpool
-from depthflow.store.read.reader import SampleBatch, SplitReader
+from depthflow.store.read.reader import SplitReader
 from depthflow.store.store import open_store
 from depthflow.training.checkpoint import MODEL_FILE, checkpoints, latest_whole, read_progress
 from depthflow.training.config import TrainJob
@@ -418,9 +418,7 @@ def with_infinite_depth(at_read):
             return batch
         log_depth = batch.log_depth.copy()
         log_depth[0][batch.valid_mask[0]] = np.inf
-        return SampleBatch(
-            sample_ids=batch.sample_ids, scene_types=batch.scene_types, planes={**batch.planes, "log_depth": log_depth}
-        )
+        return replace(batch, planes={**batch.planes, "log_depth": log_depth})
 
     return change
 

@@ -7,11 +7,13 @@ import pytest
 import tyro
 
 from depthflow.errors import StoreError, TrainingError
+from depthflow.models.canonical_camera import ModelCamera
 from depthflow.placement import TrainingPlan
 from depthflow.recipes import RECIPES, recipe_choice, smoke
 from depthflow.registry.runs import RunLog
 from depthflow.training.config import TrainJob
 from depthflow.training.job import JobFolder
+from depthflow.training.job_run import model_camera
 from depthflow.training.trainer import (
     absolute_weights,
     best_outcome,
@@ -52,6 +54,31 @@ def test_every_recipe_of_the_command_line_takes_the_stores_size():
     for name in RECIPES:
         recipe = tyro.cli(recipe_choice(), args=[name])
         assert (recipe.height, recipe.width) == (None, None)
+
+
+def test_the_canonical_camera_needs_every_samples_camera(tmp_path):
+    """Unless the recipe states the field of view of those that have none."""
+    lens = {"fx_px": 32.0, "fy_px": 64.0, "source_height": 64, "source_width": 64}
+    rows = [{**ROWS[0], "sample_id": f"train{k}", **(lens if k else {})} for k in range(3)] + [{**ROWS[1], **lens}]
+    store = write_index(tmp_path, rows, height=64, width=64)
+    recipe = replace(smoke(), camera="canonical")
+    with pytest.raises(StoreError, match=r"and 1 of 3 in train of .* have none\. .*--assume-fov-deg"):
+        sized(recipe, store)
+    assert sized(replace(recipe, assume_fov_deg=60.0), store).camera == "canonical"
+    assert sized(smoke(), store) == smoke()
+
+
+def test_a_model_keeps_its_training_images_median_lens(tmp_path):
+    lens = {"fy_px": 64.0, "source_height": 64, "source_width": 64}
+    train = [{**ROWS[0], "sample_id": f"{fx}", **lens, "fx_px": fx} for fx in (16.0, 64.0, 256.0, None)]
+    store = write_index(tmp_path / "store", [*train, ROWS[1]], height=64, width=64)
+    assert model_camera(smoke(), store) == ModelCamera(camera="none", median_focal=1.0)
+    unknown = write_index(tmp_path / "unknown", ROWS, height=64, width=64)
+    assert model_camera(smoke(), unknown) == ModelCamera(camera="none", median_focal=None)
+    assumed = replace(smoke(), camera="canonical", assume_fov_deg=90.0)
+    rows = [{**row, "source_height": 64, "source_width": 64} for row in ROWS]
+    found = model_camera(assumed, write_index(tmp_path / "assumed", rows, height=64, width=64))
+    assert found.camera == "canonical" and found.median_focal == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize(("counts", "missing"), [({"train": 20}, "val"), ({"val": 20}, "train")])

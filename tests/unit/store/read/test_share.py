@@ -32,7 +32,7 @@ class Rows:
     def read(self, rows, *, upcoming):
         self.announced.extend(upcoming)
         self.asked.extend(rows.tolist())
-        return SampleBatch(sample_ids=tuple(rows.tolist()), scene_types=(), planes={})
+        return SampleBatch(sample_ids=tuple(rows.tolist()), scene_types=(), focal=np.full(len(rows), np.nan), planes={})
 
 
 def shares(reader, position, batch, num_workers):

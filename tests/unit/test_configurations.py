@@ -88,6 +88,9 @@ REJECTED = [
     (Recipe, {"ema_momentum": 0.0}, "--ema-momentum", "0.0"),
     (Recipe, {"ema_momentum": 1.0}, "--ema-momentum", "1.0"),
     (Recipe, {"batch_norm": "frozen"}, "--batch-norm", "--encoder-weights none"),
+    (Recipe, {"camera": "canonical", "assume_fov_deg": 180.0}, "--assume-fov-deg", "180.0"),
+    (Recipe, {"assume_fov_deg": 60.0}, "--assume-fov-deg", "60.0"),
+    (Recipe, {"camera": "canonical", "zoom_depth": "keep"}, "--zoom-depth", "keep"),
     (Recipe, {"xla": True, "decoder_norm": "batch"}, "--xla", "--batch-norm synchronized --decoder-norm batch"),
     (Recipe, {"xla": True, "encoder": "resnet50"}, "--xla", "--batch-norm synchronized --decoder-norm none"),
     (
@@ -158,6 +161,7 @@ ACCEPTED = [
     (Recipe, {"epochs": 3, "frozen_encoder_epochs": 2, "encoder_rate": 1.0, "ema_momentum": 0.9999}),
     (Recipe, {"encoder": "resnet50", "encoder_weights": "imagenet", "batch_norm": "frozen", "xla": True}),
     (Recipe, {"xla": True, "decoder_norm": "group"}),
+    (Recipe, {"camera": "canonical", "assume_fov_deg": 60.0}),
     (Recipe, {"encoder": "convnext_tiny", "xla": True}),
     (TrainJob, {"checkpoint_every_steps": 1, "step_timeout_s": 0.1, "drain_poll_s": 0.1, "mlflow_wait_s": 0.0}),
     (TrainJob, {"num_workers": 1, "keep_checkpoints": 1, "max_failures": 0, "cache_gib": 0.0, "cache_dir": "c"}),

@@ -58,8 +58,9 @@ def test_every_recipe_of_the_command_line_takes_the_stores_size():
 
 def test_the_canonical_camera_needs_every_samples_camera(tmp_path):
     """Unless the recipe states the field of view of those that have none."""
-    lens = {"fx_px": 32.0, "fy_px": 64.0, "source_height": 64, "source_width": 64}
-    rows = [{**ROWS[0], "sample_id": f"train{k}", **(lens if k else {})} for k in range(3)] + [{**ROWS[1], **lens}]
+    size, lens = {"source_height": 64, "source_width": 64}, {"fx_px": 32.0, "fy_px": 64.0}
+    rows = [{**ROWS[0], "sample_id": f"train{k}", **size, **(lens if k else {})} for k in range(3)]
+    rows.append({**ROWS[1], **size, **lens})
     store = write_index(tmp_path, rows, height=64, width=64)
     recipe = replace(smoke(), camera="canonical")
     with pytest.raises(StoreError, match=r"and 1 of 3 in train of .* have none\. .*--assume-fov-deg"):

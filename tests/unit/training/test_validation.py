@@ -1,0 +1,32 @@
+"""Validation: the metrics of the split, in metres of each image's own lens."""
+
+import math
+
+import keras
+import pytest
+
+from depthflow.store.read.reader import SplitReader
+from depthflow.training.validation import Validator
+
+
+def constant_network(value, size):
+    """Builds a network that predicts this log-depth everywhere."""
+    rgb = keras.Input((size, size, 3), dtype="uint8")
+    log_depth = keras.layers.Conv2D(
+        1, 1, kernel_initializer="zeros", bias_initializer=keras.initializers.Constant(value)
+    )
+    return keras.Model(rgb, log_depth(keras.layers.Rescaling(1 / 255)(rgb)))
+
+
+def test_a_canonical_prediction_is_validated_in_metres(real_store, group):
+    """Through 60 degrees across a square image, the relative focal length is 1 / (2 tan 30 degrees)."""
+
+    def abs_rel(log_depth, camera):
+        reader = SplitReader(real_store, "val", assume_fov_deg=60.0)
+        network = constant_network(log_depth, real_store.height)
+        validator = Validator(network, reader, group, max_batch_size=2, camera=camera)
+        return validator.metrics(validator.sums(beat=lambda doing: None))["val/abs_rel"]
+
+    focal = 1 / (2 * math.tan(math.radians(30)))
+    assert abs_rel(1.0, "canonical") == pytest.approx(abs_rel(1.0 + math.log(focal), "none"), rel=1e-6)
+    assert abs_rel(1.0, "canonical") != pytest.approx(abs_rel(1.0, "none"), rel=1e-2)

@@ -39,7 +39,8 @@ from memory import link_tree
 from preprocess import DIODE_SAMPLES, ray_rate
 
 from depthflow.cluster.session import ray_session
-from depthflow.datasets.diode import MEMBER_SUFFIXES, Triplet
+from depthflow.datasets.diode import MEMBER_SUFFIXES
+from depthflow.datasets.frames import Frame
 from depthflow.store.write.plan import ShardPlan, deal_to_shards, plan_samples
 from depthflow.store.write.sources import Source
 from depthflow.store.write.tasks import Limits, Outcome, Reporter, run_tasks
@@ -140,11 +141,11 @@ def diode_plans(nodes: int) -> list[ShardPlan]:
     )
 
 
-def _triplet(number: int) -> Triplet:
+def _triplet(number: int) -> Frame:
     scan, view = divmod(number, VIEWS_PER_SCAN)
     sample_id = f"{scan:05d}_{scan:05d}_indoors_{view:03d}_000"
     folder = f"s3://bucket/diode/train/indoors/scene_{scan:05d}/scan_{scan:05d}"
-    return Triplet(
+    return Frame(
         sample_id=sample_id,
         split="train",
         scene_type="indoors",

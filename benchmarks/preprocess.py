@@ -38,7 +38,8 @@ from memory import link_tree, measure_memory
 
 from depthflow.cluster.session import WORKER_ENVIRONMENT, ray_session
 from depthflow.datasets.archive import archive_triplets, open_archive, scan_archive
-from depthflow.datasets.diode import Triplet, find_triplets
+from depthflow.datasets.diode import find_triplets
+from depthflow.datasets.frames import Frame
 from depthflow.storage.files import DiskFiles
 from depthflow.store.write.config import PreprocessConfig
 from depthflow.store.write.plan import ShardPlan, plan_samples
@@ -144,7 +145,7 @@ def time_ours(source: str, samples: int, work: str) -> float:
         return 1000 * (time.perf_counter() - started) / samples
 
 
-def some_triplets(source: str, samples: int) -> list[Triplet]:
+def some_triplets(source: str, samples: int) -> list[Frame]:
     """The tree's first triplets, their files in the page cache."""
     triplets = find_triplets(source, ("train",))[:samples]
     for triplet in triplets:

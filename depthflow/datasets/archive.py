@@ -14,9 +14,9 @@ from typing import IO, Any, NamedTuple
 import rapidgzip
 import xxhash
 
-from depthflow.datasets.camera import CAMERA_FILE
-from depthflow.datasets.diode import SourceFile, Triplet, group_triplets, printable, require_samples
+from depthflow.datasets.camera import CAMERA_FILE, parse_camera
 from depthflow.datasets.gzip_index import slice_index
+from depthflow.datasets.listing import Listing, SourceFile, printable
 from depthflow.errors import SourceError
 from depthflow.storage.foreign_file import why_not_plain, why_too_large
 from depthflow.storage.location import absolute, is_uri, object_store, reported
@@ -24,6 +24,9 @@ from depthflow.storage.location import absolute, is_uri, object_store, reported
 SUFFIXES = (".tar.gz", ".tgz")
 _INFLATE_ERRORS = (ValueError, RuntimeError, OSError, tarfile.TarError, EOFError)
 """Raised by rapidgzip and tarfile for damaged bytes."""
+TEXT_SUFFIXES = (".txt", ".json", ".csv", ".log")
+"""Endings of the files that layouts read: cameras, poses, lists of frames."""
+_MAX_TEXT_BYTES = 2**24
 _TAIL_BYTES = 2**20
 _MAX_HEADER_BYTES = 2**20
 _MAX_MEMBERS = 2**22
@@ -52,10 +55,12 @@ class Contents(NamedTuple):
     Attributes:
         members: Its members in order.
         camera: Content of its camera.json, or None. If there are several, the one nested least deeply counts.
+        texts: Number of a member to the content of a small text file, which a layout may need.
     """
 
     members: list[Member]
     camera: bytes | None
+    texts: dict[int, bytes]
 
 
 def is_archive(source: str) -> bool:
@@ -108,6 +113,7 @@ def scan_archive(archive: str, index_path: str, *, threads: int, progress: Calla
     """
     members: list[Member] = []
     cameras: dict[int, bytes] = {}
+    texts: dict[int, bytes] = {}
     try:
         with _inflated(archive, threads) as stream:
             headers: Any = _Headers(stream)
@@ -122,8 +128,12 @@ def scan_archive(archive: str, index_path: str, *, threads: int, progress: Calla
                         continue
                     members.append(Member(name, entry.offset_data, entry.size, printable(_problem(entry))))
                     *folders, file_name = PurePosixPath(name).parts
-                    if file_name == CAMERA_FILE and not members[-1].problem and len(folders) not in cameras:
-                        cameras[len(folders)] = _read(stream, entry.offset_data, entry.size)
+                    if members[-1].problem or not file_name.endswith(TEXT_SUFFIXES) or entry.size > _MAX_TEXT_BYTES:
+                        continue
+                    content = _read(stream, entry.offset_data, entry.size)
+                    texts[len(members) - 1] = content
+                    if file_name == CAMERA_FILE:
+                        cameras.setdefault(len(folders), content)
                 tar_end = tar.offset
             _require_zeros(stream, tar_end)
             _export_index(stream, index_path)
@@ -132,28 +142,27 @@ def scan_archive(archive: str, index_path: str, *, threads: int, progress: Calla
             f"The archive {archive} cannot be read to its end: {error}. It is damaged or was not downloaded whole: "
             "compare its MD5, or fetch it again with download.py."
         ) from None
-    return Contents(members, cameras[min(cameras)] if cameras else None)
+    return Contents(members, cameras[min(cameras)] if cameras else None, texts)
 
 
-def archive_triplets(archive: str, members: list[Member], splits: tuple[str, ...]) -> list[Triplet]:
-    """Groups an archive's members into triplets, incomplete ones included, sorted by split and sample id.
-
-    The folders train/ and val/ may be nested at any depth.
+def archive_listing(archive: str, contents: Contents) -> Listing:
+    """Returns an archive's members as a listing; places are (offset, size) in bytes of the decompressed tar.
 
     Raises:
-        SourceError: if there is no sample of these splits.
+        SourceError: if its camera.json is not a camera.
     """
-    files: dict[str, list[SourceFile]] = {split: [] for split in splits}
-    for member in members:
+    camera = contents.camera
+    files = []
+    for member in contents.members:
         *folders, name = [part for part in member.name.split("/") if part not in ("", ".")] or [""]
-        split = next((folder for folder in folders if folder in ("train", "val")), None)
-        if split in files:
-            parent = "/".join(folders[folders.index(split) + 1 :]) or "."
-            span = (member.offset, member.size)
-            files[split].append(SourceFile(parent, name, span, member.problem))
-    found = [triplet for split in splits for triplet in group_triplets(split, files[split])]
-    require_samples(found, archive, splits)
-    return found
+        files.append(SourceFile("/".join(folders), name, (member.offset, member.size), member.problem))
+    texts = {files[number].place: content for number, content in contents.texts.items()}
+    return Listing(
+        location=archive,
+        files=files,
+        read=lambda file: texts[file.place],
+        camera=parse_camera(camera, where=f"{CAMERA_FILE} of {archive}") if camera is not None else None,
+    )
 
 
 @contextmanager

@@ -3,15 +3,11 @@
 import json
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from depthflow.datasets.diode import SPLITS
 from depthflow.errors import SourceError
-from depthflow.storage.foreign_file import read_foreign_file
-from depthflow.storage.location import is_uri
 
 
 def relative_focal(*, fx_px: Any, fy_px: Any, width: Any, height: Any) -> Any:
@@ -80,24 +76,6 @@ DIODE_CAMERA = Camera(width=1024, height=768, fx_px=886.81, fy_px=927.06, cx_px=
 CAMERA_FILE = "camera.json"
 
 
-def read_camera(source: str) -> Camera | None:
-    """Reads a tree's camera.json, if there is one.
-
-    Args:
-        source: Folder or URI of the tree or of one of its splits.
-
-    Raises:
-        SourceError: if the file exists but is not a camera.
-    """
-    root = source.rstrip("/") if is_uri(source) else str(Path(source).absolute())
-    parent, _, name = root.rpartition("/")
-    for folder in (root, parent) if name in SPLITS else (root,):
-        content = _read_if_there(f"{folder}/{CAMERA_FILE}")
-        if content is not None:
-            return parse_camera(content, where=f"{folder}/{CAMERA_FILE}")
-    return None
-
-
 def parse_camera(content: bytes, *, where: str) -> Camera:
     """Parses a camera.json: one JSON object with the fields of `Camera`.
 
@@ -115,19 +93,10 @@ def parse_camera(content: bytes, *, where: str) -> Camera:
         ) from None
 
 
-def _read_if_there(path: str) -> bytes | None:
-    try:
-        return read_foreign_file(path)
-    except (FileNotFoundError, IsADirectoryError):
-        return None
-    except OSError as error:
-        raise SourceError(f"{path} cannot be read: {error.strerror}. Check its permissions.") from None
-
-
-def camera_of_frame(stated: Camera | None, *, height: int, width: int) -> Camera | None:
-    """Returns the camera that the source states, DIODE's for frames of DIODE's size, otherwise None (unknown)."""
+def camera_of_frame(stated: Camera | None, *, dataset: str, height: int, width: int) -> Camera | None:
+    """Returns the camera that the source states, DIODE's for DIODE's frames of its size, otherwise None (unknown)."""
     if stated is not None:
         return stated.resized(height=height, width=width)
-    if (height, width) == (DIODE_CAMERA.height, DIODE_CAMERA.width):
+    if dataset == "diode" and (height, width) == (DIODE_CAMERA.height, DIODE_CAMERA.width):
         return DIODE_CAMERA
     return None

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from importlib import resources
 from typing import Any, NamedTuple
 
-from depthflow.datasets.diode import SCENE_TYPES, SPLITS
+from depthflow.datasets.frames import SCENE_TYPES, SPLITS
 
 VAL_SAMPLES = {"indoors": 325, "outdoor": 446}
 """Numbers of samples in the published val archive."""

@@ -1,97 +1,51 @@
-"""DIODE's layout: what a sample id means, and where a tree keeps each triplet.
+"""DIODE's layout: what a sample id means, and where a source keeps each triplet (Vasiljevic et al. 2019, arXiv:1908.00463).
 
 {train,val}/{indoors,outdoor}/scene_SSSSS/scan_NNNNN/SSSSS_NNNNN_{indoors,outdoor}_AAA_BBB
     + .png, _depth.npy, _depth_mask.npy
 """
 
-import os
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Iterable
 
-from depthflow.errors import SourceError
-from depthflow.storage.foreign_file import why_too_large
-from depthflow.storage.location import is_uri, object_store, reported
+from depthflow.datasets.camera import Camera
+from depthflow.datasets.frames import SPLITS, Frame
+from depthflow.datasets.listing import Listing, SourceFile, printable
 
-SPLITS = ("train", "val")
-SCENE_TYPES = ("indoors", "outdoor")
 MEMBER_SUFFIXES = {"rgb": ".png", "depth": "_depth.npy", "mask": "_depth_mask.npy"}
 
 _SAMPLE_ID = re.compile(r"(?P<scene>\d{5})_(?P<scan>\d{5})_(?P<scene_type>indoors|outdoor)_\d{3}_\d{3}")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Triplet:
-    """The files of one sample, up to three.
+def fits(listing: Listing) -> bool:
+    """Returns whether any file has the name of one of DIODE's depth maps or masks."""
+    return any(file.name.endswith((MEMBER_SUFFIXES["depth"], MEMBER_SUFFIXES["mask"])) for file in listing.files)
 
-    Attributes:
-        sample_id: Common stem of the files, such as 00022_00193_indoors_010_000.
-        split, scene_type, scene, scan: Taken from the id; scene is scene_SSSSS, scan is scan_NNNNN.
-        members: Where the source keeps rgb, depth and mask, as far as they exist. Only the source's own reader
-            interprets it: a path or URI in a tree, (offset, size) in bytes of the decompressed tar in an archive.
-        problem: Why these files cannot be a sample, or empty.
-        reason: Code of the problem, bad_name or unsafe_member.
+
+def frames(listing: Listing) -> list[Frame]:
+    """Returns the triplets of a source, incomplete ones included, sorted by split and sample id.
+
+    Every file with a member's suffix counts. If its name or folder is not DIODE's, the frame states the `problem`, so
+    nothing is dropped silently. The folders train/ and val/ may be nested, or the source may be one of them.
     """
-
-    sample_id: str
-    split: str
-    scene_type: str
-    scene: str
-    scan: str
-    members: dict[str, Any]
-    problem: str = ""
-    reason: str = ""
-
-
-class SourceFile(NamedTuple):
-    """A file of a source.
-
-    Attributes:
-        parent: Its folder relative to the split's folder, such as indoors/scene_00022/scan_00193.
-        name: Its name in the folder.
-        place: Where the source keeps it; see `Triplet.members`.
-        problem: Why it must not be read, or empty.
-    """
-
-    parent: str
-    name: str
-    place: Any
-    problem: str = ""
+    of_split: dict[str, list[SourceFile]] = {split: [] for split in SPLITS}
+    for file in listing.files:
+        folders = file.parent.split("/") if file.parent else []
+        split = next((folder for folder in folders if folder in SPLITS), None)
+        if split:
+            folders = folders[folders.index(split) + 1 :]
+        split = split or listing.name
+        if split in SPLITS:
+            of_split[split].append(file._replace(parent="/".join(folders) or "."))
+    return [frame for split in SPLITS for frame in group_triplets(split, of_split[split], listing.camera)]
 
 
-def find_triplets(source: str, splits: tuple[str, ...]) -> list[Triplet]:
-    """Lists the triplets of a tree, incomplete ones included, sorted by split and sample id.
-
-    Every file with a member's suffix counts. If its name or folder is not DIODE's, the triplet states the `problem`,
-    so nothing is dropped silently.
+def group_triplets(split: str, files: Iterable[SourceFile], camera: Camera | None = None) -> list[Frame]:
+    """Groups a split's files into triplets, sorted by folder and id; a repeated file begins another triplet.
 
     Args:
-        source: A folder that holds train/ and val/, or one of the two itself; on a disk, s3:// or gs://.
-        splits: Splits to list.
-
-    Raises:
-        SourceError: if the folder is missing, or holds no sample of these splits.
+        files: Their parents are relative to the split's folder.
+        camera: The camera that the source states, if any.
     """
-    files_of_split = _object_files if is_uri(source) else _disk_files
-    found = [t for split in splits for t in group_triplets(split, files_of_split(source, split))]
-    require_samples(found, source, splits)
-    return found
-
-
-def require_samples(found: list[Triplet], source: str, splits: tuple[str, ...]) -> None:
-    """Raises SourceError if nothing was found in a source."""
-    if not found:
-        raise SourceError(
-            f"The source {source} holds no sample of {' or '.join(splits)} in DIODE's layout, "
-            "{train,val}/{indoors,outdoor}/scene_SSSSS/scan_NNNNN/*.png. "
-            "Pass the folder that holds train/ and val/, or its .tar.gz, and see --splits."
-        )
-
-
-def group_triplets(split: str, files: Iterable[SourceFile]) -> list[Triplet]:
-    """Groups a split's files into triplets, sorted by folder and id; a repeated file begins another triplet."""
     groups: dict[tuple[str, str, int], dict[str, SourceFile]] = {}
     for file in files:
         member = next((name for name, suffix in MEMBER_SUFFIXES.items() if file.name.endswith(suffix)), None)
@@ -102,54 +56,10 @@ def group_triplets(split: str, files: Iterable[SourceFile]) -> list[Triplet]:
         while member in groups.get((file.parent, stem, copy), {}):
             copy += 1
         groups.setdefault((file.parent, stem, copy), {})[member] = file
-    return [_triplet(split, *key[:2], groups[key]) for key in sorted(groups)]
+    return [_triplet(split, *key[:2], groups[key], camera) for key in sorted(groups)]
 
 
-def printable(name: str) -> str:
-    """Escapes the bytes of a name that are not valid UTF-8, as Arrow's strings must be."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-
-
-def _disk_files(source: str, split: str) -> Iterator[SourceFile]:
-    """Yields the files below a split's folder. Follows links to folders; a broken link counts as a file."""
-    root = Path(source).absolute()
-    if not root.is_dir():
-        there = f"The source {source} is not a folder" if root.exists() else f"There is no source at {source}"
-        raise SourceError(f"{there}. Pass --source a folder in DIODE's layout, or its .tar.gz.")
-    top = root if root.name == split and not (root / split).is_dir() else root / split
-
-    def fail(error: OSError) -> None:
-        raise SourceError(f"The folder {error.filename} cannot be read: {error.strerror}. Check its permissions.")
-
-    if not top.is_dir():
-        return
-    seen: set[str] = set()
-    for parent, folders, files in os.walk(top, followlinks=True, onerror=fail):
-        real = os.path.realpath(parent)
-        if real in seen:  # A link to a parent folder.
-            folders.clear()
-            continue
-        seen.add(real)
-        yield from (SourceFile(os.path.relpath(parent, top), name, str(Path(parent) / name)) for name in files)
-
-
-def _object_files(source: str, split: str) -> Iterator[SourceFile]:
-    """Yields the objects below a split's prefix."""
-    root = source.rstrip("/")
-    filesystem, path = object_store(root, SourceError)
-    scheme = root.split("://", 1)[0]
-    with reported(f"The source {source} cannot be listed", SourceError, absence_passes=False):
-        top = f"{path}/{split}"
-        if path.endswith(f"/{split}") and not filesystem.exists(top):
-            top = path
-        objects = filesystem.find(top, detail=True)
-    for key, about in objects.items():
-        parent, _, name = key.removeprefix(f"{top}/").rpartition("/")
-        problem = why_too_large(about["size"])
-        yield SourceFile(parent or ".", name, f"{scheme}://{key}", f"{key} {problem}" if problem else "")
-
-
-def _triplet(split: str, parent: str, stem: str, members: dict[str, SourceFile]) -> Triplet:
+def _triplet(split: str, parent: str, stem: str, members: dict[str, SourceFile], camera: Camera | None) -> Frame:
     scene_type, scene, scan = "", "", ""
     problem = f"the name {stem} is not SSSSS_NNNNN_{{indoors,outdoor}}_AAA_BBB"
     match = _SAMPLE_ID.fullmatch(stem)
@@ -158,13 +68,16 @@ def _triplet(split: str, parent: str, stem: str, members: dict[str, SourceFile])
         expected = f"{scene_type}/{scene}/{scan}"
         problem = "" if parent == expected else f"it lies in {printable(parent)} instead of {expected}"
     unsafe = next((file.problem for file in members.values() if file.problem), "")
-    return Triplet(
+    return Frame(
         sample_id=stem,
         split=split,
         scene_type=scene_type,
         scene=scene,
         scan=scan,
         members={member: file.place for member, file in members.items()},
+        required=tuple(MEMBER_SUFFIXES),
+        dataset="diode",
+        camera=camera,
         problem=unsafe or problem,
         reason="unsafe_member" if unsafe else "bad_name" if problem else "",
     )

@@ -12,7 +12,7 @@ from ray.util import ActorPool
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from depthflow.datasets.diode import SCENE_TYPES
+from depthflow.datasets.frames import SCENE_TYPES
 from depthflow.errors import unwrapped
 from depthflow.evaluation.breakdown import Breakdown, total
 from depthflow.evaluation.protocols import Protocol, check_output, rows_of

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from depthflow.datasets.triplet import RejectError, decode_rgb
+from depthflow.datasets.decode import decode_rgb
+from depthflow.datasets.reject import RejectError
 from depthflow.errors import SourceError
 from depthflow.storage.foreign_file import read_foreign_file
 from depthflow.storage.location import is_uri, object_store, reported

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from depthflow.datasets.triplet import RejectError
+from depthflow.datasets.reject import RejectError
 from depthflow.errors import RegistryError, SourceError
 from depthflow.inference.config import PredictConfig
 from depthflow.inference.formats import FORMATS

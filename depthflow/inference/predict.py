@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import ray
 
-from depthflow.datasets.triplet import RejectError
+from depthflow.datasets.reject import RejectError
 from depthflow.errors import unwrapped
 from depthflow.inference.formats import FORMATS, Prediction
 from depthflow.inference.images import read_image

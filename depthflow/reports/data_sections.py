@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from depthflow.datasets.catalogue import Accounting
-from depthflow.datasets.diode import SCENE_TYPES
+from depthflow.datasets.frames import SCENE_TYPES
 from depthflow.reports.page import Details, Facts, Gallery, Part, Picture, Section, Table
 from depthflow.reports.plots import draw_histograms
 from depthflow.reports.survey import (

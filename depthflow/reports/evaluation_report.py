@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pacsv
 
-from depthflow.datasets.diode import SCENE_TYPES
+from depthflow.datasets.frames import SCENE_TYPES
 from depthflow.evaluation.breakdown import DEPTH_EDGES_M, EDGE_DISTANCES_PX, RATIOS, Breakdown
 from depthflow.evaluation.evaluate import Evaluation
 from depthflow.evaluation.protocols import Protocol

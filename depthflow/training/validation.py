@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from depthflow.datasets.diode import SCENE_TYPES
+from depthflow.datasets.frames import SCENE_TYPES
 from depthflow.metrics import METRIC_NAMES, image_metrics
 from depthflow.models.canonical_camera import CameraName, to_metres
 from depthflow.models.unet import serving_network

@@ -7,8 +7,8 @@ import keras
 import numpy as np
 import pytest
 
+from depthflow.datasets.decode import decode_frame
 from depthflow.datasets.diode import find_triplets
-from depthflow.datasets.triplet import decode_triplet
 from depthflow.models.augmentation import draw
 from depthflow.recipes import tutorial
 from depthflow.store.read.share import Position
@@ -27,7 +27,7 @@ def eight_images(tmp_path) -> list[Planes]:
     images = []
     for triplet in find_triplets(str(tmp_path / "tree"), ("train", "val")):
         members = {name: Path(path).read_bytes() for name, path in triplet.members.items()}
-        frame = decode_triplet(members)
+        frame = decode_frame(members)
         arrays = {"rgb": frame.rgb, "depth_m": frame.depth_m, "valid_mask": frame.valid_mask}
         images.append(make_planes(**arrays, height=64, width=64, edge_relative_jump=0.1, edge_radius_px=1))
     return images

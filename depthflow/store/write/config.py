@@ -1,15 +1,25 @@
 """Flags of preprocess.py."""
 
-from depthflow.flags import RayConfig, Split, flags, require, require_positive
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from depthflow.datasets.layouts import LAYOUTS
+from depthflow.flags import RayConfig, Split, explained, flags, require, require_known, require_positive
+
+HELP = {name: layout.help for name, layout in LAYOUTS.items()}
+if TYPE_CHECKING:
+    LayoutName = str
+else:
+    LayoutName = Literal[tuple(LAYOUTS)]
 
 
 @flags
 class PreprocessConfig(RayConfig):
-    """Turns raw triplets into a Parquet sample store."""
+    """Turns raw frames into a Parquet sample store."""
 
     source: tuple[str, ...]
-    """Trees in DIODE's layout (a folder that holds train/, val/ or both) or their .tar.gz archives, on a disk, s3:// or
-    gs://."""
+    """Folders of frames or their .tar.gz archives, on a disk, s3:// or gs://."""
+    layout: Annotated[tuple[LayoutName, ...], explained("How frames lie: one for all sources, or one each.", HELP)] = ()
+    """Names in `depthflow.datasets.layouts.LAYOUTS`. Default: recognised."""
     out: str
     """Folder, s3:// or gs:// URI of the store. A second run with the same configuration resumes it; a run with another
     configuration fails."""
@@ -53,8 +63,18 @@ class PreprocessConfig(RayConfig):
         require(len(self.splits) > 0, "--splits needs at least one of: train, val. Received: none")
         for flag, values in (("--source", self.source), ("--splits", self.splits)):
             require(len(set(values)) == len(values), f"{flag} takes each name once. Received: {' '.join(values)}")
+        require_known(layout=(self.layout, LAYOUTS))
+        fits = len(self.layout) in (0, 1, len(self.source))
+        require(fits, f"--layout takes one name, or one for each --source. Received: {' '.join(self.layout)}")
         require(0 < self.val_fraction < 1, f"--val-fraction must be above 0 and below 1. Received: {self.val_fraction}")
         require(
             self.edge_relative_jump > 0, f"--edge-relative-jump must be positive. Received: {self.edge_relative_jump}"
         )
         require(self.edge_radius_px >= 0, f"--edge-radius-px must not be negative. Received: {self.edge_radius_px}")
+
+    @property
+    def layouts(self) -> tuple[str | None, ...]:
+        """The layout of each source; None where it is to be recognised."""
+        if len(self.layout) < 2:
+            return (self.layout or (None,)) * len(self.source)
+        return self.layout

@@ -10,8 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import xxhash
 
-from depthflow.datasets.camera import Camera
-from depthflow.datasets.diode import SPLITS, Triplet
+from depthflow.datasets.frames import SPLITS, Frame
 from depthflow.errors import SourceError
 from depthflow.store.write.sources import Source
 
@@ -26,15 +25,13 @@ class PlannedSample:
     """One input of a shard.
 
     Attributes:
-        triplet: What the source holds; its split is the one it is stored in.
+        frame: What the source holds; its split is the one it is stored in.
         source: Location of the source.
-        camera: The camera that the source states, if any.
         reject_reason, reject_message: Why it is rejected without being read, or empty.
     """
 
-    triplet: Triplet
+    frame: Frame
     source: str
-    camera: Camera | None = None
     reject_reason: str = ""
     reject_message: str = ""
 
@@ -56,45 +53,37 @@ class ShardPlan:
     @property
     def digest(self) -> str:
         """xxh3-128 of what the shard will hold, independent of where the source lies."""
-        inputs = [
-            (p.triplet.sample_id, p.triplet.split, sorted(p.triplet.members), p.reject_reason) for p in self.samples
-        ]
+        inputs = [(p.frame.sample_id, p.frame.split, sorted(p.frame.members), p.reject_reason) for p in self.samples]
         return xxhash.xxh3_128_hexdigest(repr((self.path, inputs, self.settings)).encode())
 
 
 def plan_samples(sources: Iterable[Source]) -> list[PlannedSample]:
-    """Lists the sources' triplets in order, and marks those that are rejected without being read.
+    """Lists the sources' frames in order, and marks those that are rejected without being read.
 
-    These are names that are not DIODE's, triplets with a file missing, and ids seen before.
+    These are frames with a problem, such as a bad name, those with a file missing, and ids seen before.
     """
     planned: list[PlannedSample] = []
     first_seen: dict[str, str] = {}
     for source in sources:
-        for triplet in source.triplets:
-            reason, message = _reject_unread(triplet, first_seen)
+        for frame in source.frames:
+            reason, message = _reject_unread(frame, first_seen)
             if not reason:
-                first_seen[triplet.sample_id] = source.location
+                first_seen[frame.sample_id] = source.location
             planned.append(
-                PlannedSample(
-                    triplet=triplet,
-                    source=source.location,
-                    camera=source.camera,
-                    reject_reason=reason,
-                    reject_message=message,
-                )
+                PlannedSample(frame=frame, source=source.location, reject_reason=reason, reject_message=message)
             )
     return planned
 
 
-def _reject_unread(triplet: Triplet, first_seen: Mapping[str, str]) -> tuple[str, str]:
-    """Returns the reason and the message of a reject, both empty if the triplet can be read."""
-    missing = sorted({"rgb", "depth", "mask"} - triplet.members.keys())
-    if triplet.problem:
-        return triplet.reason, triplet.problem
+def _reject_unread(frame: Frame, first_seen: Mapping[str, str]) -> tuple[str, str]:
+    """Returns the reason and the message of a reject, both empty if the frame can be read."""
+    missing = sorted({*frame.required} - frame.members.keys())
+    if frame.problem:
+        return frame.reason, frame.problem
     if missing:
         return "missing_member", f"there is no {' and no '.join(missing)} file"
-    if triplet.sample_id in first_seen:
-        return "duplicate", f"this id was already found in {first_seen[triplet.sample_id]}"
+    if frame.sample_id in first_seen:
+        return "duplicate", f"this id was already found in {first_seen[frame.sample_id]}"
     return "", ""
 
 
@@ -112,13 +101,13 @@ def resplit(samples: Sequence[PlannedSample], *, val_fraction: float, seed: int)
     """
     by_type: dict[str, list[PlannedSample]] = defaultdict(list)
     for sample in samples:
-        by_type[sample.triplet.scene_type].append(sample)
+        by_type[sample.frame.scene_type].append(sample)
     result = []
     for scene_type, members in sorted(by_type.items()):
-        by_scene = len({m.triplet.scene for m in members}) > 1
+        by_scene = len({m.frame.scene for m in members}) > 1
         groups: dict[str, list[PlannedSample]] = defaultdict(list)
         for member in members:
-            groups[member.triplet.scene if by_scene else member.triplet.scan].append(member)
+            groups[member.frame.scene if by_scene else member.frame.scan].append(member)
         val_groups = _choose_val_groups(
             {name: sum(not m.reject_reason for m in group) for name, group in groups.items()},
             val_fraction,
@@ -126,14 +115,14 @@ def resplit(samples: Sequence[PlannedSample], *, val_fraction: float, seed: int)
         )
         for name, group in groups.items():
             split = "val" if name in val_groups else "train"
-            result.extend(replace(m, triplet=replace(m.triplet, split=split)) for m in group)
+            result.extend(replace(m, frame=replace(m.frame, split=split)) for m in group)
     for split in SPLITS:
-        if not any(sample.triplet.split == split and not sample.reject_reason for sample in result):
+        if not any(sample.frame.split == split and not sample.reject_reason for sample in result):
             raise SourceError(
                 f"--resplit leaves {split} empty: the source has a single scan, and frames of one scan overlap. "
                 "Add scans, or take the source's own splits with --splits."
             )
-    return sorted(result, key=lambda s: (s.triplet.split, s.triplet.sample_id))
+    return sorted(result, key=lambda s: (s.frame.split, s.frame.sample_id))
 
 
 def _choose_val_groups(sizes: dict[str, int], val_fraction: float, *, key: str) -> set[str]:
@@ -168,13 +157,13 @@ def deal_to_shards(
     """
     plans = []
     for split in SPLITS:
-        members = [s for s in samples if s.triplet.split == split]
+        members = [s for s in samples if s.frame.split == split]
         if not members:
             continue
         count = shard_count(len(members), sample_bytes=sample_bytes, shard_bytes=shard_bytes)
         scans: dict[tuple[bool, str, str], list[PlannedSample]] = defaultdict(list)
         for member in members:  # Rejects are dealt separately, so they displace no samples.
-            scans[(bool(member.reject_reason), member.triplet.scene, member.triplet.scan)].append(member)
+            scans[(bool(member.reject_reason), member.frame.scene, member.frame.scan)].append(member)
         dealt = [
             scans[scan][i]
             for scan in sorted(scans)

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from depthflow.datasets.camera import Camera
+
 
 @dataclass(frozen=True, kw_only=True)
 class Planes:
@@ -37,21 +39,28 @@ def make_planes(
     width: int,
     edge_relative_jump: float,
     edge_radius_px: int,
+    views: tuple[Camera, Camera] | None = None,
 ) -> Planes:
     """Resizes one frame, takes the log of its valid depths and marks depth edges.
 
     Args:
-        rgb: (h, w, 3) uint8.
+        rgb: (h', w', 3) uint8, of any size.
         depth_m: (h, w) float32, metres, finite and > 0 where valid; anything elsewhere.
         valid_mask: (h, w) bool.
         height, width: Stored size in pixels.
         edge_relative_jump, edge_radius_px: See `depth_edges`.
+        views: Cameras of the image and of the depth map, if these have different fields of view; the optical centre is
+            taken to be the same.
     """
     edges = depth_edges(
         depth_m=depth_m, valid_mask=valid_mask, relative_jump=edge_relative_jump, radius_px=edge_radius_px
     )
-    sampled = point_sample_index(valid_mask.shape, height=height, width=width)
-    stored_valid = valid_mask[sampled]
+    if views:
+        sampled, seen = seen_by_depth(*views, shape=valid_mask.shape, height=height, width=width)
+        stored_valid = valid_mask[sampled] & seen
+    else:
+        sampled = point_sample_index(valid_mask.shape, height=height, width=width)
+        stored_valid = valid_mask[sampled]
     log_depth = np.log(np.where(stored_valid, depth_m[sampled], np.float32(1.0)), dtype=np.float32)
     return Planes(
         rgb=resize_rgb(rgb, height=height, width=width),
@@ -81,6 +90,29 @@ def point_sample_index(shape: tuple[int, ...], *, height: int, width: int) -> tu
     rows = ((2 * np.arange(height) + 1) * shape[0]) // (2 * height)
     columns = ((2 * np.arange(width) + 1) * shape[1]) // (2 * width)
     return np.ix_(rows, columns)  # type: ignore[return-value]
+
+
+def seen_by_depth(
+    image: Camera, depth: Camera, *, shape: tuple[int, ...], height: int, width: int
+) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
+    """Returns which pixel of the depth map sees what each pixel of a (height, width) image sees.
+
+    Args:
+        image, depth: Their cameras, at any resolution.
+        shape: (h, w) of the depth map.
+
+    Returns:
+        An open mesh as `point_sample_index` returns it, and (height, width) bool: whether the depth map sees it at all.
+    """
+    stored, own = image.resized(height=height, width=width), depth.resized(height=shape[0], width=shape[1])
+    places = []
+    for size, axis in ((height, "y"), (width, "x")):
+        fields = (f"c{axis}_px", f"f{axis}_px")
+        (centre, focal), (own_centre, own_focal) = ((getattr(c, f) for f in fields) for c in (stored, own))
+        places.append(np.floor((np.arange(size) + 0.5 - centre) / focal * own_focal + own_centre).astype(np.int64))
+    inside = [(place >= 0) & (place < length) for place, length in zip(places, shape, strict=True)]
+    rows, columns = (place.clip(0, length - 1) for place, length in zip(places, shape, strict=True))
+    return np.ix_(rows, columns), inside[0][:, None] & inside[1]  # type: ignore[return-value]
 
 
 def depth_edges(*, depth_m: np.ndarray, valid_mask: np.ndarray, relative_jump: float, radius_px: int) -> np.ndarray:

@@ -27,8 +27,8 @@ from depthflow.store.write.sources import (
     Source,
     account_for,
     list_archive,
-    list_tree,
-    read_archive_source,
+    read_archive,
+    read_tree,
 )
 from depthflow.store.write.staging import Segment, plan_staging, sample_maker, stage_segment
 from depthflow.store.write.tasks import Limits, Outcome, Reporter, check_rejects, run_tasks
@@ -52,7 +52,9 @@ def preprocess(config: PreprocessConfig, progress: Callable[[str], Progress]) ->
     """
     files, locations, splits = open_files(config.out), [*map(absolute, config.source)], source_splits(config)
     identities = {location: archive_identity(location) for location in locations if is_archive(location)}
-    listed: dict[str, Source] = {path: list_tree(path, splits) for path in locations if path not in identities}
+    layouts = dict(zip(locations, config.layouts, strict=True))
+    trees = (path for path in locations if path not in identities)
+    listed: dict[str, Source] = {path: read_tree(path, splits, layouts[path]) for path in trees}
     limits = Limits(sample_timeout_s=config.sample_timeout_s, max_rejects=config.max_rejects)
     with files.writer_lock() as files:
         files.remove_temporaries()
@@ -60,7 +62,7 @@ def preprocess(config: PreprocessConfig, progress: Callable[[str], Progress]) ->
         if listed or not _holds_archives(files, identities):
             _list_archives(identities, files, limits, progress("archives listed, in MiB"))
             for location, identity in identities.items():
-                listed[location] = read_archive_source(location, identity, splits, files)
+                listed[location] = read_archive(location, identity, splits, files, layouts[location])
             _write_store(config, [listed[location] for location in locations], files, limits, progress)
         files.remove(STAGING)
         files.remove_temporaries()
@@ -70,7 +72,7 @@ def preprocess(config: PreprocessConfig, progress: Callable[[str], Progress]) ->
 def content_config(config: PreprocessConfig) -> dict[str, Any]:
     """Returns the part of the configuration that the store's content depends on."""
     unused = {"val_fraction"} if config.resplit is None else set()
-    ignored = {"source", "out", "num_cpus", "require_complete", "max_rejects", "sample_timeout_s", "report"}
+    ignored = {"source", "layout", "out", "num_cpus", "require_complete", "max_rejects", "sample_timeout_s", "report"}
     settings = {name: value for name, value in dataclasses.asdict(config).items() if name not in ignored | unused}
     return settings | {"splits": sorted(config.splits)}
 
@@ -96,12 +98,12 @@ def plan_shards(config: PreprocessConfig, sources: Sequence[Source]) -> list[Sha
         reasons = Counter(sample.reject_reason for sample in samples)
         raise SourceError(
             f"No whole triplet in {', '.join(source.location for source in sources)}: {dict(reasons)}. For example "
-            f"{samples[0].triplet.sample_id}: {samples[0].reject_message}. Fix the source, then run the same command "
+            f"{samples[0].frame.sample_id}: {samples[0].reject_message}. Fix the source, then run the same command "
             "again."
         )
     if config.resplit:
         divided = resplit(samples, val_fraction=config.val_fraction, seed=config.seed)
-        samples = [sample for sample in divided if sample.triplet.split in config.splits]
+        samples = [sample for sample in divided if sample.frame.split in config.splits]
     schema = shard_schema(height=config.height, width=config.width, metadata={})
     return deal_to_shards(
         samples,
@@ -178,7 +180,7 @@ def _write_store(
     if files.exists(MANIFEST):
         return
     unread = [sample for plan in plans for sample in plan.samples if sample.reject_reason]
-    example = f"{unread[0].triplet.sample_id} ({unread[0].reject_message})" if unread else ""
+    example = f"{unread[0].frame.sample_id} ({unread[0].reject_message})" if unread else ""
     check_rejects(len(unread), max_rejects=limits.max_rejects, example=example)
     layout = sample_layout(config)
     plans, segments = plan_staging(plans, sources, files)

@@ -9,8 +9,9 @@ import pyarrow as pa
 import xxhash
 
 from depthflow.datasets.camera import Camera, camera_of_frame
-from depthflow.datasets.diode import Triplet
-from depthflow.datasets.triplet import RejectError, decode_triplet
+from depthflow.datasets.decode import decode_frame
+from depthflow.datasets.frames import Frame
+from depthflow.datasets.reject import RejectError
 from depthflow.store.schema import PLANE_DTYPES, ROW_SCHEMA, plane_batch
 from depthflow.store.write.planes import Planes, depth_figures, make_planes
 
@@ -38,23 +39,23 @@ class Sample:
     planes: Planes
 
 
-def make_sample(
-    triplet: Triplet, members: Mapping[str, bytes], layout: SampleLayout, stated_camera: Camera | None
-) -> Sample:
-    """Decodes, checks and resizes one triplet.
+def make_sample(frame: Frame, members: Mapping[str, bytes], layout: SampleLayout) -> Sample:
+    """Decodes, checks and resizes one frame.
 
     Args:
-        members: Content of the files rgb, depth and mask.
-        stated_camera: The camera that the source states, if any.
+        members: Content of its files.
 
     Raises:
         RejectError: if the input cannot become a sample.
     """
-    frame = decode_triplet(members)
+    decoded = decode_frame(members, frame.encoding, camera=frame.camera, depth_camera=frame.depth_camera)
+    height, width = decoded.rgb.shape[:2]
+    camera = camera_of_frame(frame.camera, dataset=frame.dataset, height=height, width=width)
     planes = make_planes(
-        rgb=frame.rgb,
-        depth_m=frame.depth_m,
-        valid_mask=frame.valid_mask,
+        rgb=decoded.rgb,
+        depth_m=decoded.depth_m,
+        valid_mask=decoded.valid_mask,
+        views=(camera, frame.depth_camera) if camera and frame.depth_camera else None,
         height=layout.height,
         width=layout.width,
         edge_relative_jump=layout.edge_relative_jump,
@@ -62,11 +63,10 @@ def make_sample(
     )
     if not planes.valid_mask.any():
         raise RejectError("no_valid_pixel", f"none is left at {layout.height} x {layout.width}")
-    source_height, source_width = frame.valid_mask.shape
-    camera = camera_of_frame(stated_camera, height=source_height, width=source_width)
+    source_height, source_width = decoded.valid_mask.shape
     stored_camera = camera.resized(height=layout.height, width=layout.width) if camera else None
     row = {
-        **{name: getattr(triplet, name) for name in ("sample_id", "split", "scene_type", "scene", "scan")},
+        **{name: getattr(frame, name) for name in ("sample_id", "split", "scene_type", "scene", "scan")},
         "source_height": source_height,
         "source_width": source_width,
         **{name: getattr(stored_camera, name, None) for name in ("fx_px", "fy_px", "cx_px", "cy_px")},

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
-from depthflow.datasets.triplet import RejectError
+from depthflow.datasets.reject import RejectError
 from depthflow.errors import StoreError
 from depthflow.storage.files import StoreFiles
 from depthflow.store.schema import PLANE_DTYPES, REJECT_SCHEMA, ROW_SCHEMA, SECONDS_FIELD, shard_schema
@@ -142,8 +142,8 @@ class _HashedFile:
 def reject_row(planned: PlannedSample, error: RejectError) -> dict[str, str]:
     """Returns a reject's row of `REJECT_SCHEMA`."""
     return {
-        "sample_id": planned.triplet.sample_id,
-        "split": planned.triplet.split,
+        "sample_id": planned.frame.sample_id,
+        "split": planned.frame.split,
         "source": planned.source,
         "reason": error.reason,
         "message": error.message,

@@ -11,15 +11,18 @@ Either becomes a `Source`.
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from depthflow.datasets.archive import Contents, Member, archive_triplets, scan_archive
-from depthflow.datasets.camera import CAMERA_FILE, Camera, parse_camera, read_camera
+from depthflow.datasets.archive import Contents, Member, archive_listing, scan_archive
 from depthflow.datasets.catalogue import Accounting, account, expected_counts
-from depthflow.datasets.diode import MEMBER_SUFFIXES, Triplet, find_triplets
-from depthflow.datasets.triplet import RejectError
+from depthflow.datasets.diode import MEMBER_SUFFIXES
+from depthflow.datasets.frames import Frame
+from depthflow.datasets.layouts import find_frames, recognised
+from depthflow.datasets.listing import Listing, list_tree
+from depthflow.datasets.reject import RejectError
 from depthflow.errors import SourceError
 from depthflow.storage.files import StoreFiles
 from depthflow.storage.foreign_file import UnsafeFileError, read_foreign_file
@@ -33,13 +36,11 @@ class Source:
 
     Attributes:
         location: Path or URI of a tree or an archive.
-        triplets: Everything it holds, incomplete triplets included.
-        camera: The camera it states, if any.
+        frames: Everything it holds, incomplete frames included.
     """
 
     location: str
-    triplets: Sequence[Triplet]
-    camera: Camera | None = None
+    frames: Sequence[Frame]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,9 +54,17 @@ class ArchiveSource(Source):
     identity: str
 
 
-def list_tree(location: str, splits: tuple[str, ...]) -> Source:
-    """Lists a tree in DIODE's layout."""
-    return Source(location=location, triplets=find_triplets(location, splits), camera=read_camera(location))
+def read_tree(location: str, splits: tuple[str, ...], layout: str | None = None) -> Source:
+    """Lists a tree as a source.
+
+    Args:
+        layout: A name in `depthflow.datasets.layouts.LAYOUTS`; None recognises it.
+    """
+    return Source(location=location, frames=_frames(list_tree(location), splits, layout))
+
+
+def _frames(listing: Listing, splits: tuple[str, ...], layout: str | None) -> list[Frame]:
+    return find_frames(listing, layout or recognised(listing), splits)
 
 
 def list_archive(
@@ -70,7 +79,8 @@ def list_archive(
         with files.commit(f"{folder}/index.gzidx") as handle:
             while chunk := local.read(2**24):
                 handle.write(chunk)
-    columns = {name: [getattr(member, name) for member in contents.members] for name in Member._fields}
+    columns: dict[str, list[Any]] = {name: [getattr(m, name) for m in contents.members] for name in Member._fields}
+    columns["text"] = [contents.texts.get(number) for number in range(len(contents.members))]
     metadata = {"camera": contents.camera} if contents.camera is not None else {}
     with files.commit(f"{folder}/members.parquet") as handle:
         pq.write_table(pa.table(columns).replace_schema_metadata(metadata), handle)
@@ -80,15 +90,16 @@ def read_contents(identity: str, files: StoreFiles) -> Contents:
     """Reads what `list_archive` wrote."""
     table = pq.read_table(pa.BufferReader(files.read(f"{STAGING}/{identity}/members.parquet")))
     members = [Member(*row) for row in zip(*(table[name].to_pylist() for name in Member._fields), strict=True)]
-    return Contents(members, (table.schema.metadata or {}).get(b"camera"))
+    texts = {number: text for number, text in enumerate(table["text"].to_pylist()) if text is not None}
+    return Contents(members, (table.schema.metadata or {}).get(b"camera"), texts)
 
 
-def read_archive_source(archive: str, identity: str, splits: tuple[str, ...], files: StoreFiles) -> ArchiveSource:
-    """Returns an archive that `list_archive` has listed as a source."""
-    contents = read_contents(identity, files)
-    camera = parse_camera(contents.camera, where=f"{CAMERA_FILE} of {archive}") if contents.camera is not None else None
-    triplets = archive_triplets(archive, contents.members, splits)
-    return ArchiveSource(location=archive, triplets=triplets, camera=camera, identity=identity)
+def read_archive(
+    archive: str, identity: str, splits: tuple[str, ...], files: StoreFiles, layout: str | None = None
+) -> ArchiveSource:
+    """Returns an archive that `list_archive` has listed as a source; see `read_tree`."""
+    listing = archive_listing(archive, read_contents(identity, files))
+    return ArchiveSource(location=archive, frames=_frames(listing, splits, layout), identity=identity)
 
 
 def account_for(sources: Sequence[Source], splits: tuple[str, ...]) -> Accounting:
@@ -96,7 +107,7 @@ def account_for(sources: Sequence[Source], splits: tuple[str, ...]) -> Accountin
     found = (
         (t.split, t.scene_type, t.scene, t.scan, t.sample_id)
         for source in sources
-        for t in source.triplets
+        for t in source.frames
         if not t.problem and t.members.keys() == MEMBER_SUFFIXES.keys()
     )
     return account(found, splits=splits, catalogue=expected_counts())

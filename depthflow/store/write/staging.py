@@ -16,7 +16,7 @@ import pyarrow as pa
 import xxhash
 
 from depthflow.datasets.archive import ReadSpan, open_archive
-from depthflow.datasets.triplet import RejectError
+from depthflow.datasets.reject import RejectError
 from depthflow.storage.files import StoreFiles
 from depthflow.store.schema import SECONDS_FIELD, shard_schema
 from depthflow.store.write.plan import PlannedSample, ShardPlan
@@ -76,7 +76,7 @@ class Segment:
     @property
     def piece(self) -> str:
         """Path of its piece in the store; a digest of the piece's content."""
-        content = [(p.triplet.sample_id, p.triplet.split, sorted(p.triplet.members.items())) for p in self.samples]
+        content = [(p.frame.sample_id, p.frame.split, sorted(p.frame.members.items())) for p in self.samples]
         digest = xxhash.xxh3_128_hexdigest(repr((content, self.settings)).encode())
         return f"{STAGING}/{self.identity}/{digest}.arrow"
 
@@ -134,11 +134,11 @@ def with_pieces(plans: Sequence[ShardPlan], segments: Sequence[Segment]) -> list
     for segment in segments:
         piece = segment.piece
         for position, sample in enumerate(segment.samples):
-            key = sample.source, sample.triplet.sample_id
+            key = sample.source, sample.frame.sample_id
             staged[key] = StagedSample(**vars(sample), piece=piece, position=position)
 
     def placed(sample: PlannedSample) -> PlannedSample:
-        return sample if sample.reject_reason else staged.get((sample.source, sample.triplet.sample_id), sample)
+        return sample if sample.reject_reason else staged.get((sample.source, sample.frame.sample_id), sample)
 
     return [replace(plan, samples=tuple(map(placed, plan.samples))) for plan in plans]
 
@@ -167,7 +167,7 @@ def stage_segment(segment: Segment, *, files: StoreFiles, layout: SampleLayout, 
             started = time.perf_counter()
             try:
                 with watch(planned):
-                    sample = make_sample(planned.triplet, next(members), layout, planned.camera)
+                    sample = make_sample(planned.frame, next(members), layout)
                 note = {"seconds": repr(time.perf_counter() - started)}
                 (batch,) = to_table([sample], schema).to_batches()
             except RejectError as error:
@@ -180,7 +180,7 @@ def stage_segment(segment: Segment, *, files: StoreFiles, layout: SampleLayout, 
 
 def sweep(segment: Segment, read: ReadSpan) -> Iterator[Mapping[str, bytes]]:
     """Yields each sample's members, read in the archive's order; what is read ahead of its turn is kept until then."""
-    spans = iter(sorted(span for sample in segment.samples for span in sample.triplet.members.values()))
+    spans = iter(sorted(span for sample in segment.samples for span in sample.frame.members.values()))
     held: dict[tuple[int, int], bytes] = {}
     held_bytes = 0
     for sample in segment.samples:
@@ -193,7 +193,7 @@ def sweep(segment: Segment, read: ReadSpan) -> Iterator[Mapping[str, bytes]]:
             if held_bytes > HELD_BYTES:
                 held.clear()
                 held_bytes = 0
-        own = sample.triplet.members
+        own = sample.frame.members
         members = {name: held.pop(span) if span in held else read(span) for name, span in own.items()}
         held_bytes = sum(map(len, held.values()))
         yield members
@@ -230,15 +230,15 @@ def sample_maker(layout: SampleLayout, files: StoreFiles) -> Make:
     def make(planned: PlannedSample) -> Sample:
         if isinstance(planned, StagedSample):
             return pieces.take(planned.piece, planned.position)
-        members = {name: read_member(path) for name, path in planned.triplet.members.items()}
-        return make_sample(planned.triplet, members, layout, planned.camera)
+        members = {name: read_member(path) for name, path in planned.frame.members.items()}
+        return make_sample(planned.frame, members, layout)
 
     return make
 
 
 def _begin(sample: PlannedSample) -> int:
-    return min(offset for offset, _ in sample.triplet.members.values())
+    return min(offset for offset, _ in sample.frame.members.values())
 
 
 def _end(sample: PlannedSample) -> int:
-    return max(offset + size for offset, size in sample.triplet.members.values())
+    return max(offset + size for offset, size in sample.frame.members.values())

@@ -18,7 +18,7 @@ from ray import cloudpickle
 from ray.data._internal.execution.streaming_executor import StreamingExecutor
 from ray.exceptions import GetTimeoutError, RayActorError
 
-from depthflow.datasets.triplet import RejectError
+from depthflow.datasets.reject import RejectError
 from depthflow.errors import StoreError, unwrapped
 from depthflow.placement import cluster_capacity, plan_data
 from depthflow.store.write.plan import PlannedSample
@@ -96,12 +96,12 @@ class Reporter:
     @contextmanager
     def watch(self, planned: PlannedSample) -> Iterator[None]:
         """Reports the sample that is made in the block; a RejectError is counted and raised again."""
-        self.begin(planned.triplet.sample_id)
+        self.begin(planned.frame.sample_id)
         try:
             yield
         except RejectError as error:
             self._rejects += 1
-            self._last_reject = f"{planned.triplet.sample_id} ({error})"
+            self._last_reject = f"{planned.frame.sample_id} ({error})"
             raise
         finally:
             self._done += 1

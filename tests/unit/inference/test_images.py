@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from depthflow.datasets.triplet import RejectError
+from depthflow.datasets.reject import RejectError
 from depthflow.errors import SourceError
 from depthflow.inference.images import SUFFIXES, find_images, image_version, read_image
 

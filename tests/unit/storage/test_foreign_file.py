@@ -8,7 +8,7 @@ import pytest
 
 from depthflow.datasets.archive import archive_identity
 from depthflow.datasets.camera import read_camera
-from depthflow.datasets.triplet import RejectError
+from depthflow.datasets.reject import RejectError
 from depthflow.errors import SourceError
 from depthflow.inference.images import find_images, read_image
 from depthflow.storage.foreign_file import MAX_FILE_BYTES, UnsafeFileError, read_foreign_file

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from depthflow.datasets.diode import Triplet
+from depthflow.datasets.frames import Frame
 from depthflow.errors import SourceError
 from depthflow.store.write.plan import (
     PlannedSample,
@@ -27,7 +27,7 @@ WHOLE = ("rgb", "depth", "mask")
 
 def triplet(scene=1, scan=1, number=0, *, split="train", scene_type="indoors", members=WHOLE, reason="", problem=""):
     sample_id = f"{scene:05d}_{scan:05d}_{scene_type}_{number:03d}_000"
-    return Triplet(
+    return Frame(
         sample_id=sample_id,
         split=split,
         scene_type=scene_type,
@@ -40,7 +40,7 @@ def triplet(scene=1, scan=1, number=0, *, split="train", scene_type="indoors", m
 
 
 def planned(*args, source="/data", reject_reason="", **kwargs):
-    return PlannedSample(triplet=triplet(*args, **kwargs), source=source, reject_reason=reject_reason)
+    return PlannedSample(frame=triplet(*args, **kwargs), source=source, reject_reason=reject_reason)
 
 
 def samples_of(scans, **kwargs):
@@ -68,19 +68,17 @@ def test_every_shard_is_a_fair_draw(train, val, shard_samples, seed):
     samples = samples_of(train) + samples_of({(scene + 10, scan): n for (scene, scan), n in val.items()}, split="val")
     plans = deal(samples, shard_samples=shard_samples, seed=seed)
 
-    assert Counter(s.triplet.sample_id for p in plans for s in p.samples) == Counter(
-        s.triplet.sample_id for s in samples
-    )
+    assert Counter(s.frame.sample_id for p in plans for s in p.samples) == Counter(s.frame.sample_id for s in samples)
     for split in ("train", "val"):
         shards = [plan for plan in plans if plan.path.startswith(f"split={split}/")]
         assert [plan.path for plan in shards] == [f"split={split}/part-{k:05d}.parquet" for k in range(len(shards))]
-        assert all(s.triplet.split == split for plan in shards for s in plan.samples)
+        assert all(s.frame.split == split for plan in shards for s in plan.samples)
         sizes = [len(plan.samples) for plan in shards]
         assert max(sizes) - min(sizes) <= 1
         assert max(sizes) <= shard_samples
-        whole = Counter((s.triplet.scene, s.triplet.scan) for plan in shards for s in plan.samples)
+        whole = Counter((s.frame.scene, s.frame.scan) for plan in shards for s in plan.samples)
         for plan in shards:
-            part = Counter((s.triplet.scene, s.triplet.scan) for s in plan.samples)
+            part = Counter((s.frame.scene, s.frame.scan) for s in plan.samples)
             assert all(n <= math.ceil(whole[scan] / len(shards)) for scan, n in part.items())
 
 
@@ -93,10 +91,10 @@ def test_every_shard_is_a_fair_draw_despite_rejects(scans, shard_samples, seed, 
         replace(s, reject_reason=chance.choice(reasons) if chance.random() < refused else "") for s in samples_of(scans)
     ]
     plans = deal(samples, shard_samples=shard_samples, seed=seed)
-    assert Counter(s.triplet.sample_id for p in plans for s in p.samples) == Counter(map(sample_id_of, samples))
-    whole = Counter((s.triplet.scene, s.triplet.scan) for s in samples if not s.reject_reason)
+    assert Counter(s.frame.sample_id for p in plans for s in p.samples) == Counter(map(sample_id_of, samples))
+    whole = Counter((s.frame.scene, s.frame.scan) for s in samples if not s.reject_reason)
     for plan in plans:
-        part = Counter((s.triplet.scene, s.triplet.scan) for s in plan.samples if not s.reject_reason)
+        part = Counter((s.frame.scene, s.frame.scan) for s in plan.samples if not s.reject_reason)
         assert all(n <= math.ceil(whole[scan] / len(plans)) for scan, n in part.items())
 
 
@@ -125,13 +123,13 @@ def test_a_plan_depends_only_on_its_seed(scans, seed):
 def test_seeds_deal_differently():
     samples = samples_of({(1, 1): 40, (1, 2): 40})
     plans = [deal(samples, seed=seed) for seed in range(10)]
-    members = {frozenset(s.triplet.sample_id for s in plan[0].samples) for plan in plans}
+    members = {frozenset(s.frame.sample_id for s in plan[0].samples) for plan in plans}
     assert len(members) == 10
 
 
 def test_rows_are_not_in_the_order_of_scans():
     (plan,) = deal(samples_of({(1, 1): 20, (1, 2): 20}), shard_samples=100)
-    order = [(s.triplet.scan, s.triplet.sample_id) for s in plan.samples]
+    order = [(s.frame.scan, s.frame.sample_id) for s in plan.samples]
     first_half = Counter(scan for scan, _ in order[:20])
     assert max(first_half.values()) < 20
     assert [i for _, i in order] != sorted(i for _, i in order)
@@ -210,7 +208,7 @@ def sources(found):
 def test_whole_samples_are_taken_as_they_are():
     found = [("/a", triplet(1)), ("/b", triplet(2, split="val"))]
     got = plan_samples(sources(found))
-    assert [(p.source, p.triplet) for p in got] == found
+    assert [(p.source, p.frame) for p in got] == found
     assert {(p.reject_reason, p.reject_message) for p in got} == {("", "")}
 
 
@@ -262,7 +260,7 @@ def test_a_complete_copy_replaces_an_incomplete_or_misplaced_one():
 def groups_of(samples, *names):
     """Split to the set of those attributes of its samples."""
     return {
-        split: {tuple(getattr(s.triplet, name) for name in names) for s in samples if s.triplet.split == split}
+        split: {tuple(getattr(s.frame, name) for name in names) for s in samples if s.frame.split == split}
         for split in ("train", "val")
     }
 
@@ -280,23 +278,23 @@ def test_resplit_is_by_scene_for_each_type(indoors, outdoor, val_fraction, seed)
     )
     got = resplit(samples, val_fraction=val_fraction, seed=seed)
 
-    assert Counter(s.triplet.sample_id for s in got) == Counter(s.triplet.sample_id for s in samples)
+    assert Counter(s.frame.sample_id for s in got) == Counter(s.frame.sample_id for s in samples)
     splits = groups_of(got, "scene_type", "scene")
     assert not splits["train"] & splits["val"]
     for scene_type in ("indoors", "outdoor"):
-        members = [s for s in got if s.triplet.scene_type == scene_type]
-        sizes = Counter(s.triplet.scene for s in members)
-        in_val = sum(s.triplet.split == "val" for s in members)
+        members = [s for s in got if s.frame.scene_type == scene_type]
+        sizes = Counter(s.frame.scene for s in members)
+        in_val = sum(s.frame.split == "val" for s in members)
         assert 0 < in_val < len(members)
         assert abs(in_val - val_fraction * len(members)) <= max(sizes.values())
     assert got == resplit(samples, val_fraction=val_fraction, seed=seed)
     # Nothing but the split is changed.
-    unchanged = [replace(s, triplet=replace(s.triplet, split="val")) for s in got]
+    unchanged = [replace(s, frame=replace(s.frame, split="val")) for s in got]
     assert sorted(unchanged, key=sample_id_of) == sorted(samples, key=sample_id_of)
 
 
 def sample_id_of(sample):
-    return sample.triplet.sample_id
+    return sample.frame.sample_id
 
 
 @pytest.mark.parametrize(
@@ -314,7 +312,7 @@ def test_one_large_scene_does_not_take_the_fraction_with_it():
     samples = samples_of({(1, 1): 100, **{(scene, 1): 5 for scene in range(2, 12)}})
     for seed in range(20):
         got = resplit(samples, val_fraction=0.2, seed=seed)
-        assert 25 <= sum(s.triplet.split == "val" for s in got) <= 35
+        assert 25 <= sum(s.frame.split == "val" for s in got) <= 35
 
 
 def test_resplit_is_by_scan_if_a_type_has_one_scene():
@@ -322,10 +320,10 @@ def test_resplit_is_by_scan_if_a_type_has_one_scene():
         {(2, 1): 10, (3, 1): 10}, scene_type="outdoor"
     )
     got = resplit(samples, val_fraction=0.2, seed=3)
-    indoors = groups_of([s for s in got if s.triplet.scene_type == "indoors"], "scan")
+    indoors = groups_of([s for s in got if s.frame.scene_type == "indoors"], "scan")
     assert not indoors["train"] & indoors["val"]
     assert (len(indoors["train"]), len(indoors["val"])) == (4, 1)
-    outdoor = groups_of([s for s in got if s.triplet.scene_type == "outdoor"], "scene")
+    outdoor = groups_of([s for s in got if s.frame.scene_type == "outdoor"], "scene")
     assert (len(outdoor["train"]), len(outdoor["val"])) == (1, 1)
 
 
@@ -343,7 +341,7 @@ def test_resplit_depends_on_the_seed():
 
 def test_resplit_is_sorted_by_split_and_id():
     got = resplit(samples_of({(scene, 1): 3 for scene in (3, 1, 2)}), val_fraction=0.3, seed=0)
-    keys = [(s.triplet.split, s.triplet.sample_id) for s in got]
+    keys = [(s.frame.split, s.frame.sample_id) for s in got]
     assert keys == sorted(keys)
 
 
@@ -358,4 +356,4 @@ def test_a_split_of_rejects_alone_is_empty():
         got = resplit(samples, val_fraction=0.1, seed=0)
     except SourceError:
         return
-    assert {s.triplet.split for s in got if not s.reject_reason} == {"train", "val"}
+    assert {s.frame.split for s in got if not s.reject_reason} == {"train", "val"}

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from depthflow.datasets.camera import DIODE_CAMERA, Camera
-from depthflow.datasets.diode import Triplet
-from depthflow.datasets.triplet import RejectError
+from depthflow.datasets.frames import Frame
+from depthflow.datasets.reject import RejectError
 from depthflow.store.schema import PLANE_DTYPES, ROW_SCHEMA, shard_schema
 from depthflow.store.write.planes import point_sample_index
 from depthflow.store.write.sample import SampleLayout, from_batch, make_sample, to_table
@@ -33,7 +33,7 @@ def npy(array):
 
 def triplet(sample_id="00001_00002_outdoor_003_000"):
     scene, scan, scene_type = sample_id.split("_")[:3]
-    return Triplet(
+    return Frame(
         sample_id=sample_id,
         split="val",
         scene_type=scene_type,

@@ -16,8 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from depthflow.datasets.camera import Camera
-from depthflow.datasets.diode import MEMBER_SUFFIXES, Triplet
-from depthflow.datasets.triplet import RejectError
+from depthflow.datasets.diode import MEMBER_SUFFIXES
+from depthflow.datasets.frames import Frame
+from depthflow.datasets.reject import RejectError
 from depthflow.errors import SourceError
 from depthflow.storage.files import open_files
 from depthflow.store.write import staging
@@ -49,7 +50,7 @@ LAYOUT = SampleLayout(height=4, width=5, edge_relative_jump=0.1, edge_radius_px=
 def planned_at(spans, number, split="train"):
     """A sample whose members lie at these (offset, size)."""
     stem = f"{SCAN}_{number // 1000:03d}_{number % 1000:03d}"
-    triplet = Triplet(
+    triplet = Frame(
         sample_id=stem,
         split=split,
         scene_type="indoors",
@@ -57,7 +58,7 @@ def planned_at(spans, number, split="train"):
         scan="scan_00001",
         members=dict(zip(MEMBER_SUFFIXES, spans, strict=True)),
     )
-    return PlannedSample(triplet=triplet, source="a.tar.gz")
+    return PlannedSample(frame=triplet, source="a.tar.gz")
 
 
 def samples_in_order(order):
@@ -73,7 +74,7 @@ def segments_of(samples, **changes):
 
 
 def spans_of(sample):
-    return sample.triplet.members.values()
+    return sample.frame.members.values()
 
 
 def extent(samples):
@@ -110,8 +111,8 @@ orders = st.one_of(
 def test_each_sample_is_in_one_segment_independent_of_order(order, seed):
     samples = samples_in_order(order)
     segments = segments_of(samples)
-    ids = Counter(sample.triplet.sample_id for segment in segments for sample in segment.samples)
-    assert ids == Counter(sample.triplet.sample_id for sample in samples)
+    ids = Counter(sample.frame.sample_id for segment in segments for sample in segment.samples)
+    assert ids == Counter(sample.frame.sample_id for sample in samples)
     assert all(1 <= len(segment.samples) <= OPEN_TRIPLETS for segment in segments)
     assert len({segment.piece for segment in segments}) == len(segments)
     assert segments_of(random.Random(seed).sample(samples, len(samples))) == segments
@@ -162,15 +163,15 @@ def test_a_shuffled_archive_is_cut_by_size():
 def test_a_pieces_name_depends_on_its_content():
     samples = samples_in_order(in_a_row(8))
     (segment,) = segments_of(samples)
-    first = samples[0].triplet
+    first = samples[0].frame
     others = [
         segments_of(samples, identity="another"),
         segments_of(samples, settings='{"height": 1}'),
         segments_of(samples[:-1]),
-        segments_of([replace(samples[0], triplet=replace(first, split="val")), *samples[1:]]),
-        segments_of([replace(samples[0], triplet=replace(first, sample_id="x")), *samples[1:]]),
+        segments_of([replace(samples[0], frame=replace(first, split="val")), *samples[1:]]),
+        segments_of([replace(samples[0], frame=replace(first, sample_id="x")), *samples[1:]]),
         segments_of(
-            [replace(samples[0], triplet=replace(first, members={**first.members, "rgb": (0, 5)})), *samples[1:]]
+            [replace(samples[0], frame=replace(first, members={**first.members, "rgb": (0, 5)})), *samples[1:]]
         ),
     ]
     assert segment.piece.startswith(".staging/identity/")
@@ -222,7 +223,7 @@ def test_a_sweep_yields_each_samples_own_members(order, held_bytes):
         for segment in segments_of(samples):
             tape = Tape()
             for sample, members in zip(segment.samples, sweep(segment, tape.read), strict=True):
-                assert members == {name: Tape.content(span) for name, span in sample.triplet.members.items()}
+                assert members == {name: Tape.content(span) for name, span in sample.frame.members.items()}
                 assert max(tape.read_spans) == max(spans_of(sample))  # It reads no further than it must.
             if held_bytes == 2**29:  # All are kept: each is read once, and forward.
                 assert tape.read_spans == sorted(span for sample in segment.samples for span in spans_of(sample))
@@ -249,9 +250,9 @@ def tree(tmp_path_factory, write):
     root = tmp_path_factory.mktemp("tree")
     write.tree(root, {"train": {**TREE, "00002_00001_outdoor": 10}, "val": {"00003_00001_indoors": 12}})
     rgb, depth, mask = write.frame(0)
-    write.triplet(root, "train", f"{SCAN}_003_000", rgb, depth, mask * 0)
-    write.triplet(root, "train", f"{SCAN}_004_000", rgb, depth * np.nan, mask)
-    folder = write.triplet(root, "val", "00003_00001_indoors_005_000", rgb, depth, mask)
+    write.frame(root, "train", f"{SCAN}_003_000", rgb, depth, mask * 0)
+    write.frame(root, "train", f"{SCAN}_004_000", rgb, depth * np.nan, mask)
+    folder = write.frame(root, "val", "00003_00001_indoors_005_000", rgb, depth, mask)
     (folder / "00003_00001_indoors_005_000.png").write_bytes(b"")
     (folder / "00003_00001_indoors_006_000_depth.npy").unlink()
     (root / "camera.json").write_text(
@@ -307,7 +308,7 @@ def test_a_piece_holds_what_the_files_would_make(tree, archive, tmp_path):
     pieces, made, refused = PieceReader(files), 0, 0
     for segment in segments:
         for position, planned in enumerate(segment.samples):
-            wanted = made_of(members_in(tree, planned.triplet), planned.triplet, camera)
+            wanted = made_of(members_in(tree, planned.frame), planned.frame, camera)
             if isinstance(wanted, str):
                 with pytest.raises(RejectError) as info:
                     pieces.take(segment.piece, position)
@@ -355,8 +356,8 @@ def test_a_lost_piece_is_made_again(tree, tmp_path):
     content = held_in(files, segments[1])
     gone.unlink()
     made = []
-    stage(segments, files, watch=lambda planned: made.append(planned.triplet.sample_id) or nullcontext())
-    assert made == [sample.triplet.sample_id for sample in segments[1].samples]
+    stage(segments, files, watch=lambda planned: made.append(planned.frame.sample_id) or nullcontext())
+    assert made == [sample.frame.sample_id for sample in segments[1].samples]
     assert held_in(files, segments[1]) == content
 
 
@@ -380,7 +381,7 @@ def test_every_sample_and_reject_is_watched(archive, tmp_path):
 
     class Watch:
         def __init__(self, planned):
-            self.sample_id = planned.triplet.sample_id
+            self.sample_id = planned.frame.sample_id
 
         def __enter__(self):
             seen.append(self.sample_id)
@@ -390,7 +391,7 @@ def test_every_sample_and_reject_is_watched(archive, tmp_path):
                 refused.append(self.sample_id)
 
     stage(segments, files, watch=Watch)
-    assert seen == [sample.triplet.sample_id for segment in segments for sample in segment.samples]
+    assert seen == [sample.frame.sample_id for segment in segments for sample in segment.samples]
     assert sorted(refused) == [f"{SCAN}_003_000", f"{SCAN}_004_000", "00003_00001_indoors_005_000"]
 
 

@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from depthflow.datasets.diode import Triplet
-from depthflow.datasets.triplet import RejectError
+from depthflow.datasets.frames import Frame
+from depthflow.datasets.reject import RejectError
 from depthflow.errors import StoreError
 from depthflow.store.write import tasks
 from depthflow.store.write.plan import PlannedSample
@@ -14,8 +14,8 @@ from depthflow.store.write.tasks import Board, Report, Reporter, check_rejects, 
 
 
 def planned(sample_id):
-    triplet = Triplet(sample_id=sample_id, split="train", scene_type="", scene="", scan="", members={})
-    return PlannedSample(triplet=triplet, source="tree")
+    triplet = Frame(sample_id=sample_id, split="train", scene_type="", scene="", scan="", members={})
+    return PlannedSample(frame=triplet, source="tree")
 
 
 def fail(reporter, sample_id, error):

@@ -14,7 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from depthflow.datasets.triplet import RejectError, decode_npy, decode_rgb, decode_triplet
+from depthflow.datasets.decode import decode_rgb, decode_frame
+from depthflow.datasets.npy_file import decode_npy
+from depthflow.datasets.reject import RejectError
 
 HEIGHT, WIDTH = 4, 6
 RGB = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
@@ -47,7 +49,7 @@ def members(*, rgb=RGB, depth=DEPTH, mask=MASK) -> dict[str, bytes]:
 
 def reason(content: dict[str, bytes]) -> str:
     with pytest.raises(RejectError) as info:
-        decode_triplet(content)
+        decode_frame(content)
     assert info.value.message
     return info.value.reason
 
@@ -64,7 +66,7 @@ def changed(array: np.ndarray, value: float, at=(1, 2)) -> np.ndarray:
 @pytest.mark.parametrize("channel", [False, True])
 def test_a_complete_triplet(channel):
     depth, mask = (DEPTH[..., None], MASK[..., None]) if channel else (DEPTH, MASK)
-    frame = decode_triplet(members(depth=depth, mask=mask))
+    frame = decode_frame(members(depth=depth, mask=mask))
     np.testing.assert_array_equal(frame.rgb, RGB)
     np.testing.assert_array_equal(frame.depth_m, DEPTH)
     assert (frame.rgb.dtype, frame.depth_m.dtype, frame.valid_mask.dtype) == (np.uint8, np.float32, np.bool_)
@@ -74,20 +76,20 @@ def test_a_complete_triplet(channel):
 
 @pytest.mark.parametrize("dtype", ["<f2", "<f4", ">f4", "<f8", ">f8"])
 def test_depth_of_any_float_type_becomes_float32(dtype):
-    frame = decode_triplet(members(depth=DEPTH.astype(dtype)))
+    frame = decode_frame(members(depth=DEPTH.astype(dtype)))
     assert frame.depth_m.dtype == np.dtype(np.float32)
     np.testing.assert_allclose(frame.depth_m, DEPTH, rtol=1e-3 if dtype == "<f2" else 1e-7)
 
 
 def test_fortran_order_is_not_transposed():
-    frame = decode_triplet(members(depth=np.asfortranarray(DEPTH)))
+    frame = decode_frame(members(depth=np.asfortranarray(DEPTH)))
     np.testing.assert_array_equal(frame.depth_m, DEPTH)
 
 
 @pytest.mark.parametrize("dtype", [np.bool_, np.uint8, np.uint16, np.float32, np.float64, np.int64])
 def test_masks_of_every_dtype(dtype):
     wanted = np.random.default_rng(1).random((HEIGHT, WIDTH)) > 0.5
-    np.testing.assert_array_equal(decode_triplet(members(mask=wanted.astype(dtype))).valid_mask, wanted)
+    np.testing.assert_array_equal(decode_frame(members(mask=wanted.astype(dtype))).valid_mask, wanted)
 
 
 @pytest.mark.parametrize(
@@ -106,21 +108,21 @@ def test_masks_of_every_dtype(dtype):
 )
 def test_valid_is_any_mask_value_above_zero(dtype, value, valid):
     mask = changed(np.ones((HEIGHT, WIDTH), dtype), value)
-    got = decode_triplet(members(mask=mask)).valid_mask
+    got = decode_frame(members(mask=mask)).valid_mask
     assert got[1, 2] == valid
     assert got.sum() == HEIGHT * WIDTH - (not valid)
 
 
 @pytest.mark.parametrize("value", [0.0, -0.0, -3.0])
 def test_non_positive_depth_is_invalid_but_not_rejected(value):
-    got = decode_triplet(members(depth=changed(DEPTH, value))).valid_mask
+    got = decode_frame(members(depth=changed(DEPTH, value))).valid_mask
     assert not got[1, 2]
     assert got.sum() == HEIGHT * WIDTH - 1
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_depth_outside_the_mask_may_be_anything(value):
-    got = decode_triplet(members(depth=changed(DEPTH, value), mask=changed(MASK, 0))).valid_mask
+    got = decode_frame(members(depth=changed(DEPTH, value), mask=changed(MASK, 0))).valid_mask
     assert not got[1, 2]
     assert got.sum() == HEIGHT * WIDTH - 1
 
@@ -144,7 +146,7 @@ def test_red_is_the_first_channel():
 @pytest.mark.parametrize("member", ["rgb", "depth", "mask"])
 def test_empty_file(member):
     with pytest.raises(RejectError, match=f"empty_file: the {member} "):
-        decode_triplet({**members(), member: b""})
+        decode_frame({**members(), member: b""})
 
 
 @pytest.mark.parametrize("content", [b"x", b"GIF89a", b"\x89PNG\r\n\x1a\n", bytes(500), npy(DEPTH)])
@@ -271,7 +273,7 @@ def test_valid_is_mask_and_positive_pixel_by_pixel(seed, share):
     mask = (generator.random((HEIGHT, WIDTH)) < share).astype(np.float32)
     wanted = [[bool(m > 0 and d > 0) for d, m in zip(*rows, strict=True)] for rows in zip(depth, mask, strict=True)]
     if np.any(wanted):
-        np.testing.assert_array_equal(decode_triplet(members(depth=depth, mask=mask)).valid_mask, wanted)
+        np.testing.assert_array_equal(decode_frame(members(depth=depth, mask=mask)).valid_mask, wanted)
     else:
         assert reason(members(depth=depth, mask=mask)) == "no_valid_pixel"
 
@@ -440,7 +442,8 @@ def test_an_image_of_too_many_pixels_is_rejected_before_it_is_decoded(content):
     """A PNG of 2.6 MB took 5.2 GB. In a process of its own, which measures its memory."""
     script = (
         "import sys, resource\n"
-        "from depthflow.datasets.triplet import RejectError, decode_rgb\n"
+        "from depthflow.datasets.decode import decode_rgb\n"
+from depthflow.datasets.reject import RejectError
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "try:\n    decode_rgb(sys.stdin.buffer.read())\n"
         "except RejectError as error:\n    print(error)\n"

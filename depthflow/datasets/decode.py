@@ -1,0 +1,199 @@
+"""Decodes a frame's files to arrays in metres, or states why it is rejected."""
+
+import struct
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import cv2
+import kornia_rs
+import numpy as np
+
+from depthflow.datasets.camera import Camera
+from depthflow.datasets.depth_files import decode_depth
+from depthflow.datasets.frames import DepthEncoding
+from depthflow.datasets.npy_file import decode_npy
+from depthflow.datasets.reject import RejectError
+
+_PNG_START = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
+_PNG_END = b"IEND\xaeB`\x82"
+_PNG_HEADER = struct.Struct(">16sIIBB")
+"""Signature and the first chunk's head, width, height, bits per channel, colour type (2 = RGB)."""
+_MAX_PIXELS = 2**27
+"""Also OpenCV's limit, which depthflow/__init__.py sets."""
+_ASPECT_TOLERANCE = 0.02
+"""Largest relative difference between the aspect ratios of an image and its depth map, if they share one camera."""
+_KINECT_DISPARITY = 2047
+"""Largest raw value of a Kinect's 11-bit disparity, which means no measurement."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoded:
+    """A decoded frame at the source's resolution: (H, W) of the image, (h, w) of the depth map.
+
+    Attributes:
+        rgb: (H, W, 3) uint8.
+        depth_m: (h, w) float32, metres along the optical axis; anything where invalid.
+        called_valid: (h, w) bool, what the mask, the invalid values and the confidence leave.
+        valid_mask: (h, w) bool, `called_valid and depth > 0`; finite too, once `CHECKS` passed.
+    """
+
+    rgb: np.ndarray
+    depth_m: np.ndarray
+    called_valid: np.ndarray
+    valid_mask: np.ndarray
+
+
+def decode_frame(
+    members: Mapping[str, bytes],
+    encoding: DepthEncoding | None = None,
+    *,
+    camera: Camera | None = None,
+    depth_camera: Camera | None = None,
+) -> Decoded:
+    """Decodes and checks one frame.
+
+    Args:
+        members: Content of the files rgb and depth and, if there are any, mask and confidence.
+        encoding: How the depth file's values become metres; by default, they are metres.
+        camera: Camera of the image, which distances along rays need.
+        depth_camera: Camera of the depth map where its field of view is not the image's.
+
+    Raises:
+        RejectError: if the input cannot become a sample.
+    """
+    encoding = encoding or DepthEncoding()
+    for member, content in members.items():
+        if not content:
+            raise RejectError("empty_file", f"the {member} file has no bytes")
+    rgb = decode_rgb(members["rgb"])
+    values = _plane(decode_depth(members["depth"]), "depth")
+    masks = {
+        name: _plane(_decode_mask(members[name], name), name) for name in ("mask", "confidence") if name in members
+    }
+    _check_shapes(rgb, values, masks, same_view=depth_camera is None)
+    depth_m = _metres(values, encoding, depth_camera or camera)
+    called_valid = masks["mask"] > 0 if "mask" in masks else np.isfinite(depth_m)
+    if encoding.invalid:
+        called_valid &= ~np.isin(values, encoding.invalid)
+    if "confidence" in masks:
+        called_valid &= masks["confidence"] >= (1 if encoding.min_confidence is None else encoding.min_confidence)
+    decoded = Decoded(rgb=rgb, depth_m=depth_m, called_valid=called_valid, valid_mask=called_valid & (depth_m > 0))
+    for reason, check in CHECKS.items():
+        if problem := check(decoded):
+            raise RejectError(reason, problem)
+    return decoded
+
+
+def _check_shapes(rgb: np.ndarray, depth: np.ndarray, masks: Mapping[str, np.ndarray], *, same_view: bool) -> None:
+    """Raises RejectError unless the masks are on the depth map's grid, and the image shows what the depth map does."""
+    for name, mask in masks.items():
+        if mask.shape != depth.shape:
+            raise RejectError("shape_mismatch", f"depth {depth.shape} and {name} {mask.shape} differ")
+    aspects = rgb.shape[1] * depth.shape[0], rgb.shape[0] * depth.shape[1]
+    if same_view and abs(aspects[0] - aspects[1]) > _ASPECT_TOLERANCE * max(aspects):
+        raise RejectError("shape_mismatch", f"image {rgb.shape[:2]} and depth {depth.shape} differ in aspect ratio")
+
+
+def _metres(values: np.ndarray, encoding: DepthEncoding, camera: Camera | None) -> np.ndarray:
+    """Returns (h, w) float32, metres along the optical axis."""
+    if encoding.packing == "sun_rgbd":
+        if values.dtype != np.uint16:
+            raise RejectError("wrong_dtype", f"SUN RGB-D packs 16 bits, received {values.dtype}")
+        values = (values >> 3) | (values << 13)
+    if not np.issubdtype(values.dtype, np.floating):
+        if encoding.units_per_m == 1:
+            raise RejectError("wrong_dtype", f"depth must be floating point metres, received {values.dtype}")
+        if problem := _disparity(values):
+            raise RejectError("raw_disparity", problem)
+    depth_m = values.astype(np.float32, copy=False)
+    if encoding.units_per_m != 1:
+        depth_m = depth_m / np.float32(encoding.units_per_m)
+    if encoding.kind == "planar":
+        return depth_m
+    if camera is None:
+        raise RejectError("no_camera", "distances along rays need the camera, which is unknown")
+    return depth_m / _ray_lengths(camera.resized(height=depth_m.shape[0], width=depth_m.shape[1]))
+
+
+def _ray_lengths(camera: Camera) -> np.ndarray:
+    """Returns (h, w) float32, the length of each pixel's ray per unit of depth along the optical axis."""
+    x = (np.arange(camera.width) + 0.5 - camera.cx_px) / camera.fx_px
+    y = (np.arange(camera.height) + 0.5 - camera.cy_px) / camera.fy_px
+    return np.sqrt(1 + x**2 + y[:, None] ** 2).astype(np.float32)
+
+
+def _disparity(values: np.ndarray) -> str:
+    """Returns why these values are a Kinect's raw disparity, which is not depth, or an empty string."""
+    for order, found in (("", values), (", with its bytes swapped", values.byteswap())):
+        largest = int(found.max(initial=0))
+        if values.dtype == np.uint16 and largest == _KINECT_DISPARITY and np.mean(found == largest) > 0.001:
+            return f"these are a Kinect's raw 11-bit disparities{order}, not depth: convert them with its calibration"
+    return ""
+
+
+def _non_finite_depth(decoded: Decoded) -> str:
+    if np.isfinite(decoded.depth_m).all():
+        return ""
+    broken = int(np.count_nonzero(decoded.called_valid & ~np.isfinite(decoded.depth_m)))
+    return f"{broken} pixels that the mask calls valid are NaN or infinite" if broken else ""
+
+
+CHECKS: dict[str, Callable[[Decoded], str]] = {
+    "non_finite_depth": _non_finite_depth,
+    "no_valid_pixel": lambda decoded: "" if decoded.valid_mask.any() else "no pixel has mask > 0 and depth > 0",
+}
+"""Checks of a decoded frame by reject reason, in order; each returns what is wrong, or an empty string."""
+
+
+def _decode_mask(content: bytes, member: str) -> np.ndarray:
+    """Decodes a mask or a confidence map, an .npy or a grey image."""
+    if content.startswith(b"\x93NUMPY"):
+        return decode_npy(content, member)
+    try:
+        found = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error as error:
+        raise RejectError("unreadable_array", f"OpenCV rejects the {member}: {error.err or error}") from None
+    if found is None:
+        raise RejectError("unreadable_array", f"the {member} is neither an .npy nor an image")
+    return found
+
+
+def decode_rgb(content: bytes) -> np.ndarray:
+    """Decodes an image to (H, W, 3) uint8 RGB; raises RejectError (empty_file, unreadable_image) if it cannot."""
+    if not content:
+        raise RejectError("empty_file", "the image file has no bytes")
+    rgb = _decode_plain_png(content)
+    if rgb is not None:
+        return rgb
+    try:
+        bgr = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error as error:  # Its header claims more pixels than OpenCV decodes.
+        raise RejectError("unreadable_image", f"OpenCV rejects it: {error.err or error}") from None
+    if bgr is None:
+        raise RejectError("unreadable_image", f"{len(content)} bytes that cannot be decoded as an image")
+    return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+
+
+def _decode_plain_png(content: bytes) -> np.ndarray | None:
+    """Decodes an intact 8-bit RGB PNG, like DIODE's, in half of OpenCV's time; returns None for anything else."""
+    header = content[: _PNG_HEADER.size]
+    if len(header) < _PNG_HEADER.size or not content.endswith(_PNG_END) or b"eXIf" in content:
+        return None  # EXIF data may ask for a rotation, which OpenCV applies.
+    start, width, height, depth, colour = _PNG_HEADER.unpack(header)
+    if (start, depth, colour) != (_PNG_START, 8, 2) or width * height > _MAX_PIXELS:
+        return None
+    try:
+        return kornia_rs.io.decode_image_png_u8(content, (height, width), "rgb")
+    except Exception:  # It raises plain Exception. OpenCV then decides, and words the message.
+        return None
+
+
+def _plane(array: np.ndarray, member: str) -> np.ndarray:
+    """Returns (H, W) of an array of shape (H, W) or (H, W, 1)."""
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if array.ndim != 2 or array.size == 0:
+        raise RejectError("wrong_shape", f"the {member} must be (H, W) or (H, W, 1), received {array.shape}")
+    if array.dtype.kind not in "biuf":
+        raise RejectError("wrong_dtype", f"the {member} must be numeric, received {array.dtype}")
+    return array

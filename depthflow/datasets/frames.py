@@ -1,0 +1,68 @@
+"""A frame: a row of the frame table, which every layout makes of a source and which is all that preprocess knows."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from depthflow.datasets.camera import Camera
+
+SPLITS = ("train", "val")
+SCENE_TYPES = ("indoors", "outdoor")
+DepthKind = Literal["planar", "ray"]
+DepthPacking = Literal["plain", "sun_rgbd"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DepthEncoding:
+    """How the values of a depth file become metres.
+
+    Attributes:
+        units_per_m: Units per metre: 1 for metres, 1000 for millimetres.
+        invalid: Values that mean no depth. Values that are not finite and above 0 never are one.
+        kind: planar is depth along the optical axis. ray is the distance along each pixel's ray, which needs a camera.
+        packing: sun_rgbd: the bits of 16-bit values are rotated by three, as in SUN RGB-D.
+        min_confidence: Lowest accepted value of the confidence file.
+    """
+
+    units_per_m: float = 1.0
+    invalid: tuple[float, ...] = ()
+    kind: DepthKind = "planar"
+    packing: DepthPacking = "plain"
+    min_confidence: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frame:
+    """An image with its depth.
+
+    Attributes:
+        sample_id: Unique in a store, such as 00022_00193_indoors_010_000.
+        split, scene_type, scene, scan: Where it belongs; frames of one scene are never divided between splits.
+        members: Where the source keeps image, depth, mask and confidence, as far as they exist, under the names rgb,
+            depth, mask and confidence. Only the source's own reader interprets it: a path, a URI or
+            file.h5#dataset[index] in a tree, (offset, size) in bytes of the decompressed tar in an archive.
+        required: The members without which there is no sample.
+        dataset: Name of the data set.
+        time_s: When it was taken, in seconds from any origin; None if unknown.
+        encoding: How the depth file's values become metres.
+        camera: Camera of the image; None if unknown.
+        depth_camera: Camera of the depth map where its field of view is not the image's.
+        pose: Camera to world, 4 x 4, row by row, in metres; None if unknown.
+        problem: Why it cannot be a sample, or empty.
+        reason: Code of the problem, such as bad_name or missing_member.
+    """
+
+    sample_id: str
+    split: str
+    scene_type: str
+    scene: str
+    scan: str
+    members: dict[str, Any]
+    required: tuple[str, ...] = ("rgb", "depth")
+    dataset: str = "diode"
+    time_s: float | None = None
+    encoding: DepthEncoding = field(default_factory=DepthEncoding)
+    camera: Camera | None = None
+    depth_camera: Camera | None = None
+    pose: tuple[float, ...] | None = None
+    problem: str = ""
+    reason: str = ""

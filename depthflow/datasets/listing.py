@@ -1,0 +1,161 @@
+"""Lists the files of a source, so that a layout can tell what they are, wherever they lie."""
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from depthflow.datasets.camera import CAMERA_FILE, Camera, parse_camera
+from depthflow.datasets.frames import SPLITS
+from depthflow.errors import SourceError
+from depthflow.storage.foreign_file import read_foreign_file, why_too_large
+from depthflow.storage.location import is_uri, object_store, reported
+
+
+class SourceFile(NamedTuple):
+    """A file of a source.
+
+    Attributes:
+        parent: Its folder relative to the source, such as train/indoors/scene_00022/scan_00193; "" at the top.
+        name: Its name in the folder.
+        place: Where the source keeps it; see `depthflow.datasets.frames.Frame.members`.
+        problem: Why it must not be read, or empty.
+    """
+
+    parent: str
+    name: str
+    place: Any
+    problem: str = ""
+
+    @property
+    def path(self) -> str:
+        """Its path relative to the source."""
+        return f"{self.parent}/{self.name}" if self.parent else self.name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listing:
+    """The files of a tree or an archive.
+
+    Attributes:
+        location: Path or URI of the source.
+        files: Its files, in no particular order; an archive may hold two of one path.
+        read: Returns a small text file's bytes, given the file.
+        camera: The camera that a camera.json of the source states, if there is one.
+    """
+
+    location: str
+    files: Sequence[SourceFile]
+    read: Callable[[SourceFile], bytes]
+    camera: Camera | None = None
+
+    @cached_property
+    def folders(self) -> Mapping[str, Mapping[str, SourceFile]]:
+        """Folder to file name to file, folders sorted by name; of two files of one path, the first."""
+        found: dict[str, dict[str, SourceFile]] = {}
+        for file in self.files:
+            found.setdefault(file.parent, {}).setdefault(file.name, file)
+        return dict(sorted(found.items()))
+
+    @property
+    def name(self) -> str:
+        """Name of the source: that of its folder, or of its archive without the ending."""
+        name = self.location.rstrip("/").rpartition("/")[2]
+        return name.partition(".tar")[0].removesuffix(".tgz").removesuffix(".zip")
+
+    def text(self, file: SourceFile) -> str:
+        """Returns a small text file's content.
+
+        Raises:
+            SourceError: if it cannot be read or is not text.
+        """
+        try:
+            return self.read(file).decode("utf-8-sig")
+        except (OSError, UnicodeDecodeError) as error:
+            raise SourceError(
+                f"{file.path} of {self.location} cannot be read: {error}. Fix it, or remove it."
+            ) from None
+
+
+def list_tree(location: str) -> Listing:
+    """Lists a folder on a disk, s3:// or gs://.
+
+    Raises:
+        SourceError: if it is missing or cannot be listed.
+    """
+    files = _object_files(location) if is_uri(location) else _disk_files(location)
+    return Listing(
+        location=location,
+        files=list(files),
+        read=lambda file: read_foreign_file(file.place),
+        camera=read_camera(location),
+    )
+
+
+def printable(name: str) -> str:
+    """Escapes the bytes of a name that are not valid UTF-8, as Arrow's strings must be."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def _disk_files(location: str) -> Iterator[SourceFile]:
+    """Yields the files below a folder. Follows links to folders; a broken link counts as a file."""
+    root = Path(location).absolute()
+    if not root.is_dir():
+        there = f"The source {location} is not a folder" if root.exists() else f"There is no source at {location}"
+        raise SourceError(f"{there}. Pass --source a folder of frames, or an archive of one.")
+
+    def fail(error: OSError) -> None:
+        raise SourceError(f"The folder {error.filename} cannot be read: {error.strerror}. Check its permissions.")
+
+    seen: set[str] = set()
+    for parent, folders, files in os.walk(root, followlinks=True, onerror=fail):
+        real = os.path.realpath(parent)
+        if real in seen:  # A link to a parent folder.
+            folders.clear()
+            continue
+        seen.add(real)
+        relative = os.path.relpath(parent, root)
+        relative = "" if relative == "." else relative
+        yield from (SourceFile(relative, name, str(Path(parent) / name)) for name in files)
+
+
+def _object_files(location: str) -> Iterator[SourceFile]:
+    """Yields the objects below a prefix."""
+    root = location.rstrip("/")
+    filesystem, path = object_store(root, SourceError)
+    scheme = root.split("://", 1)[0]
+    with reported(f"The source {location} cannot be listed", SourceError, absence_passes=False):
+        objects = filesystem.find(path, detail=True)
+    for key, about in objects.items():
+        parent, _, name = key.removeprefix(f"{path}/").rpartition("/")
+        problem = why_too_large(about["size"])
+        yield SourceFile(parent, name, f"{scheme}://{key}", f"{key} {problem}" if problem else "")
+
+
+def read_camera(source: str) -> Camera | None:
+    """Reads a tree's camera.json, if there is one.
+
+    Args:
+        source: Folder or URI of the tree or of one of its splits.
+
+    Raises:
+        SourceError: if the file exists but is not a camera.
+    """
+    root = source.rstrip("/") if is_uri(source) else str(Path(source).absolute())
+    parent, _, name = root.rpartition("/")
+    for folder in (root, parent) if name in SPLITS else (root,):
+        content = _read_if_there(f"{folder}/{CAMERA_FILE}")
+        if content is not None:
+            return parse_camera(content, where=f"{folder}/{CAMERA_FILE}")
+    return None
+
+
+def _read_if_there(path: str) -> bytes | None:
+    try:
+        return read_foreign_file(path)
+    except (FileNotFoundError, IsADirectoryError):
+        return None
+    except OSError as error:
+        raise SourceError(f"{path} cannot be read: {error.strerror}. Check its permissions.") from None

@@ -131,9 +131,9 @@ def rate_on_nodes(tree: str, work: str, shard_mib: int, cpus: tuple[int, ...]) -
 
 def diode_plans(nodes: int) -> list[ShardPlan]:
     """Deals all of DIODE's samples to at least one shard per node."""
-    triplets = [_triplet(number) for number in range(DIODE_SAMPLES)]
+    frames = [_triplet(number) for number in range(DIODE_SAMPLES)]
     return deal_to_shards(
-        plan_samples([Source(location="s3://bucket/diode", triplets=triplets)]),
+        plan_samples([Source(location="s3://bucket/diode", frames=frames)]),
         sample_bytes=SAMPLE_BYTES,
         shard_bytes=min(256 * 2**20, DIODE_SAMPLES * SAMPLE_BYTES // nodes),
         seed=0,

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import psutil
 
-from depthflow.datasets.diode import MEMBER_SUFFIXES, find_triplets
+from depthflow.datasets.diode import MEMBER_SUFFIXES
+from depthflow.datasets.layouts import find_frames
+from depthflow.datasets.listing import list_tree
 
 PREPROCESS = Path(__file__).resolve().parent.parent / "pipelines" / "preprocess.py"
 OBJECT_STORE_BYTES = 2 * 10**9
@@ -40,7 +42,7 @@ def measure_memory(source: str, *, sizes: Sequence[int], work: str, num_cpus: in
 
 def link_tree(source: str, tree: Path, size: int) -> None:
     """A tree of `size` samples under new ids, each a hard link to one of the source's."""
-    triplets = find_triplets(source, ("train", "val"))
+    triplets = find_frames(list_tree(source), "diode", ("train", "val"))
     for number in range(size):
         scene, view = divmod(number, 50)
         folder = tree / "train" / "indoors" / f"scene_{scene:05d}" / f"scan_{scene:05d}"

@@ -37,14 +37,15 @@ import tyro
 from memory import link_tree, measure_memory
 
 from depthflow.cluster.session import WORKER_ENVIRONMENT, ray_session
-from depthflow.datasets.archive import archive_triplets, open_archive, scan_archive
-from depthflow.datasets.diode import find_triplets
+from depthflow.datasets.archive import archive_listing, open_archive, scan_archive
 from depthflow.datasets.frames import Frame
+from depthflow.datasets.layouts import find_frames
+from depthflow.datasets.listing import list_tree
 from depthflow.storage.files import DiskFiles
 from depthflow.store.write.config import PreprocessConfig
 from depthflow.store.write.plan import ShardPlan, plan_samples
 from depthflow.store.write.preprocess import plan_shards, preprocess, sample_layout, shard_work
-from depthflow.store.write.sources import Source, list_tree
+from depthflow.store.write.sources import Source, read_tree
 from depthflow.store.write.staging import Segment, plan_segments, sweep
 from depthflow.store.write.tasks import Limits, Reporter, run_tasks
 
@@ -135,7 +136,7 @@ def time_tutorial(source: str, samples: int) -> float:
 
 def time_ours(source: str, samples: int, work: str) -> float:
     """Milliseconds a sample, written to a shard and committed."""
-    planned = plan_samples([Source(location=source, triplets=some_triplets(source, samples))])
+    planned = plan_samples([Source(location=source, frames=some_triplets(source, samples))])
     with tempfile.TemporaryDirectory(dir=work) as folder:
         job = Job(source, folder, shard_mib=256)
         first, timed = (ShardPlan(path=f"{n}.parquet", samples=tuple(planned[:n]), settings="") for n in (1, samples))
@@ -147,7 +148,7 @@ def time_ours(source: str, samples: int, work: str) -> float:
 
 def some_triplets(source: str, samples: int) -> list[Frame]:
     """The tree's first triplets, their files in the page cache."""
-    triplets = find_triplets(source, ("train",))[:samples]
+    triplets = find_frames(list_tree(source), "diode", ("train",))[:samples]
     for triplet in triplets:
         for path in triplet.members.values():
             Path(path).read_bytes()
@@ -191,7 +192,7 @@ class Job:
 
     def __init__(self, source: str, out: str, *, shard_mib: int) -> None:
         config = PreprocessConfig(source=(source,), out=out, splits=("train",), shard_mib=shard_mib)
-        self.plans = plan_shards(config, [list_tree(source, ("train",))])
+        self.plans = plan_shards(config, [read_tree(source, ("train",))])
         self.work = shard_work(sample_layout(config), DiskFiles(out))
 
     def make(self, plan: ShardPlan) -> int:
@@ -274,8 +275,8 @@ def measure_archive(benchmark: Benchmark) -> dict[str, float]:
     with tempfile.TemporaryDirectory(dir=benchmark.work) as folder:
         index = f"{folder}/index.gzidx"
         contents = scan_archive(benchmark.archive, index, threads=1, progress=lambda name, position: None)
-        triplets = archive_triplets(benchmark.archive, contents.members, ("train", "val"))
-        samples = plan_samples([Source(location=benchmark.archive, triplets=triplets)])
+        frames = find_frames(archive_listing(benchmark.archive, contents), "diode", ("train", "val"))
+        samples = plan_samples([Source(location=benchmark.archive, frames=frames)])
         segments = plan_segments(samples, archive=benchmark.archive, identity="", settings="")
         sides: dict[str, Callable[[], object]] = {
             "rapidgzip_s": lambda: read_whole(benchmark.archive or ""),

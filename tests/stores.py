@@ -6,14 +6,21 @@ import pyarrow as pa
 import xxhash
 
 from depthflow.datasets.archive import archive_identity, is_archive
+from depthflow.datasets.layouts import find_frames
+from depthflow.datasets.listing import list_tree
 from depthflow.storage.files import open_files
 from depthflow.store.schema import INDEX_SCHEMA, REJECT_SCHEMA, ROW_SCHEMA, SECONDS_FIELD
 from depthflow.store.store import open_store
 from depthflow.store.write.finish import finish_store
 from depthflow.store.write.preprocess import content_config, plan_shards, sample_layout, source_splits
 from depthflow.store.write.shard import ShardRecord, make_shard
-from depthflow.store.write.sources import ArchiveSource, account_for, list_archive, list_tree, read_archive_source
+from depthflow.store.write.sources import ArchiveSource, account_for, list_archive, read_archive, read_tree
 from depthflow.store.write.staging import plan_staging, sample_maker, stage_segment
+
+
+def diode_frames(location, splits=("train", "val")):
+    """The frames of a tree in DIODE's layout."""
+    return find_frames(list_tree(location), "diode", splits)
 
 
 def unwatched(planned):
@@ -24,10 +31,10 @@ def unwatched(planned):
 def list_source(location, splits, files):
     """A tree or an archive, listed."""
     if not is_archive(location):
-        return list_tree(location, splits)
+        return read_tree(location, splits)
     identity = archive_identity(location)
     list_archive(location, identity, files, threads=2, progress=lambda name, done: None)
-    return read_archive_source(location, identity, splits, files)
+    return read_archive(location, identity, splits, files)
 
 
 def make_store(config):

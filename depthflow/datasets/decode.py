@@ -67,9 +67,7 @@ def decode_frame(
             raise RejectError("empty_file", f"the {member} file has no bytes")
     rgb = decode_rgb(members["rgb"])
     values = _plane(decode_depth(members["depth"]), "depth")
-    masks = {
-        name: _plane(_decode_mask(members[name], name), name) for name in ("mask", "confidence") if name in members
-    }
+    masks = {name: _decode_mask(members[name], name) for name in ("mask", "confidence") if name in members}
     _check_shapes(rgb, values, masks, same_view=depth_camera is None)
     depth_m = _metres(values, encoding, depth_camera or camera)
     called_valid = masks["mask"] > 0 if "mask" in masks else np.isfinite(depth_m)
@@ -146,16 +144,16 @@ CHECKS: dict[str, Callable[[Decoded], str]] = {
 
 
 def _decode_mask(content: bytes, member: str) -> np.ndarray:
-    """Decodes a mask or a confidence map, an .npy or a grey image."""
+    """Decodes a mask or a confidence map, an .npy or a grey image, to (h, w)."""
     if content.startswith(b"\x93NUMPY"):
-        return decode_npy(content, member)
+        return _plane(decode_npy(content, member), member)
     try:
         found = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
         raise RejectError("unreadable_array", f"OpenCV rejects the {member}: {error.err or error}") from None
     if found is None:
         raise RejectError("unreadable_array", f"the {member} is neither an .npy nor an image")
-    return found
+    return _plane(found, member)
 
 
 def decode_rgb(content: bytes) -> np.ndarray:

@@ -32,10 +32,8 @@ def decode_depth(content: bytes) -> np.ndarray:
     for start, decode in DECODERS:
         if content.startswith(start):
             return decode(content)
-    raise RejectError(
-        "unreadable_array",
-        f"the depth is no .npy, .npz, PNG, PGM, PFM, TIFF or OpenEXR file: it begins {content[:8]!r}",
-    )
+    what = f"it begins {content[:8]!r}, and is no .npy, .npz, PNG, PGM, PFM, TIFF or OpenEXR file"
+    raise RejectError("unreadable_array", f"the depth cannot be decoded: {what}")
 
 
 def _decode_npz(content: bytes) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""DIODE's layout: what a sample id means, and where a source keeps each triplet (Vasiljevic et al. 2019, arXiv:1908.00463).
+"""DIODE's layout (Vasiljevic et al. 2019, arXiv:1908.00463): what a sample id means, and where each triplet lies.
 
 {train,val}/{indoors,outdoor}/scene_SSSSS/scan_NNNNN/SSSSS_NNNNN_{indoors,outdoor}_AAA_BBB
     + .png, _depth.npy, _depth_mask.npy

@@ -10,7 +10,8 @@ from typing import Any
 
 from depthflow.command import call_command
 from depthflow.datasets.archive import is_archive
-from depthflow.datasets.diode import find_triplets
+from depthflow.datasets.layouts import find_frames, recognised
+from depthflow.datasets.listing import list_tree
 from depthflow.demo.config import DemoConfig
 from depthflow.errors import DepthflowError
 from depthflow.storage.files import open_output
@@ -35,7 +36,8 @@ def check_source(source: str, out: Path) -> None:
             f"The demo predicts images of its source, so it needs a folder on a disk. Received: {source}. "
             "preprocess.py reads archives and object stores as they are."
         )
-    find_triplets(source, ("train", "val"))
+    listing = list_tree(source)
+    find_frames(listing, recognised(listing), ("train", "val"))
     if Path(source).resolve().is_relative_to(out):
         raise DepthflowError(f"The source {source} lies in the demo's own folder {out}. Pass another --out.")
 
@@ -115,5 +117,7 @@ def _source_size(store: SampleStore) -> tuple[int, int]:
 def _some_images(source: Path, store: SampleStore) -> list[str]:
     """Returns a few of the val images, from different scans."""
     wanted = set(store.split_index("val")["sample_id"].to_pylist())
-    found = [t.members["rgb"] for t in find_triplets(str(source), ("train", "val")) if t.sample_id in wanted]
+    listing = list_tree(str(source))
+    frames = find_frames(listing, recognised(listing), ("train", "val"))
+    found = [frame.members["rgb"] for frame in frames if frame.sample_id in wanted]
     return found[:: max(1, len(found) // IMAGES_PREDICTED)][:IMAGES_PREDICTED]

@@ -1,7 +1,7 @@
 """Finds a model as named on the command line: a registered model, a folder, or Depth Anything."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from depthflow.errors import RegistryError
 from depthflow.inference import depth_anything
@@ -30,7 +30,7 @@ class NamedModel:
     output: Output
     python: str | None
     resolved: ResolvedModel | None
-    camera: ModelCamera = ModelCamera()
+    camera: ModelCamera = field(default_factory=ModelCamera)
 
     def load_tiled(self, tile_px: int | None) -> LoadPredictor:
         """Returns a function that loads the model; with `tile_px`, as a `TiledPredictor` if it predicts metres."""

@@ -15,7 +15,7 @@ SOUGHT = {
     "the all-reduce": ".all_reduce(tf.distribute.ReduceOp",
     "the commit of a shard": ".commit(plan.path)",
     "the text of the promotion's refusal": "not lower by the margin",
-    "a new data set layout": "def find_triplets(",
+    "a new data set layout": "LAYOUTS: dict[str, Layout]",
 }
 
 

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from depthflow.datasets.decode import decode_frame
-from depthflow.datasets.diode import find_triplets
 from depthflow.models.augmentation import draw
 from depthflow.recipes import tutorial
 from depthflow.store.read.share import Position
@@ -17,6 +16,7 @@ from depthflow.synthetic.synthesize import synthesize
 from depthflow.training.collective import WorkerGroup
 from depthflow.training.feed import TrainingBatch
 from depthflow.training.train_state import TrainState
+from tests.stores import diode_frames
 
 STEPS = 60
 
@@ -25,7 +25,7 @@ STEPS = 60
 def eight_images(tmp_path) -> list[Planes]:
     synthesize(out=tmp_path / "tree", scans=4, samples_per_scan=2, height=64, width=64, seed=0)
     images = []
-    for triplet in find_triplets(str(tmp_path / "tree"), ("train", "val")):
+    for triplet in diode_frames(str(tmp_path / "tree"), ("train", "val")):
         members = {name: Path(path).read_bytes() for name, path in triplet.members.items()}
         frame = decode_frame(members)
         arrays = {"rgb": frame.rgb, "depth_m": frame.depth_m, "valid_mask": frame.valid_mask}

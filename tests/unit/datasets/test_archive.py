@@ -17,13 +17,15 @@ import pytest
 from depthflow.datasets.archive import (
     Contents,
     archive_identity,
-    archive_triplets,
+    archive_listing,
     is_archive,
     open_archive,
     scan_archive,
 )
-from depthflow.datasets.diode import MEMBER_SUFFIXES, find_triplets
+from depthflow.datasets.diode import MEMBER_SUFFIXES
+from depthflow.datasets.layouts import find_frames
 from depthflow.errors import SourceError
+from tests.stores import diode_frames
 
 BOTH = ("train", "val")
 STEM = "00022_00193_indoors_010_000"
@@ -61,6 +63,10 @@ def scan(path, content, threads=2):
     )
 
 
+def archive_frames(archive, contents, splits):
+    return find_frames(archive_listing(str(archive), contents._replace(camera=None)), "diode", splits)
+
+
 @pytest.fixture
 def archive(tmp_path):
     return tmp_path / "diode.tar.gz"
@@ -72,7 +78,7 @@ def listed(archive):
 
     def list_members(members, splits=BOTH, **kwargs) -> list:
         contents = scan(archive, gzip.compress(tar_of(members, **kwargs), 1))
-        return archive_triplets(str(archive), contents.members, splits)
+        return archive_frames(archive, contents, splits)
 
     return list_members
 
@@ -129,7 +135,7 @@ def shuffled(names):
 def test_an_archive_lists_what_its_tree_does(archive, listed, tree, order, top, splits):
     names = order([str(path.relative_to(tree)) for path in tree.rglob("*") if path.is_file()])
     found = listed([(top + name, (tree / name).read_bytes()) for name in names], splits)
-    wanted = find_triplets(str(tree), splits)
+    wanted = diode_frames(str(tree), splits)
     assert list(map(known, found)) == list(map(known, wanted))
     for got, there in zip(found, wanted, strict=True):
         with open(there.members["rgb" if "rgb" in there.members else "mask"], "rb") as file:  # noqa: PTH123
@@ -298,7 +304,7 @@ def test_a_sparse_file_is_unsafe(archive, tmp_path):
     contents = scan_archive(
         str(archive), str(archive.with_suffix(".gzidx")), threads=1, progress=lambda name, position: None
     )
-    (triplet,) = archive_triplets(str(archive), contents.members, BOTH)
+    (triplet,) = archive_frames(archive, contents, BOTH)
     assert (triplet.reason, triplet.sample_id) == ("unsafe_member", STEM)
     assert "not a plain file" in triplet.problem
 

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from depthflow.datasets.camera import DIODE_CAMERA, Camera, camera_of_frame, parse_camera, read_camera
+from depthflow.datasets.camera import DIODE_CAMERA, Camera, camera_of_frame, parse_camera
+from depthflow.datasets.listing import read_camera
 from depthflow.errors import SourceError
 
 CAMERA = Camera(width=400, height=300, fx_px=200.0, fy_px=210.0, cx_px=190.0, cy_px=160.0)

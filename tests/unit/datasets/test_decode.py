@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from depthflow.datasets.decode import decode_rgb, decode_frame
+from depthflow.datasets.decode import decode_frame, decode_rgb
 from depthflow.datasets.npy_file import decode_npy
 from depthflow.datasets.reject import RejectError
 
@@ -443,7 +443,7 @@ def test_an_image_of_too_many_pixels_is_rejected_before_it_is_decoded(content):
     script = (
         "import sys, resource\n"
         "from depthflow.datasets.decode import decode_rgb\n"
-from depthflow.datasets.reject import RejectError
+        "from depthflow.datasets.reject import RejectError\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "try:\n    decode_rgb(sys.stdin.buffer.read())\n"
         "except RejectError as error:\n    print(error)\n"

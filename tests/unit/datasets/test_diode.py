@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from depthflow.datasets.diode import MEMBER_SUFFIXES, SourceFile, find_triplets, group_triplets
+from depthflow.datasets.diode import MEMBER_SUFFIXES, group_triplets
+from depthflow.datasets.listing import SourceFile
 from depthflow.errors import SourceError
+from tests.stores import diode_frames
 
 STEM = "00022_00193_indoors_010_000"
 FOLDER = "indoors/scene_00022/scan_00193"
@@ -35,7 +37,7 @@ def test_every_triplet_of_the_layout_is_found(wanted):
             folder = Path(root, split, scene_type, f"scene_{scene}", f"scan_{scan}")
             put(folder, f"{scene}_{scan}_{scene_type}_{a}_{b}")
 
-        found = find_triplets(root, BOTH)
+        found = diode_frames(root, BOTH)
 
         got = set()
         for t in found:
@@ -50,7 +52,7 @@ def test_every_triplet_of_the_layout_is_found(wanted):
 
 def test_a_known_sample(tmp_path):
     put(tmp_path / "val" / FOLDER, STEM)
-    (triplet,) = find_triplets(str(tmp_path), BOTH)
+    (triplet,) = diode_frames(str(tmp_path), BOTH)
     assert (triplet.sample_id, triplet.split, triplet.scene_type) == (STEM, "val", "indoors")
     assert (triplet.scene, triplet.scan) == ("scene_00022", "scan_00193")
     assert triplet.members["mask"].endswith(f"val/{FOLDER}/{STEM}_depth_mask.npy")
@@ -60,7 +62,7 @@ def test_a_known_sample(tmp_path):
 @pytest.mark.parametrize("members", [("rgb",), ("depth",), ("mask",), ("rgb", "mask"), ("depth", "mask")])
 def test_an_incomplete_triplet_lists_its_existing_files(tmp_path, members):
     put(tmp_path / "train" / FOLDER, STEM, *members)
-    (triplet,) = find_triplets(str(tmp_path), BOTH)
+    (triplet,) = diode_frames(str(tmp_path), BOTH)
     assert set(triplet.members) == set(members)
     assert triplet.sample_id == STEM
     assert triplet.problem == ""
@@ -80,7 +82,7 @@ def test_an_incomplete_triplet_lists_its_existing_files(tmp_path, members):
 )
 def test_a_sample_in_the_wrong_folder_has_a_problem(tmp_path, folder):
     put(tmp_path / "train" / folder, STEM)
-    (triplet,) = find_triplets(str(tmp_path), BOTH)
+    (triplet,) = diode_frames(str(tmp_path), BOTH)
     assert triplet.sample_id == STEM
     assert len(triplet.members) == 3
     assert folder in triplet.problem
@@ -93,7 +95,7 @@ def test_an_unreadable_folder_fails(tmp_path):
     put(tmp_path / "train" / FOLDER, STEM)
     (tmp_path / "train/outdoor").mkdir(mode=0)
     with pytest.raises(SourceError, match=r"train/outdoor cannot be read: .*permissions"):
-        find_triplets(str(tmp_path), BOTH)
+        diode_frames(str(tmp_path), BOTH)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +114,7 @@ def test_an_unreadable_folder_fails(tmp_path):
 )
 def test_a_bad_name_has_a_problem(tmp_path, stem):
     put(tmp_path / "train" / FOLDER, stem)
-    (triplet,) = find_triplets(str(tmp_path), BOTH)
+    (triplet,) = diode_frames(str(tmp_path), BOTH)
     assert triplet.sample_id == stem
     assert stem in triplet.problem
     assert triplet.reason == "bad_name"
@@ -122,7 +124,7 @@ def test_a_bad_name_has_a_problem(tmp_path, stem):
 def test_one_id_in_two_folders_is_two_triplets(tmp_path):
     put(tmp_path / "train" / FOLDER, STEM)
     put(tmp_path / "train" / "outdoor/scene_00022/scan_00193", STEM)
-    found = find_triplets(str(tmp_path), BOTH)
+    found = diode_frames(str(tmp_path), BOTH)
     assert [t.sample_id for t in found] == [STEM, STEM]
     assert [bool(t.problem) for t in found] == [False, True]
 
@@ -131,7 +133,7 @@ def test_other_files_are_ignored(tmp_path):
     put(tmp_path / "train" / FOLDER, STEM)
     for name in ("camera.json", "README.md", f"{STEM}.jpg", f"{STEM}_depth.npz", f"{STEM}_normal.npz"):
         (tmp_path / "train" / FOLDER / name).write_bytes(b"x")
-    assert [t.sample_id for t in find_triplets(str(tmp_path), BOTH)] == [STEM]
+    assert [t.sample_id for t in diode_frames(str(tmp_path), BOTH)] == [STEM]
 
 
 def test_sorted_by_split_and_id(tmp_path):
@@ -139,7 +141,7 @@ def test_sorted_by_split_and_id(tmp_path):
     for split in ("val", "train"):
         for stem in ids:
             put(tmp_path / split / FOLDER, stem.replace("00193", "00001") if split == "train" else stem)
-    found = find_triplets(str(tmp_path), BOTH)
+    found = diode_frames(str(tmp_path), BOTH)
     assert [t.split for t in found] == ["train"] * 6 + ["val"] * 6
     assert [t.sample_id for t in found[6:]] == sorted(ids)
 
@@ -147,21 +149,21 @@ def test_sorted_by_split_and_id(tmp_path):
 def test_other_splits_are_not_listed(tmp_path):
     put(tmp_path / "train" / FOLDER, STEM)
     put(tmp_path / "val" / FOLDER, STEM)
-    assert [t.split for t in find_triplets(str(tmp_path), ("val",))] == ["val"]
-    assert [t.split for t in find_triplets(str(tmp_path), BOTH)] == ["train", "val"]
+    assert [t.split for t in diode_frames(str(tmp_path), ("val",))] == ["val"]
+    assert [t.split for t in diode_frames(str(tmp_path), BOTH)] == ["train", "val"]
 
 
 @pytest.mark.parametrize("splits", [("train",), BOTH])
 def test_a_source_that_is_a_split_itself(tmp_path, splits):
     put(tmp_path / "train" / FOLDER, STEM)
-    (triplet,) = find_triplets(f"{tmp_path}/train/", splits)
+    (triplet,) = diode_frames(f"{tmp_path}/train/", splits)
     assert (triplet.split, triplet.sample_id, triplet.problem) == ("train", STEM, "")
 
 
 def test_a_split_folder_has_no_other_split(tmp_path):
     put(tmp_path / "train" / FOLDER, STEM)
     with pytest.raises(SourceError, match="no sample of val"):
-        find_triplets(str(tmp_path / "train"), ("val",))
+        diode_frames(str(tmp_path / "train"), ("val",))
 
 
 @pytest.mark.parametrize("content", ["nothing", "empty splits", "only other files"])
@@ -171,63 +173,63 @@ def test_a_source_without_samples_fails(tmp_path, content):
     if content == "only other files":
         (tmp_path / "train" / FOLDER / "notes.txt").write_text("x")
     with pytest.raises(SourceError, match=r"no sample of train or val.*--splits"):
-        find_triplets(str(tmp_path), BOTH)
+        diode_frames(str(tmp_path), BOTH)
 
 
 def test_a_missing_source_fails(tmp_path):
     with pytest.raises(SourceError, match=r"no source at .*gone.*--source"):
-        find_triplets(str(tmp_path / "gone"), BOTH)
+        diode_frames(str(tmp_path / "gone"), BOTH)
 
 
 def test_a_file_is_not_a_source(tmp_path):
     (tmp_path / "train.tar.gz").write_bytes(b"x")
     with pytest.raises(SourceError, match=r"train\.tar\.gz is not a folder\. Pass --source"):
-        find_triplets(str(tmp_path / "train.tar.gz"), BOTH)
+        diode_frames(str(tmp_path / "train.tar.gz"), BOTH)
 
 
 def test_samples_in_a_linked_folder_are_found(tmp_path):
     put(tmp_path / "tree/train" / FOLDER, STEM)
     put(tmp_path / "disk2/scene_00023/scan_00001", "00023_00001_indoors_000_000")
     (tmp_path / "tree/train/indoors/scene_00023").symlink_to(tmp_path / "disk2/scene_00023")
-    assert len(find_triplets(str(tmp_path / "tree"), BOTH)) == 2
+    assert len(diode_frames(str(tmp_path / "tree"), BOTH)) == 2
 
 
 def test_a_folder_is_not_a_member(tmp_path):
     put(tmp_path / "train" / FOLDER, STEM)
     (tmp_path / "train" / FOLDER / "00022_00193_indoors_020_000.png").mkdir()
-    assert all(Path(path).is_file() for t in find_triplets(str(tmp_path), BOTH) for path in t.members.values())
+    assert all(Path(path).is_file() for t in diode_frames(str(tmp_path), BOTH) for path in t.members.values())
 
 
 def test_a_split_folder_as_the_working_directory(tmp_path, monkeypatch):
     put(tmp_path / "train" / FOLDER, STEM)
     monkeypatch.chdir(tmp_path / "train")
-    assert len(find_triplets(".", BOTH)) == 1
+    assert len(diode_frames(".", BOTH)) == 1
 
 
 def test_a_split_folder_that_is_a_link(tmp_path):
     put(tmp_path / "disk2/diode_val" / FOLDER, STEM)
     (tmp_path / "val").symlink_to(tmp_path / "disk2/diode_val")
-    assert len(find_triplets(str(tmp_path / "val"), BOTH)) == 1
+    assert len(diode_frames(str(tmp_path / "val"), BOTH)) == 1
 
 
 def test_a_link_to_a_parent_folder_does_not_loop(tmp_path):
     put(tmp_path / "train" / FOLDER, STEM)
     (tmp_path / "train/indoors/again").symlink_to(tmp_path / "train")
     (tmp_path / "train/indoors/scene_00022/self").symlink_to(tmp_path / "train/indoors/scene_00022")
-    assert [t.sample_id for t in find_triplets(str(tmp_path), BOTH)] == [STEM]
+    assert [t.sample_id for t in diode_frames(str(tmp_path), BOTH)] == [STEM]
 
 
 def test_a_broken_link_counts_as_a_file(tmp_path):
     put(tmp_path / "train" / FOLDER, STEM, "depth", "mask")
     (tmp_path / "train" / FOLDER / f"{STEM}.png").symlink_to(tmp_path / "gone")
-    (triplet,) = find_triplets(str(tmp_path), BOTH)
+    (triplet,) = diode_frames(str(tmp_path), BOTH)
     assert set(triplet.members) == {"rgb", "depth", "mask"}
 
 
 def test_undecodable_names_are_escaped_and_their_files_read(tmp_path):
     put(tmp_path / "train" / FOLDER, "photo-\udcff")
     put(tmp_path / "train/folder-\udcfe", STEM)
-    found = find_triplets(str(tmp_path), BOTH)
+    found = diode_frames(str(tmp_path), BOTH)
     assert [t.sample_id for t in found] == [STEM, "photo-\\xff"]
     assert [t.reason for t in found] == ["bad_name", "bad_name"]
     for triplet in found:

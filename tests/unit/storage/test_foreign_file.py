@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from depthflow.datasets.archive import archive_identity
-from depthflow.datasets.camera import read_camera
+from depthflow.datasets.listing import read_camera
 from depthflow.datasets.reject import RejectError
 from depthflow.errors import SourceError
 from depthflow.inference.images import find_images, read_image

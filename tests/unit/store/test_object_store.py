@@ -20,14 +20,15 @@ import pytest
 import s3fs
 
 from depthflow.datasets.archive import archive_identity, open_archive, scan_archive
-from depthflow.datasets.camera import Camera, read_camera
-from depthflow.datasets.diode import find_triplets
+from depthflow.datasets.camera import Camera
+from depthflow.datasets.listing import read_camera
 from depthflow.errors import LockLostError, SourceError, StoreError
 from depthflow.storage.files import open_files
 from depthflow.storage.lock import object_lock
 from depthflow.store.store import open_store
 from depthflow.store.write.sources import list_archive, read_member
 from tests.object_store import serving_bucket
+from tests.stores import diode_frames
 
 BUCKET = "depth"
 SPLITS = {"train": {"00001_00001_indoors": 5, "00002_00001_outdoor": 3}, "val": {"00003_00001_indoors": 3}}
@@ -141,14 +142,14 @@ def test_missing_bucket(s3, tmp_path):
     with pytest.raises(StoreError, match=r"s3://gone/store is not a sample store"):
         open_store("s3://gone/store")
     with pytest.raises(SourceError, match=r"s3://gone/tree cannot be listed.*bucket does not exist"):
-        find_triplets("s3://gone/tree", ("train",))
+        diode_frames("s3://gone/tree", ("train",))
     with pytest.raises(SourceError, match=r"no archive at s3://gone/a\.tar\.gz"):
         archive_identity("s3://gone/a.tar.gz")
 
 
 def test_missing_source(root):
     with pytest.raises(SourceError, match=r"holds no sample of train or val"):
-        find_triplets(f"{root}/tree", ("train", "val"))
+        diode_frames(f"{root}/tree", ("train", "val"))
     with pytest.raises(SourceError, match=r"a\.png can no longer be read: it is gone"):
         read_member(f"{root}/a.png")
     assert read_camera(root) is None
@@ -172,7 +173,7 @@ def asked_at_once(files, uri, index):
         (StoreError, lambda: files.remove(".staging")),
         (StoreError, lambda: files.writer_lock().__enter__()),
         (StoreError, lambda: open_store(files.root)),
-        (SourceError, lambda: find_triplets(files.root, ("train",))),
+        (SourceError, lambda: diode_frames(files.root, ("train",))),
         (SourceError, lambda: read_camera(files.root)),
         (SourceError, lambda: read_member(uri)),
         (SourceError, lambda: archive_identity(uri)),
@@ -244,7 +245,7 @@ def remote_archive(s3, archive):
 
 
 def test_a_tree_is_listed_as_on_a_disk(tree, remote_tree):
-    here, there = find_triplets(str(tree), ("train", "val")), find_triplets(remote_tree, ("train", "val"))
+    here, there = diode_frames(str(tree), ("train", "val")), diode_frames(remote_tree, ("train", "val"))
     assert [(t.sample_id, t.split, t.scan, t.problem) for t in there] == [
         (t.sample_id, t.split, t.scan, t.problem) for t in here
     ]
@@ -255,14 +256,14 @@ def test_a_tree_is_listed_as_on_a_disk(tree, remote_tree):
 
 
 def test_a_split_of_a_tree_is_a_source_too(remote_tree):
-    assert len(find_triplets(f"{remote_tree}/val/", ("train", "val"))) == 3
+    assert len(diode_frames(f"{remote_tree}/val/", ("train", "val"))) == 3
     assert read_camera(f"{remote_tree}/val/") == Camera(width=8, height=6, fx_px=7.0, fy_px=7.0, cx_px=4.0, cy_px=3.0)
 
 
 def test_a_folder_with_the_same_prefix_is_not_listed(s3, root):
     for folder in ("train", "train-old", "val2"):
         s3.pipe_file(f"{root}/{folder}/indoors/scene_00001/scan_00001/00001_00001_indoors_000_000.png", b"x")
-    assert [t.split for t in find_triplets(root, ("train", "val"))] == ["train"]
+    assert [t.split for t in diode_frames(root, ("train", "val"))] == ["train"]
 
 
 @pytest.mark.parametrize("source", ["tree", "archive"])

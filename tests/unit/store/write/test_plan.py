@@ -202,7 +202,7 @@ def test_a_digest_depends_on_what_the_shard_will_hold():
 
 def sources(found):
     """A source for each (location, triplet)."""
-    return [Source(location=location, triplets=[one]) for location, one in found]
+    return [Source(location=location, frames=[one]) for location, one in found]
 
 
 def test_whole_samples_are_taken_as_they_are():

@@ -31,7 +31,7 @@ def npy(array):
     return stream.getvalue()
 
 
-def triplet(sample_id="00001_00002_outdoor_003_000"):
+def triplet(sample_id="00001_00002_outdoor_003_000", camera=None):
     scene, scan, scene_type = sample_id.split("_")[:3]
     return Frame(
         sample_id=sample_id,
@@ -40,6 +40,7 @@ def triplet(sample_id="00001_00002_outdoor_003_000"):
         scene=f"scene_{scene}",
         scan=f"scan_{scan}",
         members={"rgb": "a", "depth": "b", "mask": "c"},
+        camera=camera,
     )
 
 
@@ -83,10 +84,10 @@ def test_every_stored_depth_is_a_source_pixels_and_every_mask_is_exact(h, w, hei
     members = members_of(rgb, depth, mask)
     if not valid.any():
         with pytest.raises(RejectError, match="no_valid_pixel"):
-            make_sample(triplet(), members, layout_of(height, width), None)
+            make_sample(triplet(), members, layout_of(height, width))
         return
 
-    made = make_sample(triplet(), members, layout_of(height, width), None)
+    made = make_sample(triplet(), members, layout_of(height, width))
     (stored,) = through_parquet([made], height, width)
 
     np.testing.assert_array_equal(stored.planes.valid_mask, valid)
@@ -105,7 +106,7 @@ def test_every_stored_depth_is_a_source_pixels_and_every_mask_is_exact(h, w, hei
 def test_samples_come_back_in_order_each_with_its_own_planes_and_row():
     ids = [f"0000{i}_0000{j}_indoors_{i:03d}_00{j}" for i in range(3) for j in range(3)]
     samples = [
-        make_sample(triplet(name), members_of(*frame_of(i, 7, 9)), layout_of(7, 9), None) for i, name in enumerate(ids)
+        make_sample(triplet(name), members_of(*frame_of(i, 7, 9)), layout_of(7, 9)) for i, name in enumerate(ids)
     ]
     stored = through_parquet(samples, 7, 9)
     assert [s.row["sample_id"] for s in stored] == ids
@@ -120,7 +121,7 @@ def test_samples_come_back_in_order_each_with_its_own_planes_and_row():
 
 
 def test_planes_taken_from_a_batch_are_views_of_it():
-    sample = make_sample(triplet(), members_of(*frame_of(0, 8, 8)), layout_of(8, 8), None)
+    sample = make_sample(triplet(), members_of(*frame_of(0, 8, 8)), layout_of(8, 8))
     (batch,) = to_table([sample], shard_schema(height=8, width=8, metadata={})).to_batches()
     addresses = {batch.column(name).buffers()[1].address for name in PLANE_DTYPES}
     planes = vars(from_batch(batch).planes)
@@ -130,7 +131,7 @@ def test_planes_taken_from_a_batch_are_views_of_it():
 
 def test_a_row_states_the_triplets_names_and_checksums():
     members = members_of(*frame_of(0, 6, 8))
-    row = make_sample(triplet(), members, layout_of(3, 4), CAMERA).row
+    row = make_sample(triplet(camera=CAMERA), members, layout_of(3, 4)).row
     wanted = {"sample_id": "00001_00002_outdoor_003_000", "split": "val", "scene_type": "outdoor"}
     wanted |= {"scene": "scene_00001", "scan": "scan_00002", "source_height": 6, "source_width": 8}
     assert row.items() >= wanted.items()
@@ -140,7 +141,7 @@ def test_a_row_states_the_triplets_names_and_checksums():
 
 def test_a_frame_of_diodes_size_has_diodes_camera():
     rgb, depth, mask = np.zeros((768, 1024, 3), np.uint8), np.ones((768, 1024), np.float32), np.ones((768, 1024))
-    row = make_sample(triplet(), members_of(rgb, depth, mask), layout_of(256, 256), None).row
+    row = make_sample(triplet(), members_of(rgb, depth, mask), layout_of(256, 256)).row
     stored = DIODE_CAMERA.resized(height=256, width=256)
     assert [row[k] for k in ("fx_px", "fy_px", "cx_px", "cy_px")] == [
         stored.fx_px,
@@ -153,7 +154,7 @@ def test_a_frame_of_diodes_size_has_diodes_camera():
 @pytest.mark.parametrize("change", ["rgb", "depth", "mask", "camera", "edges", "size"])
 def test_the_content_checksum_depends_on_every_plane_and_the_camera(change):
     rgb, depth, mask = frame_of(0, 6, 8, valid_share=1.0)
-    before = make_sample(triplet(), members_of(rgb, depth, mask), layout_of(6, 8), CAMERA).row
+    before = make_sample(triplet(camera=CAMERA), members_of(rgb, depth, mask), layout_of(6, 8)).row
     camera, layout = CAMERA, layout_of(6, 8)
     match change:
         case "rgb":
@@ -182,13 +183,13 @@ def test_the_content_checksum_does_not_depend_on_file_bytes():
         "depth": npy(depth.astype(np.float64)),
         "mask": npy(mask > 0),
     }
-    a, b = (make_sample(triplet(), members, layout_of(6, 8), None).row for members in (first, other))
+    a, b = (make_sample(triplet(), members, layout_of(6, 8)).row for members in (first, other))
     assert a["content_xxh3"] == b["content_xxh3"]
     assert all(a[f"{name}_xxh3"] != b[f"{name}_xxh3"] for name in other)
 
 
 def test_an_arrow_table_of_samples_needs_no_copy_of_depthflow_to_be_read():
-    sample = make_sample(triplet(), members_of(*frame_of(0, 6, 8)), layout_of(6, 8), None)
+    sample = make_sample(triplet(), members_of(*frame_of(0, 6, 8)), layout_of(6, 8))
     table = to_table([sample], shard_schema(height=6, width=8, metadata={}))
     assert table["rgb"][0].as_py() == sample.planes.rgb.tobytes()
     assert table.schema.field("rgb").type == pa.binary(6 * 8 * 3)

@@ -12,7 +12,6 @@ import pytest
 import xxhash
 
 from depthflow.datasets.camera import Camera
-from depthflow.datasets.diode import find_triplets
 from depthflow.errors import SourceError, StoreError
 from depthflow.storage.files import open_files
 from depthflow.store.schema import ROW_SCHEMA, SECONDS_FIELD, shard_schema
@@ -27,6 +26,7 @@ from depthflow.store.write.shard import (
 )
 from depthflow.store.write.sources import Source
 from depthflow.store.write.staging import sample_maker
+from tests.stores import diode_frames
 
 PATH = "split=train/part-00000.parquet"
 PLANES = ("rgb", "log_depth", "valid_mask", "edge_mask")
@@ -34,7 +34,8 @@ SCAN = "00001_00001_indoors"
 
 
 def plan_of(source, settings="{}", camera=None):
-    listed = Source(location=str(source), triplets=find_triplets(str(source), ("train",)), camera=camera)
+    frames = [dataclasses.replace(frame, camera=camera) for frame in diode_frames(str(source), ("train",))]
+    listed = Source(location=str(source), frames=frames)
     return ShardPlan(path=PATH, samples=tuple(plan_samples([listed])), settings=settings)
 
 

@@ -284,10 +284,10 @@ def archive(tree, tmp_path_factory, request):
 
 
 def segments_in(archive, files, splits=("train", "val")):
-    """The archive's segments and its camera; listed to the store's staging."""
+    """The archive's segments; listed to the store's staging."""
     source = list_source(archive, splits, files)
     samples = [sample for sample in plan_samples([source]) if not sample.reject_reason]
-    return plan_segments(samples, archive=archive, identity=source.identity, settings="{}"), source.camera
+    return plan_segments(samples, archive=archive, identity=source.identity, settings="{}")
 
 
 def stage(segments, files, watch=unwatched):
@@ -302,13 +302,14 @@ def members_in(tree, triplet):
 
 def test_a_piece_holds_what_the_files_would_make(tree, archive, tmp_path):
     files = open_files(str(tmp_path))
-    segments, camera = segments_in(archive, files)
-    assert camera == Camera(width=8, height=6, fx_px=7.0, fy_px=7.0, cx_px=4.0, cy_px=3.0)
+    segments = segments_in(archive, files)
+    cameras = {sample.frame.camera for segment in segments for sample in segment.samples}
+    assert cameras == {Camera(width=8, height=6, fx_px=7.0, fy_px=7.0, cx_px=4.0, cy_px=3.0)}
     assert sum(stage(segments, files)) == 3
     pieces, made, refused = PieceReader(files), 0, 0
     for segment in segments:
         for position, planned in enumerate(segment.samples):
-            wanted = made_of(members_in(tree, planned.frame), planned.frame, camera)
+            wanted = made_of(members_in(tree, planned.frame), planned.frame)
             if isinstance(wanted, str):
                 with pytest.raises(RejectError) as info:
                     pieces.take(segment.piece, position)
@@ -326,10 +327,10 @@ def test_a_piece_holds_what_the_files_would_make(tree, archive, tmp_path):
     assert (made, refused) == (48, 3)
 
 
-def made_of(members, triplet, camera):
+def made_of(members, triplet):
     """The sample, or why it is refused."""
     try:
-        return make_sample(triplet, members, LAYOUT, camera)
+        return make_sample(triplet, members, LAYOUT)
     except RejectError as error:
         return str(error)
 
@@ -337,7 +338,7 @@ def made_of(members, triplet, camera):
 def test_a_second_call_changes_and_reads_nothing(tree, tmp_path):
     archive = archive_of(tree, tmp_path / "diode.tar.gz", any_order)
     files = open_files(str(tmp_path / "store"))
-    segments, _ = segments_in(archive, files)
+    segments = segments_in(archive, files)
     stage(segments, files)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "store").rglob("*")}
     assert len(before) > len(segments)
@@ -350,7 +351,7 @@ def test_a_second_call_changes_and_reads_nothing(tree, tmp_path):
 def test_a_lost_piece_is_made_again(tree, tmp_path):
     archive = archive_of(tree, tmp_path / "diode.tar.gz", sorted)
     files = open_files(str(tmp_path))
-    segments, _ = segments_in(archive, files)
+    segments = segments_in(archive, files)
     stage(segments, files)
     gone = tmp_path / segments[1].piece
     content = held_in(files, segments[1])
@@ -376,7 +377,7 @@ def held_in(files, segment):
 
 def test_every_sample_and_reject_is_watched(archive, tmp_path):
     files = open_files(str(tmp_path))
-    segments, _ = segments_in(archive, files)
+    segments = segments_in(archive, files)
     seen, refused = [], []
 
     class Watch:
@@ -398,7 +399,7 @@ def test_every_sample_and_reject_is_watched(archive, tmp_path):
 def test_a_segment_whose_archive_changed_leaves_no_piece(tree, tmp_path):
     archive = archive_of(tree, tmp_path / "diode.tar.gz", sorted)
     files = open_files(str(tmp_path / "store"))
-    segments, _ = segments_in(archive, files)
+    segments = segments_in(archive, files)
     content = Path(archive).read_bytes()
     Path(archive).write_bytes(content[: len(content) // 2])
     with pytest.raises(SourceError, match="can no longer be read"):

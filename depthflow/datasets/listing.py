@@ -62,7 +62,8 @@ class Listing:
     @property
     def name(self) -> str:
         """Name of the source: that of its folder, or of its archive without the ending."""
-        name = self.location.rstrip("/").rpartition("/")[2]
+        location = self.location if is_uri(self.location) else str(Path(self.location).absolute())
+        name = location.rstrip("/").rpartition("/")[2]
         return name.partition(".tar")[0].removesuffix(".tgz").removesuffix(".zip")
 
     def text(self, file: SourceFile) -> str:

@@ -63,6 +63,9 @@ def scan(path, content, threads=2):
     )
 
 
+CAMERA_JSON = b'{"width": 8, "height": 6, "fx_px": 7, "fy_px": 7, "cx_px": 4, "cy_px": 3}'
+
+
 def archive_frames(archive, contents, splits):
     return find_frames(archive_listing(str(archive), contents._replace(camera=None)), "diode", splits)
 
@@ -107,7 +110,7 @@ def known(triplet):
 def tree(tmp_path_factory):
     """A tree with whole triplets, some that lack files, misnamed and misplaced ones, and other files."""
     root = tmp_path_factory.mktemp("tree")
-    files = {"train/README.md": b"text", "camera.json": b"{}", "train/indoors/notes_depth.npy.txt": b"x"}
+    files = {"train/README.md": b"text", "camera.json": CAMERA_JSON, "train/indoors/notes_depth.npy.txt": b"x"}
     for scene in range(1, 4):
         for view in range(3):
             folder = f"indoors/scene_{scene:05d}/scan_00001"

@@ -112,11 +112,17 @@ def test_a_split_folder_as_the_working_directory(tmp_path, monkeypatch):
 
 
 def test_camera_of_frame():
-    assert camera_of_frame(CAMERA, height=600, width=200) == CAMERA.resized(height=600, width=200)
-    assert camera_of_frame(CAMERA, height=768, width=1024) == CAMERA.resized(height=768, width=1024)
-    assert camera_of_frame(None, height=768, width=1024) == DIODE_CAMERA
-    assert camera_of_frame(None, height=1024, width=768) is None
-    assert camera_of_frame(None, height=192, width=256) is None
+    """Frames of DIODE's size have its camera only in DIODE."""
+
+    def found(stated, height, width, dataset="diode"):
+        return camera_of_frame(stated, dataset=dataset, height=height, width=width)
+
+    assert found(CAMERA, 600, 200) == CAMERA.resized(height=600, width=200)
+    assert found(CAMERA, 768, 1024) == CAMERA.resized(height=768, width=1024)
+    assert found(None, 768, 1024) == DIODE_CAMERA
+    assert found(None, 768, 1024, dataset="tum") is None
+    assert found(None, 1024, 768) is None
+    assert found(None, 192, 256) is None
 
 
 def test_parse_camera():

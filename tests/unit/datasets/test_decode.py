@@ -169,7 +169,7 @@ def test_a_png_with_a_flipped_byte_in_its_data():
 
 
 @pytest.mark.parametrize("member", ["depth", "mask"])
-@pytest.mark.parametrize("content", [b"x", b"\x93NUMPY", png(RGB), bytes(500), b"\x93NUMPY\x09\x00" + bytes(200)])
+@pytest.mark.parametrize("content", [b"x", b"\x93NUMPY", bytes(500), b"\x93NUMPY\x09\x00" + bytes(200)])
 def test_bytes_that_are_not_an_npy(member, content):
     assert reason({**members(), member: content}) == "unreadable_array"
 
@@ -182,10 +182,9 @@ def test_a_truncated_npy(member):
             decode_npy(whole[:length], member)
 
 
-def test_an_npz_is_not_an_npy():
-    stream = io.BytesIO()
-    np.savez(stream, depth=DEPTH)
-    assert reason({**members(), "depth": stream.getvalue()}) == "unreadable_array"
+def test_a_picture_is_neither_depth_nor_mask():
+    assert reason({**members(), "depth": png(RGB)}) == "wrong_dtype"
+    assert reason({**members(), "mask": png(RGB)}) == "wrong_shape"
 
 
 class Bomb:

@@ -67,7 +67,7 @@ CAMERA_JSON = b'{"width": 8, "height": 6, "fx_px": 7, "fy_px": 7, "cx_px": 4, "c
 
 
 def archive_frames(archive, contents, splits):
-    return find_frames(archive_listing(str(archive), contents._replace(camera=None)), "diode", splits)
+    return find_frames(archive_listing(str(archive), contents), "diode", splits)
 
 
 @pytest.fixture
@@ -346,7 +346,7 @@ def test_a_gzip_that_is_not_a_tar_is_rejected(archive, content):
 
 
 def test_an_empty_archive_lists_nothing(archive):
-    assert scan(archive, gzip.compress(tar_of([]))) == Contents([], None)
+    assert scan(archive, gzip.compress(tar_of([]))) == Contents([], None, {})
 
 
 def test_a_truncated_archive_is_rejected(archive, whole):

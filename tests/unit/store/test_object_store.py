@@ -211,7 +211,7 @@ def tree(tmp_path_factory, write):
     root = tmp_path_factory.mktemp("tree")
     write.tree(root, SPLITS)
     rgb, depth, mask = write.frame(0)
-    write.frame(root, "train", "00001_00001_indoors_003_000", rgb, depth, mask * 0)
+    write.triplet(root, "train", "00001_00001_indoors_003_000", rgb, depth, mask * 0)
     (root / "camera.json").write_text(
         '{"width": 8, "height": 6, "fx_px": 7.0, "fy_px": 7.0, "cx_px": 4.0, "cy_px": 3.0}'
     )

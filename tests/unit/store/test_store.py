@@ -299,7 +299,7 @@ def test_mean_log_depth_is_over_pixels(small):
 
 def test_a_source_of_rejects_alone_makes_no_store(tmp_path, write):
     rgb, depth, mask = write.frame(0)
-    write.frame(tmp_path / "tree", "train", "00001_00001_indoors_000_000", rgb, depth, mask * 0)
+    write.triplet(tmp_path / "tree", "train", "00001_00001_indoors_000_000", rgb, depth, mask * 0)
     with pytest.raises(SourceError, match="no_valid_pixel"):
         write.store(tmp_path / "store", tmp_path / "tree")
     with pytest.raises(StoreError):
@@ -417,11 +417,11 @@ def test_a_fingerprint_depends_on_each_setting(small, tmp_path, write, change):
     elif change == "one mask pixel":
         mask[0, 0] = 0
     if change in ("one pixel", "one mask pixel"):
-        write.frame(source, "val", sample_id, rgb, depth, mask)
+        write.triplet(source, "val", sample_id, rgb, depth, mask)
     elif change == "one sample less":
         for path in source.rglob(f"{sample_id}*"):
             path.unlink()
     elif change == "one refused more":
-        write.frame(source, "val", "00003_00001_indoors_901_000", rgb, depth, mask * 0)
+        write.triplet(source, "val", "00003_00001_indoors_901_000", rgb, depth, mask * 0)
     after = write.store(tmp_path / "after", source, **changes)
     assert after.fingerprint != before.fingerprint

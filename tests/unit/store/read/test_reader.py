@@ -305,7 +305,7 @@ def test_a_split_with_a_shard_of_refused_inputs_alone(tmp_path, write):
     tree = write.tree(tmp_path / "tree", {"val": {"00001_00001_indoors": 4}})["val"]
     rgb, depth, mask = write.frame(0)
     for i in range(60):
-        write.frame(tmp_path / "tree", "val", f"00001_00001_indoors_{100 + i}_000", rgb, depth, mask * 0)
+        write.triplet(tmp_path / "tree", "val", f"00001_00001_indoors_{100 + i}_000", rgb, depth, mask * 0)
     store = write.store(tmp_path / "store", tmp_path / "tree")
     reader = SplitReader(store, "val", planes=ALL_PLANES)
     assert len(store.manifest["shards"]) == 2

@@ -34,6 +34,7 @@ def triplet(scene=1, scan=1, number=0, *, split="train", scene_type="indoors", m
         scene=f"scene_{scene:05d}",
         scan=f"scan_{scan:05d}",
         members={member: f"/data/{sample_id}.{member}" for member in members},
+        required=("rgb", "depth", "mask"),
         problem=problem,
         reason=reason,
     )

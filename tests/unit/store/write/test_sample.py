@@ -169,7 +169,7 @@ def test_the_content_checksum_depends_on_every_plane_and_the_camera(change):
             layout = layout_of(6, 8, edge_relative_jump=1e6)
         case "size":
             layout = layout_of(8, 6)
-    after = make_sample(triplet(), members_of(rgb, depth, mask), layout, camera).row
+    after = make_sample(triplet(camera=camera), members_of(rgb, depth, mask), layout).row
     assert after["content_xxh3"] != before["content_xxh3"]
     files = [name for name in ("rgb", "depth", "mask") if after[f"{name}_xxh3"] != before[f"{name}_xxh3"]]
     assert files == ([change] if change in ("rgb", "depth", "mask") else [])

@@ -130,17 +130,17 @@ def test_the_camera_is_at_the_stored_size_or_unknown(tmp_path, write, source):
 def test_every_reject_is_recorded_with_its_reason(tmp_path, write, source):
     rgb, depth, mask = write.frame(0)
     first = [f"{SCAN}_{i:03d}_000" for i in range(10)]
-    folder = write.frame(source, "train", first[0], rgb, depth, mask * 0)
-    write.frame(source, "train", first[1], rgb, np.ones_like(depth, np.int32), mask)
-    write.frame(source, "train", first[2], rgb, depth * np.nan, mask)
-    write.frame(source, "train", first[3], rgb[:-1], depth, mask)
-    write.frame(source, "train", first[4], rgb, np.stack([depth, depth], axis=-1), mask)
+    folder = write.triplet(source, "train", first[0], rgb, depth, mask * 0)
+    write.triplet(source, "train", first[1], rgb, np.ones_like(depth, np.int32), mask)
+    write.triplet(source, "train", first[2], rgb, depth * np.nan, mask)
+    write.triplet(source, "train", first[3], rgb[:-1], depth, mask)
+    write.triplet(source, "train", first[4], rgb, np.stack([depth, depth], axis=-1), mask)
     image = folder / f"{first[5]}.png"
     image.write_bytes(image.read_bytes()[:-30])
     (folder / f"{first[6]}_depth.npy").write_bytes(b"x" * 300)
     (folder / f"{first[7]}_depth_mask.npy").write_bytes(b"")
     (folder / f"{first[8]}_depth_mask.npy").unlink()
-    write.frame(source, "train", "00009_00009_indoors_000_000", rgb, depth, mask)
+    write.triplet(source, "train", "00009_00009_indoors_000_000", rgb, depth, mask)
     (source / "train/indoors/scene_00009").rename(source / "train/indoors/scene_00008")
 
     _, record = make(source, tmp_path / "out", size=(write.height, write.width))
@@ -168,7 +168,7 @@ def test_a_sample_without_valid_pixels_after_sampling_is_rejected(tmp_path, writ
     rgb, depth, mask = write.frame(0)
     lone = np.zeros_like(mask)
     lone[0, 0] = 1
-    write.frame(tmp_path / "tree", "train", f"{SCAN}_000_000", rgb, depth, lone)
+    write.triplet(tmp_path / "tree", "train", f"{SCAN}_000_000", rgb, depth, lone)
     _, record = make(tmp_path / "tree", tmp_path / "out", size=(2, 2))
     assert record.rejects["reason"].to_pylist() == ["no_valid_pixel"]
     assert "2 x 2" in record.rejects["message"][0].as_py()
@@ -177,7 +177,7 @@ def test_a_sample_without_valid_pixels_after_sampling_is_rejected(tmp_path, writ
 def test_a_shard_of_rejects_alone_is_complete(tmp_path, write):
     rgb, depth, mask = write.frame(0)
     for i in range(3):
-        write.frame(tmp_path / "tree", "train", f"{SCAN}_{i:03d}_000", rgb, depth, mask * 0)
+        write.triplet(tmp_path / "tree", "train", f"{SCAN}_{i:03d}_000", rgb, depth, mask * 0)
     _, record = make(tmp_path / "tree", tmp_path / "out", size=(2, 2))
     assert (record.rows.num_rows, record.rejects.num_rows) == (0, 3)
     assert read_alone(tmp_path / "out" / PATH) == []
@@ -263,7 +263,7 @@ def test_the_message_for_a_damaged_shard_names_what_to_delete(tmp_path, source, 
 def test_every_input_and_reject_is_watched(tmp_path, write, source):
     rgb, depth, mask = write.frame(0)
     empty, lone = f"{SCAN}_003_000", f"{SCAN}_007_000"
-    write.frame(source, "train", empty, rgb, depth, mask * 0)
+    write.triplet(source, "train", empty, rgb, depth, mask * 0)
     (source / f"train/indoors/scene_00001/scan_00001/{lone}.png").unlink()
     log = []
 

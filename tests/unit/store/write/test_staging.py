@@ -250,9 +250,9 @@ def tree(tmp_path_factory, write):
     root = tmp_path_factory.mktemp("tree")
     write.tree(root, {"train": {**TREE, "00002_00001_outdoor": 10}, "val": {"00003_00001_indoors": 12}})
     rgb, depth, mask = write.frame(0)
-    write.frame(root, "train", f"{SCAN}_003_000", rgb, depth, mask * 0)
-    write.frame(root, "train", f"{SCAN}_004_000", rgb, depth * np.nan, mask)
-    folder = write.frame(root, "val", "00003_00001_indoors_005_000", rgb, depth, mask)
+    write.triplet(root, "train", f"{SCAN}_003_000", rgb, depth, mask * 0)
+    write.triplet(root, "train", f"{SCAN}_004_000", rgb, depth * np.nan, mask)
+    folder = write.triplet(root, "val", "00003_00001_indoors_005_000", rgb, depth, mask)
     (folder / "00003_00001_indoors_005_000.png").write_bytes(b"")
     (folder / "00003_00001_indoors_006_000_depth.npy").unlink()
     (root / "camera.json").write_text(

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from depthflow.datasets.diode import SCENE_TYPES
-from depthflow.metrics import METRIC_NAMES, image_metrics
+from depthflow.metrics import METRIC_NAMES, counted_pixels, image_metrics
 from depthflow.models.unet import serving_network
 from depthflow.store.read.reader import SplitReader, worker_pass
 from depthflow.training.collective import WorkerGroup
@@ -27,7 +27,7 @@ class Validator:
         )
 
     def sums(self, *, beat: Callable[[str], None]) -> np.ndarray:
-        """Returns this worker's sums over images with a valid pixel; calls `beat` before every batch.
+        """Returns this worker's sums over images with a counted pixel; calls `beat` before every batch.
 
         Returns:
             (scene types, 1 + metrics) float64: number of images, then the sum of each metric.
@@ -40,8 +40,9 @@ class Validator:
             depth_pred = np.exp(self._predict(tf.constant(batch.rgb)).numpy().astype(np.float64))
             depth_gt = np.exp(batch.log_depth)
             for k, scene_type in enumerate(batch.scene_types):
-                metrics = image_metrics(depth_pred=depth_pred[k], depth_gt=depth_gt[k], valid_mask=batch.valid_mask[k])
-                if batch.valid_mask[k].any():
+                mask = counted_pixels(depth_gt=depth_gt[k], valid_mask=batch.valid_mask[k])
+                metrics = image_metrics(depth_pred=depth_pred[k], depth_gt=depth_gt[k], valid_mask=mask)
+                if mask.any():
                     sums[SCENE_TYPES.index(scene_type)] += [1.0, *(metrics[name] for name in METRIC_NAMES)]
         return sums
 

@@ -20,6 +20,7 @@ from depthflow.reports.survey import (
     Row,
     by_scene_type,
     grouped,
+    implausible_depths,
 )
 
 MAX_REJECTS_LISTED = 1000
@@ -145,6 +146,7 @@ def depths(rows: Sequence[Row], histogram: DepthHistogram) -> Section:
     return Section(
         heading="Depth",
         parts=[
+            *filter(None, [implausible_depths(rows)]),
             Gallery(pictures=[Picture(image=chart, alt=alt, caption=caption)]),
             _percentiles(rows, "_m", ".2f", caption="A sample's least, median and greatest depth, in metres"),
         ],

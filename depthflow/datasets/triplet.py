@@ -67,6 +67,12 @@ def decode_triplet(members: Mapping[str, bytes]) -> Frame:
         if not content:
             raise RejectError("empty_file", f"the {member} file has no bytes")
     rgb = decode_rgb(members["rgb"])
+    if _is_turned(members["rgb"], rgb):
+        raise RejectError(
+            "turned_image",
+            "the image's EXIF orientation turns it, and nothing says whether its depth belongs to the image as stored "
+            "or as shown. Store the image as its depth lies, without EXIF data",
+        )
     depth_m = _plane(decode_npy(members["depth"], "depth"), "depth")
     mask = _plane(decode_npy(members["mask"], "mask"), "mask")
     if not rgb.shape[:2] == depth_m.shape == mask.shape:
@@ -112,6 +118,14 @@ def decode_rgb(content: bytes) -> np.ndarray:
     if bgr is None:
         raise RejectError("unreadable_image", f"{len(content)} bytes that cannot be decoded as an image")
     return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+
+
+def _is_turned(content: bytes, rgb: np.ndarray) -> bool:
+    """Whether `decode_rgb` applied a rotation or reflection that EXIF data ask for."""
+    if content.startswith(_PNG_START) and b"eXIf" not in content:
+        return False  # As almost all are. What other formats keep where is OpenCV's to know.
+    stored = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    return not np.array_equal(stored, rgb[..., ::-1])
 
 
 def _decode_plain_png(content: bytes) -> np.ndarray | None:

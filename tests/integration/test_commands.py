@@ -64,6 +64,13 @@ def test_preprocess(preprocessed, folder):
     assert preprocessed.code == 0, preprocessed.stderr
     assert preprocessed.result["samples"] == SCANS * SAMPLES_PER_SCAN
     assert preprocessed.result["rejects"] == 0
+    assert preprocessed.result["accounting"]["train"] == {
+        "expected": None,  # It is not DIODE.
+        "found": sum(preprocessed.result["counts"]["train"].values()),
+        "missing": None,
+        "extra": None,
+        "doubled": 0,
+    }
     assert (folder / "samples" / "manifest.json").is_file()
 
 

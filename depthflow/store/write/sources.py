@@ -11,13 +11,14 @@ Either becomes a `Source`.
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from depthflow.datasets.archive import Contents, Member, archive_triplets, scan_archive
 from depthflow.datasets.camera import CAMERA_FILE, Camera, parse_camera, read_camera
-from depthflow.datasets.catalogue import Accounting, account, expected_counts
+from depthflow.datasets.catalogue import Accounting, account, expected_counts, is_diode
 from depthflow.datasets.diode import MEMBER_SUFFIXES, Triplet, find_triplets
 from depthflow.datasets.triplet import RejectError
 from depthflow.errors import SourceError
@@ -92,14 +93,18 @@ def read_archive_source(archive: str, identity: str, splits: tuple[str, ...], fi
 
 
 def account_for(sources: Sequence[Source], splits: tuple[str, ...]) -> Accounting:
-    """Compares what the sources hold with DIODE's catalogue; counts complete triplets with DIODE's names."""
-    found = (
-        (t.split, t.scene_type, t.scene, t.scan, t.sample_id)
+    """Counts complete triplets with DIODE's names, and compares them with DIODE's catalogue if any source is DIODE."""
+    found = [
+        [
+            (t.split, t.scene_type, t.scene, t.scan, t.sample_id)
+            for t in source.triplets
+            if not t.problem and t.members.keys() == MEMBER_SUFFIXES.keys()
+        ]
         for source in sources
-        for t in source.triplets
-        if not t.problem and t.members.keys() == MEMBER_SUFFIXES.keys()
-    )
-    return account(found, splits=splits, catalogue=expected_counts())
+    ]
+    catalogue = expected_counts()
+    compared = any(is_diode(of_source, catalogue=catalogue) for of_source in found)
+    return account(chain.from_iterable(found), splits=splits, catalogue=catalogue if compared else {})
 
 
 def read_member(path: str) -> bytes:

@@ -129,8 +129,6 @@ class Accounting:
 
     def describe_gap(self) -> str:
         """Returns one line per split and scene type for an error message, naming the first scans with a gap."""
-        if not self.is_diode:
-            return f"the sources are not DIODE: of {len(self.scans)} scans, most have other names. Leave out the flag."
         lines, missing = [], [count for count in self.missing if count.place.scan]
         for total in self.scene_types:
             line = f"{total.place}: {total.found} of {total.expected} samples, {total.missing} missing"

@@ -170,7 +170,7 @@ def _write_store(
     progress: Callable[[str], Progress],
 ) -> None:
     """Plans the store, and makes what is missing of it."""
-    accounting = account_for(sources, source_splits(config))
+    accounting = account_for(sources, source_splits(config), must_be_diode=config.require_complete)
     if config.require_complete and not accounting.is_complete:
         raise SourceError(f"--require-complete: {accounting.describe_gap()}")
     plans = plan_shards(config, sources)

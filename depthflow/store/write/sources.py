@@ -92,8 +92,12 @@ def read_archive_source(archive: str, identity: str, splits: tuple[str, ...], fi
     return ArchiveSource(location=archive, triplets=triplets, camera=camera, identity=identity)
 
 
-def account_for(sources: Sequence[Source], splits: tuple[str, ...]) -> Accounting:
-    """Counts complete triplets with DIODE's names, and compares them with DIODE's catalogue if any source is DIODE."""
+def account_for(sources: Sequence[Source], splits: tuple[str, ...], *, must_be_diode: bool = False) -> Accounting:
+    """Counts complete triplets with DIODE's names.
+
+    Args:
+        must_be_diode: Whether to compare with DIODE's catalogue even if no source has the names of its scans.
+    """
     found = [
         [
             (t.split, t.scene_type, t.scene, t.scan, t.sample_id)
@@ -103,7 +107,7 @@ def account_for(sources: Sequence[Source], splits: tuple[str, ...]) -> Accountin
         for source in sources
     ]
     catalogue = expected_counts()
-    compared = any(is_diode(of_source, catalogue=catalogue) for of_source in found)
+    compared = must_be_diode or any(is_diode(of_source, catalogue=catalogue) for of_source in found)
     return account(chain.from_iterable(found), splits=splits, catalogue=catalogue if compared else {})
 
 

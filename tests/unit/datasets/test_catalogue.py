@@ -320,4 +320,3 @@ def test_of_other_data_nothing_is_expected():
     assert [(row["scan"], row["listed"], row["expected"], row["found"]) for row in result.rows()] == [
         ("scan_00001", 0, None, 4)
     ]
-    assert result.describe_gap().startswith("the sources are not DIODE: of 1 scans, ")

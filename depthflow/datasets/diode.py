@@ -4,7 +4,6 @@
     + .png, _depth.npy, _depth_mask.npy
 """
 
-import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -12,13 +11,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from depthflow.errors import SourceError
-from depthflow.storage.foreign_file import why_too_large
+from depthflow.storage.foreign_file import is_hidden, walk_files, why_too_large
 from depthflow.storage.location import is_uri, object_store, reported
 
 SPLITS = ("train", "val")
 SCENE_TYPES = ("indoors", "outdoor")
 MEMBER_SUFFIXES = {"rgb": ".png", "depth": "_depth.npy", "mask": "_depth_mask.npy"}
+"""In lower or upper case. A .jpg or .jpeg is the image of a depth that has no .png."""
 
+_MEMBER_OF_SUFFIX = {suffix: member for member, suffix in MEMBER_SUFFIXES.items()}
+_MEMBER = re.compile(r"(?P<stem>.*?)(?P<suffix>\.png|\.jpe?g|_depth\.npy|_depth_mask\.npy)", re.DOTALL | re.IGNORECASE)
 _SAMPLE_ID = re.compile(r"(?P<scene>\d{5})_(?P<scan>\d{5})_(?P<scene_type>indoors|outdoor)_\d{3}_\d{3}")
 
 
@@ -91,17 +93,27 @@ def require_samples(found: list[Triplet], source: str, splits: tuple[str, ...]) 
 
 
 def group_triplets(split: str, files: Iterable[SourceFile]) -> list[Triplet]:
-    """Groups a split's files into triplets, sorted by folder and id; a repeated file begins another triplet."""
+    """Groups a split's files into triplets, sorted by folder and id; a repeated file begins another triplet.
+
+    Hidden files, which systems and editors leave, and files in hidden folders are no members.
+    """
     groups: dict[tuple[str, str, int], dict[str, SourceFile]] = {}
+    jpegs: list[tuple[tuple[str, str, int], SourceFile]] = []
     for file in files:
-        member = next((name for name, suffix in MEMBER_SUFFIXES.items() if file.name.endswith(suffix)), None)
-        if member is None:
+        found = _MEMBER.fullmatch(file.name)
+        if found is None or is_hidden(f"{file.parent}/{file.name}"):
             continue
-        stem = printable(file.name.removesuffix(MEMBER_SUFFIXES[member]))
-        copy = 0
+        stem, suffix = printable(found["stem"]), found["suffix"].lower()
+        if suffix in (".jpg", ".jpeg"):
+            jpegs.append(((file.parent, stem, 0), file))
+            continue
+        member, copy = _MEMBER_OF_SUFFIX[suffix], 0
         while member in groups.get((file.parent, stem, copy), {}):
             copy += 1
         groups.setdefault((file.parent, stem, copy), {})[member] = file
+    for key, file in jpegs:
+        if key in groups:
+            groups[key].setdefault("rgb", file)
     return [_triplet(split, *key[:2], groups[key]) for key in sorted(groups)]
 
 
@@ -111,7 +123,7 @@ def printable(name: str) -> str:
 
 
 def _disk_files(source: str, split: str) -> Iterator[SourceFile]:
-    """Yields the files below a split's folder. Follows links to folders; a broken link counts as a file."""
+    """Yields the files below a split's folder; see `walk_files`."""
     root = Path(source).absolute()
     if not root.is_dir():
         there = f"The source {source} is not a folder" if root.exists() else f"There is no source at {source}"
@@ -123,14 +135,8 @@ def _disk_files(source: str, split: str) -> Iterator[SourceFile]:
 
     if not top.is_dir():
         return
-    seen: set[str] = set()
-    for parent, folders, files in os.walk(top, followlinks=True, onerror=fail):
-        real = os.path.realpath(parent)
-        if real in seen:  # A link to a parent folder.
-            folders.clear()
-            continue
-        seen.add(real)
-        yield from (SourceFile(os.path.relpath(parent, top), name, str(Path(parent) / name)) for name in files)
+    for path in walk_files(top, fail):
+        yield SourceFile(str(path.parent.relative_to(top)), path.name, str(path))
 
 
 def _object_files(source: str, split: str) -> Iterator[SourceFile]:

@@ -125,7 +125,7 @@ def _is_turned(content: bytes, rgb: np.ndarray) -> bool:
     if content.startswith(_PNG_START) and b"eXIf" not in content:
         return False  # As almost all are. What other formats keep where is OpenCV's to know.
     stored = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    return not np.array_equal(stored, rgb[..., ::-1])
+    return stored is None or not np.array_equal(stored, rgb[..., ::-1])
 
 
 def _decode_plain_png(content: bytes) -> np.ndarray | None:

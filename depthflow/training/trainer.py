@@ -35,11 +35,13 @@ class TrainingOutcome:
     Attributes:
         network: Network of the best checkpoint, from uint8 rgb to log-depth.
         metrics: Metrics of its epoch.
+        epoch: The epoch, from 1.
         checkpoint: Folder or URI of the checkpoint.
     """
 
     network: "keras.Model"
     metrics: dict[str, float]
+    epoch: int
     checkpoint: str
 
 
@@ -210,5 +212,8 @@ def best_outcome(recipe: Recipe, checkpoints: str) -> TrainingOutcome:
         network = build_unet(recipe.blank())
         load_checkpoint(kept.fetch(name), model=network)
     return TrainingOutcome(
-        network=serving_network(network), metrics=dict(progress.metrics), checkpoint=f"{checkpoints}/{name}"
+        network=serving_network(network),
+        metrics=dict(progress.metrics),
+        epoch=progress.position.epoch,
+        checkpoint=f"{checkpoints}/{name}",
     )

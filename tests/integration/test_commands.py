@@ -6,8 +6,10 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import mlflow
 import numpy as np
 import pytest
+from mlflow import MlflowClient
 
 SCANS, SAMPLES_PER_SCAN = 8, 4
 
@@ -80,6 +82,27 @@ def test_train(trained):
     assert trained.result["metrics"]["val/abs_rel"] > 0
 
 
+def test_what_people_read_in_mlflow(folder, preprocessed, trained):
+    """The run, its model and the version say what was trained, on what, and how good it is."""
+    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    run, metrics = client.get_run(trained.result["run_id"]), trained.result["metrics"]
+    assert run.data.tags["mlflow.source.name"].endswith("train.py") and run.data.tags["mlflow.user"]
+    [used] = run.inputs.dataset_inputs
+    fingerprint = preprocessed.result["fingerprint"]
+    assert (used.dataset.name, used.dataset.digest) == ("samples", fingerprint)
+    assert run.data.metrics["best/abs_rel"] == metrics["val/abs_rel"]
+    recipe = mlflow.artifacts.load_dict(f"{run.info.artifact_uri}/recipe.json")
+    assert (recipe["name"], recipe["epochs"]) == ("smoke", 2)
+    [output] = run.outputs.model_outputs
+    logged = client.get_logged_model(output.model_id).metrics
+    assert {m.key: m.value for m in logged} == {name: v for name, v in metrics.items() if name.startswith("val/")}
+    assert {(m.dataset_name, m.dataset_digest) for m in logged} == {("samples", fingerprint)}
+    version = client.get_model_version("depthflow", "1")
+    assert f"| all | {metrics['val/abs_rel']:.4g} |" in version.description and fingerprint in version.description
+    assert (version.tags["recipe"], version.tags["abs_rel"]) == ("smoke", f"{metrics['val/abs_rel']:.4g}")
+    assert max(map(len, version.tags.values())) <= 200
+
+
 def test_evaluate(run, folder, preprocessed, trained):
     model = trained.result["model_uri"]
     done = run("evaluate", "--model", model, "--samples", "samples", "--out", "report", cwd=folder)
@@ -87,6 +110,14 @@ def test_evaluate(run, folder, preprocessed, trained):
     assert done.result["samples"] == sum(preprocessed.result["counts"]["val"].values())
     assert set(done.result["metrics"]) == {"all", "indoors", "outdoor"}
     assert (folder / "report" / "report.html").is_file()
+    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    evaluated = client.get_run(done.result["run_id"])
+    [used], [input_model] = evaluated.inputs.dataset_inputs, evaluated.inputs.model_inputs
+    assert used.dataset.digest == preprocessed.result["fingerprint"] and used.tags[0].value == "val"
+    logged = client.get_logged_model(input_model.model_id).metrics
+    assert evaluated.data.metrics["val/abs_rel"] in [m.value for m in logged if m.run_id == evaluated.info.run_id]
+    tag = client.get_model_version("depthflow", "1").tags["evaluation.devkit"]
+    assert tag.startswith(f"abs_rel {done.result['metrics']['all']['abs_rel']:.4g}, ") and len(tag) <= 200
 
 
 def test_promote(promoted):

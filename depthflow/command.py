@@ -1,6 +1,5 @@
 """Runs a command: parses its flags, prints its result as one JSON line, and returns the exit code."""
 
-import functools
 import inspect
 import json
 import logging
@@ -15,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import tyro
@@ -169,10 +168,14 @@ def _parse(main: Callable[..., Any], arguments: Sequence[str] | None, **options:
     """Returns the arguments of `main` by name; raises ParserExit for --help and for wrong flags."""
     signature = inspect.signature(main)
 
-    @functools.wraps(main)
     def named(*given: Any, **others: Any) -> dict[str, Any]:
         return dict(signature.bind(*given, **others).arguments)
 
+    hints = {name: parameter.annotation for name, parameter in signature.parameters.items()}
+    if len(hints) == 1:  # Its docstring says the same as the description.
+        hints = {name: Annotated[hint, tyro.conf.arg(help="")] for name, hint in hints.items()}
+    vars(named).update(__signature__=signature)
+    named.__annotations__ = hints
     try:
         return tyro.cli(named, args=arguments, config=FLAG_STYLE, **options)
     except SystemExit as error:

@@ -21,6 +21,7 @@ import tyro
 
 from depthflow.errors import DepthflowError
 from depthflow.observability.logs import configure_logging, tell, tell_defect
+from depthflow.observability.noise import hide_noise
 from depthflow.observability.safe_text import streams_without_credentials
 
 FLAG_STYLE = (tyro.conf.CascadeSubcommandArgs, tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes)
@@ -87,7 +88,10 @@ def _outcome(
     try:
         configure_logging()
         prog = Path(sys.argv[0]).name  # With the whole path, help would not fit the terminal.
-        result = _with_status(main(**_parse(main, arguments, prog=prog, description=description)))
+        configs = _parse(main, arguments, prog=prog, description=description)
+        if not any(getattr(config, "verbose", False) for config in configs.values()):
+            hide_noise()
+        result = _with_status(main(**configs))
         return result, EXIT_REJECTS if result["status"] == "rejects" else 0
     except KeyboardInterrupt as error:
         flags = [error.flag] if isinstance(error, Interrupted) and error.flag not in sys.argv else []

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, TrainingFailedError
 
 from depthflow.errors import StoreError, TrainingError, unwrapped
+from depthflow.observability.noise import loading_tensorflow
 from depthflow.placement import TrainingPlan, cluster_capacity, plan_training
 from depthflow.recipe import NETWORK_STRIDE_PX, Recipe
 from depthflow.recipes import RECIPES
@@ -116,7 +117,8 @@ def run_on_workers(task: WorkerTask, plan: TrainingPlan) -> None:
         TrainingError: if they were lost too often, or failed in a way that a retry would not fix.
         LockLostError: if another process has taken over the job.
     """
-    from ray.train.tensorflow import TensorflowTrainer  # Imports TensorFlow, which takes seconds.
+    with loading_tensorflow():  # It takes seconds.
+        from ray.train.tensorflow import TensorflowTrainer
 
     filesystem, path = open_files(task.folder.ray).arrow()
     trainer = TensorflowTrainer(

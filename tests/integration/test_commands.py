@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.commands import run_in_new_interpreter
+
 SCANS, SAMPLES_PER_SCAN = 8, 4
 
 
@@ -62,6 +64,7 @@ def test_download(run, folder):
 
 def test_preprocess(preprocessed, folder):
     assert preprocessed.code == 0, preprocessed.stderr
+    assert preprocessed.noise == []
     assert preprocessed.result["samples"] == SCANS * SAMPLES_PER_SCAN
     assert preprocessed.result["rejects"] == 0
     assert (folder / "samples" / "manifest.json").is_file()
@@ -69,6 +72,7 @@ def test_preprocess(preprocessed, folder):
 
 def test_train(trained):
     assert trained.code == 0, trained.stderr
+    assert trained.noise == []
     assert trained.result["model_uri"] == "models:/depthflow/1"
     assert trained.result["metrics"]["val/abs_rel"] > 0
 
@@ -77,6 +81,7 @@ def test_evaluate(run, folder, preprocessed, trained):
     model = trained.result["model_uri"]
     done = run("evaluate", "--model", model, "--samples", "samples", "--out", "report", cwd=folder)
     assert done.code == 0, done.stderr
+    assert done.noise == []
     assert done.result["samples"] == sum(preprocessed.result["counts"]["val"].values())
     assert set(done.result["metrics"]) == {"all", "indoors", "outdoor"}
     assert (folder / "report" / "report.html").is_file()
@@ -84,14 +89,17 @@ def test_evaluate(run, folder, preprocessed, trained):
 
 def test_promote(promoted):
     assert promoted.code == 0, promoted.stderr
+    assert promoted.noise == []
     assert promoted.result["decision"] in ("promoted", "forced")
     assert (promoted.result["champion"], promoted.result["previous"]) == ("1", None)
 
 
-def test_predict(run, folder, promoted):
+def test_predict(folder, promoted):
     images = sorted(folder.glob("mini-diode/val/**/*.png"))[:2]
-    done = run("predict", "--model", "models:/depthflow@champion", "--images", *images, "--out", "depth", cwd=folder)
+    flags = ("--model", "models:/depthflow@champion", "--images", *images, "--out", "depth", "--verbose")
+    done = run_in_new_interpreter("predict", *flags, cwd=folder)
     assert done.code == 0, done.stderr
+    assert any("absl::InitializeLog" in line for line in done.noise)
     depth_m = [np.load(path) for path in done.result["outputs"] if path.endswith(".npy")]
     assert [each.shape for each in depth_m] == [(64, 64)] * 2
     assert all((each > 0).all() for each in depth_m)
@@ -100,4 +108,5 @@ def test_predict(run, folder, promoted):
 def test_doctor(run, folder):
     done = run("doctor", "--quick", "--storage", "runs", cwd=folder)
     assert done.code == 0, done.stderr
+    assert done.noise == []
     assert "failed" not in {check["status"] for check in done.result["checks"].values()}

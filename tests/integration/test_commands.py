@@ -1,6 +1,7 @@
 """Runs each command once, as a user does, in the order of the data flow. demo.py and submit.py have their own files."""
 
 import hashlib
+import re
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -10,6 +11,8 @@ import mlflow
 import numpy as np
 import pytest
 from mlflow import MlflowClient
+
+from tests.commands import run_in_new_interpreter
 
 SCANS, SAMPLES_PER_SCAN = 8, 4
 
@@ -32,9 +35,9 @@ def preprocessed(run, folder, synthesized):
 
 
 @pytest.fixture(scope="module")
-def trained(run, folder, preprocessed):
-    flags = ("--samples", "samples", "--storage", "runs", "--epochs", 2, "--num-workers", 2)
-    return run("train", "smoke", *flags, cwd=folder)
+def trained(folder, preprocessed):
+    flags = ("--samples", "samples", "--storage", "runs", "--epochs", 2, "--num-workers", 2, "--onednn", "--verbose")
+    return run_in_new_interpreter("train", "smoke", *flags, cwd=folder)
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +67,7 @@ def test_download(run, folder):
 
 def test_preprocess(preprocessed, folder):
     assert preprocessed.code == 0, preprocessed.stderr
+    assert preprocessed.noise == []
     assert preprocessed.result["samples"] == SCANS * SAMPLES_PER_SCAN
     assert preprocessed.result["rejects"] == 0
     assert preprocessed.result["accounting"]["train"] == {
@@ -78,6 +82,8 @@ def test_preprocess(preprocessed, folder):
 
 def test_train(trained):
     assert trained.code == 0, trained.stderr
+    assert any(re.search("RayTrainWorker.*oneDNN custom operations are on", line) for line in trained.noise)
+    assert not any(re.search("TrainController.*absl", line) for line in trained.noise), "it imports no TensorFlow"
     assert trained.result["model_uri"] == "models:/depthflow/1"
     assert trained.result["metrics"]["val/abs_rel"] > 0
 
@@ -107,6 +113,7 @@ def test_evaluate(run, folder, preprocessed, trained):
     model = trained.result["model_uri"]
     done = run("evaluate", "--model", model, "--samples", "samples", "--out", "report", cwd=folder)
     assert done.code == 0, done.stderr
+    assert done.noise == []
     assert done.result["samples"] == sum(preprocessed.result["counts"]["val"].values())
     assert set(done.result["metrics"]) == {"all", "indoors", "outdoor"}
     assert (folder / "report" / "report.html").is_file()
@@ -122,6 +129,7 @@ def test_evaluate(run, folder, preprocessed, trained):
 
 def test_promote(promoted):
     assert promoted.code == 0, promoted.stderr
+    assert promoted.noise == []
     assert promoted.result["decision"] in ("promoted", "forced")
     assert (promoted.result["champion"], promoted.result["previous"]) == ("1", None)
 
@@ -130,6 +138,7 @@ def test_predict(run, folder, promoted):
     images = sorted(folder.glob("mini-diode/val/**/*.png"))[:2]
     done = run("predict", "--model", "models:/depthflow@champion", "--images", *images, "--out", "depth", cwd=folder)
     assert done.code == 0, done.stderr
+    assert done.noise == []
     depth_m = [np.load(path) for path in done.result["outputs"] if path.endswith(".npy")]
     assert [each.shape for each in depth_m] == [(64, 64)] * 2
     assert all((each > 0).all() for each in depth_m)
@@ -138,4 +147,5 @@ def test_predict(run, folder, promoted):
 def test_doctor(run, folder):
     done = run("doctor", "--quick", "--storage", "runs", cwd=folder)
     assert done.code == 0, done.stderr
+    assert done.noise == []
     assert "failed" not in {check["status"] for check in done.result["checks"].values()}

@@ -70,7 +70,7 @@ def preprocess(config: PreprocessConfig, progress: Callable[[str], Progress]) ->
 def content_config(config: PreprocessConfig) -> dict[str, Any]:
     """Returns the part of the configuration that the store's content depends on."""
     unused = {"val_fraction"} if config.resplit is None else set()
-    ignored = {"source", "out", "num_cpus", "require_complete", "max_rejects", "sample_timeout_s", "report"}
+    ignored = {"source", "out", "num_cpus", "verbose", "require_complete", "max_rejects", "sample_timeout_s", "report"}
     settings = {name: value for name, value in dataclasses.asdict(config).items() if name not in ignored | unused}
     return settings | {"splits": sorted(config.splits)}
 

@@ -41,6 +41,7 @@ from depthflow.inference.predict import predict_images
 from depthflow.inference.predictor import NetworkPredictor
 from depthflow.inference.writers import Lens, write_npy, write_ply, write_png16
 from depthflow.models.interface import LoadPredictor
+from depthflow.observability.noise import TENSORFLOW_ENVIRONMENT
 from depthflow.recipes import RECIPES
 from depthflow.reports.panels import DepthMap, draw_panel
 from depthflow.store.store import open_store
@@ -72,7 +73,7 @@ class Benchmark:
 
 def main(benchmark: Benchmark) -> int:
     """Prints the results of every part."""
-    os.environ.update(WORKER_ENVIRONMENT)
+    os.environ.update(WORKER_ENVIRONMENT | TENSORFLOW_ENVIRONMENT)
     work = Path(benchmark.work).absolute()
     work.mkdir(parents=True, exist_ok=True)
     network = work / "network.keras"

@@ -160,9 +160,10 @@ def _step_flops(model: Any, batch_size: int) -> float:
 
 def _tensorflow(recipe: Recipe, benchmark: Benchmark) -> tuple[Callable[[], None], float, str, str]:
     from depthflow.cluster.session import WORKER_ENVIRONMENT
+    from depthflow.observability.noise import TENSORFLOW_ENVIRONMENT
     from depthflow.training.trainer import tensorflow_environment
 
-    os.environ.update(WORKER_ENVIRONMENT | tensorflow_environment(recipe))
+    os.environ.update(WORKER_ENVIRONMENT | TENSORFLOW_ENVIRONMENT | tensorflow_environment(recipe))
     import tensorflow as tf
 
     from depthflow.models.augmentation import draw

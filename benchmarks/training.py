@@ -30,6 +30,7 @@ from typing import Any, Literal
 import tyro
 
 from depthflow.cluster.session import WORKER_ENVIRONMENT
+from depthflow.observability.noise import TENSORFLOW_ENVIRONMENT
 from depthflow.recipe import Recipe
 from depthflow.recipes import RECIPES
 from depthflow.store.store import open_store
@@ -150,7 +151,9 @@ def _together(sides: Sequence[Side]) -> Figures:
 
 def _run(side: Side, ready: Any) -> Figures:
     os.sched_setaffinity(0, side.cpus)
-    os.environ.update(WORKER_ENVIRONMENT | tensorflow_environment(side.recipe), CUDA_VISIBLE_DEVICES="")
+    os.environ.update(
+        WORKER_ENVIRONMENT | TENSORFLOW_ENVIRONMENT | tensorflow_environment(side.recipe), CUDA_VISIBLE_DEVICES=""
+    )
     if side.cluster:
         task = {"type": "worker", "index": side.rank}
         os.environ["TF_CONFIG"] = json.dumps({"cluster": {"worker": side.cluster}, "task": task})

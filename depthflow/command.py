@@ -1,6 +1,5 @@
 """Runs a command: parses its flags, prints its result as one JSON line, and returns the exit code."""
 
-import functools
 import inspect
 import json
 import logging
@@ -15,13 +14,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import tyro
 
 from depthflow.errors import DepthflowError
 from depthflow.observability.logs import configure_logging, tell, tell_defect
+from depthflow.observability.noise import hide_noise
 from depthflow.observability.safe_text import streams_without_credentials
 
 FLAG_STYLE = (tyro.conf.CascadeSubcommandArgs, tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes)
@@ -88,7 +88,10 @@ def _outcome(
     try:
         configure_logging()
         prog = Path(sys.argv[0]).name  # With the whole path, help would not fit the terminal.
-        result = _with_status(main(**_parse(main, arguments, prog=prog, description=description)))
+        configs = _parse(main, arguments, prog=prog, description=description)
+        if not any(getattr(config, "verbose", False) for config in configs.values()):
+            hide_noise()
+        result = _with_status(main(**configs))
         return result, EXIT_REJECTS if result["status"] == "rejects" else 0
     except KeyboardInterrupt as error:
         flags = [error.flag] if isinstance(error, Interrupted) and error.flag not in sys.argv else []
@@ -169,10 +172,14 @@ def _parse(main: Callable[..., Any], arguments: Sequence[str] | None, **options:
     """Returns the arguments of `main` by name; raises ParserExit for --help and for wrong flags."""
     signature = inspect.signature(main)
 
-    @functools.wraps(main)
     def named(*given: Any, **others: Any) -> dict[str, Any]:
         return dict(signature.bind(*given, **others).arguments)
 
+    hints = {name: parameter.annotation for name, parameter in signature.parameters.items()}
+    if len(hints) == 1:  # Its docstring says the same as the description.
+        hints = {name: Annotated[hint, tyro.conf.arg(help="")] for name, hint in hints.items()}
+    vars(named).update(__signature__=signature)
+    named.__annotations__ = hints
     try:
         return tyro.cli(named, args=arguments, config=FLAG_STYLE, **options)
     except SystemExit as error:

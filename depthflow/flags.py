@@ -84,6 +84,8 @@ class RayConfig:
 
     num_cpus: int | None = None
     """Number of CPUs of the local Ray. Ignored if RAY_ADDRESS names a cluster. Default: all."""
+    verbose: bool = False
+    """Also show the messages of TensorFlow, Ray and MLflow that call for no action."""
 
     def __post_init__(self) -> None:
         require_positive(num_cpus=self.num_cpus)

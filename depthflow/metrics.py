@@ -22,6 +22,20 @@ METRIC_NAMES = (
     "delta3",
 )
 HIGHER_IS_BETTER = frozenset({"delta1", "delta2", "delta3"})
+COUNTED_M = (0.001, 100_000.0)
+"""Least and greatest ground truth that counts, in metres. No sensor measures beyond it, and one pixel of 1e-40 m or of
+1e30 m, which a damaged file may hold, would decide the mean of a whole split."""
+
+
+def counted_pixels(*, depth_gt: np.ndarray, valid_mask: np.ndarray) -> np.ndarray:
+    """Returns the valid pixels whose ground truth is within `COUNTED_M`.
+
+    Args:
+        depth_gt: (H, W) float, metres; any value where invalid.
+        valid_mask: (H, W) bool.
+    """
+    least, greatest = COUNTED_M
+    return valid_mask & (depth_gt >= least) & (depth_gt <= greatest)
 
 
 def image_metrics(*, depth_pred: np.ndarray, depth_gt: np.ndarray, valid_mask: np.ndarray) -> dict[str, float]:

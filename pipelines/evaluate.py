@@ -46,7 +46,7 @@ def main(config: EvaluateConfig) -> dict[str, Any]:
                 out.write(file.name, file.read_bytes())
     return {
         **result,
-        "protocol_means": protocol.description,
+        "protocol_means": protocol.meaning,
         "baseline": evaluations[baseline.uri].metrics if baseline else None,
         "compared": {name: evaluations[name].metrics for name in config.compare},
         "problems": evaluation.problems,

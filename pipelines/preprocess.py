@@ -1,5 +1,6 @@
 """Turn raw triplets into a Parquet sample store, in parallel on every node."""
 
+import logging
 import sys
 import time
 from typing import Any
@@ -14,6 +15,7 @@ def main(config: PreprocessConfig) -> dict[str, Any]:
     """Writes the store. Every input becomes a sample or a reject with its reason."""
     from depthflow.cluster.session import ray_session
     from depthflow.reports.data_report import write_report
+    from depthflow.reports.survey import implausible_depths
     from depthflow.store.write.preprocess import preprocess
 
     started = time.monotonic()
@@ -26,6 +28,8 @@ def main(config: PreprocessConfig) -> dict[str, Any]:
             f"see {store.files.root}/rejects.parquet",
             {"rejects": manifest["rejects"]},
         )
+    if warning := implausible_depths(store.index.to_pylist()):
+        tell(warning, level=logging.WARNING)
     report = write_report(store, ProgressLine("samples surveyed")) if config.report else None
     if report:
         tell(f"The data report: {report}")

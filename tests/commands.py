@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import selectors
 import signal
 import subprocess
@@ -13,9 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from depthflow.command import last_json_line
+from depthflow.observability.noise import DRIVER_ENVIRONMENT
 
 ROOT = Path(__file__).resolve().parent.parent
 TIMEOUT_S = 600
+
+
+NOISE = re.compile(
+    "absl::InitializeLog|oneDNN|cuda drivers|Token authentication|PreemptionWatcher|Progress bars|INFO mlflow"
+)
+"""In lines of TensorFlow, Ray and MLflow that only --verbose shows."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +34,11 @@ class Finished:
     result: dict[str, Any]
     stdout: str
     stderr: str
+
+    @property
+    def noise(self) -> list[str]:
+        """Lines on stderr that only --verbose shows."""
+        return [line for line in self.stderr.splitlines() if NOISE.search(line)]
 
 
 def finished(done: subprocess.CompletedProcess[str]) -> Finished:
@@ -69,6 +82,7 @@ class CommandServer:
             stdout=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            env={**os.environ, **DRIVER_ENVIRONMENT},
         )
 
     def run(self, name: str, *arguments: object, cwd: Path, env: dict[str, str]) -> subprocess.CompletedProcess[str]:

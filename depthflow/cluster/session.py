@@ -14,18 +14,17 @@ import ray
 from depthflow.command import preserve_signal_handlers
 from depthflow.errors import ClusterError
 from depthflow.observability.logs import LOG_FORMAT, configure_logging, has_run, is_json, tell
+from depthflow.observability.noise import TENSORFLOW_ENVIRONMENT
 
 WORKER_ENVIRONMENT = {
     "KERAS_BACKEND": "tensorflow",
     "MPLBACKEND": "agg",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
-    "TF_CPP_MIN_LOG_LEVEL": "3",
     "MALLOC_MMAP_THRESHOLD_": str(2**26),
     "MALLOC_TRIM_THRESHOLD_": str(2**26),
 }
-"""Environment of every process: Keras on TensorFlow, no start-up messages, no second copy of what workers print, and
-a glibc that keeps the memory of freed arrays: returning it to the system, page by page, doubles the CPU time of a
-sample of 768 x 1024."""
+"""Environment of every process: Keras on TensorFlow, no second copy of what workers print, and a glibc that keeps the
+memory of freed arrays: returning it to the system, page by page, doubles the CPU time of a sample of 768 x 1024."""
 
 CONNECT_S = 10
 MAX_TEMP_DIR_BYTES = 35
@@ -73,6 +72,7 @@ def ray_session(num_cpus: int | None = None) -> Iterator[None]:
     context.enable_progress_bars = False
     context.raise_original_map_exception = True  # Ray's own wrapper loses its cause on the way to the driver.
     logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # It warns that the bars are off.
     configure_logging(None if has_run() else ray.get_runtime_context().get_job_id())
     try:
         yield
@@ -125,5 +125,5 @@ def _short_temp_dir() -> dict[str, str]:
 
 def _worker_environment() -> dict[str, str]:
     """Returns the environment of workers on a remote cluster; those of a local Ray inherit this process's."""
-    log_format = os.environ.get(LOG_FORMAT)
-    return WORKER_ENVIRONMENT | ({LOG_FORMAT: log_format} if log_format else {})
+    own = {name: os.environ[name] for name in (LOG_FORMAT, *TENSORFLOW_ENVIRONMENT) if os.environ.get(name)}
+    return WORKER_ENVIRONMENT | own

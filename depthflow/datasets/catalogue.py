@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 
 from depthflow.datasets.frames import SCENE_TYPES, SPLITS
 
+FIRST_SCENE = "scene_00000"
+"""Where any counting begins, so the names of its scans do not tell DIODE from other data."""
 VAL_SAMPLES = {"indoors": 325, "outdoor": 446}
 """Numbers of samples in the published val archive."""
 SCANS_SHOWN = 3
@@ -24,7 +26,7 @@ class Place(NamedTuple):
     """A scan, or a whole scene, scene type or split if the narrower fields are empty.
 
     Attributes:
-        split, scene_type, scene, scan: See `diode.Triplet`.
+        split, scene_type, scene, scan: See `frames.Frame`.
     """
 
     split: str
@@ -42,10 +44,11 @@ class Count:
 
     Attributes:
         place: The place.
-        listed: Samples that the catalogue lists there; only a hint for val.
+        listed: Samples that the catalogue lists there; only a hint for val. 0 if nothing found is DIODE's.
         found: Number of distinct ids.
         doubled: Ids seen more than once.
-        expected: Samples that must be there; None for a scan or scene of val, for which the catalogue is incomplete.
+        expected: Samples that must be there; None for a scan or scene of val, for which the catalogue is incomplete,
+            and for everything if nothing found is DIODE's.
         missing, extra: Samples fewer and more than expected; None if `expected` is. Summed over scans in train, so
             one scan's extra samples never hide another's missing ones.
     """
@@ -70,11 +73,16 @@ class Accounting:
 
     Attributes:
         splits: The splits.
-        scans: Every scan that the catalogue lists or that was found, sorted by place.
+        scans: Every scan that was found or, if any of it is DIODE's, that the catalogue lists, sorted by place.
     """
 
     splits: tuple[str, ...]
     scans: tuple[Count, ...]
+
+    @property
+    def is_diode(self) -> bool:
+        """Whether it was compared with the catalogue. Of other data nothing is expected."""
+        return any(count.listed for count in self.scans)
 
     @property
     def scenes(self) -> tuple[Count, ...]:
@@ -87,7 +95,7 @@ class Accounting:
         """Totals per split and scene type, empty ones included."""
         named = {count.place[:2] for count in self.scans}
         places = sorted(named | {(split, scene_type) for split in self.splits for scene_type in SCENE_TYPES})
-        return tuple(_count_scene_type(Place(*place), self.scans) for place in places)
+        return tuple(_count_scene_type(Place(*place), self.scans, judged=self.is_diode) for place in places)
 
     @property
     def missing(self) -> tuple[Count, ...]:
@@ -106,8 +114,8 @@ class Accounting:
 
     @property
     def is_complete(self) -> bool:
-        """Whether no sample is missing; extra and doubled ones are allowed."""
-        return not self.missing
+        """Whether this is DIODE and no sample is missing; extra and doubled ones are allowed."""
+        return self.is_diode and not self.missing
 
     def summary(self) -> dict[str, dict[str, int | None]]:
         """Returns the numbers of expected, found, missing, extra and doubled samples per split."""
@@ -146,6 +154,17 @@ def expected_counts() -> dict[Place, int]:
     }
 
 
+def is_diode(found: Iterable[tuple[str, str, str, str, str]], *, catalogue: Mapping[Place, int]) -> bool:
+    """Whether at least half of the scans are DIODE's, by name; in scene_00000, by name and number of samples.
+
+    Args:
+        found, catalogue: See `account`.
+    """
+    scans = Counter(Place(*place) for *place, _ in set(found))
+    matching = [place for place, count in scans.items() if place.scene != FIRST_SCENE or count == catalogue.get(place)]
+    return 2 * len(catalogue.keys() & matching) >= len(scans)
+
+
 def account(
     found: Iterable[tuple[str, str, str, str, str]], *, splits: Sequence[str], catalogue: Mapping[Place, int]
 ) -> Accounting:
@@ -155,7 +174,7 @@ def account(
         found: (split, scene_type, scene, scan, sample_id) of each sample with a DIODE name, repeated ones as often as
             they were found. The split is the source's own, before any resplit. Other splits are not counted.
         splits: Splits to count.
-        catalogue: Samples per scan; see `expected_counts`.
+        catalogue: Samples per scan; see `expected_counts`. Empty if nothing is to be judged: see `is_diode`.
 
     Raises:
         ValueError: if a split is not DIODE's, or if a sample has no scene type, scene or scan.
@@ -168,18 +187,20 @@ def account(
             raise ValueError(f"Only samples with a DIODE name can be counted. Received: {(*place, sample_id)}.")
         times_seen[Place(*place)][sample_id] += 1
     places = sorted(place for place in catalogue.keys() | times_seen.keys() if place.split in splits)
-    scans = tuple(_count_scan(place, catalogue.get(place, 0), times_seen.get(place, {})) for place in places)
-    return Accounting(splits=tuple(splits), scans=scans)
+    counts = [_count_scan(place, catalogue.get(place, 0), times_seen.get(place, {})) for place in places]
+    scans = [_judge(c, c.listed) if catalogue and c.place.split != "val" else c for c in counts]
+    return Accounting(splits=tuple(splits), scans=tuple(scans))
 
 
 def _count_scan(place: Place, listed: int, times_seen: Mapping[str, int]) -> Count:
     doubled = tuple(sorted(sample_id for sample_id, times in times_seen.items() if times > 1))
-    count = Count(place=place, listed=listed, found=len(times_seen), doubled=doubled)
-    return count if place.split == "val" else _judge(count, listed)
+    return Count(place=place, listed=listed, found=len(times_seen), doubled=doubled)
 
 
-def _count_scene_type(place: Place, scans: Iterable[Count]) -> Count:
+def _count_scene_type(place: Place, scans: Iterable[Count], *, judged: bool) -> Count:
     total = _sum(place, scans)
+    if not judged:
+        return replace(total, expected=None, missing=None, extra=None)
     return _judge(total, VAL_SAMPLES.get(place.scene_type, 0)) if place.split == "val" else total
 
 

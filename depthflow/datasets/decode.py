@@ -1,25 +1,18 @@
 """Decodes a frame's files to arrays in metres, or states why it is rejected."""
 
-import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import cv2
-import kornia_rs
 import numpy as np
 
 from depthflow.datasets.camera import Camera
 from depthflow.datasets.depth_files import decode_depth
 from depthflow.datasets.frames import DepthEncoding
+from depthflow.datasets.image_file import decode_rgb, is_turned
 from depthflow.datasets.npy_file import decode_npy
 from depthflow.datasets.reject import RejectError
 
-_PNG_START = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
-_PNG_END = b"IEND\xaeB`\x82"
-_PNG_HEADER = struct.Struct(">16sIIBB")
-"""Signature and the first chunk's head, width, height, bits per channel, colour type (2 = RGB)."""
-_MAX_PIXELS = 2**27
-"""Also OpenCV's limit, which depthflow/__init__.py sets."""
 _ASPECT_TOLERANCE = 0.02
 """Largest relative difference between the aspect ratios of an image and its depth map, if they share one camera."""
 _KINECT_DISPARITY = 2047
@@ -66,6 +59,12 @@ def decode_frame(
         if not content:
             raise RejectError("empty_file", f"the {member} file has no bytes")
     rgb = decode_rgb(members["rgb"])
+    if is_turned(members["rgb"], rgb):
+        raise RejectError(
+            "turned_image",
+            "the image's EXIF orientation turns it, and nothing says whether its depth belongs to the image as stored "
+            "or as shown. Store the image as its depth lies, without EXIF data",
+        )
     values = _plane(decode_depth(members["depth"]), "depth")
     masks = {name: _decode_mask(members[name], name) for name in ("mask", "confidence") if name in members}
     _check_shapes(rgb, values, masks, same_view=depth_camera is None)
@@ -154,36 +153,6 @@ def _decode_mask(content: bytes, member: str) -> np.ndarray:
     if found is None:
         raise RejectError("unreadable_array", f"the {member} is neither an .npy nor an image")
     return _plane(found, member)
-
-
-def decode_rgb(content: bytes) -> np.ndarray:
-    """Decodes an image to (H, W, 3) uint8 RGB; raises RejectError (empty_file, unreadable_image) if it cannot."""
-    if not content:
-        raise RejectError("empty_file", "the image file has no bytes")
-    rgb = _decode_plain_png(content)
-    if rgb is not None:
-        return rgb
-    try:
-        bgr = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
-    except cv2.error as error:  # Its header claims more pixels than OpenCV decodes.
-        raise RejectError("unreadable_image", f"OpenCV rejects it: {error.err or error}") from None
-    if bgr is None:
-        raise RejectError("unreadable_image", f"{len(content)} bytes that cannot be decoded as an image")
-    return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
-
-
-def _decode_plain_png(content: bytes) -> np.ndarray | None:
-    """Decodes an intact 8-bit RGB PNG, like DIODE's, in half of OpenCV's time; returns None for anything else."""
-    header = content[: _PNG_HEADER.size]
-    if len(header) < _PNG_HEADER.size or not content.endswith(_PNG_END) or b"eXIf" in content:
-        return None  # EXIF data may ask for a rotation, which OpenCV applies.
-    start, width, height, depth, colour = _PNG_HEADER.unpack(header)
-    if (start, depth, colour) != (_PNG_START, 8, 2) or width * height > _MAX_PIXELS:
-        return None
-    try:
-        return kornia_rs.io.decode_image_png_u8(content, (height, width), "rgb")
-    except Exception:  # It raises plain Exception. OpenCV then decides, and words the message.
-        return None
 
 
 def _plane(array: np.ndarray, member: str) -> np.ndarray:

@@ -10,15 +10,20 @@ from collections.abc import Iterable
 from depthflow.datasets.camera import Camera
 from depthflow.datasets.frames import SPLITS, Frame
 from depthflow.datasets.listing import Listing, SourceFile, printable
+from depthflow.storage.foreign_file import is_hidden
 
 MEMBER_SUFFIXES = {"rgb": ".png", "depth": "_depth.npy", "mask": "_depth_mask.npy"}
+"""In lower or upper case. A .jpg or .jpeg is the image of a depth that has no .png."""
 
+_MEMBER_OF_SUFFIX = {suffix: member for member, suffix in MEMBER_SUFFIXES.items()}
+_MEMBER = re.compile(r"(?P<stem>.*?)(?P<suffix>\.png|\.jpe?g|_depth\.npy|_depth_mask\.npy)", re.DOTALL | re.IGNORECASE)
 _SAMPLE_ID = re.compile(r"(?P<scene>\d{5})_(?P<scan>\d{5})_(?P<scene_type>indoors|outdoor)_\d{3}_\d{3}")
 
 
 def fits(listing: Listing) -> bool:
     """Returns whether any file has the name of one of DIODE's depth maps or masks."""
-    return any(file.name.endswith((MEMBER_SUFFIXES["depth"], MEMBER_SUFFIXES["mask"])) for file in listing.files)
+    endings = MEMBER_SUFFIXES["depth"], MEMBER_SUFFIXES["mask"]
+    return any(file.name.lower().endswith(endings) for file in listing.files)
 
 
 def frames(listing: Listing) -> list[Frame]:
@@ -29,6 +34,8 @@ def frames(listing: Listing) -> list[Frame]:
     """
     of_split: dict[str, list[SourceFile]] = {split: [] for split in SPLITS}
     for file in listing.files:
+        if is_hidden(file.path):
+            continue
         folders = file.parent.split("/") if file.parent else []
         split = next((folder for folder in folders if folder in SPLITS), None)
         if split:
@@ -42,20 +49,29 @@ def frames(listing: Listing) -> list[Frame]:
 def group_triplets(split: str, files: Iterable[SourceFile], camera: Camera | None = None) -> list[Frame]:
     """Groups a split's files into triplets, sorted by folder and id; a repeated file begins another triplet.
 
+    Hidden files, which systems and editors leave, and files in hidden folders are no members.
+
     Args:
         files: Their parents are relative to the split's folder.
         camera: The camera that the source states, if any.
     """
     groups: dict[tuple[str, str, int], dict[str, SourceFile]] = {}
+    jpegs: list[tuple[tuple[str, str, int], SourceFile]] = []
     for file in files:
-        member = next((name for name, suffix in MEMBER_SUFFIXES.items() if file.name.endswith(suffix)), None)
-        if member is None:
+        found = _MEMBER.fullmatch(file.name)
+        if found is None or is_hidden(file.path):
             continue
-        stem = printable(file.name.removesuffix(MEMBER_SUFFIXES[member]))
-        copy = 0
+        stem, suffix = printable(found["stem"]), found["suffix"].lower()
+        if suffix in (".jpg", ".jpeg"):
+            jpegs.append(((file.parent, stem, 0), file))
+            continue
+        member, copy = _MEMBER_OF_SUFFIX[suffix], 0
         while member in groups.get((file.parent, stem, copy), {}):
             copy += 1
         groups.setdefault((file.parent, stem, copy), {})[member] = file
+    for key, file in jpegs:
+        if key in groups:
+            groups[key].setdefault("rgb", file)
     return [_triplet(split, *key[:2], groups[key], camera) for key in sorted(groups)]
 
 

@@ -1,6 +1,5 @@
 """Lists the files of a source, so that a layout can tell what they are, wherever they lie."""
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,7 +9,7 @@ from typing import Any, NamedTuple
 from depthflow.datasets.camera import CAMERA_FILE, Camera, parse_camera
 from depthflow.datasets.frames import SPLITS
 from depthflow.errors import SourceError
-from depthflow.storage.foreign_file import read_foreign_file, why_too_large
+from depthflow.storage.foreign_file import read_foreign_file, walk_files, why_too_large
 from depthflow.storage.location import is_uri, object_store, reported
 
 
@@ -101,7 +100,7 @@ def printable(name: str) -> str:
 
 
 def _disk_files(location: str) -> Iterator[SourceFile]:
-    """Yields the files below a folder. Follows links to folders; a broken link counts as a file."""
+    """Yields the files below a folder; see `walk_files`."""
     root = Path(location).absolute()
     if not root.is_dir():
         there = f"The source {location} is not a folder" if root.exists() else f"There is no source at {location}"
@@ -110,16 +109,9 @@ def _disk_files(location: str) -> Iterator[SourceFile]:
     def fail(error: OSError) -> None:
         raise SourceError(f"The folder {error.filename} cannot be read: {error.strerror}. Check its permissions.")
 
-    seen: set[str] = set()
-    for parent, folders, files in os.walk(root, followlinks=True, onerror=fail):
-        real = os.path.realpath(parent)
-        if real in seen:  # A link to a parent folder.
-            folders.clear()
-            continue
-        seen.add(real)
-        relative = os.path.relpath(parent, root)
-        relative = "" if relative == "." else relative
-        yield from (SourceFile(relative, name, str(Path(parent) / name)) for name in files)
+    for path in walk_files(root, fail):
+        parent = str(path.parent.relative_to(root))
+        yield SourceFile("" if parent == "." else parent, path.name, str(path))
 
 
 def _object_files(location: str) -> Iterator[SourceFile]:

@@ -7,6 +7,7 @@ import numpy as np
 
 from depthflow.errors import ProtocolError
 from depthflow.evaluation.alignment import affine_aligned, median_aligned
+from depthflow.metrics import COUNTED_M, counted_pixels
 from depthflow.models.interface import Output
 
 if TYPE_CHECKING:
@@ -37,6 +38,12 @@ class Protocol:
     cap_m: float | None = None
     alignment: Literal["none", "median", "affine"] = "none"
 
+    @property
+    def meaning(self) -> str:
+        """The description, and the depths that are counted."""
+        least, greatest = COUNTED_M
+        return f"{self.description} Counts ground truth from {least:g} to {self.cap_m or greatest:,g} m."
+
     def counted(self, *, depth_gt: np.ndarray, valid_mask: np.ndarray, edge_mask: np.ndarray) -> np.ndarray:
         """Returns the pixels of an image that its metrics count, (H, W) bool.
 
@@ -44,7 +51,8 @@ class Protocol:
             depth_gt: (H, W) float, metres; any value where invalid.
             valid_mask, edge_mask: (H, W) bool.
         """
-        mask = valid_mask & ~edge_mask if self.without_edges else valid_mask
+        mask = counted_pixels(depth_gt=depth_gt, valid_mask=valid_mask)
+        mask = mask & ~edge_mask if self.without_edges else mask
         return mask if self.cap_m is None else mask & (depth_gt <= self.cap_m)
 
     def metres(self, pred: np.ndarray, *, depth_gt: np.ndarray, mask: np.ndarray, output: Output) -> np.ndarray:

@@ -24,7 +24,7 @@ class PredictConfig(PoolConfig):
     in --out."""
     images: tuple[str, ...]
     """Images, folders of images, patterns such as 'photos/**/*.jpg', s3:// or gs:// URIs of any of these (.jpg .jpeg
-    .png .webp .bmp .tif .tiff)."""
+    .png .webp .bmp .tif .tiff .gif .avif). HEIC and raw photos are rejected."""
     out: str
     """Folder, s3:// or gs:// URI for the files and NAME.depth.json, which records how they were made. An image that has
     all of its files from the same model is skipped."""

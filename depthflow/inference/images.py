@@ -1,22 +1,29 @@
 """Finds and reads the user's images, on a disk or in an object store."""
 
 import glob
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from depthflow.datasets.decode import decode_rgb
+from depthflow.datasets.image_file import decode_rgb
 from depthflow.datasets.reject import RejectError
 from depthflow.errors import SourceError
-from depthflow.storage.foreign_file import read_foreign_file
+from depthflow.storage.foreign_file import is_hidden, read_foreign_file, walk_files
 from depthflow.storage.location import is_uri, object_store, reported
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif"})
+OTHER_SUFFIXES = frozenset(
+    {".heic", ".heif", ".jxl", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2", ".pef"}
+)
+"""Photos that are found and rejected, so that none is left out in silence. Of some, OpenCV would read the thumbnail."""
 
 
 def find_images(images: tuple[str, ...]) -> list[str]:
     """Returns absolute paths and URIs: files as they are, and what folders and patterns hold with known suffixes.
+
+    Links to folders are followed. Hidden files, such as macOS's ._NAME, are images only if named.
 
     Args:
         images: Paths, s3:// or gs:// URIs. `*`, `?` and `[` make a pattern; `**` reaches into folders.
@@ -42,12 +49,13 @@ def _on_disk(image: str) -> list[str] | None:
     """Returns the images there; None if nothing has this name."""
     path = Path(image).absolute()
     if path.is_dir():
-        return sorted(str(p) for p in path.rglob("*") if _is_image(p) and not p.is_dir())
+        return sorted(str(p) for p in walk_files(path) if _is_image(str(p.relative_to(path))))
     if path.is_file():
         return [str(path)]
-    if glob.has_magic(image):
-        matches = Path(path.anchor).glob(str(path.relative_to(path.anchor)))
-        return sorted(str(p) for p in matches if _is_image(p) and p.is_file())
+    top = next(parent for parent in path.parents if parent.is_dir())  # Its name may have brackets.
+    if glob.has_magic(pattern := str(path.relative_to(top))):
+        matches = top.glob(pattern)
+        return sorted(str(p) for p in matches if _is_image(str(p.relative_to(top))) and p.is_file())
     return None
 
 
@@ -55,20 +63,21 @@ def _in_store(image: str) -> list[str] | None:
     """Does for a URI what `_on_disk` does for a path."""
     filesystem, path = object_store(image, SourceError)
     with reported(f"{image} cannot be listed", SourceError):
-        if glob.has_magic(path):
-            inside = filesystem.glob(path)
-        elif filesystem.isfile(path):
+        if filesystem.isfile(path):
             return [image]
-        elif filesystem.isdir(path):
+        if filesystem.isdir(path):
             inside = filesystem.find(path)
+        elif glob.has_magic(path):
+            inside = filesystem.glob(path)
         else:
             return None
-    scheme = image.split("://", 1)[0]
-    return sorted(f"{scheme}://{inner}" for inner in inside if _is_image(Path(inner)))
+    scheme, top = image.split("://", 1)[0], re.split(r"[*?[]", path)[0]
+    return sorted(f"{scheme}://{inner}" for inner in inside if _is_image(inner.removeprefix(top)))
 
 
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES
+def _is_image(path: str) -> bool:
+    """Whether a path, relative to the folder that was asked for, is an image that its folder does not hide."""
+    return Path(path).suffix.lower() in SUFFIXES | OTHER_SUFFIXES and not is_hidden(path)
 
 
 def read_image(path: str) -> np.ndarray:
@@ -78,8 +87,10 @@ def read_image(path: str) -> np.ndarray:
         path: Path or URI.
 
     Raises:
-        RejectError: unreadable_file, empty_file or unreadable_image.
+        RejectError: unsupported_format, unreadable_file, empty_file or unreadable_image.
     """
+    if (suffix := Path(path).suffix.lower()) in OTHER_SUFFIXES:
+        raise RejectError("unsupported_format", f"{suffix} files are not read. Convert it to JPEG or PNG")
     try:
         content = read_foreign_file(path)
     except (OSError, SourceError) as error:

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -59,8 +60,8 @@ class ImagePredictor:
         self._outputs = outputs
         self._predicting, self._holding_a_large_one = Lock(), Lock()
 
-    def __call__(self, batch: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
-        """Turns columns path and name into a column of JSON rows: path, outputs, reason, message."""
+    def __call__(self, batch: Mapping[str, Sequence[str | bytes]]) -> dict[str, list[str]]:
+        """Turns columns path and name, as strings or bytes, into JSON rows: path, outputs, reason, message."""
         rows: list[dict[str, Any]] = []
         for images in self._chunks(batch, rows):
             large = images[0].rgb[..., 0].size > LARGE_PIXELS
@@ -68,10 +69,12 @@ class ImagePredictor:
                 rows += self._predict(images)
         return {"row": [json.dumps(row) for row in rows]}
 
-    def _chunks(self, batch: Mapping[str, Sequence[str]], rejects: list[dict[str, Any]]) -> Iterator[list[_Image]]:
+    def _chunks(
+        self, batch: Mapping[str, Sequence[str | bytes]], rejects: list[dict[str, Any]]
+    ) -> Iterator[list[_Image]]:
         """Yields images of one size that fit in memory together, and adds unreadable ones to the rejects."""
         chunk: list[_Image] = []
-        for path, name in zip(map(str, batch["path"]), map(str, batch["name"]), strict=True):
+        for path, name in zip(map(os.fsdecode, batch["path"]), map(os.fsdecode, batch["name"]), strict=True):
             try:
                 with _long_names_rejected():
                     made = self._outputs.claim(path, name)
@@ -183,7 +186,8 @@ def predict_images(
     with ThreadPoolExecutor(CHECKS_AT_ONCE) as pool:  # Each check waits for the storage.
         named = list(zip(paths, names, pool.map(outputs.is_done, paths, names), strict=True))
     done = [{**_accept(path, outputs.locations(name)), "done_before": True} for path, name, is_done in named if is_done]
-    todo = [{"path": path, "name": name} for path, name, is_done in named if not is_done]
+    # As bytes, since Arrow has no strings for names that are not valid UTF-8.
+    todo = [{"path": os.fsencode(path), "name": os.fsencode(name)} for path, name, is_done in named if not is_done]
     line = ProgressLine("images")
     gauges, rejects = StageGauges("prediction", total=len(named), done_before=len(done)), 0
     if todo:

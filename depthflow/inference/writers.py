@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from math import radians, tan
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from PIL import Image, PngImagePlugin
@@ -33,18 +34,18 @@ class Lens:
         return focal, focal
 
 
-def write_npy(path: Path, depth_m: np.ndarray) -> None:
+def write_npy(path: Path | IO[bytes], depth_m: np.ndarray) -> None:
     """Writes (H, W) float32 metres as .npy."""
     np.save(path, depth_m.astype(np.float32, copy=False))
 
 
-def write_png16(path: Path, depth_m: np.ndarray, *, scale_key: str = SCALE_KEY) -> float:
+def write_png16(path: Path | IO[bytes], depth_m: np.ndarray, *, scale_key: str = SCALE_KEY) -> float:
     """Writes a 16-bit grey PNG of metres / scale, with the scale in a text chunk.
 
     The scale is the largest depth / 65535, so that any range fits: 350 m are kept to 2.7 mm.
 
     Args:
-        path: Path of the .png file.
+        path: Path of the .png file, or an open one.
         depth_m: (H, W) float32, metres, finite, >= 0.
         scale_key: Keyword of the chunk, for maps that are not metres.
 
@@ -55,11 +56,11 @@ def write_png16(path: Path, depth_m: np.ndarray, *, scale_key: str = SCALE_KEY) 
     values = np.round(depth_m.astype(np.float64) / scale_m).clip(0, PNG_MAX).astype(np.uint16)
     text = PngImagePlugin.PngInfo()
     text.add_text(scale_key, repr(scale_m))
-    Image.fromarray(values).save(path, pnginfo=text)
+    Image.fromarray(values).save(path, "PNG", pnginfo=text)
     return scale_m
 
 
-def read_png16(path: Path) -> np.ndarray:
+def read_png16(path: Path | IO[bytes]) -> np.ndarray:
     """Reads (H, W) float32 metres from a file that `write_png16` wrote."""
     with Image.open(path) as image:
         scale_m = float(image.info[SCALE_KEY])

@@ -58,6 +58,12 @@ NETWORK_SHA256 = "network_sha256"
 NETWORK_ARTIFACT = "network"
 """Name of the network's .keras file in a packaged model."""
 
+OUTPUT_FORMAT = "output_format"
+"""Parameter of the packaged model that says how depth comes back."""
+
+ARRAY = "array"
+"""The value of `OUTPUT_FORMAT` for float32 metres; JSON numbers over HTTP."""
+
 
 def file_sha256(path: Path) -> str:
     """Returns the SHA-256 of a file, in hexadecimal."""

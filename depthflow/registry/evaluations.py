@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from depthflow.registry.runs import mlflow_run
+from depthflow.registry.runs import HEADLINE, mlflow_run
 from depthflow.registry.versions import ResolvedModel, tag_version
 from depthflow.store.store import SampleStore
 
@@ -29,14 +29,25 @@ def log_evaluation(
     split, protocol = result["split"], result["protocol"]
     facts = {f"depthflow.{name}": result[name] for name in ("protocol", "fingerprint", "split", "model")}
     tags = {"depthflow.kind": "evaluate", **facts}
+    model_id = model.model_id if model else None
     with mlflow_run(experiment=experiment, name=f"evaluate-{protocol}", tags=tags) as run_log:
-        run_log.samples(store)
+        dataset = run_log.samples(store, context=split)
+        if model_id:
+            run_log.model(model_id)
         for group, metrics in result["metrics"].items():
             prefix = split if group == "all" else f"{split}/{group}"
-            run_log.metrics({f"{prefix}/{name}": value for name, value in metrics.items() if value == value})
+            known = {f"{prefix}/{name}": value for name, value in metrics.items() if value == value}
+            run_log.metrics(known, model_id=model_id, dataset=dataset)
         run_log.metrics({f"{split}/samples": result["samples"]})
         for file in files:
             run_log.artifact(file, "evaluation")
     if model is not None and model.version is not None:
-        tag_version(model.version, {f"figures.{protocol}": dict(result)}, model.tracking_uri)
+        found = headline({name: result["metrics"]["all"][name] for name in HEADLINE})
+        text = f"{found}; {result['samples']} samples of {dataset.name} {dataset.digest}, run {run_log.run_id}"
+        tag_version(model.version, {f"evaluation.{protocol}": text}, model.tracking_uri)
     return run_log.run_id
+
+
+def headline(metrics: Mapping[str, float]) -> str:
+    """Formats metrics in one line, such as abs_rel 0.1234, rmse 1.234."""
+    return ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())

@@ -1,5 +1,6 @@
 """MLflow runs. A job is one run: the driver starts and ends it, worker 0 writes to it."""
 
+import json
 import logging
 import os
 import subprocess
@@ -11,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param
+from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelInput, Metric, Param
 from mlflow.exceptions import MlflowException
+from mlflow.tracking.context.registry import resolve_tags
+from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_GIT_COMMIT
 
 from depthflow.errors import RegistryError
 from depthflow.observability.safe_text import without_credentials
@@ -20,6 +23,8 @@ from depthflow.registry.tracking import experiment_id, is_away, one_attempt, tra
 from depthflow.reports.data_report import REPORT, read_report
 from depthflow.store.store import SampleStore
 
+HEADLINE = ("abs_rel", "rmse", "delta1")
+"""Metrics that tags and descriptions show; the others are MLflow's metrics."""
 METRICS_PER_CALL = 1000
 """MLflow's limit."""
 REPORT_ARTIFACT = f"data/{REPORT}"
@@ -42,10 +47,34 @@ class RunLog:
     tracking_uri: str
     run_id: str
 
-    def metrics(self, values: Mapping[str, float], *, step: int = 0) -> None:
-        """Logs one value per metric at a step."""
-        now = int(time.time() * 1000)
-        self._log([Metric(name, value, now, step) for name, value in values.items()])
+    def metrics(
+        self,
+        values: Mapping[str, float],
+        *,
+        step: int = 0,
+        timed_as: str | None = None,
+        model_id: str | None = None,
+        dataset: Dataset | None = None,
+    ) -> None:
+        """Logs one value per metric at a step.
+
+        Args:
+            values: Metric to value.
+            step: Step.
+            timed_as: Metric whose time at this step the values get, instead of now. Then logging them again changes
+                nothing, since MLflow keeps one of two equal values.
+            model_id: Logged model that gets the metrics as well.
+            dataset: Dataset that the metrics of this model were measured on.
+        """
+        times_ms = []
+        if timed_as is not None:
+            history = self.client().get_metric_history(self.run_id, timed_as)
+            times_ms = [metric.timestamp for metric in history if metric.step == step]
+        time_ms = min(times_ms, default=int(time.time() * 1000))
+        of_model = {"model_id": model_id}
+        if dataset is not None:
+            of_model |= {"dataset_name": dataset.name, "dataset_digest": dataset.digest}
+        self._log([Metric(name, value, time_ms, step, **of_model) for name, value in values.items()])
 
     def series(self, name: str, values: Sequence[float], *, first_step: int) -> None:
         """Logs consecutive values of one metric."""
@@ -75,19 +104,45 @@ class RunLog:
 
     def document(self, content: Mapping[str, Any], path: str) -> None:
         """Uploads a JSON document."""
-        self.client().log_dict(self.run_id, dict(content), path)
+        text = json.dumps(dict(content), indent=2, default=str)
+        self.client().log_text(self.run_id, without_credentials(text), path)
 
-    def samples(self, store: SampleStore) -> None:
-        """Tags the run with its sample store, and uploads the store's data report if it has one."""
+    def samples(self, store: SampleStore, *, context: str) -> Dataset:
+        """Makes the sample store the run's dataset, and uploads the store's data report if it has one.
+
+        Args:
+            store: The store.
+            context: What the run uses it for, such as training.
+        """
+        dataset = dataset_of(store)
+        used_as = InputTag(MLFLOW_DATASET_CONTEXT, context)
+        self.client().log_inputs(self.run_id, datasets=[DatasetInput(dataset, [used_as])])
         self.tag({"samples.location": store.files.root})
         report = read_report(store)
         if report is not None:
             self.client().log_text(self.run_id, report, REPORT_ARTIFACT)
             self.tag({"reports.data_report": f"{store.files.root}/{REPORT}"})
+        return dataset
+
+    def model(self, model_id: str) -> None:
+        """Says that the run uses a logged model."""
+        self.client().log_inputs(self.run_id, models=[LoggedModelInput(model_id)])
 
     def client(self) -> MlflowClient:
         """Returns a client of the run's MLflow."""
         return MlflowClient(self.tracking_uri, self.tracking_uri)
+
+
+def dataset_of(store: SampleStore) -> Dataset:
+    """Returns the store as MLflow's dataset: its folder's name, its fingerprint as digest, and its location."""
+    location = without_credentials(store.files.root)
+    scheme, is_uri, _ = location.partition("://")
+    return Dataset(
+        name=location.rstrip("/").rpartition("/")[2],
+        digest=store.fingerprint,
+        source_type=scheme if is_uri else "local",
+        source=json.dumps({"uri": location}),
+    )
 
 
 @contextmanager
@@ -99,7 +154,7 @@ def mlflow_run(*, experiment: str, name: str, tags: Mapping[str, str], run_id: s
     Args:
         experiment: Experiment of a new run, created if necessary.
         name: Name of a new run.
-        tags: Tags to set, besides the git commit.
+        tags: Tags to set, besides the user, the command as source and its git commit.
         run_id: Run to continue. None starts a new one.
 
     Raises:
@@ -107,7 +162,8 @@ def mlflow_run(*, experiment: str, name: str, tags: Mapping[str, str], run_id: s
     """
     uri = tracking_uri()
     client = use_tracking_uri(uri)
-    tags = {**tags, "mlflow.source.git.commit": git_commit()}
+    tags = {**resolve_tags(), **tags, MLFLOW_GIT_COMMIT: git_commit()}
+    tags = {key: without_credentials(value) for key, value in tags.items()}
     try:
         if run_id is None:
             run_id = client.create_run(experiment_id(client, uri, experiment), run_name=name, tags=tags).info.run_id

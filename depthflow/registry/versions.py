@@ -1,25 +1,30 @@
 """Model versions: packages networks so that they serve anywhere, registers them, and finds them again."""
 
-import json
 import math
 import re
+from base64 import b64encode
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+import cv2
 import mlflow
 import numpy as np
+import pandas as pd
+from mlflow.entities import Dataset
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
-from mlflow.types import Schema, TensorSpec
+from mlflow.models.model import ModelInfo
+from mlflow.types import DataType, ParamSchema, ParamSpec, Schema, TensorSpec
 
 from depthflow.errors import RegistryError
 from depthflow.models.canonical_camera import CAMERA, ModelCamera
-from depthflow.models.interface import NETWORK_ARTIFACT, NETWORK_SHA256, file_sha256
+from depthflow.models.interface import ARRAY, NETWORK_ARTIFACT, NETWORK_SHA256, OUTPUT_FORMAT, file_sha256
+from depthflow.observability.safe_text import without_credentials
 from depthflow.registry.runs import RunLog
 from depthflow.registry.tracking import tracking_uri, use_tracking_uri
 
@@ -29,14 +34,16 @@ if TYPE_CHECKING:
 CHALLENGER = "challenger"
 CHAMPION = "champion"
 BASELINE_TAG = "baseline_depth_m"
-SERVING_PACKAGES = ("tensorflow", "keras", "numpy", "opencv-python", "mlflow")
+SERVING_PACKAGES = ("tensorflow", "keras", "numpy", "opencv-python", "kornia-rs", "pillow", "mlflow")
 """Packages that the packaged model imports. MLflow would take 20 s to infer them."""
 
 SIGNATURE = ModelSignature(
-    inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1, 3))]),
+    inputs=Schema([TensorSpec(np.dtype(object), (-1,))]),
     outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, -1, -1))]),
+    params=ParamSchema([ParamSpec(OUTPUT_FORMAT, DataType.string, ARRAY)]),
 )
-"""uint8 RGB images (B, H, W, 3) of any size to metres (B, H, W) at that size."""
+"""Images to metres (B, H, W) at their size. MLflow passes on anything for a tensor of objects, and the model checks it:
+uint8 RGB (B, H, W, 3), or a column of image files."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,28 +59,44 @@ class ModelVersion:
         return f"models:/{self.name}/{self.version}"
 
 
+@dataclass(frozen=True, kw_only=True)
+class VersionFacts:
+    """What people read about a version.
+
+    Attributes:
+        description: Markdown.
+        tags: Short texts.
+        metrics: Metrics of its epoch that the run has logged, for the logged model.
+        epoch: The epoch.
+        dataset: What the metrics were measured on.
+    """
+
+    description: str
+    tags: Mapping[str, str]
+    metrics: Mapping[str, float]
+    epoch: int
+    dataset: Dataset
+
+
 def register_network(
     network: "keras.Model",
     *,
     run_log: RunLog,
     model_name: str,
     serving_code: Path,
-    input_example: np.ndarray,
-    description: Mapping[str, Any],
+    example_rgb: np.ndarray,
+    facts: VersionFacts,
     camera: ModelCamera,
 ) -> ModelVersion:
     """Packages a network, logs it to the run, and registers it as the model's newest version, alias challenger.
-
-    The artifact is a models-from-code pyfunc with this package in its code paths, around a .keras file of built-in
-    layers. It loads without depthflow installed, without custom objects and without pickle.
 
     Args:
         network: Maps uint8 (B, H, W, 3) of a fixed size to log-depth (B, H, W, 1).
         run_log: Run to log to.
         model_name: Registered model.
         serving_code: File of the pyfunc.
-        input_example: (1, H, W, 3) uint8.
-        description: Tags of the version: metrics, fingerprint, recipe and so on.
+        example_rgb: (H, W, 3) uint8.
+        facts: What people read about it.
         camera: What the network knows about cameras; the packaged model keeps it.
     """
     client = use_tracking_uri(run_log.tracking_uri)
@@ -81,29 +104,41 @@ def register_network(
         path = Path(folder) / "network.keras"
         network.save(path)
         checksum = {NETWORK_SHA256: file_sha256(path)}
-        logged = mlflow.pyfunc.log_model(
-            name="model",
-            python_model=str(serving_code),
-            artifacts={NETWORK_ARTIFACT: str(path)},
-            model_config={**checksum, CAMERA: camera.to_json()},
-            code_paths=[str(Path(__file__).parents[1])],
-            signature=SIGNATURE,
-            input_example=input_example,
-            pip_requirements=[f"{package}=={version(package)}" for package in SERVING_PACKAGES],
-        )
+        logged = _log_model(path, serving_code, example_rgb, config={**checksum, CAMERA: camera.to_json()})
+    of_model = {"model_id": logged.model_id, "dataset": facts.dataset}
+    run_log.metrics(facts.metrics, step=facts.epoch, timed_as=next(iter(facts.metrics)), **of_model)
     created = mlflow.register_model(logged.model_uri, model_name)
     registered = ModelVersion(name=model_name, version=str(created.version))
-    tag_version(registered, {**description, **checksum}, run_log.tracking_uri)
+    client.update_model_version(model_name, registered.version, facts.description)
+    tag_version(registered, {**facts.tags, **checksum}, run_log.tracking_uri)
     client.set_registered_model_alias(model_name, CHALLENGER, registered.version)
     return registered
 
 
-def tag_version(version: ModelVersion, tags: Mapping[str, Any], tracking: str) -> None:
-    """Adds tags to a version. Values other than text become JSON."""
+def _log_model(network: Path, serving_code: Path, example_rgb: np.ndarray, *, config: Mapping[str, Any]) -> ModelInfo:
+    """Logs a network file to the active run as a models-from-code pyfunc with this package in its code paths.
+
+    The model loads without depthflow installed, without custom objects and without pickle.
+    """
+    _, jpeg = cv2.imencode(".jpg", cv2.cvtColor(example_rgb, cv2.COLOR_RGB2BGR))
+    return mlflow.pyfunc.log_model(
+        name="model",
+        python_model=str(serving_code),
+        artifacts={NETWORK_ARTIFACT: str(network)},
+        model_config=dict(config),
+        code_paths=[str(Path(__file__).parents[1])],
+        signature=SIGNATURE,
+        # As a request over HTTP: the artifact's serving_input_example.json is one that curl can send.
+        input_example=(pd.DataFrame({"image": [b64encode(jpeg.tobytes()).decode()]}), {OUTPUT_FORMAT: "png"}),
+        pip_requirements=[f"{package}=={version(package)}" for package in SERVING_PACKAGES],
+    )
+
+
+def tag_version(version: ModelVersion, tags: Mapping[str, str], tracking: str) -> None:
+    """Adds tags to a version."""
     client = use_tracking_uri(tracking)
     for key, value in tags.items():
-        text = value if isinstance(value, str) else json.dumps(value)
-        client.set_model_version_tag(version.name, version.version, key, text)
+        client.set_model_version_tag(version.name, version.version, key, without_credentials(value))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,12 +150,14 @@ class ResolvedModel:
         tracking_uri: Absolute URI of its MLflow.
         version: Registered version, or None.
         tags: Tags of the version.
+        model_id: MLflow's ID of the logged model that was registered; None if unknown.
     """
 
     uri: str
     tracking_uri: str
     version: ModelVersion | None
     tags: Mapping[str, str]
+    model_id: str | None = None
 
     @property
     def baseline_depth_m(self) -> float | None:
@@ -185,4 +222,11 @@ def resolve_model(uri: str) -> ResolvedModel:
             f"There is no model {uri} at {tracking}: {reason}. Check the name and MLFLOW_TRACKING_URI."
         ) from None
     version = ModelVersion(name=match["name"], version=str(found.version))
-    return ResolvedModel(uri=version.uri, tracking_uri=tracking, version=version, tags=found.tags)
+    logged = re.fullmatch(r"models:/(m-[0-9a-f]+)", found.source or "")
+    return ResolvedModel(
+        uri=version.uri,
+        tracking_uri=tracking,
+        version=version,
+        tags=found.tags,
+        model_id=logged[1] if logged else None,
+    )

@@ -20,6 +20,7 @@ from depthflow.reports.survey import (
     Row,
     by_scene_type,
     grouped,
+    implausible_depths,
 )
 
 MAX_REJECTS_LISTED = 1000
@@ -104,24 +105,20 @@ def catalogue_counts(
 def _verdict(accounting: Accounting) -> str:
     """Whether this is DIODE, in a sentence."""
     found = sum(scan.found for scan in accounting.scans)
-    listed = sum(min(scan.found, scan.listed) for scan in accounting.scans)
     expected = sum(total.expected or 0 for total in accounting.scene_types)
     splits = " and ".join(accounting.splits)
-    if 2 * listed < found:
-        return (
-            f"This is not DIODE: of {found:,} samples found, only {listed:,} lie in scans of its catalogue, so what "
-            "the catalogue expects says nothing about them."
-        )
+    if not accounting.is_diode:
+        return f"This is not DIODE, as the names of its scans say, so nothing is expected: {found:,} samples found."
     if accounting.is_complete:
         return f"DIODE's {splits}, complete: no sample is missing."
-    return f"A part of DIODE's {splits}, or data with the names of its scans: {found:,} of {expected:,} samples."
+    return f"A part of DIODE's {splits}: {found:,} of {expected:,} samples."
 
 
 def _scan_counts(accounting: Accounting) -> list[Part]:
     """Every scan that is not as expected, to be opened."""
     unlike = [scan for scan in accounting.scans if scan.missing or scan.extra or scan.doubled]
     if not unlike:
-        return ["Every scan that is judged holds what is expected, and no id twice."]
+        return ["Every scan that is judged holds what is expected, and no id twice."] if accounting.is_diode else []
     columns = dict.fromkeys(("expected", "found", "missing", "extra", "doubled"), ",d")
     table = Table(
         columns={**dict.fromkeys(("split", "scene type", "scene", "scan"), ""), **columns},
@@ -145,6 +142,7 @@ def depths(rows: Sequence[Row], histogram: DepthHistogram) -> Section:
     return Section(
         heading="Depth",
         parts=[
+            *filter(None, [implausible_depths(rows)]),
             Gallery(pictures=[Picture(image=chart, alt=alt, caption=caption)]),
             _percentiles(rows, "_m", ".2f", caption="A sample's least, median and greatest depth, in metres"),
         ],

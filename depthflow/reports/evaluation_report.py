@@ -121,7 +121,7 @@ def _overview(result: Evaluation, *, protocol: Protocol, store: SampleStore) -> 
                 "rmse": f"{overall['rmse']:.2f} m",
             }
         ),
-        protocol.description,
+        protocol.meaning,
         Table(
             columns={"what": "", "value": ""},
             rows=[

@@ -18,6 +18,8 @@ from matplotlib.colors import LogNorm, Normalize, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator, PercentFormatter
 
+from depthflow.reports.plots import show_text_as_it_is
+
 DEPTH_COLOURS = "viridis_r"
 INVERSE_COLOURS = "viridis"
 ERROR_COLOURS = "RdBu_r"
@@ -71,7 +73,9 @@ def draw_panel(path: Path, *, rgb: np.ndarray, maps: Sequence[DepthMap], title: 
         maps: one or more, of the photograph's size.
         title: of the whole panel.
     """
-    _panel(rgb, maps, title).savefig(path)
+    figure = _panel(rgb, maps, title)
+    show_text_as_it_is(figure)
+    figure.savefig(path)
 
 
 def panel_jpeg(*, rgb: np.ndarray, maps: Sequence[DepthMap], title: str = "") -> bytes:
@@ -103,6 +107,7 @@ def draw_comparison(path: Path, *, rgb: np.ndarray, maps: Sequence[DepthMap]) ->
         norm = _depth_norm([depth_map])
         _draw_map(axis, depth_map, norm)
         _draw_scale_bar(figure, [axis], norm, depth_map.quantity)
+    show_text_as_it_is(figure)
     figure.savefig(path)
 
 
@@ -131,6 +136,7 @@ def sample_panel(*, rgb: np.ndarray, depth: DepthMap, edge_mask: np.ndarray) -> 
 
 def _to_jpeg(figure: Figure) -> bytes:
     buffer = io.BytesIO()
+    show_text_as_it_is(figure)
     figure.savefig(buffer, format="jpeg", bbox_inches="tight", pad_inches=0.05, pil_kwargs=JPEG_OPTIONS)
     return buffer.getvalue()
 

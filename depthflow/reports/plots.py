@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator, PercentFormatter
 
 GROUP_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
@@ -23,6 +24,12 @@ FIGURE_INCHES = (6.4, 3.2)
 def shares(counts: np.ndarray) -> np.ndarray:
     """Counts as shares of their sum; all 0 where there is none."""
     return counts / max(int(counts.sum()), 1)
+
+
+def show_text_as_it_is(figure: Figure) -> None:
+    """Keeps Matplotlib from taking what is between two $, such as a model's folder may have, for mathematics."""
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def draw_histograms(
@@ -146,6 +153,7 @@ def _styled(groups: Mapping[str, np.ndarray]) -> list[tuple[tuple[str, np.ndarra
 
 def _to_svg(figure: Figure) -> bytes:
     buffer = io.BytesIO()
+    show_text_as_it_is(figure)
     with rc_context({"svg.hashsalt": "depthflow"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     return buffer.getvalue()

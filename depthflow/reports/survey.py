@@ -17,6 +17,8 @@ NORMAL_SCALE = 1.4826
 """Standard deviations in a median absolute deviation, where values are normally distributed."""
 LEAST_SCALE = 0.01
 """One percent: of a depth, as its logarithm, and of a picture's pixels. Less apart than this is alike."""
+PLAUSIBLE_MEDIAN_M = (0.05, 500.0)
+"""Median depths of a sample that may be metres: from a close-up to beyond the range of laser scanners."""
 ODD_FIGURES = ("depth_median_m", "depth_max_m", "valid_fraction", "edge_fraction")
 
 Row = Mapping[str, Any]
@@ -123,6 +125,30 @@ def depth_histogram(
             done += len(batch.sample_ids)
             progress(done, len(read))
     return DepthHistogram(edges_m=np.exp(np.linspace(low, high, DEPTH_BINS + 1)), counts=counts, samples=done)
+
+
+def implausible_depths(rows: Sequence[Row]) -> str:
+    """Returns a warning that names the likely unit if median depths can hardly be metres, otherwise an empty string."""
+    least, greatest = PLAUSIBLE_MEDIAN_M
+    odd = sorted(
+        (row for row in rows if not least <= row["depth_median_m"] <= greatest), key=itemgetter("depth_median_m")
+    )
+    if not odd:
+        return ""
+    example = odd[len(odd) // 2]
+    depth = example["depth_median_m"]
+    units = {"millimetres": 1e-3, "micrometres": 1e-6, "kilometres": 1e3}
+    guesses = [
+        f"{unit}, which would be {depth * metres:.3g} m"
+        for unit, metres in units.items()
+        if least <= depth * metres <= greatest
+    ][:1]
+    guesses += ["inverse or normalized depth"] * (depth < least)
+    return (
+        f"{len(odd):,} of {len(rows):,} samples have a median depth outside {least:g} to {greatest:g} m, such as "
+        f"{example['sample_id']} with {depth:.4g} m. Depth files must hold metres, and these look like "
+        f"{', or '.join(guesses) or 'none of the usual units'}. Convert them, and write another store."
+    )
 
 
 def _log_depth_range(rows: Sequence[Row]) -> tuple[float, float]:

@@ -169,7 +169,7 @@ class DiskFiles(StoreFiles):
 
     @override
     def open(self, path: str) -> pa.NativeFile:
-        return pa.memory_map(str(Path(self.root) / path))
+        return pa.memory_map(os.fsencode(Path(self.root) / path))  # Arrow encodes strings as UTF-8 only.
 
     @override
     def read(self, path: str) -> pa.Buffer:

@@ -1,6 +1,8 @@
 """Reads files that others made: only plain ones, and none larger than memory allows."""
 
+import os
 import stat
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from depthflow.errors import SourceError
@@ -12,6 +14,32 @@ MAX_FILE_BYTES = 2**30
 
 class UnsafeFileError(SourceError):
     """A file that is not opened: a FIFO, socket or device, a link to one, or one that is too large."""
+
+
+def walk_files(top: Path, on_error: Callable[[OSError], None] | None = None) -> Iterator[Path]:
+    """Yields every file below a folder. Follows links to folders, each folder once; a broken link counts as a file.
+
+    Args:
+        on_error: Called if a folder cannot be read; by default it is left out.
+    """
+    seen: set[str] = set()
+    for parent, folders, files in os.walk(top, followlinks=True, onerror=on_error):
+        folders.sort()
+        real = os.path.realpath(parent)
+        if real in seen:  # A link to a parent folder.
+            folders.clear()
+            continue
+        seen.add(real)
+        yield from (Path(parent, name) for name in files)
+
+
+def is_hidden(path: str) -> bool:
+    """Whether a file or one of its folders has a name that begins with a dot, such as macOS's ._NAME.
+
+    Args:
+        path: Relative to the folder that was asked for.
+    """
+    return any(part.startswith(".") and part not in (".", "..") for part in path.split("/"))
 
 
 def read_foreign_file(path: str) -> bytes:

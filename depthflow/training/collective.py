@@ -17,7 +17,7 @@ TEXT_BYTES = 2000
 class WorkerGroup:
     """All workers of a run, as seen from one of them. Every worker must make the same calls in the same order.
 
-    Reads TF_CONFIG, which Ray Train sets.
+    Reads TF_CONFIG, which `depthflow.training.backend` sets.
 
     Args:
         rank: This worker's number, 0 to size - 1.

@@ -7,16 +7,21 @@ from pathlib import Path
 
 import numpy as np
 
+from depthflow.datasets.frames import SCENE_TYPES
 from depthflow.models.canonical_camera import ModelCamera
 from depthflow.observability.logs import configure_logging
+from depthflow.observability.safe_text import without_credentials
 from depthflow.recipe import Recipe
-from depthflow.registry.runs import RunLog, git_commit, mlflow_run
-from depthflow.registry.versions import BASELINE_TAG, ModelVersion, register_network
+from depthflow.registry.runs import HEADLINE, RunLog, dataset_of, git_commit, mlflow_run
+from depthflow.registry.versions import BASELINE_TAG, ModelVersion, VersionFacts, register_network
 from depthflow.store.read.reader import SplitReader
 from depthflow.store.store import SampleStore
-from depthflow.training.config import TrainJob
+from depthflow.training.config import BEST_METRIC, TrainJob
 from depthflow.training.job import JobFolder
 from depthflow.training.trainer import TrainingOutcome
+
+RECIPE_ARTIFACT = "recipe.json"
+VAL = "val/"
 
 
 @contextmanager
@@ -28,7 +33,8 @@ def job_run(recipe: Recipe, job: TrainJob, folder: JobFolder, *, store: SampleSt
         configure_logging(run_log.run_id)
         if run_id is None:
             run_log.params({**asdict(recipe), **asdict(job)})
-            run_log.samples(store)
+            run_log.document(asdict(recipe), RECIPE_ARTIFACT)
+            run_log.samples(store, context="training")
             folder.note(run_id=run_log.run_id)
         yield run_log
 
@@ -36,22 +42,59 @@ def job_run(recipe: Recipe, job: TrainJob, folder: JobFolder, *, store: SampleSt
 def register(
     outcome: TrainingOutcome, recipe: Recipe, job: TrainJob, *, store: SampleStore, run_log: RunLog, serving_code: Path
 ) -> ModelVersion:
-    """Registers the best network, which `serving_code` serves, as a new version that is tagged with its origin."""
+    """Registers the best network, which `serving_code` serves, as a new version that says where it comes from.
+
+    The run's `val/` metrics are those of its last epoch, so those of the best one are logged as `best/`.
+    """
+    validated = {name: value for name, value in outcome.metrics.items() if name.startswith(VAL)}
+    best = {name: validated[f"{VAL}{name}"] for name in HEADLINE}
+    run_log.metrics(
+        {**{f"best/{name}": value for name, value in best.items()}, "best/epoch": outcome.epoch},
+        step=outcome.epoch,
+        timed_as=BEST_METRIC,
+    )
     return register_network(
         outcome.network,
         run_log=run_log,
         model_name=job.model_name,
         serving_code=serving_code,
-        input_example=SplitReader(store, "val").read([0]).rgb,
-        description={
-            "recipe": asdict(recipe),
-            "metrics": outcome.metrics,
-            "protocol": "stored",
-            "fingerprint": store.fingerprint,
-            "git_commit": git_commit(),
-            BASELINE_TAG: repr(float(np.exp(store.mean_log_depth("train")))),
-        },
+        example_rgb=SplitReader(store, "val").read([0]).rgb[0],
+        facts=VersionFacts(
+            description=describe(outcome, recipe, store=store),
+            tags={
+                "recipe": recipe.name,
+                **{name: f"{value:.4g}" for name, value in best.items()},
+                "protocol": "stored",
+                "fingerprint": store.fingerprint,
+                "git_commit": git_commit(),
+                BASELINE_TAG: repr(float(np.exp(store.mean_log_depth("train")))),
+            },
+            metrics=validated,
+            epoch=outcome.epoch,
+            dataset=dataset_of(store),
+        ),
         camera=model_camera(recipe, store),
+    )
+
+
+def describe(outcome: TrainingOutcome, recipe: Recipe, *, store: SampleStore) -> str:
+    """Returns a version's description: its validation metrics as a table, and where it comes from, in Markdown."""
+    groups = {
+        "all": VAL,
+        **{name: f"{VAL}{name}/" for name in SCENE_TYPES if f"{VAL}{name}/{HEADLINE[0]}" in outcome.metrics},
+    }
+    rows = [
+        [group, *(f"{outcome.metrics[prefix + name]:.4g}" for name in HEADLINE)] for group, prefix in groups.items()
+    ]
+    table = [["val", *HEADLINE], ["---"] * (1 + len(HEADLINE)), *rows]
+    return "\n".join(
+        [
+            *("| " + " | ".join(row) + " |" for row in table),
+            "",
+            f"Recipe {recipe.name}, epoch {outcome.epoch} of {recipe.epochs}, protocol stored, trained on "
+            f"{without_credentials(store.files.root)} (fingerprint {store.fingerprint}). The whole recipe is "
+            f"{RECIPE_ARTIFACT} of the source run.",
+        ]
     )
 
 

@@ -71,12 +71,15 @@ def result_within(timeout_s: float, task: Any) -> Any:
 def _run_on_workers(num_workers: int, use_gpu: bool, files: StoreFiles, folder: str) -> dict[str, float]:
     """Runs in a process of its own, so that a hung probe can be killed."""
     from ray.train import LoggingConfig, RunConfig, ScalingConfig
-    from ray.train.tensorflow import TensorflowTrainer
+    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+
+    from depthflow.training.backend import TensorflowConfig
 
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = "3600"  # The caller's limit is the one that counts.
     filesystem, root = files.arrow()
-    trainer = TensorflowTrainer(
+    trainer = DataParallelTrainer(
         _measure,
+        backend_config=TensorflowConfig(),
         scaling_config=ScalingConfig(num_workers=num_workers, use_gpu=use_gpu, placement_strategy="SPREAD"),
         run_config=RunConfig(
             name="probe",

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, TrainingFailedError
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from depthflow.errors import StoreError, TrainingError, unwrapped
+from depthflow.observability.noise import loading_tensorflow
 from depthflow.placement import TrainingPlan, cluster_capacity, plan_training
 from depthflow.recipe import NETWORK_STRIDE_PX, Recipe
 from depthflow.recipes import RECIPES
@@ -20,6 +22,7 @@ from depthflow.storage.files import open_files
 from depthflow.storage.lock import HEARTBEAT_S
 from depthflow.store.read.epoch import batch_sizes
 from depthflow.store.store import SampleStore
+from depthflow.training.backend import TensorflowConfig
 from depthflow.training.config import BEST_METRIC, TrainJob
 from depthflow.training.job import JobFolder, WorkerTask
 
@@ -36,11 +39,13 @@ class TrainingOutcome:
     Attributes:
         network: Network of the best checkpoint, from uint8 rgb to log-depth.
         metrics: Metrics of its epoch.
+        epoch: The epoch, from 1.
         checkpoint: Folder or URI of the checkpoint.
     """
 
     network: "keras.Model"
     metrics: dict[str, float]
+    epoch: int
     checkpoint: str
 
 
@@ -129,12 +134,11 @@ def run_on_workers(task: WorkerTask, plan: TrainingPlan) -> None:
         TrainingError: if they were lost too often, or failed in a way that a retry would not fix.
         LockLostError: if another process has taken over the job.
     """
-    from ray.train.tensorflow import TensorflowTrainer  # Imports TensorFlow, which takes seconds.
-
     filesystem, path = open_files(task.folder.ray).arrow()
-    trainer = TensorflowTrainer(
+    trainer = DataParallelTrainer(
         run_worker,
         train_loop_config={"task": task},
+        backend_config=TensorflowConfig(),
         scaling_config=ScalingConfig(
             num_workers=plan.num_workers,
             use_gpu=plan.use_gpu,
@@ -208,8 +212,9 @@ def best_outcome(recipe: Recipe, checkpoints: str) -> TrainingOutcome:
     Raises:
         TrainingError: if no epoch ended with finite metrics.
     """
-    from depthflow.models.unet import build_unet, serving_network  # Imports TensorFlow, which takes seconds.
-    from depthflow.training.checkpoint import best, load_checkpoint
+    with loading_tensorflow():  # It takes seconds.
+        from depthflow.models.unet import build_unet, serving_network
+        from depthflow.training.checkpoint import best, load_checkpoint
     from depthflow.training.kept_checkpoints import open_checkpoints
 
     with open_checkpoints(checkpoints) as kept:
@@ -223,5 +228,8 @@ def best_outcome(recipe: Recipe, checkpoints: str) -> TrainingOutcome:
         network = build_unet(recipe.blank())
         load_checkpoint(kept.fetch(name), model=network)
     return TrainingOutcome(
-        network=serving_network(network), metrics=dict(progress.metrics), checkpoint=f"{checkpoints}/{name}"
+        network=serving_network(network),
+        metrics=dict(progress.metrics),
+        epoch=progress.position.epoch,
+        checkpoint=f"{checkpoints}/{name}",
     )

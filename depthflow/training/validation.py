@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from depthflow.datasets.frames import SCENE_TYPES
-from depthflow.metrics import METRIC_NAMES, image_metrics
+from depthflow.metrics import METRIC_NAMES, counted_pixels, image_metrics
 from depthflow.models.canonical_camera import CameraName, to_metres
 from depthflow.models.unet import serving_network
 from depthflow.store.read.reader import SplitReader, worker_pass
@@ -36,7 +36,7 @@ class Validator:
         )
 
     def sums(self, *, beat: Callable[[str], None]) -> np.ndarray:
-        """Returns this worker's sums over images with a valid pixel; calls `beat` before every batch.
+        """Returns this worker's sums over images with a counted pixel; calls `beat` before every batch.
 
         Returns:
             (scene types, 1 + metrics) float64: number of images, then the sum of each metric.
@@ -50,8 +50,9 @@ class Validator:
             depth_pred = to_metres(log_depth, batch.focal) if self._camera == "canonical" else np.exp(log_depth)
             depth_gt = np.exp(batch.log_depth)
             for k, scene_type in enumerate(batch.scene_types):
-                metrics = image_metrics(depth_pred=depth_pred[k], depth_gt=depth_gt[k], valid_mask=batch.valid_mask[k])
-                if batch.valid_mask[k].any():
+                mask = counted_pixels(depth_gt=depth_gt[k], valid_mask=batch.valid_mask[k])
+                metrics = image_metrics(depth_pred=depth_pred[k], depth_gt=depth_gt[k], valid_mask=mask)
+                if mask.any():
                     sums[SCENE_TYPES.index(scene_type)] += [1.0, *(metrics[name] for name in METRIC_NAMES)]
         return sums
 

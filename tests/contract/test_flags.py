@@ -58,6 +58,11 @@ def test_help_fits_eighty_columns_and_explains_every_flag(helps, command):
     assert not re.search(r"--[a-z-]+ [A-Z|{}\[\]a-z0-9 ]+ +\(default", text), "a flag without help"
 
 
+def test_help_describes_a_command_once(helps):
+    """A rule closes the description of a group of flags: only train.py has groups, the job's and the recipe's."""
+    assert {command for command, text in helps.items() if "│ ───" in text} <= {"train"}
+
+
 @pytest.mark.parametrize("command", sorted(COMMANDS))
 def test_help_imports_nothing_that_takes_seconds(command):
     """Reads the interpreter's own list of imports, so that a slow machine cannot fail it."""

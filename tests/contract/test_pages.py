@@ -55,11 +55,10 @@ def test_every_block_has_a_language_and_names_its_needs(page):
     assert len(fences) == 2 * len(blocks), "a fence is indented or not closed"
     for block in blocks:
         assert block.language in ("sh", "python", "text", "json"), block.where
-        if block.language == "sh":
-            assert block.info == ("sh" if block.needs is None else f'sh title="needs {block.needs}"'), block.where
-            assert block.needs is None or block.needs in NEEDS, block.where
-        else:
-            assert block.info == block.language, block.where
+        title = f' title="needs {block.needs}"' if block.needs and block.language in ("sh", "python") else ""
+        assert block.info == block.language + title, block.where
+        assert block.needs is None or block.needs in NEEDS, block.where
+        if block.language != "sh":
             commands = re.search(r"^\$ |^(python|make|mlflow|ray|aws|kubectl|pip|uv) ", block.text, re.MULTILINE)
             assert not commands, f"{block.where}: commands belong in a block of sh"
 

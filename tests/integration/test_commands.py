@@ -1,13 +1,18 @@
 """Runs each command once, as a user does, in the order of the data flow. demo.py and submit.py have their own files."""
 
 import hashlib
+import re
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import mlflow
 import numpy as np
 import pytest
+from mlflow import MlflowClient
+
+from tests.commands import run_in_new_interpreter
 
 SCANS, SAMPLES_PER_SCAN = 8, 4
 
@@ -30,9 +35,9 @@ def preprocessed(run, folder, synthesized):
 
 
 @pytest.fixture(scope="module")
-def trained(run, folder, preprocessed):
-    flags = ("--samples", "samples", "--storage", "runs", "--epochs", 2, "--num-workers", 2)
-    return run("train", "smoke", *flags, cwd=folder)
+def trained(folder, preprocessed):
+    flags = ("--samples", "samples", "--storage", "runs", "--epochs", 2, "--num-workers", 2, "--onednn", "--verbose")
+    return run_in_new_interpreter("train", "smoke", *flags, cwd=folder)
 
 
 @pytest.fixture(scope="module")
@@ -62,28 +67,69 @@ def test_download(run, folder):
 
 def test_preprocess(preprocessed, folder):
     assert preprocessed.code == 0, preprocessed.stderr
+    assert preprocessed.noise == []
     assert preprocessed.result["samples"] == SCANS * SAMPLES_PER_SCAN
     assert preprocessed.result["rejects"] == 0
+    assert preprocessed.result["accounting"]["train"] == {
+        "expected": None,  # It is not DIODE.
+        "found": sum(preprocessed.result["counts"]["train"].values()),
+        "missing": None,
+        "extra": None,
+        "doubled": 0,
+    }
     assert (folder / "samples" / "manifest.json").is_file()
 
 
 def test_train(trained):
     assert trained.code == 0, trained.stderr
+    assert any(re.search("RayTrainWorker.*oneDNN custom operations are on", line) for line in trained.noise)
+    assert not any(re.search("TrainController.*absl", line) for line in trained.noise), "it imports no TensorFlow"
     assert trained.result["model_uri"] == "models:/depthflow/1"
     assert trained.result["metrics"]["val/abs_rel"] > 0
+
+
+def test_what_people_read_in_mlflow(folder, preprocessed, trained):
+    """The run, its model and the version say what was trained, on what, and how good it is."""
+    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    run, metrics = client.get_run(trained.result["run_id"]), trained.result["metrics"]
+    assert run.data.tags["mlflow.source.name"].endswith("train.py") and run.data.tags["mlflow.user"]
+    [used] = run.inputs.dataset_inputs
+    fingerprint = preprocessed.result["fingerprint"]
+    assert (used.dataset.name, used.dataset.digest) == ("samples", fingerprint)
+    assert run.data.metrics["best/abs_rel"] == metrics["val/abs_rel"]
+    recipe = mlflow.artifacts.load_dict(f"{run.info.artifact_uri}/recipe.json")
+    assert (recipe["name"], recipe["epochs"]) == ("smoke", 2)
+    [output] = run.outputs.model_outputs
+    logged = client.get_logged_model(output.model_id).metrics
+    assert {m.key: m.value for m in logged} == {name: v for name, v in metrics.items() if name.startswith("val/")}
+    assert {(m.dataset_name, m.dataset_digest) for m in logged} == {("samples", fingerprint)}
+    version = client.get_model_version("depthflow", "1")
+    assert f"| all | {metrics['val/abs_rel']:.4g} |" in version.description and fingerprint in version.description
+    assert (version.tags["recipe"], version.tags["abs_rel"]) == ("smoke", f"{metrics['val/abs_rel']:.4g}")
+    assert max(map(len, version.tags.values())) <= 200
 
 
 def test_evaluate(run, folder, preprocessed, trained):
     model = trained.result["model_uri"]
     done = run("evaluate", "--model", model, "--samples", "samples", "--out", "report", cwd=folder)
     assert done.code == 0, done.stderr
+    assert done.noise == []
     assert done.result["samples"] == sum(preprocessed.result["counts"]["val"].values())
     assert set(done.result["metrics"]) == {"all", "indoors", "outdoor"}
     assert (folder / "report" / "report.html").is_file()
+    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    evaluated = client.get_run(done.result["run_id"])
+    [used], [input_model] = evaluated.inputs.dataset_inputs, evaluated.inputs.model_inputs
+    assert used.dataset.digest == preprocessed.result["fingerprint"] and used.tags[0].value == "val"
+    logged = client.get_logged_model(input_model.model_id).metrics
+    assert evaluated.data.metrics["val/abs_rel"] in [m.value for m in logged if m.run_id == evaluated.info.run_id]
+    tag = client.get_model_version("depthflow", "1").tags["evaluation.devkit"]
+    assert tag.startswith(f"abs_rel {done.result['metrics']['all']['abs_rel']:.4g}, ") and len(tag) <= 200
 
 
 def test_promote(promoted):
     assert promoted.code == 0, promoted.stderr
+    assert promoted.noise == []
     assert promoted.result["decision"] in ("promoted", "forced")
     assert (promoted.result["champion"], promoted.result["previous"]) == ("1", None)
 
@@ -92,6 +138,7 @@ def test_predict(run, folder, promoted):
     images = sorted(folder.glob("mini-diode/val/**/*.png"))[:2]
     done = run("predict", "--model", "models:/depthflow@champion", "--images", *images, "--out", "depth", cwd=folder)
     assert done.code == 0, done.stderr
+    assert done.noise == []
     depth_m = [np.load(path) for path in done.result["outputs"] if path.endswith(".npy")]
     assert [each.shape for each in depth_m] == [(64, 64)] * 2
     assert all((each > 0).all() for each in depth_m)
@@ -100,4 +147,5 @@ def test_predict(run, folder, promoted):
 def test_doctor(run, folder):
     done = run("doctor", "--quick", "--storage", "runs", cwd=folder)
     assert done.code == 0, done.stderr
+    assert done.noise == []
     assert "failed" not in {check["status"] for check in done.result["checks"].values()}

@@ -13,6 +13,7 @@ from depthflow.inference.writers import read_png16
 def test_demo_promotes_and_prints_a_table(demo):
     result = demo.finished.result
     assert demo.finished.code == 0
+    assert demo.finished.noise == []
     assert result["preprocess"]["samples"] + result["preprocess"]["rejects"] == result["synthesize"]["samples"] == 384
     assert result["evaluate"]["samples"] == result["preprocess_full"]["samples"] == 96
     assert result["promote"]["decision"] == "promoted"

@@ -1,5 +1,6 @@
 """Bad input, each a clear message and a non-zero exit, and nothing half-written taken for whole."""
 
+import numpy as np
 import pytest
 from mlflow import MlflowClient
 from ray.util import get_node_ip_address
@@ -53,11 +54,16 @@ def test_one_triplet_of_several_with_a_file_missing(run, tmp_path, write_triplet
     for view in range(3):
         image = write_triplet(tmp_path / "tree", view=view)
     image.with_name(image.name.replace(".png", "_depth_mask.npy")).unlink()
+    in_mm = write_triplet(tmp_path / "tree", view=0)
+    depth_file = in_mm.with_name(in_mm.name.replace(".png", "_depth.npy"))
+    np.save(depth_file, 1000 * np.load(depth_file))
     done = run("preprocess", "--source", "tree", "--out", "store", "--height", 32, "--width", 32, cwd=tmp_path)
     assert done.code == 3
     assert done.result["samples"] == 2
     assert done.result["rejects_by_reason"] == {"missing_member": 1}
     assert "rejects.parquet" in done.stderr
+    assert f"1 of 2 samples have a median depth outside 0.05 to 500 m, such as {in_mm.stem} with " in done.stderr
+    assert "these look like millimetres" in done.stderr
 
 
 def test_store_without_manifest(run, store):

@@ -1,25 +1,26 @@
 """What a user does with the demo's champion: predict, serve, evaluate, compare, promote another one, roll back."""
 
+import base64
+import io
 import json
-import os
-import signal
-import socket
+import re
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from mlflow import MlflowClient
+from PIL import Image
 
+from depthflow.datasets.image_file import decode_rgb
 from depthflow.errors import RegistryError
 from depthflow.inference import depth_anything
-from depthflow.registry.versions import SERVING_PACKAGES
-
-ROOT = Path(__file__).resolve().parents[2]
+from depthflow.inference.writers import read_png16
+from tests.pages import ROOT, blocks_of
+from tests.served_model import ServedModel, bare_environment
 
 
 def test_photographs_that_are_done_are_not_predicted_again(run, demo, tmp_path):
@@ -84,48 +85,10 @@ def test_a_network_that_was_changed_since_it_was_registered_is_refused(run, demo
     assert loaded.returncode == 1 and "is not the network that was registered" in loaded.stderr
 
 
-@pytest.fixture
-def bare(demo, tmp_path) -> dict[str, str]:
+@pytest.fixture(scope="module")
+def bare(demo, tmp_path_factory) -> dict[str, str]:
     """The environment of a process that sees neither this checkout nor what a model's requirements do not bring."""
-    (tmp_path / "sitecustomize.py").write_text(BARE)
-    return {**demo.env, "PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "PYTHONPATH": str(tmp_path)}
-
-
-BARE = f"""
-import importlib.metadata as metadata, re, sys
-from packaging.requirements import Requirement
-
-def needed(names):
-    todo, found = [(name, "") for name in names], set()
-    while todo:
-        name, extra = todo.pop()
-        key = re.sub("[-_.]+", "-", name).lower()
-        if (key, extra) in found:
-            continue
-        found.add((key, extra))
-        try:
-            requires = metadata.requires(name) or []
-        except metadata.PackageNotFoundError:
-            continue
-        for requirement in map(Requirement, requires):
-            if requirement.marker is None or requirement.marker.evaluate({{"extra": extra}}):
-                todo += [(requirement.name, each) for each in ("", *requirement.extras)]
-    return {{name for name, _ in found}}
-
-brought = needed({list(SERVING_PACKAGES)!r})
-absent = {{module for module, packages in metadata.packages_distributions().items()
-          if not brought & {{re.sub("[-_.]+", "-", package).lower() for package in packages}}}}
-absent -= {{"depthflow", "packaging", "_distutils_hack", "setuptools", "pkg_resources"}}
-
-class Absent:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in absent:
-            raise ModuleNotFoundError(f"No module named {{name!r}}: not among the model's requirements", name=name)
-
-sys.path = [path for path in sys.path if path and path != {str(ROOT)!r}]
-sys.meta_path = [finder for finder in sys.meta_path if "editable" not in getattr(finder, "__module__", "")]
-sys.meta_path.insert(0, Absent())
-"""
+    return bare_environment(tmp_path_factory.mktemp("bare"), demo.env)
 
 
 def test_pyfunc_predicts_where_depthflow_is_not_installed_and_nothing_is_unpickled(bare, tmp_path):
@@ -142,7 +105,7 @@ except ImportError:
     pass
 else:
     raise SystemExit(f"depthflow is visible: {depthflow.__file__}")
-for module in ("ray", "kornia_rs", "tyro"):
+for module in ("ray", "tyro", "xxhash"):
     try:
         __import__(module)
     except ImportError:
@@ -161,41 +124,76 @@ print(depth_m.shape, depth_m.dtype, bool((depth_m > 0).all()))
     assert done.stdout.split("\n")[-2] == "(2, 100, 150) float32 True"
 
 
-def test_served_over_http_where_depthflow_is_not_installed(bare, tmp_path):
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    command = ["models", "serve", "--model-uri", "models:/depthflow@champion", "--env-manager", "local"]
-    photographs = np.random.default_rng(0).integers(0, 255, (2, 20, 30, 3), dtype=np.uint8)
-    with (tmp_path / "serve.log").open("wb") as log:
-        server = subprocess.Popen(
-            [sys.executable, "-m", "mlflow", *command, "--port", str(port), "--host", "127.0.0.1", "--workers", "1"],
-            cwd=tmp_path, env={**bare, "PATH": f"{Path(sys.executable).parent}:{bare['PATH']}"}, stdout=log, stderr=log,
-            start_new_session=True,
-        )  # fmt: skip
-        try:
-            answer = _post(f"http://127.0.0.1:{port}/invocations", {"inputs": photographs.tolist()}, server)
-        finally:
-            os.killpg(server.pid, signal.SIGTERM)
-            server.wait(30)
-    assert answer is not None, (tmp_path / "serve.log").read_text()[-3000:]
-    depth_m = np.array(answer["predictions"])
-    assert depth_m.shape == (2, 20, 30) and (depth_m > 0).all()
+PAGE = ROOT / "docs" / "how-to" / "predict.md"
+HTTP = [block for block in blocks_of(PAGE) if "/invocations" in block.text]
+[SERVE] = [line for block in blocks_of(PAGE) for line in block.lines if line.startswith("mlflow models serve ")]
 
 
-def _post(url: str, content: dict, server: subprocess.Popen, patience_s: float = 120.0) -> dict | None:
-    """The answer, once the server answers; None if it ends or is silent too long."""
-    deadline = time.monotonic() + patience_s
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    request = urllib.request.Request(url, json.dumps(content).encode(), {"Content-Type": "application/json"})
-    while server.poll() is None and time.monotonic() < deadline:
-        try:
-            with opener.open(request, timeout=60) as response:
-                return json.load(response)
-        except urllib.error.HTTPError:
-            return None
-        except OSError:
-            time.sleep(1)
-    return None
+@pytest.fixture(scope="class")
+def server(bare, tmp_path_factory) -> Iterator[ServedModel]:
+    """The champion behind HTTP, started as the page says."""
+    with ServedModel(SERVE, tmp_path_factory.mktemp("served"), bare) as server:
+        yield server
+
+
+class TestOverHttp:
+    """What docs/how-to/predict.md says, with its own commands, where depthflow is not installed."""
+
+    @pytest.fixture
+    def photo(self, demo, tmp_path) -> np.ndarray:
+        """Writes photo.jpg, 640 x 480, and returns its pixels."""
+        path = next(demo.folder.glob("mini-diode/val/outdoor/**/*.png"))
+        with Image.open(path) as image:
+            image.convert("RGB").resize((640, 480)).save(tmp_path / "photo.jpg", quality=95)
+        return decode_rgb((tmp_path / "photo.jpg").read_bytes())
+
+    def test_the_commands_of_the_page(self, server, photo, tmp_path):
+        """Their files are far smaller than an array's JSON, and hold the same depth."""
+        answer = server.post({"inputs": photo[None].tolist()})
+        depth_m = np.array(answer["predictions"], np.float32)
+        assert depth_m.shape == (1, 480, 640) and (depth_m > 0).all()
+        for block in HTTP:
+            command = ["bash", "-euc"] if block.language == "sh" else [sys.executable, "-c"]
+            text = block.text.replace(":5001/", f":{server.port}/")
+            done = subprocess.run([*command, text], cwd=tmp_path, capture_output=True, text=True, env=server.client_env)
+            assert done.returncode == 0, f"{block.where}\n{done.stdout}\n{done.stderr}"
+            if block.language == "sh":
+                up, down = map(int, re.findall(r"\d+", done.stdout)[:2])
+                assert up < 0.1 * len(json.dumps(photo.tolist())) and down < 0.15 * len(json.dumps(answer))
+            else:
+                assert done.stdout.startswith("(480, 640) float32"), block.where
+        found = read_png16(tmp_path / "photo.depth.png")
+        np.testing.assert_allclose(found, depth_m[0], atol=0.51 * depth_m.max() / 65535, rtol=1e-4)
+
+    def test_images_of_several_sizes(self, server, photo):
+        files = [cv2.imencode(".png", image)[1].tobytes() for image in (photo, photo[:100])]
+        records = [{"image": base64.b64encode(file).decode()} for file in files]
+        answer = server.post({"dataframe_records": records, "params": {"output_format": "npy"}})
+        depths_m = [np.load(io.BytesIO(base64.b64decode(one))) for one in answer["predictions"]]
+        assert [(one.shape, one.dtype) for one in depths_m] == [((480, 640), np.float32), ((100, 640), np.float32)]
+        numbers = server.post({"inputs": [record["image"] for record in records]})["predictions"]
+        for ours, theirs in zip(depths_m, numbers, strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+
+    def test_the_example_in_the_artifact_is_a_request(self, server, demo):
+        [example] = demo.folder.parent.glob("**/serving_input_example.json")
+        assert example.stat().st_size < 100_000
+        assert len(server.post(json.loads(example.read_text()))["predictions"]) == 1
+
+    @pytest.mark.parametrize(
+        ("record", "params", "said"),
+        [
+            ("bm8gaW1hZ2U=", {}, "Image 1 of 1 was rejected: unreadable_image: 8 bytes that cannot be decoded"),
+            ("photo.jpg", {}, "Image 1 of 1 was rejected: not_base64"),
+            ("A" * 100_000, {}, "Image 1 of 1 was rejected: unreadable_image"),
+            ("", {"output_format": "tiff"}, "output_format must be one of array, npy, png. Received: 'tiff'"),
+        ],
+    )
+    def test_an_error_says_what_is_wrong_without_repeating_the_image(self, server, record, params, said):
+        request = {"dataframe_records": [{"image": record}], "params": params}
+        error = server.post(request, code=400)
+        assert error["error_code"] == "INVALID_PARAMETER_VALUE"
+        assert said in error["message"] and len(error["message"]) < 600
 
 
 def test_evaluation_does_not_depend_on_the_number_of_workers(run, demo, tmp_path):

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from depthflow.command import last_json_line
-from tests.commands import ROOT, TIMEOUT_S
+from tests.commands import ROOT, TIMEOUT_S, finished
 
 
 def test_a_long_path_of_the_temporary_folder(tmp_path):
@@ -18,10 +18,10 @@ def test_a_long_path_of_the_temporary_folder(tmp_path):
     long.mkdir()
     env = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | {"TMPDIR": str(long)}
     line = [sys.executable, str(ROOT / "pipelines" / "doctor.py"), "--checks", "plan", "--num-cpus", "1"]
-    done = subprocess.run(line, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=TIMEOUT_S)
-    assert done.returncode == 0, done.stderr
-    result = last_json_line(done.stdout)
-    assert result is not None and result["status"] == "ok"
+    done = finished(subprocess.run(line, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=TIMEOUT_S))
+    assert done.code == 0, done.stderr
+    assert done.result["status"] == "ok"
+    assert done.noise == []
     assert f"The path of {long} is too long for Ray's sockets" in done.stderr
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from ray import cloudpickle
 from ray.train import LoggingConfig, RunConfig, ScalingConfig
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from depthflow.command import preserve_signal_handlers
 from depthflow.recipe import Recipe
@@ -23,6 +24,7 @@ from depthflow.store.read.share import Position
 from depthflow.store.store import open_store
 from depthflow.store.write.config import PreprocessConfig
 from depthflow.store.write.preprocess import preprocess
+from depthflow.training.backend import TensorflowConfig
 from depthflow.training.trainer import tensorflow_environment
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # Workers cannot import a test.
@@ -257,15 +259,14 @@ def mobilenet(tmp_path_factory) -> str:
 @pytest.fixture(scope="module")
 def trained(samples, mobilenet, tmp_path_factory) -> Callable[[int, str], dict[str, np.ndarray]]:
     """What a number of workers saw in a cell. The first question for a number trains all its cells."""
-    from ray.train.tensorflow import TensorflowTrainer
-
     folders: dict[int, Path] = {}
 
     def start(num_workers: int) -> None:
         folder = folders[num_workers] = tmp_path_factory.mktemp(f"workers{num_workers}-")
         cells = {name: cell for name, cell in grid(mobilenet).items() if num_workers <= cell.most_workers}
-        trainer = TensorflowTrainer(
+        trainer = DataParallelTrainer(
             train_cells,
+            backend_config=TensorflowConfig(),
             train_loop_config={"cells": cells, "samples": samples, "out": str(folder)},
             scaling_config=ScalingConfig(num_workers=num_workers, resources_per_worker={"CPU": 0.5}),
             run_config=RunConfig(

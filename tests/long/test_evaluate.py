@@ -142,7 +142,7 @@ def test_report_says_what_was_measured(written, store, alone, parse_html):
     page = parse_html((written / "report.html").read_text())
     assert page.outside() == []
     assert page.text_of("h1") == ["Evaluation"]
-    for words in ("under the protocol devkit", "771", store.fingerprint, PROTOCOLS["devkit"].description):
+    for words in ("under the protocol devkit", "771", store.fingerprint, PROTOCOLS["devkit"].meaning):
         assert words in page.text
     rows = page.table("", "model", "images", *METRIC_NAMES)
     assert [row[:3] for row in rows] == [

@@ -72,7 +72,8 @@ def preprocess(config: PreprocessConfig, progress: Callable[[str], Progress]) ->
 def content_config(config: PreprocessConfig) -> dict[str, Any]:
     """Returns the part of the configuration that the store's content depends on."""
     unused = {"val_fraction"} if config.resplit is None else set()
-    ignored = {"source", "layout", "out", "num_cpus", "require_complete", "max_rejects", "sample_timeout_s", "report"}
+    ignored = {"source", "layout", "out", "num_cpus", "verbose", "require_complete", "max_rejects", "report"}
+    ignored |= {"sample_timeout_s"}
     settings = {name: value for name, value in dataclasses.asdict(config).items() if name not in ignored | unused}
     return settings | {"splits": sorted(config.splits)}
 
@@ -172,7 +173,7 @@ def _write_store(
     progress: Callable[[str], Progress],
 ) -> None:
     """Plans the store, and makes what is missing of it."""
-    accounting = account_for(sources, source_splits(config))
+    accounting = account_for(sources, source_splits(config), must_be_diode=config.require_complete)
     if config.require_complete and not accounting.is_complete:
         raise SourceError(f"--require-complete: {accounting.describe_gap()}")
     plans = plan_shards(config, sources)

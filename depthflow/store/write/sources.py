@@ -11,13 +11,14 @@ Either becomes a `Source`.
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from depthflow.datasets.archive import Contents, Member, archive_listing, scan_archive
-from depthflow.datasets.catalogue import Accounting, account, expected_counts
+from depthflow.datasets.catalogue import Accounting, account, expected_counts, is_diode
 from depthflow.datasets.diode import MEMBER_SUFFIXES
 from depthflow.datasets.frames import Frame
 from depthflow.datasets.layouts import find_frames, recognised
@@ -102,15 +103,23 @@ def read_archive(
     return ArchiveSource(location=archive, frames=_frames(listing, splits, layout), identity=identity)
 
 
-def account_for(sources: Sequence[Source], splits: tuple[str, ...]) -> Accounting:
-    """Compares what the sources hold with DIODE's catalogue; counts complete triplets with DIODE's names."""
-    found = (
-        (t.split, t.scene_type, t.scene, t.scan, t.sample_id)
+def account_for(sources: Sequence[Source], splits: tuple[str, ...], *, must_be_diode: bool = False) -> Accounting:
+    """Counts complete triplets with DIODE's names.
+
+    Args:
+        must_be_diode: Whether to compare with DIODE's catalogue even if no source has the names of its scans.
+    """
+    found = [
+        [
+            (t.split, t.scene_type, t.scene, t.scan, t.sample_id)
+            for t in source.frames
+            if not t.problem and t.members.keys() == MEMBER_SUFFIXES.keys()
+        ]
         for source in sources
-        for t in source.frames
-        if not t.problem and t.members.keys() == MEMBER_SUFFIXES.keys()
-    )
-    return account(found, splits=splits, catalogue=expected_counts())
+    ]
+    catalogue = expected_counts()
+    compared = must_be_diode or any(is_diode(of_source, catalogue=catalogue) for of_source in found)
+    return account(chain.from_iterable(found), splits=splits, catalogue=catalogue if compared else {})
 
 
 def read_member(path: str) -> bytes:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from depthflow.datasets.catalogue import VAL_SAMPLES, Accounting, Place, account, expected_counts
+from depthflow.datasets.catalogue import VAL_SAMPLES, Accounting, Place, account, expected_counts, is_diode
 from depthflow.synthetic.synthesize import plan
 
 BOTH = ("train", "val")
@@ -264,3 +264,59 @@ def test_an_unknown_split_is_rejected(splits):
 def test_a_misnamed_sample_is_rejected():
     with pytest.raises(ValueError, match=r"with a DIODE name.*photo"):
         account([("train", "", "", "", "photo")], splits=BOTH, catalogue=SMALL)
+
+
+# --- is it DIODE at all ---
+
+
+def named(split: str, scenes_and_scans: list[tuple[int, int]], scene_type: str = "indoors") -> list[Place]:
+    return [Place(split, scene_type, f"scene_{scene:05d}", f"scan_{scan:05d}") for scene, scan in scenes_and_scans]
+
+
+OTHERS = {
+    "one scan": dict.fromkeys(named("train", [(0, 0)]), 80),
+    "scans of one scene": dict.fromkeys(named("train", [(0, scan) for scan in range(8)]), 10),
+    "scans counted in each scene": dict.fromkeys(named("train", [(k // 5, k % 5) for k in range(20)]), 10),
+    "scans counted throughout": dict.fromkeys(named("train", [(k // 5, k) for k in range(40)]), 5),
+    "counted from 1": dict.fromkeys(named("val", [(k, 1) for k in range(1, 9)], "outdoor"), 5),
+    "mini-DIODE": {Place(*scan.folder.parts): 3 for scan in plan(scans=24, val_fraction=0.25)},
+}
+
+
+@pytest.mark.parametrize("counts", OTHERS.values(), ids=OTHERS)
+def test_other_data_are_not_diode_however_they_are_numbered(counts):
+    assert not is_diode(samples(counts), catalogue=expected_counts())
+
+
+@pytest.mark.parametrize(
+    "is_there",
+    [
+        lambda place: True,
+        lambda place: place.split == "val",
+        lambda place: place.scene_type == "outdoor",
+        lambda place: place.scene == "scene_00000",
+        lambda place: place == KITCHEN,
+        lambda place: place.scan.endswith("7"),
+    ],
+)
+def test_a_part_of_diode_is_diode(is_there):
+    part = {place: count for place, count in expected_counts().items() if is_there(place)}
+    assert is_diode(samples(part), catalogue=expected_counts())
+    few = dict.fromkeys((place for place in part if place.scene != "scene_00000"), 1)
+    assert is_diode(samples(few), catalogue=expected_counts())
+
+
+def test_of_other_data_nothing_is_expected():
+    place = named("train", [(3, 1)])[0]
+    found = [*samples({place: 4}), *samples({place: 1})]
+    result = account(found, splits=BOTH, catalogue={})
+    assert not result.is_diode and not result.is_complete
+    assert (result.missing, result.extra, len(result.doubled)) == ((), (), 1)
+    unknown = {"expected": None, "missing": None, "extra": None}
+    assert result.summary() == {
+        "train": {**unknown, "found": 4, "doubled": 1},
+        "val": {**unknown, "found": 0, "doubled": 0},
+    }
+    assert [(row["scan"], row["listed"], row["expected"], row["found"]) for row in result.rows()] == [
+        ("scan_00001", 0, None, 4)
+    ]

@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
-from depthflow.datasets.decode import decode_frame, decode_rgb
+from depthflow.datasets.decode import decode_frame
+from depthflow.datasets.image_file import decode_rgb
 from depthflow.datasets.npy_file import decode_npy
 from depthflow.datasets.reject import RejectError
 
@@ -333,14 +335,38 @@ def test_a_png_with_a_flipped_bit_is_rejected_or_unchanged():
     assert refused > len(whole) - 20  # What follows the pixels may be anything.
 
 
-def test_exif_rotation_is_applied():
-    rgb = RGB.copy()
-    exif = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0"  # Orientation 6.
+def with_orientation(whole: bytes, orientation: int) -> bytes:
+    """The PNG with EXIF data that ask for one of eight rotations and reflections; 1 is for none."""
+    exif = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0" + bytes([orientation, 0, 0, 0, 0, 0, 0, 0])
     chunk = struct.pack(">I", len(exif)) + b"eXIf" + exif + struct.pack(">I", zlib.crc32(b"eXIf" + exif))
-    whole = png(rgb)
-    turned = whole[:33] + chunk + whole[33:]
-    wanted = cv2.imdecode(np.frombuffer(turned, np.uint8), cv2.IMREAD_COLOR)
-    np.testing.assert_array_equal(decode_rgb(turned), wanted[..., ::-1])
+    return whole[:33] + chunk + whole[33:]
+
+
+def test_exif_rotation_is_applied():
+    turned = with_orientation(png(RGB), 6)
+    np.testing.assert_array_equal(decode_rgb(turned), np.rot90(RGB, -1))
+
+
+@pytest.mark.parametrize("orientation", range(2, 9))
+@pytest.mark.parametrize("side", [HEIGHT, WIDTH])
+def test_a_frame_whose_image_is_to_be_turned_is_rejected(orientation, side):
+    """A square one or half a turn would fit its depth either way, so the shapes do not tell."""
+    frame = members(rgb=RGB[:, :side], depth=DEPTH[:, :side], mask=MASK[:, :side])
+    with pytest.raises(RejectError, match="EXIF") as caught:
+        decode_frame({**frame, "rgb": with_orientation(frame["rgb"], orientation)})
+    assert caught.value.reason == "turned_image"
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "webp"])
+def test_nor_is_an_image_of_another_format_turned(kind):
+    exif, file = Image.Exif(), io.BytesIO()
+    exif[0x0112] = 3
+    Image.fromarray(RGB).save(file, kind, exif=exif)
+    assert reason({**members(), "rgb": file.getvalue()}) == "turned_image"
+
+
+def test_a_frame_with_exif_data_for_an_upright_image_is_taken():
+    np.testing.assert_array_equal(decode_frame({**members(), "rgb": with_orientation(png(RGB), 1)}).rgb, RGB)
 
 
 npy_arrays = st.builds(
@@ -441,7 +467,7 @@ def test_an_image_of_too_many_pixels_is_rejected_before_it_is_decoded(content):
     """A PNG of 2.6 MB took 5.2 GB. In a process of its own, which measures its memory."""
     script = (
         "import sys, resource\n"
-        "from depthflow.datasets.decode import decode_rgb\n"
+        "from depthflow.datasets.image_file import decode_rgb\n"
         "from depthflow.datasets.reject import RejectError\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "try:\n    decode_rgb(sys.stdin.buffer.read())\n"

@@ -108,7 +108,6 @@ def test_an_unreadable_folder_fails(tmp_path):
         "00022_00193_outdoors_010_000",
         "00022_00193_indoors_10_000",
         "00022_00193_indoors_010_000_copy",
-        "._00022_00193_indoors_010_000",
         "00022_00193_indoors_010",
     ],
 )
@@ -131,9 +130,44 @@ def test_one_id_in_two_folders_is_two_triplets(tmp_path):
 
 def test_other_files_are_ignored(tmp_path):
     put(tmp_path / "train" / FOLDER, STEM)
-    for name in ("camera.json", "README.md", f"{STEM}.jpg", f"{STEM}_depth.npz", f"{STEM}_normal.npz"):
+    for name in ("camera.json", "README.md", f"{STEM}.jpg", "cover.JPG", f"{STEM}_depth.npz", "Thumbs.db"):
         (tmp_path / "train" / FOLDER / name).write_bytes(b"x")
-    assert [t.sample_id for t in diode_frames(str(tmp_path), BOTH)] == [STEM]
+    (triplet,) = diode_frames(str(tmp_path), BOTH)
+    assert triplet.members["rgb"].endswith(f"/{STEM}.png")
+
+
+@pytest.mark.parametrize(
+    "hidden",
+    [f"{FOLDER}/._{STEM}", f"{FOLDER}/.ipynb_checkpoints/{STEM}-checkpoint", f".Trash-1000/files/{FOLDER}/{STEM}"],
+)
+def test_hidden_files_are_ignored(tmp_path, hidden):
+    put(tmp_path / "train" / FOLDER, STEM)
+    put((tmp_path / "train" / hidden).parent, hidden.rpartition("/")[2])
+    (triplet,) = diode_frames(str(tmp_path), BOTH)
+    assert (triplet.sample_id, triplet.problem) == (STEM, "")
+
+
+def test_a_tree_in_a_hidden_folder_is_a_tree(tmp_path):
+    put(tmp_path / ".cache/diode/train" / FOLDER, STEM)
+    assert [t.sample_id for t in diode_frames(f"{tmp_path}/.cache/diode", BOTH)] == [STEM]
+
+
+@pytest.mark.parametrize("ending", [".PNG", ".jpg", ".jpeg", ".JPG"])
+def test_other_endings_of_an_image(tmp_path, ending):
+    put(tmp_path / "train" / FOLDER, STEM, "depth", "mask")
+    (tmp_path / "train" / FOLDER / f"{STEM}{ending}").write_bytes(b"x")
+    (triplet,) = diode_frames(str(tmp_path), BOTH)
+    assert triplet.sample_id == STEM
+    assert {member: Path(path).name for member, path in triplet.members.items()} == {
+        "rgb": f"{STEM}{ending}",
+        "depth": f"{STEM}_depth.npy",
+        "mask": f"{STEM}_depth_mask.npy",
+    }
+
+
+def test_a_member_that_leaves_its_folder_is_not_hidden():
+    (triplet,) = group_triplets("val", [SourceFile("../..", f"{STEM}.png", "x", problem="it leaves the archive")])
+    assert triplet.reason == "unsafe_member"
 
 
 def test_sorted_by_split_and_id(tmp_path):

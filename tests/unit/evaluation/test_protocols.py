@@ -138,3 +138,21 @@ def test_metrics_are_the_published_ones(name, seed):
     abs_rel, delta1 = published_abs_rel_and_delta1(name, pred=pred, gt=gt, valid=valid, edges=edges)
     assert found["abs_rel"] == pytest.approx(abs_rel, rel=1e-9)
     assert found["delta1"] == pytest.approx(delta1, rel=1e-9)
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+@pytest.mark.parametrize("impossible_m", [1e-40, 0.0009, 1.1e5, 1e30])
+def test_a_depth_that_no_sensor_measures_does_not_count(name, impossible_m):
+    gt = np.full((4, 6), 2.0, np.float32)
+    gt[1, 2] = impossible_m
+    everywhere, nowhere = np.ones(gt.shape, bool), np.zeros(gt.shape, bool)
+    mask = PROTOCOLS[name].counted(depth_gt=gt, valid_mask=everywhere, edge_mask=nowhere)
+    assert (mask == (gt == 2.0)).all()
+
+
+@pytest.mark.parametrize(("name", "greatest"), [("devkit", 100_000), ("indoor-10m", 10), ("outdoor-80m", 80)])
+def test_the_depths_that_are_counted_are_stated(name, greatest):
+    assert PROTOCOLS[name].meaning.startswith(PROTOCOLS[name].description)
+    assert PROTOCOLS[name].meaning.endswith(f" Counts ground truth from 0.001 to {greatest:,} m.")
+    gt = np.array([[0.001, greatest]])
+    assert PROTOCOLS[name].counted(depth_gt=gt, valid_mask=gt > 0, edge_mask=gt < 0).all()

@@ -9,7 +9,7 @@ from PIL import Image
 
 from depthflow.datasets.reject import RejectError
 from depthflow.errors import SourceError
-from depthflow.inference.images import SUFFIXES, find_images, image_version, read_image
+from depthflow.inference.images import OTHER_SUFFIXES, SUFFIXES, find_images, image_version, read_image
 
 # EXIF orientation to what turns the stored pixels upright.
 TURNS = {
@@ -176,6 +176,46 @@ def test_a_pattern_without_a_photograph_is_an_error_that_names_it(tmp_path):
         find_images((str(tmp_path / "*.jpg"),))
 
 
+@pytest.mark.parametrize("folder", ["trip [v1]", "[v1]", "a*"])
+def test_a_folder_with_brackets_holds_what_a_pattern_finds(tmp_path, folder):
+    (tmp_path / folder).mkdir()
+    (tmp_path / folder / "a.jpg").touch()
+    for given in (folder, f"{folder}/*.jpg", f"{folder}/**/a.*"):
+        assert find_images((f"{tmp_path}/{given}",)) == [f"{tmp_path}/{folder}/a.jpg"]
+    with pytest.raises(SourceError, match="There is no image"):
+        find_images((f"{tmp_path}/{folder}/b.jpg",))
+
+
+def test_hidden_files_are_images_only_if_named(tmp_path):
+    (tmp_path / ".ipynb_checkpoints").mkdir()
+    for name in ("a.jpg", "._a.jpg", "Thumbs.db", ".ipynb_checkpoints/a.jpg"):
+        (tmp_path / name).touch()
+    for given in ("", "/*", "/**/*.jpg"):
+        assert find_images((f"{tmp_path}{given}",)) == [f"{tmp_path}/a.jpg"]
+    for named in (".ipynb_checkpoints", ".ipynb_checkpoints/*.jpg"):
+        assert find_images((f"{tmp_path}/{named}",)) == [f"{tmp_path}/.ipynb_checkpoints/a.jpg"]
+    assert find_images((f"{tmp_path}/._a.jpg",)) == [f"{tmp_path}/._a.jpg"]
+
+
+def test_linked_folders_are_searched_once(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "a.jpg").touch()
+    for name, target in {"linked": "elsewhere", "loop": "in"}.items():
+        (tmp_path / "in" / name).symlink_to(tmp_path / target)
+    assert find_images((str(tmp_path / "in"),)) == [str(tmp_path / "in/linked/a.jpg")]
+
+
+@pytest.mark.parametrize("suffix", sorted(OTHER_SUFFIXES))
+def test_photos_of_other_kinds_are_found_and_rejected(tmp_path, quarters, suffix):
+    path = tmp_path / f"IMG_0001{suffix.upper()}"
+    Image.fromarray(quarters).save(path, "tiff")  # Such as a raw photo, which begins with its thumbnail.
+    assert find_images((str(tmp_path),)) == [str(path)]
+    with pytest.raises(RejectError, match=f"{suffix} files are not read. Convert") as caught:
+        read_image(str(path))
+    assert caught.value.reason == "unsupported_format"
+
+
 # --- in an object store ---
 
 
@@ -186,11 +226,14 @@ def bucket(serving):
     with serving():
         filesystem = s3fs.S3FileSystem()
         filesystem.mkdir("photos")
+        filesystem.mkdir("others")
         _, png = cv2.imencode(".png", np.full((4, 6, 3), 7, np.uint8))
         for name in ("a.png", "deep/b.png"):
             filesystem.pipe(f"photos/{name}", png.tobytes())
         filesystem.pipe("photos/notes.txt", b"a note")
         filesystem.pipe("photos/deep/broken.jpg", b"no photograph")
+        for name in ("[v1]/c [2].png", "[v1]/._c.png"):
+            filesystem.pipe(f"others/{name}", png.tobytes())
         yield filesystem
 
 
@@ -205,6 +248,11 @@ def bucket(serving):
 )
 def test_found_in_a_bucket(bucket, given, names):
     assert find_images((given,)) == [f"s3://photos/{name}" for name in names]
+
+
+@pytest.mark.parametrize("given", ["s3://others", "s3://others/[v1]", "s3://others/[v1]/c [2].png", "s3://others/*/*"])
+def test_found_in_a_bucket_with_brackets_and_hidden_files(bucket, given):
+    assert find_images((given,)) == ["s3://others/[v1]/c [2].png"]
 
 
 def test_read_from_a_bucket(bucket):

@@ -2,10 +2,12 @@
 
 import io
 import json
+import os
 import string
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -336,3 +338,15 @@ def test_a_name_that_is_too_long_for_its_files_is_a_reject(tmp_path):
     assert not wanted.is_done(str(path), path.stem)
     [row] = predicted([path], wanted)
     assert row["reason"] == "name_too_long" and "255" in row["message"]
+
+
+def test_a_name_that_is_not_utf8(tmp_path):
+    """As Arrow carries it: in bytes."""
+    path = tmp_path / "room-\udce9.png"
+    Image.fromarray(np.zeros((4, 6, 3), np.uint8)).save(path)
+    wanted = outputs(tmp_path / "out", ("npy",))
+    batch = {"path": pa.array([os.fsencode(path)]).to_pylist(), "name": pa.array([os.fsencode(path.stem)]).to_pylist()}
+    [row] = [json.loads(row) for row in ImagePredictor(lambda: ConstantPredictor(2.5), wanted)(batch)["row"]]
+    assert (row["path"], row["reason"]) == (str(path), "")
+    assert np.load(tmp_path / "out" / f"{path.stem}.depth.npy").shape == (4, 6)
+    assert wanted.is_done(str(path), path.stem)

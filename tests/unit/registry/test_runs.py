@@ -1,20 +1,26 @@
 """A run says which sample store it used, holds its data report, can be continued, and ends whatever MLflow does."""
 
+import getpass
 import shutil
 import sqlite3
+import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import cast
 
 import mlflow
 import pytest
 from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
+from mlflow.data import get_source
+from mlflow.entities import Dataset
 
 from depthflow.errors import RegistryError
 from depthflow.registry import runs
-from depthflow.registry.runs import COMMIT_VARIABLE, REPORT_ARTIFACT, git_commit, mlflow_run
+from depthflow.registry.runs import COMMIT_VARIABLE, REPORT_ARTIFACT, dataset_of, git_commit, mlflow_run
 from depthflow.reports.data_report import FINGERPRINT_META, REPORT
 from depthflow.storage.files import open_files
+from depthflow.store.store import SampleStore
 
 
 @pytest.fixture(scope="module")
@@ -45,15 +51,68 @@ def test_a_store_and_its_report(tmp_path, written_for, is_logged):
     if written_for is not None:
         store.files.write(REPORT, html.encode())
     with mlflow_run(experiment="e", name="r", tags={}) as run_log:
-        run_log.samples(store)
+        run_log.samples(store, context="training")
     client = MlflowClient(run_log.tracking_uri)
-    tags = client.get_run(run_log.run_id).data.tags
+    run = client.get_run(run_log.run_id)
+    [used] = run.inputs.dataset_inputs
+    assert (used.dataset.name, used.dataset.digest) == ("store", "f00")
+    source = get_source(used)
+    assert (source._get_source_type(), source.to_dict()) == ("local", {"uri": store.files.root})
+    assert [(tag.key, tag.value) for tag in used.tags] == [("mlflow.data.context", "training")]
+    tags = run.data.tags
     assert tags["samples.location"] == store.files.root
     assert tags.get("reports.data_report") == (f"{store.files.root}/{REPORT}" if is_logged else None)
     assert [file.path for file in client.list_artifacts(run_log.run_id, "data")] == [REPORT_ARTIFACT] * is_logged
     if is_logged:
         path = download_artifacts(run_id=run_log.run_id, artifact_path="data/report.html", dst_path=str(tmp_path / "d"))
         assert Path(path).read_text(encoding="utf-8") == html
+
+
+def test_a_dataset_has_no_password():
+    store = SimpleNamespace(files=SimpleNamespace(root="s3://mira:hunter2@bucket/store"), fingerprint="f00")
+    dataset = dataset_of(cast(SampleStore, store))
+    assert (dataset.name, dataset.source_type, dataset.source) == ("store", "s3", '{"uri": "s3://***@bucket/store"}')
+
+
+def test_documents_and_tags_have_no_password():
+    with mlflow_run(experiment="e", name="r", tags={"weights": "s3://mira:hunter2@bucket/a"}) as run_log:
+        run_log.document({"weights": "s3://mira:hunter2@bucket/a", "shape": (1, 2)}, "recipe.json")
+    client = MlflowClient(run_log.tracking_uri)
+    assert client.get_run(run_log.run_id).data.tags["weights"] == "s3://***@bucket/a"
+    document = mlflow.artifacts.load_dict(f"runs:/{run_log.run_id}/recipe.json")
+    assert document == {"weights": "s3://***@bucket/a", "shape": [1, 2]}
+
+
+def test_a_run_says_whose_it_is_and_which_program_made_it():
+    with mlflow_run(experiment="e", name="r", tags={}) as run_log:
+        pass
+    tags = MlflowClient(run_log.tracking_uri).get_run(run_log.run_id).data.tags
+    assert tags["mlflow.user"] == getpass.getuser()
+    assert (tags["mlflow.source.name"], tags["mlflow.source.type"]) == (sys.argv[0], "LOCAL")
+    assert tags["mlflow.source.git.commit"] == git_commit()
+
+
+def test_metrics_of_a_logged_model_are_those_of_the_run():
+    with mlflow_run(experiment="e", name="r", tags={}) as run_log:
+        for step in (1, 2):
+            run_log.metrics({"val/a": step / 2, "val/b": step / 4}, step=step)
+        client = MlflowClient(run_log.tracking_uri)
+        before = client.get_metric_history(run_log.run_id, "val/b")
+        experiment_id = client.get_run(run_log.run_id).info.experiment_id
+        model_id = client.create_logged_model(experiment_id, source_run_id=run_log.run_id).model_id
+        dataset = Dataset("store", "f00", "local", "{}")
+        for _ in range(2):
+            values = {"val/a": 0.5, "val/b": 0.25}
+            run_log.metrics(values, step=1, timed_as="val/a", model_id=model_id, dataset=dataset)
+    found = client.get_logged_model(model_id).metrics
+    assert {(m.key, m.value, m.step, m.dataset_name, m.dataset_digest) for m in found} == {
+        ("val/a", 0.5, 1, "store", "f00"),
+        ("val/b", 0.25, 1, "store", "f00"),
+    }
+    assert len(found) == 2
+    times = [(metric.step, metric.value, metric.timestamp) for metric in before]
+    after = client.get_metric_history(run_log.run_id, "val/b")
+    assert sorted((metric.step, metric.value, metric.timestamp) for metric in after) == sorted(times)
 
 
 def status(run_log):

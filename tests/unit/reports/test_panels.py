@@ -8,7 +8,15 @@ import pytest
 from matplotlib.colors import to_rgb
 from PIL import Image
 
-from depthflow.reports.panels import EDGE_COLOUR, INVALID_GREY, DepthMap, draw_panel, sample_panel
+from depthflow.reports.panels import (
+    EDGE_COLOUR,
+    INVALID_GREY,
+    DepthMap,
+    draw_comparison,
+    draw_panel,
+    panel_jpeg,
+    sample_panel,
+)
 
 GREY = np.round(np.array(to_rgb(INVALID_GREY)) * 255).astype(int)
 NEAR_M, FAR_M = 1.0, 20.0
@@ -228,3 +236,10 @@ def test_a_sample_without_a_valid_pixel_or_under_garbage_can_be_drawn():
     half, garbage = nothing.copy(), ramp(24, 32)
     half[:, 16:], garbage[:, :16] = True, 1e20
     np.testing.assert_array_equal(sample_pixels(half, nothing), sample_pixels(half, nothing, garbage))
+
+
+def test_a_title_with_dollars_is_no_mathematics(tmp_path):
+    rgb, depth = np.zeros((4, 6, 3), np.uint8), DepthMap(title="models/$\\frac$", depth_m=np.ones((4, 6)))
+    assert panel_jpeg(rgb=rgb, maps=[depth], title=depth.title)
+    for draw in (draw_panel, draw_comparison):
+        draw(tmp_path / "panel.png", rgb=rgb, maps=[depth])

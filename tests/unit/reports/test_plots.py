@@ -72,3 +72,8 @@ def test_a_group_without_counts_can_be_drawn():
 def test_there_is_a_colour_for_each_group():
     with pytest.raises(ValueError, match="zip"):
         draw({str(k): COUNTS for k in range(len(GROUP_COLOURS) + 1)})
+
+
+@pytest.mark.parametrize("label", ["models/$\\frac$", "a$b_1$", "cost$"])
+def test_a_label_with_dollars_is_no_mathematics(label):
+    assert label in words(draw({label: COUNTS}))

@@ -15,6 +15,7 @@ from depthflow.reports.survey import (
     depth_histogram,
     drawn_samples,
     evenly_spaced,
+    implausible_depths,
     oddities,
     robust_z,
     sample_rows,
@@ -159,3 +160,26 @@ def test_values_by_scene_type(rows):
     assert {scene_type: len(of_type) for scene_type, of_type in values.items()} == {"indoors": 45, "outdoor": 30}
     outdoor = [r["depth_median_m"] for r in sorted(rows, key=itemgetter("sample_id")) if r["scene_type"] == "outdoor"]
     assert sorted(values["outdoor"]) == sorted(outdoor)
+
+
+@pytest.mark.parametrize("medians_m", [[], [0.05, 500.0], [0.6, 4.9, 300.0]])
+def test_depths_that_may_be_metres_raise_no_warning(medians_m):
+    assert implausible_depths([{"sample_id": "a", "depth_median_m": median} for median in medians_m]) == ""
+
+
+@pytest.mark.parametrize(
+    ("median_m", "words"),
+    [
+        (4937.0, "with 4937 m. Depth files must hold metres, and these look like millimetres, which would be 4.94 m. "),
+        (501.0, "look like millimetres, which would be 0.501 m. "),
+        (5e6, "look like micrometres, which would be 5 m. "),
+        (0.004, "look like kilometres, which would be 4 m, or inverse or normalized depth. "),
+        (1e-5, "look like inverse or normalized depth. "),
+        (1e20, "look like none of the usual units. "),
+    ],
+)
+def test_a_median_depth_that_can_hardly_be_metres_names_the_likely_unit(median_m, words):
+    medians_m = {"a": 2.0, "b": median_m}
+    warning = implausible_depths([{"sample_id": name, "depth_median_m": m} for name, m in medians_m.items()])
+    assert warning.startswith("1 of 2 samples have a median depth outside 0.05 to 500 m, such as b with ")
+    assert words in warning

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import tyro
 
-from depthflow.errors import DepthflowError
+from depthflow.errors import DepthflowError, full_disk_reported
 from depthflow.observability.logs import configure_logging, tell, tell_defect
 from depthflow.observability.safe_text import streams_without_credentials
 
@@ -88,7 +88,8 @@ def _outcome(
     try:
         configure_logging()
         prog = Path(sys.argv[0]).name  # With the whole path, help would not fit the terminal.
-        result = _with_status(main(**_parse(main, arguments, prog=prog, description=description)))
+        with full_disk_reported():
+            result = _with_status(main(**_parse(main, arguments, prog=prog, description=description)))
         return result, EXIT_REJECTS if result["status"] == "rejects" else 0
     except KeyboardInterrupt as error:
         flags = [error.flag] if isinstance(error, Interrupted) and error.flag not in sys.argv else []

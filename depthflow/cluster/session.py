@@ -2,11 +2,13 @@
 
 import logging
 import os
+import secrets
 import signal
 import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -30,7 +32,8 @@ sample of 768 x 1024."""
 CONNECT_S = 10
 MAX_TEMP_DIR_BYTES = 35
 """Ray's sockets are at TMPDIR/ray/session_TIME_PID/sockets/plasma_store, and a socket's path has at most 107 bytes."""
-SHORT_TEMP_DIR = "/tmp/ray"
+OWN_TEMP_DIR = f"/tmp/ray-{os.getuid()}"
+TOKEN_VARIABLES = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 START_ATTEMPTS = 3
 STARTUP_TIMEOUT = "timed out during startup"
 """Part of Ray's error message when it starts too slowly."""
@@ -100,9 +103,11 @@ def _init(**arguments: Any) -> None:
 
 def _start_local(num_cpus: int | None) -> None:
     """Starts a local Ray, several times if need be: Ray gives its processes 30 s, however busy the machine is."""
+    _require_token()
+    temp_dir = _temp_dir()
     for attempt in range(1, START_ATTEMPTS + 1):
         try:
-            return _init(address="local", num_cpus=num_cpus, **_short_temp_dir())
+            return _init(address="local", num_cpus=num_cpus, **temp_dir)
         except Exception as error:  # Ray has no specific type for this error.
             ray.shutdown()
             if STARTUP_TIMEOUT not in str(error):
@@ -114,13 +119,30 @@ def _start_local(num_cpus: int | None) -> None:
     )
 
 
-def _short_temp_dir() -> dict[str, str]:
-    """Returns arguments for `ray.init` if the usual temporary folder's path is too long for its sockets."""
-    usual = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
-    if len(os.fsencode(usual)) <= MAX_TEMP_DIR_BYTES:
+def _require_token() -> None:
+    """Makes a token for this process and its children if Ray, which keeps one in ~/.ray, cannot write there."""
+    if any(os.environ.get(name) for name in TOKEN_VARIABLES):
+        return
+    try:
+        folder = Path.home() / ".ray"
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return
+    except (OSError, RuntimeError):  # RuntimeError: a user without a home.
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+
+
+def _temp_dir() -> dict[str, str]:
+    """Returns arguments for `ray.init` if Ray cannot use the usual temporary folder."""
+    usual = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir())
+    if len(os.fsencode(usual)) > MAX_TEMP_DIR_BYTES:
+        reason = f"The path of {usual} is too long for Ray's sockets"
+    elif (usual / "ray").exists() and not os.access(usual / "ray", os.W_OK):
+        reason = f"{usual / 'ray'} belongs to another user"
+    else:
         return {}
-    tell(f"The path of {usual} is too long for Ray's sockets: Ray uses {SHORT_TEMP_DIR} instead")
-    return {"_temp_dir": SHORT_TEMP_DIR}
+    tell(f"{reason}: Ray uses {OWN_TEMP_DIR} instead")
+    return {"_temp_dir": OWN_TEMP_DIR}
 
 
 def _worker_environment() -> dict[str, str]:

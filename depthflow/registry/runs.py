@@ -16,7 +16,7 @@ from mlflow.exceptions import MlflowException
 
 from depthflow.errors import RegistryError
 from depthflow.observability.safe_text import without_credentials
-from depthflow.registry.tracking import experiment_id, is_away, one_attempt, tracking_uri, use_tracking_uri
+from depthflow.registry.tracking import experiment_id, is_away, mlflow_at, one_attempt, tracking_uri
 from depthflow.reports.data_report import REPORT, read_report
 from depthflow.store.store import SampleStore
 
@@ -53,36 +53,39 @@ class RunLog:
         self._log([Metric(name, value, now, first_step + k) for k, value in enumerate(values)])
 
     def _log(self, metrics: list[Metric]) -> None:
-        client = self.client()
-        for start in range(0, len(metrics), METRICS_PER_CALL):
-            client.log_batch(self.run_id, metrics=metrics[start : start + METRICS_PER_CALL])
+        with mlflow_at(self.tracking_uri) as client:
+            for start in range(0, len(metrics), METRICS_PER_CALL):
+                client.log_batch(self.run_id, metrics=metrics[start : start + METRICS_PER_CALL])
 
     def params(self, values: Mapping[str, Any]) -> None:
         """Logs the run's configuration."""
-        self.client().log_batch(
-            self.run_id, params=[Param(name, without_credentials(str(value))) for name, value in values.items()]
-        )
+        params = [Param(name, without_credentials(str(value))) for name, value in values.items()]
+        with mlflow_at(self.tracking_uri) as client:
+            client.log_batch(self.run_id, params=params)
 
     def tag(self, values: Mapping[str, Any]) -> None:
         """Sets tags."""
-        client = self.client()
-        for name, value in values.items():
-            client.set_tag(self.run_id, name, without_credentials(str(value)))
+        with mlflow_at(self.tracking_uri) as client:
+            for name, value in values.items():
+                client.set_tag(self.run_id, name, without_credentials(str(value)))
 
     def artifact(self, path: Path, folder: str) -> None:
         """Uploads a file into a folder of the run's artifacts."""
-        self.client().log_artifact(self.run_id, str(path), folder)
+        with mlflow_at(self.tracking_uri) as client:
+            client.log_artifact(self.run_id, str(path), folder)
 
     def document(self, content: Mapping[str, Any], path: str) -> None:
         """Uploads a JSON document."""
-        self.client().log_dict(self.run_id, dict(content), path)
+        with mlflow_at(self.tracking_uri) as client:
+            client.log_dict(self.run_id, dict(content), path)
 
     def samples(self, store: SampleStore) -> None:
         """Tags the run with its sample store, and uploads the store's data report if it has one."""
         self.tag({"samples.location": store.files.root})
         report = read_report(store)
         if report is not None:
-            self.client().log_text(self.run_id, report, REPORT_ARTIFACT)
+            with mlflow_at(self.tracking_uri) as client:
+                client.log_text(self.run_id, report, REPORT_ARTIFACT)
             self.tag({"reports.data_report": f"{store.files.root}/{REPORT}"})
 
     def client(self) -> MlflowClient:
@@ -106,13 +109,13 @@ def mlflow_run(*, experiment: str, name: str, tags: Mapping[str, str], run_id: s
         RegistryError: at the start, if MLflow cannot be reached, or if the run does not exist or was deleted.
     """
     uri = tracking_uri()
-    client = use_tracking_uri(uri)
     tags = {**tags, "mlflow.source.git.commit": git_commit()}
     try:
-        if run_id is None:
-            run_id = client.create_run(experiment_id(client, uri, experiment), run_name=name, tags=tags).info.run_id
-        else:
-            _reopen(client, run_id, tags)
+        with mlflow_at(uri) as client:
+            if run_id is None:
+                run_id = client.create_run(experiment_id(client, uri, experiment), run_name=name, tags=tags).info.run_id
+            else:
+                _reopen(client, run_id, tags)
     except MlflowException as error:
         raise RegistryError(
             f"MLflow at {uri} cannot start the run {run_id or name}: {error}. Check the server and MLFLOW_TRACKING_URI."

@@ -20,7 +20,7 @@ from mlflow.types import Schema, TensorSpec
 from depthflow.errors import RegistryError
 from depthflow.models.interface import NETWORK_ARTIFACT, NETWORK_SHA256, file_sha256
 from depthflow.registry.runs import RunLog
-from depthflow.registry.tracking import tracking_uri, use_tracking_uri
+from depthflow.registry.tracking import mlflow_at, tracking_uri
 
 if TYPE_CHECKING:
     import keras
@@ -73,34 +73,35 @@ def register_network(
         input_example: (1, H, W, 3) uint8.
         description: Tags of the version: metrics, fingerprint, recipe and so on.
     """
-    client = use_tracking_uri(run_log.tracking_uri)
-    with TemporaryDirectory() as folder, mlflow.start_run(run_id=run_log.run_id, nested=True):
+    with TemporaryDirectory() as folder, mlflow_at(run_log.tracking_uri):
         path = Path(folder) / "network.keras"
         network.save(path)
         checksum = {NETWORK_SHA256: file_sha256(path)}
-        logged = mlflow.pyfunc.log_model(
-            name="model",
-            python_model=str(serving_code),
-            artifacts={NETWORK_ARTIFACT: str(path)},
-            model_config=checksum,
-            code_paths=[str(Path(__file__).parents[1])],
-            signature=SIGNATURE,
-            input_example=input_example,
-            pip_requirements=[f"{package}=={version(package)}" for package in SERVING_PACKAGES],
-        )
-    created = mlflow.register_model(logged.model_uri, model_name)
+        with mlflow.start_run(run_id=run_log.run_id, nested=True):
+            logged = mlflow.pyfunc.log_model(
+                name="model",
+                python_model=str(serving_code),
+                artifacts={NETWORK_ARTIFACT: str(path)},
+                model_config=checksum,
+                code_paths=[str(Path(__file__).parents[1])],
+                signature=SIGNATURE,
+                input_example=input_example,
+                pip_requirements=[f"{package}=={version(package)}" for package in SERVING_PACKAGES],
+            )
+        created = mlflow.register_model(logged.model_uri, model_name)
     registered = ModelVersion(name=model_name, version=str(created.version))
     tag_version(registered, {**description, **checksum}, run_log.tracking_uri)
-    client.set_registered_model_alias(model_name, CHALLENGER, registered.version)
+    with mlflow_at(run_log.tracking_uri) as client:
+        client.set_registered_model_alias(model_name, CHALLENGER, registered.version)
     return registered
 
 
 def tag_version(version: ModelVersion, tags: Mapping[str, Any], tracking: str) -> None:
     """Adds tags to a version. Values other than text become JSON."""
-    client = use_tracking_uri(tracking)
-    for key, value in tags.items():
-        text = value if isinstance(value, str) else json.dumps(value)
-        client.set_model_version_tag(version.name, version.version, key, text)
+    with mlflow_at(tracking) as client:
+        for key, value in tags.items():
+            text = value if isinstance(value, str) else json.dumps(value)
+            client.set_model_version_tag(version.name, version.version, key, text)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,9 +146,9 @@ class ResolvedModel:
         Raises:
             RegistryError: if there is no such model.
         """
-        use_tracking_uri(self.tracking_uri)
         try:
-            return mlflow.artifacts.download_artifacts(self.uri)
+            with mlflow_at(self.tracking_uri):
+                return mlflow.artifacts.download_artifacts(self.uri)
         except (MlflowException, OSError, ValueError) as error:
             raise RegistryError(
                 f"There is no model {self.uri} at {self.tracking_uri}: {error}. Pass models:/NAME@champion, "
@@ -170,12 +171,12 @@ def resolve_model(uri: str) -> ResolvedModel:
         if local != uri and not Path(local).is_dir():
             raise RegistryError(f"There is no folder {uri}. Pass models:/NAME@ALIAS, models:/NAME/VERSION or a folder.")
         return ResolvedModel(uri=local, tracking_uri=tracking, version=None, tags={})
-    client = use_tracking_uri(tracking)
     try:
-        if match["alias"]:
-            found = client.get_model_version_by_alias(match["name"], match["alias"])
-        else:
-            found = client.get_model_version(match["name"], match["version"])
+        with mlflow_at(tracking) as client:
+            if match["alias"]:
+                found = client.get_model_version_by_alias(match["name"], match["alias"])
+            else:
+                found = client.get_model_version(match["name"], match["version"])
     except MlflowException as error:
         reason = error.message.rstrip(".")
         raise RegistryError(

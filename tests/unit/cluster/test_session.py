@@ -1,5 +1,11 @@
 """Starting and connecting to Ray."""
 
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
 import pytest
 import ray
 
@@ -38,6 +44,20 @@ def test_a_ray_that_times_out_on_startup_is_started_again(monkeypatch, message, 
     with pytest.raises(error), ray_session(2):
         raise AssertionError("the session started")
     assert len(calls) == attempts and all(arguments["num_cpus"] == 2 for arguments in calls)
+
+
+def test_the_folder_of_another_users_ray_is_left_alone():
+    """On a machine that several people use, /tmp/ray belongs to whoever was first."""
+    code = "from depthflow.cluster import session; print(session._temp_dir())"
+    command = [sys.executable, "-c", code]
+    if os.getuid() == 0:  # Root may write anywhere, unless it gives up its capabilities.
+        command = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", *command]
+    with tempfile.TemporaryDirectory(dir="/tmp") as temp:
+        Path(temp, "ray").mkdir(mode=0o555)
+        env = {**os.environ, "TMPDIR": temp, "RAY_TMPDIR": ""}
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+    assert done.stdout == f"{{'_temp_dir': '/tmp/ray-{os.getuid()}'}}\n", done.stderr
+    assert f"{temp}/ray belongs to another user: Ray uses /tmp/ray-{os.getuid()} instead" in done.stderr
 
 
 def test_a_session_inside_another_uses_its_ray(shared_ray):

@@ -16,6 +16,7 @@ import ray
 from depthflow.command import preserve_signal_handlers
 from depthflow.errors import ClusterError
 from depthflow.observability.logs import LOG_FORMAT, configure_logging, has_run, is_json, tell
+from depthflow.observability.progress import waiting
 
 WORKER_ENVIRONMENT = {
     "KERAS_BACKEND": "tensorflow",
@@ -65,7 +66,7 @@ def ray_session(num_cpus: int | None = None) -> Iterator[None]:
         _require_listener(address)
     os.environ.update(WORKER_ENVIRONMENT)
     try:
-        with preserve_signal_handlers():
+        with preserve_signal_handlers(), waiting(f"Waiting for Ray at {address}" if address else "Starting Ray"):
             if address:
                 _init(address=address, runtime_env={"env_vars": _worker_environment()})
             else:

@@ -1,9 +1,7 @@
 """Finds the MLflow server, and limits how long it may hold up a job."""
 
-import itertools
 import os
 import re
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,12 +14,11 @@ from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_MAX_RETRIES
 from mlflow.exceptions import MlflowException
 
 from depthflow.errors import RegistryError, full_disk_reported
-from depthflow.observability.logs import tell
+from depthflow.observability.progress import waiting
 
 DEFAULT_URI = "sqlite:///mlflow.db"
 SQLITE_PREFIX = "sqlite:///"
 RETRY_S = 2
-TELL_EVERY_S = 10
 ATTEMPT_S = 10
 """Seconds within which a server must accept a connection, and again within which it must answer."""
 AWAY_CODES = frozenset(
@@ -84,7 +81,7 @@ def mlflow_at(uri: str) -> Iterator[MlflowClient]:
     Raises:
         RegistryError: if MLflow cannot be reached, or stops answering before the block ends.
     """
-    with _told(f"Waiting for MLflow at {uri}"):
+    with waiting(f"Waiting for MLflow at {uri}"):
         client = use_tracking_uri(uri)
         retries = os.environ.get("MLFLOW_HTTP_REQUEST_MAX_RETRIES") or "1"
         try:
@@ -96,26 +93,6 @@ def mlflow_at(uri: str) -> Iterator[MlflowClient]:
             raise RegistryError(
                 f"MLflow at {uri} no longer answers: {_reason(error)}. Run the same command again once it does."
             ) from error
-
-
-@contextmanager
-def _told(what: str) -> Iterator[None]:
-    """Says every `TELL_EVERY_S` how long the block has taken."""
-    ended = threading.Event()
-
-    def tell_time() -> None:
-        for count in itertools.count(1):
-            if ended.wait(TELL_EVERY_S):
-                return
-            tell(f"{what}: {count * TELL_EVERY_S} s so far")
-
-    teller = threading.Thread(target=tell_time, daemon=True)
-    teller.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        teller.join()
 
 
 def ask(uri: str) -> None:

@@ -282,7 +282,7 @@ def test_server_that_hangs_in_the_middle_of_a_step_is_waited_for_aloud_and_not_f
 ):
     server.wait()
     run_log = new_run(server.uri)
-    monkeypatch.setattr("depthflow.registry.tracking.TELL_EVERY_S", 1)
+    monkeypatch.setattr("depthflow.observability.progress.TELL_EVERY_S", 1)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
     monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", raising=False)
     with (

@@ -103,7 +103,7 @@ def test_a_wait_is_told(monkeypatch, capsys):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     monkeypatch.setattr("depthflow.registry.tracking.ATTEMPT_S", 1)
     monkeypatch.setattr("depthflow.registry.tracking.RETRY_S", 0)
-    monkeypatch.setattr("depthflow.registry.tracking.TELL_EVERY_S", 0.5)
+    monkeypatch.setattr("depthflow.observability.progress.TELL_EVERY_S", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         uri = f"http://127.0.0.1:{silent.getsockname()[1]}"
         with pytest.raises(RegistryError, match=f"MLflow at {uri} does not answer"), mlflow_at(uri):

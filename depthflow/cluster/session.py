@@ -77,6 +77,8 @@ def ray_session(num_cpus: int | None = None) -> Iterator[None]:
     context.enable_progress_bars = False
     context.raise_original_map_exception = True  # Ray's own wrapper loses its cause on the way to the driver.
     logging.getLogger("ray.data").setLevel(logging.WARNING)
+    for name in ("exceptions", "_internal.execution.streaming_executor_state"):
+        logging.getLogger(f"ray.data.{name}").setLevel(logging.CRITICAL)  # Tracebacks of what is raised here as well.
     configure_logging(None if has_run() else ray.get_runtime_context().get_job_id())
     try:
         yield

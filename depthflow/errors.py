@@ -93,7 +93,8 @@ def full_disk_reported() -> Iterator[None]:
             found = _FULL_DISK_WORDS.search(str(cause))
             if found:
                 line = next(line for line in str(cause).splitlines() if found[0] in line)
-                raise DepthflowError(f"A disk is full: {line.strip()}. {FREE_SPACE}.") from error
+                which = "" if "/" in line else " It may be that of temporary files (TMPDIR)."
+                raise DepthflowError(f"A disk is full: {line.strip()}.{which} {FREE_SPACE}.") from error
         raise
 
 

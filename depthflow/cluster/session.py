@@ -31,6 +31,9 @@ a glibc that keeps the memory of freed arrays: returning it to the system, page 
 sample of 768 x 1024."""
 
 CONNECT_S = 10
+ANSWER_S = 60
+GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
+"""What a client of gRPC, which Ray speaks, says first: the preface of HTTP/2 and an empty SETTINGS frame."""
 MAX_TEMP_DIR_BYTES = 35
 """Ray's sockets are at TMPDIR/ray/session_TIME_PID/sockets/plasma_store, and a socket's path has at most 107 bytes."""
 OWN_TEMP_DIR = f"/tmp/ray-{os.getuid()}"
@@ -62,12 +65,11 @@ def ray_session(num_cpus: int | None = None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    if address:
-        _require_listener(address)
     os.environ.update(WORKER_ENVIRONMENT)
     try:
         with preserve_signal_handlers(), waiting(f"Waiting for Ray at {address}" if address else "Starting Ray"):
             if address:
+                _require_listener(address)
                 _init(address=address, runtime_env={"env_vars": _worker_environment()})
             else:
                 _start_local(num_cpus)
@@ -87,12 +89,15 @@ def ray_session(num_cpus: int | None = None) -> Iterator[None]:
 
 
 def _require_listener(address: str) -> None:
-    """Raises ClusterError at once if nothing listens at HOST:PORT: Ray itself keeps trying for minutes."""
+    """Raises ClusterError if nothing listens at HOST:PORT or it says nothing: Ray itself keeps trying for minutes."""
     host, _, port = address.rpartition("://")[2].rpartition(":")
     if not port.isdigit():
         return  # `auto` and `local`.
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S) as connection:
+            connection.settimeout(ANSWER_S)
+            connection.sendall(GREETING)
+            connection.recv(1)  # A process that is suspended accepts connections, too.
     except OSError as error:
         raise ClusterError(
             f"No Ray listens at {address}: {error.strerror or error}. Start it, or set RAY_ADDRESS to HOST:PORT of the "

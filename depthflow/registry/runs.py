@@ -16,7 +16,7 @@ from mlflow.exceptions import MlflowException
 
 from depthflow.errors import RegistryError
 from depthflow.observability.safe_text import without_credentials
-from depthflow.registry.tracking import experiment_id, is_away, mlflow_at, one_attempt, tracking_uri
+from depthflow.registry.tracking import experiment_id, is_away, mlflow_at, one_attempt, reason, tracking_uri
 from depthflow.reports.data_report import REPORT, read_report
 from depthflow.store.store import SampleStore
 
@@ -140,16 +140,16 @@ def _reopen(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None:
 
 def _end(run_log: RunLog, status: str) -> None:
     """Sets the status within seconds, or warns: it must not fail the job or hide the error that ended it."""
-    error: Exception | None = None
+    why = ""
     for pause_s in END_PAUSES_S:
         time.sleep(pause_s)
         try:
             with one_attempt():
                 run_log.client().set_terminated(run_log.run_id, status)
             return
-        except Exception as caught:
-            error = caught
-            if not is_away(caught):
+        except Exception as error:
+            why = reason(error)
+            if not is_away(error):
                 break
     _log.warning(
         "The run %s is %s, but MLflow at %s could not be told and still shows it as running: %s. "
@@ -157,7 +157,7 @@ def _end(run_log: RunLog, status: str) -> None:
         run_log.run_id,
         status,
         run_log.tracking_uri,
-        error,
+        why,
     )
 
 

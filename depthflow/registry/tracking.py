@@ -1,5 +1,6 @@
 """Finds the MLflow server, and limits how long it may hold up a job."""
 
+import logging
 import os
 import re
 import time
@@ -19,6 +20,7 @@ from depthflow.observability.progress import waiting
 DEFAULT_URI = "sqlite:///mlflow.db"
 SQLITE_PREFIX = "sqlite:///"
 RETRY_S = 2
+REASON_CHARACTERS = 600
 ATTEMPT_S = 10
 """Seconds within which a server must accept a connection, and again within which it must answer."""
 AWAY_CODES = frozenset(
@@ -91,7 +93,7 @@ def mlflow_at(uri: str) -> Iterator[MlflowClient]:
             if not is_away(error):
                 raise
             raise RegistryError(
-                f"MLflow at {uri} no longer answers: {_reason(error)}. Run the same command again once it does."
+                f"MLflow at {uri} no longer answers: {reason(error)}. Run the same command again once it does."
             ) from error
 
 
@@ -142,17 +144,18 @@ def use_tracking_uri(uri: str) -> MlflowClient:
     """
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # Tracebacks of what it raises as well.
     try:
         client = MlflowClient(uri, uri)
         _wait_for(uri)
     except (MlflowException, OSError) as error:
-        raise RegistryError(f"MLflow at {uri} does not answer: {_reason(error)}. Check MLFLOW_TRACKING_URI.") from error
+        raise RegistryError(f"MLflow at {uri} does not answer: {reason(error)}. Check MLFLOW_TRACKING_URI.") from error
     return client
 
 
-def _reason(error: Exception) -> str:
-    """Returns the first line, without SQL or a web page."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
+def reason(error: Exception) -> str:
+    """Returns an error's text as one line, without SQL or the rest of a web page."""
+    return " ".join(str(error).partition("[SQL")[0].split())[:REASON_CHARACTERS].rstrip(". ")
 
 
 def experiment_id(client: MlflowClient, uri: str, name: str) -> str:

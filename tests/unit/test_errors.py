@@ -61,7 +61,7 @@ def test_a_full_disk_is_told_whoever_writes(tmp_path, write):
 def test_a_full_disk_is_found_among_causes_and_in_their_text():
     failed = RuntimeError("the workers failed")
     failed.worker_failures = {0: RuntimeError("Traceback:\n  a line\nOSError: [Errno 28] No space left on device\n")}
-    told = r"^A disk is full: OSError: \[Errno 28\] No space left on device\. Free space"
+    told = r"^A disk is full: OSError: \[Errno 28\] No space left on device\. It may be that of temporary files"
     with pytest.raises(DepthflowError, match=told), full_disk_reported():
         raise failed
     full = sqlite3.OperationalError("database or disk is full")

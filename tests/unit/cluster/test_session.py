@@ -1,6 +1,7 @@
 """Starting and connecting to Ray."""
 
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -44,6 +45,19 @@ def test_a_ray_that_times_out_on_startup_is_started_again(monkeypatch, message, 
     with pytest.raises(error), ray_session(2):
         raise AssertionError("the session started")
     assert len(calls) == attempts and all(arguments["num_cpus"] == 2 for arguments in calls)
+
+
+def test_a_ray_that_hangs_is_told(monkeypatch, capsys):
+    """It takes the connection and says nothing, as a process does that is suspended."""
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)  # Other tests may share one.
+    monkeypatch.setattr("depthflow.cluster.session.ANSWER_S", 1)
+    monkeypatch.setattr("depthflow.observability.progress.TELL_EVERY_S", 0.25)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        with pytest.raises(ClusterError, match=rf"No Ray listens at {address}: timed out\. Start it"), ray_session():
+            raise AssertionError("the session started")
+    assert f"Waiting for Ray at {address}: 0.25 s so far\n" in capsys.readouterr().err
 
 
 def test_the_folder_of_another_users_ray_is_left_alone():

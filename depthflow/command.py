@@ -19,7 +19,7 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
-from depthflow.errors import DepthflowError
+from depthflow.errors import DepthflowError, full_disk_reported
 from depthflow.observability.logs import configure_logging, tell, tell_defect
 from depthflow.observability.noise import hide_noise
 from depthflow.observability.safe_text import streams_without_credentials
@@ -91,7 +91,8 @@ def _outcome(
         configs = _parse(main, arguments, prog=prog, description=description)
         if not any(getattr(config, "verbose", False) for config in configs.values()):
             hide_noise()
-        result = _with_status(main(**configs))
+        with full_disk_reported():
+            result = _with_status(main(**configs))
         return result, EXIT_REJECTS if result["status"] == "rejects" else 0
     except KeyboardInterrupt as error:
         flags = [error.flag] if isinstance(error, Interrupted) and error.flag not in sys.argv else []

@@ -1,8 +1,18 @@
 """Errors that a user can cause and fix. Everything else is a defect and keeps its traceback."""
 
+import errno
+import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
+
+DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FREE_SPACE = "Free space, or raise the quota, and run the same command again"
+_FULL_DISK_WORDS = re.compile(
+    "|".join([*map(os.strerror, DISK_IS_FULL), "database or disk is full", r"\d+ requested and \d+ written"])
+)
+"""What is left of such an error from SQLite, from NumPy, and from libraries that hand over its text alone."""
 
 
 class DepthflowError(Exception):
@@ -71,10 +81,34 @@ def unwrapped() -> Iterator[None]:
         raise found from None
 
 
-def _inside(error: BaseException | None) -> DepthflowError | None:
-    cause = getattr(error, "cause", None)  # Of Ray's task errors, which pass for the error that they wrap.
-    if isinstance(error, DepthflowError) and not isinstance(cause, DepthflowError):
-        return error
-    workers = getattr(error, "worker_failures", None) or {}  # Errors of Ray Train, by rank.
-    causes = [cause, getattr(error, "__cause__", None), *workers.values()]
-    return next((found for cause in causes if isinstance(cause, BaseException) and (found := _inside(cause))), None)
+@contextmanager
+def full_disk_reported() -> Iterator[None]:
+    """Turns an error that a full disk caused into a message for the user; any other error passes unchanged."""
+    try:
+        yield
+    except DepthflowError:
+        raise
+    except Exception as error:
+        for cause in _causes(error):
+            found = _FULL_DISK_WORDS.search(str(cause))
+            if found:
+                line = next(line for line in str(cause).splitlines() if found[0] in line)
+                which = "" if "/" in line else " It may be that of temporary files (TMPDIR)."
+                raise DepthflowError(f"A disk is full: {line.strip()}.{which} {FREE_SPACE}.") from error
+        raise
+
+
+def _inside(error: BaseException) -> DepthflowError | None:
+    """Returns the first DepthflowError among an error's causes that is no copy by Ray of another one."""
+    users = (cause for cause in _causes(error) if isinstance(cause, DepthflowError))
+    return next((cause for cause in users if not isinstance(getattr(cause, "cause", None), DepthflowError)), None)
+
+
+def _causes(error: object) -> Iterator[BaseException]:
+    """Yields an error and, depth first, what caused it."""
+    if isinstance(error, BaseException):
+        yield error
+        workers = getattr(error, "worker_failures", None) or {}  # Errors of Ray Train, by rank.
+        # Ray's task errors pass for the error that they wrap, which is their `cause`.
+        for cause in (getattr(error, "cause", None), error.__cause__, *workers.values()):
+            yield from _causes(cause)

@@ -24,11 +24,11 @@ def main(config: SynthesizeConfig) -> dict[str, Any]:
             progress=ProgressLine("views"),
         )
     except OSError as error:
-        if error.errno is None:  # Raised by depthflow: the folder is not empty.
+        if isinstance(error, FileExistsError) and error.errno is None:  # Raised by depthflow: the folder is not empty.
             raise SourceError(f"--{error}") from None
-        raise SourceError(
-            f"{error.filename or config.out} cannot be written: {error.strerror}. Check --out, its permissions and the "
-            "free space."
+        raise SourceError(  # NumPy gives no number and no text of it if the disk is full.
+            f"{error.filename or config.out} cannot be written: {error.strerror or error}. Check --out, its "
+            "permissions and the free space."
         ) from None
     return {"samples": samples, "out": str(Path(config.out).absolute())}
 

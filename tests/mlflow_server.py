@@ -7,6 +7,8 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 START_S = 120.0
@@ -52,6 +54,16 @@ class MlflowServer:
             except OSError:
                 time.sleep(0.1)
         raise AssertionError((self.folder / "server.log").read_text()[-2000:])
+
+    @contextmanager
+    def suspended(self) -> Iterator[None]:
+        """Has the server take connections and say nothing until the block ends."""
+        assert self._process is not None
+        os.killpg(self._process.pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.killpg(self._process.pid, signal.SIGCONT)
 
     def kill(self) -> None:
         """Kills the server and its worker, which share a session."""

@@ -114,13 +114,20 @@ def find_network(model_folder: str, *, sha256: str | None = None) -> PackagedNet
         sha256: Checksum that it must have; None for a model that states none.
 
     Raises:
-        RegistryError: if the folder is not a depthflow model, or holds another network.
+        RegistryError: if the folder is not a depthflow model, or holds another network, or pickled code, which is not
+            loaded here but would be run by whatever serves the folder.
     """
     networks = sorted(Path(model_folder).rglob("*.keras"))
     if not (Path(model_folder) / "MLmodel").is_file() or len(networks) != 1:
         raise RegistryError(
             f"{model_folder} is not a depthflow model: it needs an MLmodel file and one .keras file. "
             "Pass the folder of a registered model, or models:/NAME@ALIAS."
+        )
+    pickled = next(Path(model_folder).rglob("*.pkl"), None)
+    if pickled is not None:
+        raise RegistryError(
+            f"{pickled} is a pickle, which runs code when it is loaded, and a depthflow model has none. Pass the "
+            "folder of a model that train.py registered."
         )
     check_network(networks[0], sha256=sha256)
     return PackagedNetwork(path=str(networks[0]), camera=_packaged_camera(Path(model_folder) / "MLmodel"))

@@ -1,11 +1,37 @@
 """Progress of long work, on stderr."""
 
+import itertools
 import math
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 from depthflow.observability.logs import is_json, tell
+
+TELL_EVERY_S = 10
+
+
+@contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """Says every `TELL_EVERY_S` what has been waited for, and for how long, until the block ends."""
+    ended = threading.Event()
+
+    def tell_time() -> None:
+        for count in itertools.count(1):
+            if ended.wait(TELL_EVERY_S):
+                return
+            tell(f"{what}: {count * TELL_EVERY_S} s so far", logger=__name__)
+
+    teller = threading.Thread(target=tell_time, daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        teller.join()
 
 
 class ProgressLine:

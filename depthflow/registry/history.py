@@ -14,7 +14,7 @@ from mlflow.entities import Run, RunInfo
 from mlflow.exceptions import MlflowException
 
 from depthflow.errors import RegistryError
-from depthflow.registry.tracking import tracking_uri, use_tracking_uri
+from depthflow.registry.tracking import mlflow_at, tracking_uri
 from depthflow.registry.versions import CHAMPION
 
 MOVES = ("promoted", "forced", "rolled_back")
@@ -42,9 +42,9 @@ class Move:
 
 def champion_of(model_name: str) -> str | None:
     """Returns the version with the alias champion, or None."""
-    client = use_tracking_uri(tracking_uri())
     try:
-        return str(client.get_model_version_by_alias(model_name, CHAMPION).version)
+        with mlflow_at(tracking_uri()) as client:
+            return str(client.get_model_version_by_alias(model_name, CHAMPION).version)
     except MlflowException as error:
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             return None
@@ -146,22 +146,22 @@ def describe(row: dict[str, Any]) -> str:
 
 def decisions(model_name: str, experiment: str) -> list[Run]:
     """Returns the runs that record a model's decisions, oldest first."""
-    client = use_tracking_uri(tracking_uri())
-    found = client.get_experiment_by_name(experiment)
-    if found is None:
-        return []
-    runs: list[Run] = []
-    token: str | None = None
-    while token != "":
-        page = client.search_runs(
-            [found.experiment_id],
-            order_by=["attributes.start_time ASC"],
-            page_token=token,
-        )
-        # Selected here: a filter of MLflow cannot quote every name.
-        runs += [run for run in page if run.data.tags.get("depthflow.model") == model_name]
-        token = page.token or ""
-    return runs
+    with mlflow_at(tracking_uri()) as client:
+        found = client.get_experiment_by_name(experiment)
+        if found is None:
+            return []
+        runs: list[Run] = []
+        token: str | None = None
+        while token != "":
+            page = client.search_runs(
+                [found.experiment_id],
+                order_by=["attributes.start_time ASC"],
+                page_token=token,
+            )
+            # Selected here: a filter of MLflow cannot quote every name.
+            runs += [run for run in page if run.data.tags.get("depthflow.model") == model_name]
+            token = page.token or ""
+        return runs
 
 
 def _moved(runs: Iterable[Run], *, present: str | None) -> set[str]:

@@ -18,7 +18,7 @@ from depthflow.errors import RegistryError
 from depthflow.registry.gate import Candidate, Policy, decide
 from depthflow.registry.history import MOVES, STALE_S, champion_of, decisions, is_stale, previous_champion
 from depthflow.registry.runs import mlflow_run
-from depthflow.registry.tracking import tracking_uri, use_tracking_uri
+from depthflow.registry.tracking import mlflow_at, tracking_uri
 from depthflow.registry.versions import CHAMPION
 
 SETTLE_S = 2.0
@@ -126,8 +126,8 @@ def _move_alias(record: Record, champion: str, run_id: str, experiment: str) -> 
     until the other ends; after `STALE_S` it takes the other for killed. A decision that took longer than that may
     have overwritten a later one. So it checks again after setting the alias, and restores the later one.
     """
-    client = use_tracking_uri(tracking_uri())
-    mine = client.get_run(run_id).info
+    with mlflow_at(tracking_uri()) as client:
+        mine = client.get_run(run_id).info
     _wait_for_others(record.model_name, experiment, mine)
     moved_before = {run.info.run_id for run in _moves(record.model_name, experiment, "FINISHED")}
     present = champion_of(record.model_name)
@@ -136,17 +136,22 @@ def _move_alias(record: Record, champion: str, run_id: str, experiment: str) -> 
             f"The champion of {record.model_name} became version {present or 'none'} while version {champion} was "
             f"compared with {record.previous or 'the baseline'}. Run the command again."
         )
-    client.set_registered_model_alias(record.model_name, CHAMPION, champion)
+    _set_champion(record.model_name, champion)
     if is_stale(mine):
         _wait_for_others(record.model_name, experiment, mine)
         moved = _moves(record.model_name, experiment, "FINISHED")
         later = [run.data.tags["depthflow.champion"] for run in moved if run.info.run_id not in moved_before]
         if later:
-            client.set_registered_model_alias(record.model_name, CHAMPION, later[-1])
+            _set_champion(record.model_name, later[-1])
             raise RegistryError(
                 f"Moving the champion of {record.model_name} to version {champion} took longer than {STALE_S:g} s, and "
                 f"version {later[-1]} became champion meanwhile. It was restored. Run the command again."
             )
+
+
+def _set_champion(model_name: str, champion: str) -> None:
+    with mlflow_at(tracking_uri()) as client:
+        client.set_registered_model_alias(model_name, CHAMPION, champion)
 
 
 def _wait_for_others(model_name: str, experiment: str, mine: RunInfo) -> None:

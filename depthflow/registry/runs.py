@@ -19,7 +19,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_GIT_COMMIT
 
 from depthflow.errors import RegistryError
 from depthflow.observability.safe_text import without_credentials
-from depthflow.registry.tracking import experiment_id, is_away, one_attempt, tracking_uri, use_tracking_uri
+from depthflow.registry.tracking import experiment_id, is_away, mlflow_at, one_attempt, reason, tracking_uri
 from depthflow.reports.data_report import REPORT, read_report
 from depthflow.store.store import SampleStore
 
@@ -82,30 +82,32 @@ class RunLog:
         self._log([Metric(name, value, now, first_step + k) for k, value in enumerate(values)])
 
     def _log(self, metrics: list[Metric]) -> None:
-        client = self.client()
-        for start in range(0, len(metrics), METRICS_PER_CALL):
-            client.log_batch(self.run_id, metrics=metrics[start : start + METRICS_PER_CALL])
+        with mlflow_at(self.tracking_uri) as client:
+            for start in range(0, len(metrics), METRICS_PER_CALL):
+                client.log_batch(self.run_id, metrics=metrics[start : start + METRICS_PER_CALL])
 
     def params(self, values: Mapping[str, Any]) -> None:
         """Logs the run's configuration."""
-        self.client().log_batch(
-            self.run_id, params=[Param(name, without_credentials(str(value))) for name, value in values.items()]
-        )
+        params = [Param(name, without_credentials(str(value))) for name, value in values.items()]
+        with mlflow_at(self.tracking_uri) as client:
+            client.log_batch(self.run_id, params=params)
 
     def tag(self, values: Mapping[str, Any]) -> None:
         """Sets tags."""
-        client = self.client()
-        for name, value in values.items():
-            client.set_tag(self.run_id, name, without_credentials(str(value)))
+        with mlflow_at(self.tracking_uri) as client:
+            for name, value in values.items():
+                client.set_tag(self.run_id, name, without_credentials(str(value)))
 
     def artifact(self, path: Path, folder: str) -> None:
         """Uploads a file into a folder of the run's artifacts."""
-        self.client().log_artifact(self.run_id, str(path), folder)
+        with mlflow_at(self.tracking_uri) as client:
+            client.log_artifact(self.run_id, str(path), folder)
 
     def document(self, content: Mapping[str, Any], path: str) -> None:
         """Uploads a JSON document."""
         text = json.dumps(dict(content), indent=2, default=str)
-        self.client().log_text(self.run_id, without_credentials(text), path)
+        with mlflow_at(self.tracking_uri) as client:
+            client.log_text(self.run_id, without_credentials(text), path)
 
     def samples(self, store: SampleStore, *, context: str) -> Dataset:
         """Makes the sample store the run's dataset, and uploads the store's data report if it has one.
@@ -116,17 +118,20 @@ class RunLog:
         """
         dataset = dataset_of(store)
         used_as = InputTag(MLFLOW_DATASET_CONTEXT, context)
-        self.client().log_inputs(self.run_id, datasets=[DatasetInput(dataset, [used_as])])
+        with mlflow_at(self.tracking_uri) as client:
+            client.log_inputs(self.run_id, datasets=[DatasetInput(dataset, [used_as])])
         self.tag({"samples.location": store.files.root})
         report = read_report(store)
         if report is not None:
-            self.client().log_text(self.run_id, report, REPORT_ARTIFACT)
+            with mlflow_at(self.tracking_uri) as client:
+                client.log_text(self.run_id, report, REPORT_ARTIFACT)
             self.tag({"reports.data_report": f"{store.files.root}/{REPORT}"})
         return dataset
 
     def model(self, model_id: str) -> None:
         """Says that the run uses a logged model."""
-        self.client().log_inputs(self.run_id, models=[LoggedModelInput(model_id)])
+        with mlflow_at(self.tracking_uri) as client:
+            client.log_inputs(self.run_id, models=[LoggedModelInput(model_id)])
 
     def client(self) -> MlflowClient:
         """Returns a client of the run's MLflow."""
@@ -161,14 +166,14 @@ def mlflow_run(*, experiment: str, name: str, tags: Mapping[str, str], run_id: s
         RegistryError: at the start, if MLflow cannot be reached, or if the run does not exist or was deleted.
     """
     uri = tracking_uri()
-    client = use_tracking_uri(uri)
     tags = {**resolve_tags(), **tags, MLFLOW_GIT_COMMIT: git_commit()}
     tags = {key: without_credentials(value) for key, value in tags.items()}
     try:
-        if run_id is None:
-            run_id = client.create_run(experiment_id(client, uri, experiment), run_name=name, tags=tags).info.run_id
-        else:
-            _reopen(client, run_id, tags)
+        with mlflow_at(uri) as client:
+            if run_id is None:
+                run_id = client.create_run(experiment_id(client, uri, experiment), run_name=name, tags=tags).info.run_id
+            else:
+                _reopen(client, run_id, tags)
     except MlflowException as error:
         raise RegistryError(
             f"MLflow at {uri} cannot start the run {run_id or name}: {error}. Check the server and MLFLOW_TRACKING_URI."
@@ -193,16 +198,16 @@ def _reopen(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None:
 
 def _end(run_log: RunLog, status: str) -> None:
     """Sets the status within seconds, or warns: it must not fail the job or hide the error that ended it."""
-    error: Exception | None = None
+    why = ""
     for pause_s in END_PAUSES_S:
         time.sleep(pause_s)
         try:
             with one_attempt():
                 run_log.client().set_terminated(run_log.run_id, status)
             return
-        except Exception as caught:
-            error = caught
-            if not is_away(caught):
+        except Exception as error:
+            why = reason(error)
+            if not is_away(error):
                 break
     _log.warning(
         "The run %s is %s, but MLflow at %s could not be told and still shows it as running: %s. "
@@ -210,7 +215,7 @@ def _end(run_log: RunLog, status: str) -> None:
         run_log.run_id,
         status,
         run_log.tracking_uri,
-        error,
+        why,
     )
 
 

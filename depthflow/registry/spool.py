@@ -16,7 +16,7 @@ from mlflow.entities import Metric
 from depthflow.errors import RegistryError, StoreError
 from depthflow.registry.records import RECORD, Records
 from depthflow.registry.runs import METRICS_PER_CALL, RunLog
-from depthflow.registry.tracking import is_away, one_attempt
+from depthflow.registry.tracking import is_away, one_attempt, reason
 
 FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 30.0
@@ -222,7 +222,7 @@ class _Sender:
         _log.warning(
             "MLflow at %s does not answer: %s. The job continues; metrics wait in %s.",
             self._run_log.tracking_uri,
-            error,
+            reason(error),
             self._records.location,
         )
 

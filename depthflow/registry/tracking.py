@@ -1,9 +1,10 @@
 """Finds the MLflow server, and limits how long it may hold up a job."""
 
+import logging
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote, unquote
@@ -13,12 +14,13 @@ from mlflow import MlflowClient
 from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_MAX_RETRIES
 from mlflow.exceptions import MlflowException
 
-from depthflow.errors import RegistryError
-from depthflow.observability.logs import tell
+from depthflow.errors import RegistryError, full_disk_reported
+from depthflow.observability.progress import waiting
 
 DEFAULT_URI = "sqlite:///mlflow.db"
 SQLITE_PREFIX = "sqlite:///"
 RETRY_S = 2
+REASON_CHARACTERS = 600
 ATTEMPT_S = 10
 """Seconds within which a server must accept a connection, and again within which it must answer."""
 AWAY_CODES = frozenset(
@@ -46,13 +48,20 @@ def one_attempt() -> Iterator[None]:
     It does not limit databases. SQLite waits up to 20 s for a lock, and a process that cannot open a database keeps
     trying for about 100 s.
     """
-    limits = {
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
-        "MLFLOW_HTTP_REQUEST_TIMEOUT": str(ATTEMPT_S),
-        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # Printing it takes another request.
-    }
-    before = {name: os.environ.get(name) for name in limits}
-    os.environ.update(limits)
+    with _environment(
+        {
+            "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+            "MLFLOW_HTTP_REQUEST_TIMEOUT": str(ATTEMPT_S),
+            "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # Printing it takes another request.
+        }
+    ):
+        yield
+
+
+@contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
     try:
         yield
     finally:
@@ -63,6 +72,31 @@ def one_attempt() -> Iterator[None]:
                 os.environ[name] = value
 
 
+@contextmanager
+def mlflow_at(uri: str) -> Iterator[MlflowClient]:
+    """Makes this the MLflow of this process, and yields a client once it answers. For one step of a command.
+
+    A line says every 10 s how long the step has taken. As MLflow has just answered, its requests are retried only once,
+    unless MLFLOW_HTTP_REQUEST_MAX_RETRIES is set. They keep MLflow's time limit of 120 s, since uploads may take long,
+    and a request that has been given up may still start a second run or version.
+
+    Raises:
+        RegistryError: if MLflow cannot be reached, or stops answering before the block ends.
+    """
+    with waiting(f"Waiting for MLflow at {uri}"):
+        client = use_tracking_uri(uri)
+        retries = os.environ.get("MLFLOW_HTTP_REQUEST_MAX_RETRIES") or "1"
+        try:
+            with _environment({"MLFLOW_HTTP_REQUEST_MAX_RETRIES": retries}), full_disk_reported():
+                yield client
+        except MlflowException as error:
+            if not is_away(error):
+                raise
+            raise RegistryError(
+                f"MLflow at {uri} no longer answers: {reason(error)}. Run the same command again once it does."
+            ) from error
+
+
 def ask(uri: str) -> None:
     """Makes one small request to MLflow, and raises its error if there is no answer."""
     with one_attempt():
@@ -70,15 +104,14 @@ def ask(uri: str) -> None:
 
 
 def _wait_for(uri: str) -> None:
-    """Asks until MLflow answers, as often as MLflow itself would, but with a word about it."""
+    """Asks until MLflow answers, as often as MLflow itself would, but giving up each request sooner."""
     retries = MLFLOW_HTTP_REQUEST_MAX_RETRIES.get() if uri.startswith("http") else 0
-    for attempt in range(1, retries + 1):
+    for _ in range(retries):
         try:
             return ask(uri)
         except Exception as error:
             if not is_away(error):
                 raise
-        tell(f"MLflow at {uri} does not answer: attempt {attempt} of {retries + 1}")
         time.sleep(RETRY_S)
     ask(uri)
 
@@ -111,13 +144,18 @@ def use_tracking_uri(uri: str) -> MlflowClient:
     """
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # Tracebacks of what it raises as well.
     try:
         client = MlflowClient(uri, uri)
         _wait_for(uri)
     except (MlflowException, OSError) as error:
-        reason = str(error).strip().rstrip(".")
-        raise RegistryError(f"MLflow at {uri} does not answer: {reason}. Check MLFLOW_TRACKING_URI.") from error
+        raise RegistryError(f"MLflow at {uri} does not answer: {reason(error)}. Check MLFLOW_TRACKING_URI.") from error
     return client
+
+
+def reason(error: Exception) -> str:
+    """Returns an error's text as one line, without SQL or the rest of a web page."""
+    return " ".join(str(error).partition("[SQL")[0].split())[:REASON_CHARACTERS].rstrip(". ")
 
 
 def experiment_id(client: MlflowClient, uri: str, name: str) -> str:

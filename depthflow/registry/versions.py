@@ -26,7 +26,7 @@ from depthflow.models.canonical_camera import CAMERA, ModelCamera
 from depthflow.models.interface import ARRAY, NETWORK_ARTIFACT, NETWORK_SHA256, OUTPUT_FORMAT, file_sha256
 from depthflow.observability.safe_text import without_credentials
 from depthflow.registry.runs import RunLog
-from depthflow.registry.tracking import tracking_uri, use_tracking_uri
+from depthflow.registry.tracking import mlflow_at, tracking_uri
 
 if TYPE_CHECKING:
     import keras
@@ -99,19 +99,20 @@ def register_network(
         facts: What people read about it.
         camera: What the network knows about cameras; the packaged model keeps it.
     """
-    client = use_tracking_uri(run_log.tracking_uri)
-    with TemporaryDirectory() as folder, mlflow.start_run(run_id=run_log.run_id, nested=True):
+    with TemporaryDirectory() as folder, mlflow_at(run_log.tracking_uri):
         path = Path(folder) / "network.keras"
         network.save(path)
         checksum = {NETWORK_SHA256: file_sha256(path)}
-        logged = _log_model(path, serving_code, example_rgb, config={**checksum, CAMERA: camera.to_json()})
+        with mlflow.start_run(run_id=run_log.run_id, nested=True):
+            logged = _log_model(path, serving_code, example_rgb, config={**checksum, CAMERA: camera.to_json()})
+        created = mlflow.register_model(logged.model_uri, model_name)
     of_model = {"model_id": logged.model_id, "dataset": facts.dataset}
     run_log.metrics(facts.metrics, step=facts.epoch, timed_as=next(iter(facts.metrics)), **of_model)
-    created = mlflow.register_model(logged.model_uri, model_name)
     registered = ModelVersion(name=model_name, version=str(created.version))
-    client.update_model_version(model_name, registered.version, facts.description)
     tag_version(registered, {**facts.tags, **checksum}, run_log.tracking_uri)
-    client.set_registered_model_alias(model_name, CHALLENGER, registered.version)
+    with mlflow_at(run_log.tracking_uri) as client:
+        client.update_model_version(model_name, registered.version, facts.description)
+        client.set_registered_model_alias(model_name, CHALLENGER, registered.version)
     return registered
 
 
@@ -136,9 +137,9 @@ def _log_model(network: Path, serving_code: Path, example_rgb: np.ndarray, *, co
 
 def tag_version(version: ModelVersion, tags: Mapping[str, str], tracking: str) -> None:
     """Adds tags to a version."""
-    client = use_tracking_uri(tracking)
-    for key, value in tags.items():
-        client.set_model_version_tag(version.name, version.version, key, without_credentials(value))
+    with mlflow_at(tracking) as client:
+        for key, value in tags.items():
+            client.set_model_version_tag(version.name, version.version, key, without_credentials(value))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,9 +186,9 @@ class ResolvedModel:
         Raises:
             RegistryError: if there is no such model.
         """
-        use_tracking_uri(self.tracking_uri)
         try:
-            return mlflow.artifacts.download_artifacts(self.uri)
+            with mlflow_at(self.tracking_uri):
+                return mlflow.artifacts.download_artifacts(self.uri)
         except (MlflowException, OSError, ValueError) as error:
             raise RegistryError(
                 f"There is no model {self.uri} at {self.tracking_uri}: {error}. Pass models:/NAME@champion, "
@@ -210,12 +211,12 @@ def resolve_model(uri: str) -> ResolvedModel:
         if local != uri and not Path(local).is_dir():
             raise RegistryError(f"There is no folder {uri}. Pass models:/NAME@ALIAS, models:/NAME/VERSION or a folder.")
         return ResolvedModel(uri=local, tracking_uri=tracking, version=None, tags={})
-    client = use_tracking_uri(tracking)
     try:
-        if match["alias"]:
-            found = client.get_model_version_by_alias(match["name"], match["alias"])
-        else:
-            found = client.get_model_version(match["name"], match["version"])
+        with mlflow_at(tracking) as client:
+            if match["alias"]:
+                found = client.get_model_version_by_alias(match["name"], match["alias"])
+            else:
+                found = client.get_model_version(match["name"], match["version"])
     except MlflowException as error:
         reason = error.message.rstrip(".")
         raise RegistryError(

@@ -10,7 +10,6 @@ from typing import IO
 
 TEMPORARY_PREFIX = ".tmp-"
 
-DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _CANNOT_SYNC_FOLDERS = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)
 
 

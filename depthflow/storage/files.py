@@ -12,8 +12,8 @@ import pyarrow as pa
 from pyarrow.fs import FileSystem, FSSpecHandler, LocalFileSystem, PyFileSystem
 from typing_extensions import override
 
-from depthflow.errors import StoreError
-from depthflow.storage.durable import DISK_IS_FULL, TEMPORARY_PREFIX, commit_file
+from depthflow.errors import DISK_IS_FULL, FREE_SPACE, StoreError
+from depthflow.storage.durable import TEMPORARY_PREFIX, commit_file
 from depthflow.storage.location import is_uri, object_store, reported
 from depthflow.storage.lock import LOCK_NAME, WriterLock, disk_lock, object_lock
 
@@ -220,7 +220,4 @@ def _full_disk_reported(what: str) -> Iterator[None]:
     except OSError as error:
         if error.errno not in DISK_IS_FULL:
             raise
-        raise StoreError(
-            f"{what}: {os.strerror(error.errno)}. Free space, or raise the quota, and run the same command again: it "
-            "goes on from what is done."
-        ) from error
+        raise StoreError(f"{what}: {os.strerror(error.errno)}. {FREE_SPACE}: it goes on from what is done.") from error

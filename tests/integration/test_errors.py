@@ -1,5 +1,7 @@
 """A user's error raised in one of Ray's processes reaches the driver as it was raised."""
 
+import errno
+import os
 import pickle
 
 import pytest
@@ -8,7 +10,7 @@ import ray.data
 from ray.exceptions import RayError
 
 from depthflow import errors
-from depthflow.errors import DepthflowError, unwrapped
+from depthflow.errors import DepthflowError, full_disk_reported, unwrapped
 
 ERRORS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, DepthflowError)]
 
@@ -53,7 +55,7 @@ PLACES = [in_task, in_nested_task, in_actor, in_data_task, in_data_actor, in_tra
 
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.usefixtures("shared_ray")
-def test_a_users_error_is_raised_as_it_was_in_the_process(place):
+def test_a_users_error_is_raised_as_it_was_in_the_process(place, capfd):
     def fail():
         try:
             raise OSError("the disk is gone")
@@ -65,6 +67,19 @@ def test_a_users_error_is_raised_as_it_was_in_the_process(place):
     assert type(caught.value) is errors.StoreError
     assert str(caught.value) == "Broken shard. Restore it."
     assert (caught.value.details, caught.value.exit_code) == ({"shard": 3}, 75)
+    if place in (in_data_task, in_data_actor):
+        assert "Traceback" not in "".join(capfd.readouterr())
+
+
+@pytest.mark.parametrize("place", [in_nested_task, in_data_actor, in_training])
+@pytest.mark.usefixtures("shared_ray")
+def test_a_full_disk_is_told_from_any_process(place):
+    def fail():
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/some/file")
+
+    told = r"^A disk is full: .*No space left on device: '/some/file'\. Free space, or"
+    with pytest.raises(DepthflowError, match=told), full_disk_reported():
+        place(fail)
 
 
 @pytest.mark.parametrize("place", [in_task, in_data_task])

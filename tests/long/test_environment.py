@@ -8,15 +8,18 @@ import time
 
 import pytest
 
+from depthflow.cluster.session import TOKEN_VARIABLES
 from depthflow.command import last_json_line
 from tests.commands import ROOT, TIMEOUT_S, finished
 
 
-def test_a_long_path_of_the_temporary_folder(tmp_path):
-    """As batch systems set it: Ray's sockets would have longer paths than the kernel takes."""
+def test_a_long_path_of_the_temporary_folder_and_a_home_that_cannot_be_written(tmp_path):
+    """As batch systems have it: Ray's sockets would have longer paths than the kernel takes, and its token no place."""
     long = tmp_path / ("x" * (103 - len(str(tmp_path)) - 1))
     long.mkdir()
-    env = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | {"TMPDIR": str(long)}
+    (tmp_path / "file").touch()
+    env = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", *TOKEN_VARIABLES)}
+    env |= {"TMPDIR": str(long), "HOME": str(tmp_path / "file" / "home")}
     line = [sys.executable, str(ROOT / "pipelines" / "doctor.py"), "--checks", "plan", "--num-cpus", "1"]
     done = finished(subprocess.run(line, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=TIMEOUT_S))
     assert done.code == 0, done.stderr

@@ -13,8 +13,8 @@ import pyarrow as pa
 import xxhash
 from filelock import lock_descriptor
 
-from depthflow.errors import StoreError
-from depthflow.storage.durable import DISK_IS_FULL, commit_file
+from depthflow.errors import DISK_IS_FULL, StoreError
+from depthflow.storage.durable import commit_file
 from depthflow.storage.location import reported
 from depthflow.store.store import SampleStore
 

@@ -1,5 +1,7 @@
 """A fixed-size log-depth network as a predictor of metres for photographs of any size."""
 
+import pickle
+import shutil
 import zipfile
 from dataclasses import replace
 
@@ -139,6 +141,14 @@ def test_what_is_no_depthflow_model_is_refused(tmp_path, packed, broken):
         for name in ("a", "b") if broken == "two networks" else ("a",):
             (folder / f"{name}.keras").touch()
     with pytest.raises(RegistryError, match=rf"{folder} is not a depthflow model: .*MLmodel.*\.keras"):
+        load_predictor(str(folder))
+
+
+def test_a_model_with_a_pickle_beside_its_network_is_refused(tmp_path, packed):
+    """As log_model packages an object instead of code."""
+    folder = shutil.copytree(packed, tmp_path / "model")
+    (folder / "python_model.pkl").write_bytes(pickle.dumps(None))
+    with pytest.raises(RegistryError, match=r"python_model\.pkl is a pickle, .*Pass the folder"):
         load_predictor(str(folder))
 
 

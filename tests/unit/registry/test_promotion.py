@@ -10,6 +10,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import mlflow
 import psutil
@@ -20,7 +21,7 @@ from mlflow import MlflowClient
 
 from depthflow.errors import RegistryError
 from depthflow.registry.history import MOVES, Move, champion_of, champions, effective, history, previous_champion
-from depthflow.registry.promotion import Record, record_decision
+from depthflow.registry.promotion import POLL_S, Record, record_decision
 from depthflow.registry.runs import mlflow_run
 from depthflow.registry.versions import CHAMPION
 
@@ -315,22 +316,32 @@ def short_wait(monkeypatch):
     shorten(monkeypatch)
 
 
-def test_one_that_was_killed_is_waited_for_a_while_only(client, model, short_wait):
-    """It said that it would move the alias, and never did."""
+def test_one_that_was_killed_is_waited_for_a_while_only(client, model, monkeypatch):
+    """It said that it would move the alias, and never did. It gets old enough while it is waited for."""
+    waits = []
+
+    def wait(seconds):
+        waits.append(seconds)
+        monkeypatch.setattr("depthflow.registry.history.STALE_S", 300)
+
     decide_upon(model, "promoted", "1")
     client.create_run(
         client.get_experiment_by_name(EXPERIMENT).experiment_id,
+        start_time=int((time.time() - 600) * 1000),
         tags={"depthflow.model": model, "depthflow.decision": "promoted", "depthflow.champion": "3"},
     )
-    began = time.monotonic()
+    for module in ("history", "promotion"):
+        monkeypatch.setattr(f"depthflow.registry.{module}.STALE_S", 900)
+    clock = SimpleNamespace(sleep=wait, monotonic=time.monotonic, strftime=time.strftime)
+    monkeypatch.setattr("depthflow.registry.promotion.time", clock)
     decide_upon(model, "promoted", "2", "1")
-    assert 1.0 < time.monotonic() - began < 15
+    assert waits == [POLL_S]
     assert champion_of(model) == "2"
     rows = history(model, experiment=EXPERIMENT)
-    assert [(row["status"], row["moved"]) for row in rows] == [
-        ("finished", True),
-        ("killed", False),
-        ("finished", True),
+    assert sorted((row["status"], row["moved"], row["champion"]) for row in rows) == [
+        ("finished", True, "1"),
+        ("finished", True, "2"),
+        ("killed", False, "3"),
     ]
 
 

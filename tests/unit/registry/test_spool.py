@@ -23,7 +23,7 @@ from mlflow.entities import Metric
 from depthflow.errors import RegistryError
 from depthflow.registry.runs import RunLog, mlflow_run
 from depthflow.registry.spool import MetricSpool, replay
-from depthflow.registry.tracking import one_attempt
+from depthflow.registry.tracking import mlflow_at, one_attempt
 from tests.mlflow_server import MlflowServer
 
 LARGEST = sys.float_info.max
@@ -275,6 +275,25 @@ def test_server_that_hangs_ends_an_attempt(monkeypatch):
         with one_attempt(), pytest.raises(mlflow.MlflowException, match="timed out"):
             run_log.client().get_metric_history(run_log.run_id, "m")
         assert 1.9 < time.monotonic() - started < 4
+
+
+def test_server_that_hangs_in_the_middle_of_a_step_is_waited_for_aloud_and_not_for_ever(
+    server, new_run, monkeypatch, capsys
+):
+    server.wait()
+    run_log = new_run(server.uri)
+    monkeypatch.setattr("depthflow.observability.progress.TELL_EVERY_S", 1)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
+    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", raising=False)
+    with (
+        pytest.raises(RegistryError, match=rf"MLflow at {server.uri} no longer answers: .*timed out.* once it does\.$"),
+        mlflow_at(server.uri) as client,
+        server.suspended(),
+    ):
+        client.set_tag(run_log.run_id, "a", "b")
+    assert f"Waiting for MLflow at {server.uri}: 2 s so far\n" in capsys.readouterr().err
+    run_log.tag({"c": "d"})
+    assert run_log.client().get_run(run_log.run_id).data.tags["c"] == "d"
 
 
 def test_database_that_is_locked(tmp_path, database, new_run, values):

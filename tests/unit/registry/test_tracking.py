@@ -2,6 +2,7 @@
 
 import os
 import socket
+import sqlite3
 from contextlib import suppress
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from mlflow import MlflowClient
 from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_MAX_RETRIES, MLFLOW_HTTP_REQUEST_TIMEOUT
 
 from depthflow.errors import RegistryError
-from depthflow.registry.tracking import ATTEMPT_S, experiment_id, one_attempt, tracking_uri, use_tracking_uri
+from depthflow.registry.tracking import ATTEMPT_S, experiment_id, mlflow_at, one_attempt, tracking_uri, use_tracking_uri
 
 
 @pytest.fixture(autouse=True)
@@ -97,17 +98,28 @@ def test_server_that_does_not_answer_is_named(monkeypatch):
         use_tracking_uri("http://127.0.0.1:9")
 
 
-def test_every_attempt_is_told(monkeypatch, capsys):
+def test_a_wait_is_told(monkeypatch, capsys):
     """A server that takes connections and says nothing, as one that hangs does."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     monkeypatch.setattr("depthflow.registry.tracking.ATTEMPT_S", 1)
     monkeypatch.setattr("depthflow.registry.tracking.RETRY_S", 0)
+    monkeypatch.setattr("depthflow.observability.progress.TELL_EVERY_S", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         uri = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        with pytest.raises(RegistryError, match=f"MLflow at {uri} does not answer"):
-            use_tracking_uri(uri)
-    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("MLflow at")]
-    assert told == [f"MLflow at {uri} does not answer: attempt 1 of 2"]
+        with pytest.raises(RegistryError, match=f"MLflow at {uri} does not answer"), mlflow_at(uri):
+            raise AssertionError("it answered")
+    assert f"Waiting for MLflow at {uri}: 1.0 s so far\n" in capsys.readouterr().err
+
+
+def test_database_that_is_locked_is_told(tmp_path):
+    uri = f"sqlite:///{tmp_path}/mlflow.db?timeout=1"
+    client = use_tracking_uri(uri)
+    lock = sqlite3.connect(tmp_path / "mlflow.db", isolation_level=None)
+    told = r"no longer answers: \(sqlite3\.OperationalError\) database is locked\. Run the same command"
+    lock.execute("BEGIN IMMEDIATE")
+    with pytest.raises(RegistryError, match=told), mlflow_at(uri):
+        client.create_experiment("e")
+    lock.close()
 
 
 def test_database_that_can_be_no_file_is_told(tmp_path):

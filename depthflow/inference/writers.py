@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, PngImagePlugin
 
+from depthflow.datasets.camera import Camera
+
 SCALE_KEY = "depth_scale_m"
 PNG_MAX = 65535
 
@@ -31,6 +33,11 @@ class Lens:
         assert self.fov_deg is not None
         focal = width / (2 * tan(radians(self.fov_deg) / 2))
         return focal, focal
+
+    def camera(self, *, height: int, width: int) -> Camera:
+        """Returns the camera of an image of this size; its principal point is the centre of the image."""
+        fx, fy = self.focal_px(width=width)
+        return Camera(width=width, height=height, fx_px=fx, fy_px=fy, cx_px=width / 2, cy_px=height / 2)
 
 
 def write_npy(path: Path, depth_m: np.ndarray) -> None:
@@ -78,11 +85,8 @@ def write_ply(path: Path, depth_m: np.ndarray, rgb: np.ndarray, lens: Lens) -> N
         lens: Lens of the camera.
     """
     height, width = depth_m.shape
-    fx, fy = lens.focal_px(width=width)
-    points = np.empty(height * width, np.dtype([*((axis, "<f4") for axis in "xyz"), ("rgb", "u1", 3)]))
-    points["x"] = (depth_m * ((np.arange(width) + 0.5 - width / 2) / fx)).ravel()
-    points["y"] = (depth_m * ((np.arange(height) + 0.5 - height / 2) / fy)[:, None]).ravel()
-    points["z"] = depth_m.ravel()
+    points = np.empty(height * width, np.dtype([("xyz", "<f4", 3), ("rgb", "u1", 3)]))
+    points["xyz"] = lens.camera(height=height, width=width).unproject(depth_m).reshape(-1, 3)
     points["rgb"] = rgb.reshape(-1, 3)
     header = [
         "ply",

@@ -1,7 +1,9 @@
 """The page of points: where they are, in which colours, and what a browser shows of it, turned and zoomed."""
 
 import base64
+import gzip
 import json
+import re
 from math import ceil
 
 import numpy as np
@@ -41,6 +43,7 @@ def page(*titles: str, valid_mask: np.ndarray | None = None) -> str:
 
 def figure(html: str) -> tuple[list, dict]:
     """The traces and the layout that the page gives to plotly.js."""
+    html = gzip.decompress(base64.b64decode(re.search(r'atob\("([^"]+)"\)', html)[1])).decode()
     decoder = json.JSONDecoder()
     start = html.rindex("Plotly.newPlot(")
     traces, end = decoder.raw_decode(html, html.index("[{", start))
@@ -101,7 +104,7 @@ def test_of_several_models_the_first_is_shown_at_once():
 def test_names_are_text():
     evil = "</script><script>alert(1)</script>"
     html = page("ground truth", evil)
-    assert evil not in html
+    assert "<script>alert" not in html
     assert figure(html)[0][1]["name"] == evil
 
 

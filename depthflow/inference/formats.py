@@ -117,7 +117,7 @@ FORMATS: dict[str, Format] = {
         write=lambda path, prediction: write_npy(path, prediction.depth),
     ),
     "png": Format(
-        help="NAME.depth.png, 16 bit, its scale inside",
+        help="NAME.depth.png, 16 bit, millimetres up to 65 m, else its scale inside",
         endings=endings("png"),
         write=_write_png,
     ),

@@ -11,6 +11,7 @@ from depthflow.datasets.camera import Camera
 
 SCALE_KEY = "depth_scale_m"
 PNG_MAX = 65535
+MILLIMETRE_M = 0.001
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,17 +49,20 @@ def write_npy(path: Path, depth_m: np.ndarray) -> None:
 def write_png16(path: Path, depth_m: np.ndarray, *, scale_key: str = SCALE_KEY) -> float:
     """Writes a 16-bit grey PNG of metres / scale, with the scale in a text chunk.
 
-    The scale is the largest depth / 65535, so that any range fits: 350 m are kept to 2.7 mm.
+    The scale is 0.001, as other programs expect: values are millimetres. Only if the largest depth is over 65.535 m,
+    or if the map is not in metres, it is the largest value / 65535: 350 m are kept to 2.7 mm.
 
     Args:
         path: Path of the .png file.
         depth_m: (H, W) float32, metres, finite, >= 0.
-        scale_key: Keyword of the chunk, for maps that are not metres.
+        scale_key: Keyword of the chunk. Another than `SCALE_KEY` is for maps that are not in metres.
 
     Returns:
         The scale.
     """
-    scale_m = max(float(depth_m.max()), float(np.finfo(np.float32).tiny)) / PNG_MAX
+    largest = float(depth_m.max())
+    fits = scale_key == SCALE_KEY and round(largest / MILLIMETRE_M) <= PNG_MAX
+    scale_m = MILLIMETRE_M if fits else max(largest, float(np.finfo(np.float32).tiny)) / PNG_MAX
     values = np.round(depth_m.astype(np.float64) / scale_m).clip(0, PNG_MAX).astype(np.uint16)
     text = PngImagePlugin.PngInfo()
     text.add_text(scale_key, repr(scale_m))

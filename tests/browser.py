@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 from typing import Any
 
 import numpy as np
@@ -66,7 +66,7 @@ class Tab:
         deadline = time.monotonic() + PATIENCE_S
         while not fits(picture := self.picture()):
             if time.monotonic() > deadline:
-                path = Path(os.environ.get("TMPDIR", "/tmp"), "not-as-expected.png")
+                path = Path(gettempdir(), "not-as-expected.png")
                 Image.fromarray(picture).save(path)
                 pytest.fail(f"The page never looked as expected; {path} is how it looks.")
         return picture

@@ -8,7 +8,7 @@ import pytest
 from matplotlib.colors import to_rgb
 from PIL import Image
 
-from depthflow.reports.panels import EDGE_COLOUR, INVALID_GREY, DepthMap, draw_panel, sample_panel
+from depthflow.reports.panels import EDGE_COLOUR, INVALID_GREY, DepthMap, draw_panel, panel_jpeg, sample_panel
 
 GREY = np.round(np.array(to_rgb(INVALID_GREY)) * 255).astype(int)
 NEAR_M, FAR_M = 1.0, 20.0
@@ -54,6 +54,13 @@ def test_a_picture_for_any_size(tmp_path, size, maps):
     assert 700 <= pixels.shape[1] <= 2000
     assert path.stat().st_size > 5000
     assert pixels.std() > 10, "not a blank page"
+
+
+@pytest.mark.parametrize("upright", [False, True])
+def test_pictures_stand_side_by_side_or_one_below_the_other(upright):
+    maps = [DepthMap(title="truth", depth_m=ramp(48, 64)), DepthMap(title="model", depth_m=ramp(48, 64) * 1.1)]
+    with Image.open(io.BytesIO(panel_jpeg(rgb=rgb_noise(48, 64), maps=maps, upright=upright))) as image:
+        assert (image.height > 2 * image.width) is upright and (image.width > 3 * image.height) is not upright
 
 
 def test_invalid_pixels_are_grey(tmp_path):

@@ -16,7 +16,8 @@ def main(config: EvaluateConfig) -> dict[str, Any]:
     from depthflow.evaluation.protocols import check_output, find_protocol, rows_of
     from depthflow.inference.named_model import find_models
     from depthflow.registry.evaluations import log_evaluation
-    from depthflow.reports.evaluation_report import shown_rows, write_evaluation
+    from depthflow.reports.evaluation_images import shown_rows
+    from depthflow.reports.evaluation_report import write_evaluation
     from depthflow.storage.files import open_output
     from depthflow.store.store import open_store
 
@@ -39,7 +40,14 @@ def main(config: EvaluateConfig) -> dict[str, Any]:
     evaluation = evaluations[model.uri]
     result = {"model": model.uri, **evaluation.summary}
     with TemporaryDirectory() as scratch:
-        files = write_evaluation(Path(scratch), evaluations, protocol=protocol, store=store, depth_m=depth_m)
+        files = write_evaluation(
+            Path(scratch),
+            evaluations,
+            protocol=protocol,
+            store=store,
+            depth_m=depth_m,
+            baseline=baseline.uri if baseline else None,
+        )
         run_id = log_evaluation(result, files, store=store, experiment=config.experiment, model=model.resolved)
         if out:
             for file in files:

@@ -1,7 +1,9 @@
 """What a browser would make of a page."""
 
+import re
 from html.parser import HTMLParser
 
+NEIGHBOUR = re.compile(r"[\w-]+\.html")
 VOID = {"meta", "img", "br", "link"}
 
 
@@ -60,9 +62,10 @@ class ParsedPage(HTMLParser):
         return rows
 
     def outside(self):
-        """Whatever a browser would fetch or run."""
+        """Whatever a browser would fetch or run, and links to anything but pages in the same folder."""
         links = [(tag, key, value) for tag, attributes in self.elements for key, value in attributes.items()]
         fetched = [link for link in links if link[1] in ("src", "href", "srcset", "data", "action")]
         scripts = [link for link in links if link[1].startswith("on")]
         tags = [tag for tag, _ in self.elements if tag in ("script", "link", "iframe", "object", "embed", "base")]
-        return [link for link in fetched if not link[2].startswith(("data:image/", "#"))] + scripts + tags
+        fetched = [link for link in fetched if not link[2].startswith(("data:image/", "#"))]
+        return [link for link in fetched if link[0] != "a" or not NEIGHBOUR.fullmatch(link[2])] + scripts + tags

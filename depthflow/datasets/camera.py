@@ -69,6 +69,19 @@ class Camera:
             cy_px=self.cy_px * sy,
         )
 
+    def unproject(self, depth_m: np.ndarray) -> np.ndarray:
+        """Returns the points that the pixels' centres show: x right, y down, z away from the camera.
+
+        Args:
+            depth_m: (H, W) float32, metres along z, of the camera's resolution.
+
+        Returns:
+            (H, W, 3) float32, metres.
+        """
+        x = (np.arange(self.width) + 0.5 - self.cx_px) / self.fx_px
+        y = (np.arange(self.height) + 0.5 - self.cy_px) / self.fy_px
+        return np.stack([depth_m * x, depth_m * y[:, None], depth_m], axis=-1).astype(np.float32, copy=False)
+
 
 DIODE_CAMERA = Camera(width=1024, height=768, fx_px=886.81, fy_px=927.06, cx_px=512.0, cy_px=384.0)
 """Camera of DIODE's crops, from the official devkit."""

@@ -35,6 +35,9 @@ class PredictConfig(PoolConfig):
     """Names in `depthflow.inference.formats.FORMATS`."""
     point_cloud: bool = False
     """Also write NAME.ply, one coloured point per pixel, in metres. Requires --fx and --fy, or --fov-deg."""
+    viewer: bool = False
+    """Also write NAME.viewer.html: the points to turn and zoom, image and depth beside them, in one file that opens
+    without a network. Needs the camera, as --point-cloud does."""
     fx: float | None = None
     """Horizontal focal length in pixels of the image."""
     fy: float | None = None
@@ -44,14 +47,19 @@ class PredictConfig(PoolConfig):
     tile_px: int | None = None
     """Add detail from overlapping tiles of this size to images with a longer side. Default: no tiles."""
 
+    @property
+    def formats(self) -> tuple[str, ...]:
+        """Names in `depthflow.inference.formats.FORMATS` of all files to write for each image."""
+        return (*self.files, *["ply"] * self.point_cloud, *["viewer"] * self.viewer)
+
     def __post_init__(self) -> None:
         super().__post_init__()
         require(len(self.images) > 0, "--images needs at least one image or folder. Received: none")
-        require(bool(self.files) or self.point_cloud, "--files needs at least one format, such as npy. Received: none")
+        require(len(self.formats) > 0, "--files needs at least one format, such as npy. Received: none")
         given = [self.fx is not None and self.fy is not None, self.fov_deg is not None]
         require(
-            (sum(given) == 1) == self.point_cloud and (self.fx is None) == (self.fy is None),
-            "--point-cloud needs the camera, --fx and --fy or else --fov-deg; without it none of these is used. "
+            (sum(given) == 1) == (self.point_cloud or self.viewer) and (self.fx is None) == (self.fy is None),
+            "--point-cloud and --viewer need the camera, --fx and --fy or else --fov-deg; nothing else uses it. "
             f"Received: {self._camera_flags()}",
         )
         for name in ("fx", "fy"):
@@ -64,7 +72,7 @@ class PredictConfig(PoolConfig):
         require(self.tile_px is None or self.tile_px >= 64, f"--tile-px must be 64 or more. Received: {self.tile_px}")
 
     def _camera_flags(self) -> str:
-        """Formats the camera flags and --point-cloud as they were given."""
+        """Formats the camera flags and those that need them as they were given."""
         values = {"--fx": self.fx, "--fy": self.fy, "--fov-deg": self.fov_deg}
         given = [f"{flag} {value:g}" for flag, value in values.items() if value is not None]
-        return " ".join(["--point-cloud"] * self.point_cloud + given)
+        return " ".join(["--point-cloud"] * self.point_cloud + ["--viewer"] * self.viewer + given)

@@ -30,12 +30,14 @@ class Prediction:
         depth: (H, W) float32, finite: metres, > 0, or relative inverse depth, >= 0.
         output: Which of the two.
         lens: Lens of the camera; None if unknown.
+        name: Name of the image, for people.
     """
 
     rgb: np.ndarray
     depth: np.ndarray
     output: Output
     lens: Lens | None
+    name: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +48,7 @@ class Format:
         help: A few words for --help.
         endings: Output to the ending of the file name, NAME.ENDING, unique to the format. It cannot hold other outputs.
         write: Writes the file at a path; returns facts to add to NAME.depth.json, or None.
-        needs_lens: Whether --point-cloud asks for it, instead of --files.
+        needs_lens: Whether a flag of its own asks for it, together with the camera, instead of --files.
     """
 
     help: str
@@ -87,6 +89,27 @@ def _write_ply(path: Path, prediction: Prediction) -> None:
     write_ply(path, prediction.depth, prediction.rgb, prediction.lens)
 
 
+def _write_viewer(path: Path, prediction: Prediction) -> None:
+    from depthflow.reports.page import Picture
+    from depthflow.reports.panels import DepthMap, panel_jpeg  # Imports matplotlib, as above.
+    from depthflow.reports.viewer import viewer_page
+
+    assert prediction.lens is not None
+    height, width = prediction.depth.shape
+    small_rgb, small_m = shrunk(prediction.rgb, prediction.depth)
+    title = "predicted depth"
+    panel = panel_jpeg(rgb=small_rgb, maps=[DepthMap(title=title, depth_m=small_m)], upright=True)
+    page = viewer_page(
+        title=prediction.name,
+        subtitle="Predicted depth in 3D",
+        rgb=prediction.rgb,
+        camera=prediction.lens.camera(height=height, width=width),
+        maps=[DepthMap(title=title, depth_m=prediction.depth)],
+        pictures=[Picture(image=panel, alt="Photograph and predicted depth")],
+    )
+    path.write_text(page.to_html())
+
+
 FORMATS: dict[str, Format] = {
     "npy": Format(
         help="NAME.depth.npy, float32, metres",
@@ -94,7 +117,7 @@ FORMATS: dict[str, Format] = {
         write=lambda path, prediction: write_npy(path, prediction.depth),
     ),
     "png": Format(
-        help="NAME.depth.png, 16 bit, its scale inside",
+        help="NAME.depth.png, 16 bit, millimetres up to 65 m, else its scale inside",
         endings=endings("png"),
         write=_write_png,
     ),
@@ -107,6 +130,12 @@ FORMATS: dict[str, Format] = {
         help="NAME.ply, one coloured point per pixel",
         endings={"metres": "ply"},
         write=_write_ply,
+        needs_lens=True,
+    ),
+    "viewer": Format(
+        help="NAME.viewer.html, a page with the points to turn and zoom",
+        endings={"metres": "viewer.html"},
+        write=_write_viewer,
         needs_lens=True,
     ),
 }

@@ -37,7 +37,7 @@ class Outputs:
         kinds: Names in `FORMATS`.
         model: URI of the model, for the sidecar.
         output: What the model predicts.
-        lens: For point clouds; None if there are none.
+        lens: For point clouds and viewers; None if there are none.
         settings: Anything else the files depend on, for the sidecar.
         compared: Whether a plot that compares models is drawn from the files.
     """
@@ -140,11 +140,13 @@ def plan_outputs(models: Sequence[NamedModel], config: PredictConfig) -> list[Ou
         RegistryError: if the flags ask for metres of a model that predicts none.
     """
     first, *others = models
-    if first.output != "metres" and (config.point_cloud or config.tile_px):
+    needs_lens = any(FORMATS[kind].needs_lens for kind in config.formats)
+    if first.output != "metres" and (needs_lens or config.tile_px):
         raise RegistryError(
-            f"{first.uri} predicts {first.output}: without metres, no --point-cloud and no --tile-px. Leave them out."
+            f"{first.uri} predicts {first.output}: without metres, no --point-cloud, --viewer or --tile-px. "
+            "Leave them out."
         )
-    kinds = tuple(dict.fromkeys((*config.files, *["npy"] * bool(others), *["ply"] * config.point_cloud)))
+    kinds = tuple(dict.fromkeys((*config.formats, *["npy"] * bool(others))))
     unwritable = [kind for kind in kinds if first.output not in FORMATS[kind].endings]
     if unwritable:
         able = [kind for kind, found in FORMATS.items() if first.output in found.endings]
@@ -154,7 +156,7 @@ def plan_outputs(models: Sequence[NamedModel], config: PredictConfig) -> list[Ou
         )
     open_output(config.out)
     out, settings = absolute(config.out), {"tile_px": config.tile_px}
-    lens = Lens(fx_px=config.fx, fy_px=config.fy, fov_deg=config.fov_deg) if config.point_cloud else None
+    lens = Lens(fx_px=config.fx, fy_px=config.fy, fov_deg=config.fov_deg) if needs_lens else None
     planned = Outputs(
         folder=out,
         kinds=kinds,

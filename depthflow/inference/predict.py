@@ -115,7 +115,9 @@ class ImagePredictor:
         if not np.isfinite(depth).all() or not positive:
             message = "the model predicts depths that are not finite and positive"
             raise RejectError("insane_depth", message)
-        prediction = Prediction(rgb=image.rgb, depth=depth, output=self._outputs.output, lens=self._outputs.lens)
+        prediction = Prediction(
+            rgb=image.rgb, depth=depth, output=self._outputs.output, lens=self._outputs.lens, name=image.name
+        )
         out, files = open_files(self._outputs.folder), self._outputs.files(image.name)
         reserved = self._outputs.reserved(image.name)
         facts = {**image.facts, "files": self._outputs.kinds, "outputs": reserved}

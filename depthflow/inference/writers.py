@@ -8,8 +8,11 @@ from typing import IO
 import numpy as np
 from PIL import Image, PngImagePlugin
 
+from depthflow.datasets.camera import Camera
+
 SCALE_KEY = "depth_scale_m"
 PNG_MAX = 65535
+MILLIMETRE_M = 0.001
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +36,11 @@ class Lens:
         focal = width / (2 * tan(radians(self.fov_deg) / 2))
         return focal, focal
 
+    def camera(self, *, height: int, width: int) -> Camera:
+        """Returns the camera of an image of this size; its principal point is the centre of the image."""
+        fx, fy = self.focal_px(width=width)
+        return Camera(width=width, height=height, fx_px=fx, fy_px=fy, cx_px=width / 2, cy_px=height / 2)
+
 
 def write_npy(path: Path | IO[bytes], depth_m: np.ndarray) -> None:
     """Writes (H, W) float32 metres as .npy."""
@@ -42,17 +50,20 @@ def write_npy(path: Path | IO[bytes], depth_m: np.ndarray) -> None:
 def write_png16(path: Path | IO[bytes], depth_m: np.ndarray, *, scale_key: str = SCALE_KEY) -> float:
     """Writes a 16-bit grey PNG of metres / scale, with the scale in a text chunk.
 
-    The scale is the largest depth / 65535, so that any range fits: 350 m are kept to 2.7 mm.
+    The scale is 0.001, as other programs expect: values are millimetres. Only if the largest depth is over 65.535 m,
+    or if the map is not in metres, it is the largest value / 65535: 350 m are kept to 2.7 mm.
 
     Args:
         path: Path of the .png file, or an open one.
         depth_m: (H, W) float32, metres, finite, >= 0.
-        scale_key: Keyword of the chunk, for maps that are not metres.
+        scale_key: Keyword of the chunk. Another than `SCALE_KEY` is for maps that are not in metres.
 
     Returns:
         The scale.
     """
-    scale_m = max(float(depth_m.max()), float(np.finfo(np.float32).tiny)) / PNG_MAX
+    largest = float(depth_m.max())
+    fits = scale_key == SCALE_KEY and round(largest / MILLIMETRE_M) <= PNG_MAX
+    scale_m = MILLIMETRE_M if fits else max(largest, float(np.finfo(np.float32).tiny)) / PNG_MAX
     values = np.round(depth_m.astype(np.float64) / scale_m).clip(0, PNG_MAX).astype(np.uint16)
     text = PngImagePlugin.PngInfo()
     text.add_text(scale_key, repr(scale_m))
@@ -79,11 +90,8 @@ def write_ply(path: Path, depth_m: np.ndarray, rgb: np.ndarray, lens: Lens) -> N
         lens: Lens of the camera.
     """
     height, width = depth_m.shape
-    fx, fy = lens.focal_px(width=width)
-    points = np.empty(height * width, np.dtype([*((axis, "<f4") for axis in "xyz"), ("rgb", "u1", 3)]))
-    points["x"] = (depth_m * ((np.arange(width) + 0.5 - width / 2) / fx)).ravel()
-    points["y"] = (depth_m * ((np.arange(height) + 0.5 - height / 2) / fy)[:, None]).ravel()
-    points["z"] = depth_m.ravel()
+    points = np.empty(height * width, np.dtype([("xyz", "<f4", 3), ("rgb", "u1", 3)]))
+    points["xyz"] = lens.camera(height=height, width=width).unproject(depth_m).reshape(-1, 3)
     points["rgb"] = rgb.reshape(-1, 3)
     header = [
         "ply",

@@ -41,13 +41,13 @@ def write_report(store: SampleStore, progress: Callable[[int, int], None] = lamb
         meta={FINGERPRINT_META: store.fingerprint},
         sections=[
             sections.overview(store.manifest),
-            sections.catalogue_counts(store.manifest, read_accounting(store), rows, rejects),
+            sections.shown(_panels(store, drawn)),
             sections.depths(rows, histogram),
             sections.fractions(rows),
             sections.refused(rejects),
-            sections.shown(_panels(store, drawn)),
-            sections.slowest(rows),
             sections.oddest(odd, _panels(store, [oddity.row for oddity in odd[:ODDEST_DRAWN]])),
+            sections.slowest(rows),
+            sections.catalogue_counts(store.manifest, read_accounting(store), rows, rejects),
         ],
     )
     store.files.write(REPORT, page.to_html().encode())

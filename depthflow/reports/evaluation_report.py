@@ -16,17 +16,14 @@ from depthflow.evaluation.breakdown import DEPTH_EDGES_M, EDGE_DISTANCES_PX, RAT
 from depthflow.evaluation.evaluate import Evaluation
 from depthflow.evaluation.protocols import Protocol
 from depthflow.metrics import METRIC_NAMES, mean_over_images
+from depthflow.reports.evaluation_images import image_sections
 from depthflow.reports.page import Details, Facts, Gallery, Page, Part, Picture, Section, Table
-from depthflow.reports.panels import DepthMap, panel_jpeg
 from depthflow.reports.plots import draw_curves, draw_ranges
-from depthflow.reports.published import PUBLISHED
-from depthflow.store.read.reader import SplitReader
-from depthflow.store.schema import PLANE_DTYPES
+from depthflow.reports.published import published_section
 from depthflow.store.store import SampleStore
 
 REPORT = "report.html"
 IMAGES = "images.csv"
-PANELS_EACH = 12
 SPARSE_PIXELS = 1000
 """Ranges with fewer counted pixels are not drawn."""
 
@@ -38,90 +35,58 @@ def write_evaluation(
     protocol: Protocol,
     store: SampleStore,
     depth_m: Mapping[str, Mapping[int, np.ndarray]],
-) -> tuple[Path, Path]:
+    baseline: str | None = None,
+) -> list[Path]:
     """Writes report.html and images.csv, a row a model and image.
 
     Args:
-        folder: it is made; the rest as for `evaluation_page`.
-
-    Returns:
-        The two files' paths.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    report, images = folder / REPORT, folder / IMAGES
-    page = evaluation_page(evaluations, protocol=protocol, store=store, depth_m=depth_m)
-    report.write_text(page.to_html())
-    rows = [{"model": name, **image} for name, found in evaluations.items() for image in found.images]
-    pacsv.write_csv(pa.Table.from_pylist(rows), images)
-    return report, images
-
-
-def evaluation_page(
-    evaluations: Mapping[str, Evaluation],
-    *,
-    protocol: Protocol,
-    store: SampleStore,
-    depth_m: Mapping[str, Mapping[int, np.ndarray]],
-) -> Page:
-    """The report on a model, beside others that were evaluated in the same pass.
-
-    Args:
+        folder: it is made.
         evaluations: name to what it did; the first is the model that the report is on.
         depth_m: model to row to prediction, of the rows that `shown_rows` names.
+        baseline: Which of the evaluations is the mean-depth baseline's, if any.
+
+    Returns:
+        The paths of report.html, of images.csv, and of a page per worst image with its points in three dimensions.
     """
+    folder.mkdir(parents=True, exist_ok=True)
+    report, table = folder / REPORT, folder / IMAGES
     name, result = next(iter(evaluations.items()))
-    return Page(
+    images, viewers = image_sections(folder, evaluations, protocol=protocol, store=store, depth_m=depth_m)
+    page = Page(
         title="Evaluation",
         subtitle=f"{name} under the protocol {protocol.name}",
         sections=[
-            _overview(result, protocol=protocol, store=store),
+            _overview(result, evaluations.get(baseline or ""), protocol=protocol, store=store),
             _metrics(evaluations),
             _errors(result),
+            *images["worst"],
             _scenes(result, store),
-            _published(result, protocol),
-            *_panels(evaluations, protocol=protocol, store=store, depth_m=depth_m),
+            *images["median"],
+            *images["best"],
+            *published_section(result.metrics["all"], protocol=protocol, store=store, split=result.split),
         ],
     )
+    report.write_text(page.to_html())
+    rows = [{"model": name, **image} for name, found in evaluations.items() for image in found.images]
+    pacsv.write_csv(pa.Table.from_pylist(rows), table)
+    return [report, table, *viewers]
 
 
-def chosen_images(evaluation: Evaluation, *, each: int) -> dict[str, list[int]]:
-    """Row numbers of the best, median and worst images by abs_rel, no image twice.
-
-    Args:
-        each: how many of each kind.
-    """
-    ranked = [image["row"] for image in sorted(evaluation.images, key=_badness)]
-    middle = max(0, (len(ranked) - each) // 2)
-    chosen = {"best": ranked[:each], "median": ranked[middle : middle + each], "worst": ranked[-each:]}
-    seen: set[int] = set()
-    for kind, rows in chosen.items():
-        chosen[kind] = [row for row in rows if row not in seen]
-        seen.update(rows)
-    return chosen
-
-
-def shown_rows(evaluation: Evaluation) -> list[int]:
-    """Row numbers of the images that the report shows."""
-    return [row for rows in chosen_images(evaluation, each=PANELS_EACH).values() for row in rows]
-
-
-def _badness(image: Mapping[str, Any]) -> float:
-    """By what images are ranked; a NaN, which has no order, is worst."""
-    return float("inf") if math.isnan(image["abs_rel"]) else image["abs_rel"]
-
-
-def _overview(result: Evaluation, *, protocol: Protocol, store: SampleStore) -> Section:
+def _overview(result: Evaluation, baseline: Evaluation | None, *, protocol: Protocol, store: SampleStore) -> Section:
     overall = result.metrics["all"]
-    parts: list[Part] = [
-        Facts(
-            values={
-                "samples": f"{result.samples:,}",
-                "abs_rel": f"{overall['abs_rel']:.3f}",
-                "delta1": f"{overall['delta1']:.3f}",
-                "rmse": f"{overall['rmse']:.2f} m",
-            }
-        ),
-        protocol.meaning,
+    tiles = {
+        "samples": f"{result.samples:,}",
+        "abs_rel": f"{overall['abs_rel']:.3f}",
+        "delta1": f"{overall['delta1']:.3f}",
+        "rmse": f"{overall['rmse']:.2f} m",
+    }
+    parts: list[Part] = [protocol.meaning]
+    if baseline is not None:
+        tiles["abs_rel of the baseline"] = f"{baseline.metrics['all']['abs_rel']:.3f}"
+        parts.append("The baseline predicts the mean depth of the training data for every pixel.")
+    parts = [
+        Facts(values=tiles),
+        *parts,
         Table(
             columns={"what": "", "value": ""},
             rows=[
@@ -146,7 +111,7 @@ def _metrics(evaluations: Mapping[str, Evaluation]) -> Section:
     ]
     columns = {"": "", "model": "", "images": ",d", **dict.fromkeys(METRIC_NAMES, ".4f")}
     return Section(
-        heading="Figures",
+        heading="Metrics",
         parts=[
             Table(columns=columns, rows=[row for row in rows if row[2]]),
             "Per image over its counted pixels, then the mean over images that have one. mae, rmse and sq_rel are in "
@@ -197,7 +162,7 @@ def _errors(result: Evaluation) -> Section:
         heading="Where it errs",
         parts=[
             Gallery(pictures=charts, side_by_side=True),
-            Details(summary="The same in figures", parts=[_range_table(groups)]),
+            Details(summary="The same in numbers", parts=[_range_table(groups)]),
         ],
     )
 
@@ -253,62 +218,3 @@ def _scenes(result: Evaluation, store: SampleStore) -> Section:
     rows.sort(key=lambda row: (math.isnan(row[3]), -row[3], row[:2]))
     columns = {"scene type": "", "scene": "", "images": ",d", "abs_rel": ".3f", "rmse, m": ".2f", "delta1": ".3f"}
     return Section(heading="Scenes, the worst first", parts=[Table(columns=columns, rows=rows)])
-
-
-def _published(result: Evaluation, protocol: Protocol) -> Section:
-    ours = result.metrics["all"]
-    same = [row for row in PUBLISHED if row.protocol == protocol.name]
-    rows: list[Sequence[Any]] = [
-        (row.model, row.abs_rel, row.rmse_m, row.delta1, row.measured, row.source, "yes" if row in same else "no")
-        for row in sorted(PUBLISHED, key=lambda row: row not in same)
-    ]
-    rows.insert(0, ("this model", ours["abs_rel"], ours["rmse"], ours["delta1"], protocol.name, "this report", ""))
-    warning = (
-        f"only rows marked comparable were measured much as {protocol.name} measures; even there, masks, crops and "
-        "training data may differ."
-        if same
-        else f"none of these was measured as {protocol.name} measures: setting them beside this model says nothing."
-    )
-    columns = {
-        "model": "", "abs_rel": ".3f", "rmse, m": ".3f", "delta1": ".3f", "measured": "", "source": "",
-        "comparable": "",
-    }  # fmt: skip
-    return Section(
-        heading="Published figures on DIODE",
-        parts=[
-            f"Warning: {warning} Published models were trained on far more data.",
-            Table(columns=columns, rows=rows),
-        ],
-    )
-
-
-def _panels(
-    evaluations: Mapping[str, Evaluation],
-    *,
-    protocol: Protocol,
-    store: SampleStore,
-    depth_m: Mapping[str, Mapping[int, np.ndarray]],
-) -> list[Section]:
-    """The best, median and worst images: photograph, truth, prediction, signed error, one scale bar."""
-    result = next(iter(evaluations.values()))
-    reader = SplitReader(store, result.split, planes=tuple(PLANE_DTYPES), cache_bytes=0)
-    abs_rel = {(name, image["row"]): image["abs_rel"] for name, found in evaluations.items() for image in found.images}
-    sections = []
-    for kind, rows in chosen_images(result, each=PANELS_EACH).items():
-        pictures = []
-        for row in rows:
-            batch = reader.read([row])
-            depth_gt = np.exp(batch.log_depth[0])
-            mask = protocol.counted(depth_gt=depth_gt, valid_mask=batch.valid_mask[0], edge_mask=batch.edge_mask[0])
-            truth = DepthMap(title="ground truth", depth_m=depth_gt, valid_mask=mask)
-            pictures += [
-                Picture(
-                    image=panel_jpeg(rgb=batch.rgb[0], maps=[truth, DepthMap(title=name, depth_m=maps[row])]),
-                    alt=f"Photograph, ground truth, what {name} predicts, and its relative error",
-                    caption=f"{batch.sample_ids[0]}: {name}, abs_rel {abs_rel[name, row]:.3f}",
-                )
-                for name, maps in depth_m.items()
-            ]
-        if pictures:
-            sections.append(Section(heading=f"{kind.capitalize()} images", parts=[Gallery(pictures=pictures)]))
-    return sections

@@ -1,4 +1,5 @@
-"""One HTML page that opens anywhere, without a network: text, tables and pictures, no scripts, nothing to fetch.
+"""One HTML page that opens anywhere, without a network: text, tables and pictures, nothing to fetch, and no scripts
+except for those of a viewer.
 
 page = Page(title="A report", sections=[Section(heading="Counts", parts=["All is well.", Table(...)])])
 html = page.to_html()
@@ -71,11 +72,13 @@ class Picture:
         image: the bytes of a PNG, JPEG or SVG file.
         alt: what it shows, for who cannot see it.
         caption: below it.
+        links: Text to address of the links that follow the caption.
     """
 
     image: bytes
     alt: str
     caption: str = ""
+    links: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def uri(self) -> str:
@@ -118,7 +121,21 @@ class Details:
     parts: Sequence["Part"]
 
 
-Part = str | Facts | Table | Gallery | Details
+@dataclass(frozen=True, kw_only=True)
+class Viewer:
+    """Something to turn and zoom, with pictures beside it where the window is wide enough.
+
+    Attributes:
+        html: Elements and scripts as they are: the only text of a page that is not escaped.
+        beside: The pictures.
+    """
+
+    kind: ClassVar[str] = "viewer"
+    html: str
+    beside: Gallery
+
+
+Part = str | Facts | Table | Gallery | Details | Viewer
 """What a section holds; a str is a paragraph."""
 
 

@@ -78,7 +78,7 @@ def draw_panel(path: Path, *, rgb: np.ndarray, maps: Sequence[DepthMap], title: 
     figure.savefig(path)
 
 
-def panel_jpeg(*, rgb: np.ndarray, maps: Sequence[DepthMap], title: str = "") -> bytes:
+def panel_jpeg(*, rgb: np.ndarray, maps: Sequence[DepthMap], title: str = "", upright: bool = False) -> bytes:
     """Draws a photograph and depth maps side by side, on one scale.
 
     Where there are two maps, the first the truth, a third picture shows the signed relative error of the second.
@@ -87,11 +87,12 @@ def panel_jpeg(*, rgb: np.ndarray, maps: Sequence[DepthMap], title: str = "") ->
         rgb: (H, W, 3) uint8.
         maps: one or more, of the photograph's size; the truth first, where there is one.
         title: of the whole panel.
+        upright: Whether they are one below the other instead.
 
     Returns:
         A JPEG file.
     """
-    return _to_jpeg(_panel(rgb, maps, title))
+    return _to_jpeg(_panel(rgb, maps, title, upright))
 
 
 def draw_comparison(path: Path, *, rgb: np.ndarray, maps: Sequence[DepthMap]) -> None:
@@ -141,9 +142,9 @@ def _to_jpeg(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def _panel(rgb: np.ndarray, maps: Sequence[DepthMap], title: str) -> Figure:
+def _panel(rgb: np.ndarray, maps: Sequence[DepthMap], title: str, upright: bool = False) -> Figure:
     has_error = len(maps) == 2
-    figure, axes = _row_of_pictures(rgb, 1 + len(maps) + has_error)
+    figure, axes = _row_of_pictures(rgb, 1 + len(maps) + has_error, upright)
     norm = _depth_norm(maps)
     for axis, depth_map in zip(axes[1:], maps, strict=False):
         _draw_map(axis, depth_map, norm)
@@ -155,11 +156,12 @@ def _panel(rgb: np.ndarray, maps: Sequence[DepthMap], title: str) -> Figure:
     return figure
 
 
-def _row_of_pictures(rgb: np.ndarray, count: int) -> tuple[Figure, list[Axes]]:
-    """A figure of pictures side by side, the first of them the photograph."""
+def _row_of_pictures(rgb: np.ndarray, count: int, upright: bool = False) -> tuple[Figure, list[Axes]]:
+    """A figure of pictures side by side, or one below the other, the first of them the photograph."""
     aspect = rgb.shape[0] / rgb.shape[1]
-    figure = Figure(figsize=(3.4 * count, 3.4 * aspect + 0.9), layout="constrained", dpi=110)
-    axes = list(figure.subplots(1, count, squeeze=False)[0])
+    size = (4.2, (3.4 * aspect + 0.3) * count) if upright else (3.4 * count, 3.4 * aspect + 0.9)
+    figure = Figure(figsize=size, layout="constrained", dpi=110)
+    axes = list(figure.subplots(*((count, 1) if upright else (1, count)), squeeze=False).ravel())
     for axis in axes:
         axis.set_xticks([])
         axis.set_yticks([])

@@ -14,6 +14,8 @@ from mlflow import MlflowClient
 
 from tests.commands import run_in_new_interpreter
 
+from tests.browser import opened
+
 SCANS, SAMPLES_PER_SCAN = 8, 4
 
 
@@ -136,12 +138,18 @@ def test_promote(promoted):
 
 def test_predict(run, folder, promoted):
     images = sorted(folder.glob("mini-diode/val/**/*.png"))[:2]
-    done = run("predict", "--model", "models:/depthflow@champion", "--images", *images, "--out", "depth", cwd=folder)
+    flags = ("--images", *images, "--out", "depth", "--viewer", "--fov-deg", 60)
+    done = run("predict", "--model", "models:/depthflow@champion", *flags, cwd=folder)
     assert done.code == 0, done.stderr
     assert done.noise == []
     depth_m = [np.load(path) for path in done.result["outputs"] if path.endswith(".npy")]
     assert [each.shape for each in depth_m] == [(64, 64)] * 2
     assert all((each > 0).all() for each in depth_m)
+    viewers = [folder / path for path in done.result["outputs"] if path.endswith(".viewer.html")]
+    assert [viewer.name for viewer in viewers] == [f"{image.stem}.viewer.html" for image in images]
+    with opened(viewers[0], width=1280, height=900) as tab:
+        tab.picture_when(lambda picture: (np.ptp(picture[300:, 60:760], axis=(0, 1)) > 100).any())
+        assert tab.run("document.querySelector('h1').textContent") == images[0].stem
 
 
 def test_doctor(run, folder):

@@ -54,10 +54,13 @@ def test_predictions_are_written_at_the_photographs_size(demo):
 
 
 def test_report_is_written_and_logged(demo):
-    report, images = (Path(path) for path in demo.finished.result["evaluate"]["files"])
+    files = [Path(path) for path in demo.finished.result["evaluate"]["files"]]
+    report, images, *viewers = files
     assert report.parent == images.parent == demo.folder / "evaluation"
     assert report.read_text().count("data:image/jpeg") == 36, "twelve best, median and worst images each"
     artifacts = MlflowClient(demo.env["MLFLOW_TRACKING_URI"]).list_artifacts(
         demo.finished.result["evaluate"]["run_id"], "evaluation"
     )
-    assert {Path(artifact.path).name for artifact in artifacts} == {"report.html", "images.csv"}
+    assert {Path(artifact.path).name for artifact in artifacts} == {path.name for path in files}
+    assert (report.name, images.name, len(viewers)) == ("report.html", "images.csv", 12)
+    assert all(f'href="{viewer.name}"' in report.read_text() and viewer.is_file() for viewer in viewers)

@@ -290,7 +290,7 @@ for photograph, ours in zip(sys.argv[2::2], sys.argv[3::2]):
         compared = subprocess.run([depth_anything.python(), "-c", script, tiny, *pairs], capture_output=True, text=True)
         assert compared.returncode == 0, compared.stderr[-3000:]
 
-    @pytest.mark.parametrize("flags", [("--tile-px", 64), ("--point-cloud", "--fov-deg", 60)])
+    @pytest.mark.parametrize("flags", [("--tile-px", 64), ("--viewer", "--fov-deg", 60)])
     def test_without_metres_no_tiles_and_no_points(self, run, demo, tiny, tmp_path, flags):
         photograph = next(demo.folder.glob("mini-diode/val/**/*.png"))
         done = run(

@@ -1,5 +1,6 @@
 """Evaluation over Ray: every sample once, the same metrics with any number of workers, and the report."""
 
+import json
 import multiprocessing
 import os
 from collections import Counter
@@ -15,9 +16,12 @@ from depthflow.errors import ProtocolError
 from depthflow.evaluation.evaluate import Evaluation, Evaluator
 from depthflow.evaluation.protocols import PROTOCOLS
 from depthflow.metrics import METRIC_NAMES, image_metrics
-from depthflow.reports.evaluation_report import PANELS_EACH, shown_rows, write_evaluation
+from depthflow.reports.evaluation_images import PANELS_EACH, shown_rows
+from depthflow.reports.evaluation_report import write_evaluation
+from depthflow.reports.published import published_section
 from depthflow.store.read.reader import SplitReader
 from depthflow.store.store import SampleStore, open_store
+from tests.browser import opened
 
 SAMPLES = {"indoors": 325, "outdoor": 446}
 """As many as in DIODE's val."""
@@ -30,6 +34,8 @@ def store(run, write_triplet, tmp_path_factory) -> SampleStore:
     for scene_type, count in SAMPLES.items():
         for k in range(count):
             write_triplet(folder / "tree", split="val", scene_type=scene_type, scene=k // 100, view=k, size=(24, 32))
+    camera = {"width": 32, "height": 24, "fx_px": 28.0, "fy_px": 28.0, "cx_px": 16.0, "cy_px": 12.0}
+    (folder / "tree" / "camera.json").write_text(json.dumps(camera))
     size = ("--height", 24, "--width", 32)
     done = run("preprocess", "--source", "tree", "--out", "store", "--splits", "val", *size, cwd=folder)
     assert done.code == 0, done.stderr
@@ -130,11 +136,14 @@ def test_a_protocol_of_one_scene_type_evaluates_its_samples(store):
 
 @pytest.fixture(scope="module")
 def written(store, alone, tmp_path_factory) -> Path:
-    """The folder with the report on the good model, beside the poor one."""
+    """The folder with the report on the good model, beside the poor one, its baseline."""
     folder = tmp_path_factory.mktemp("written")
     reader, model = SplitReader(store, "val"), loaders()["good"]()
     depth_m = {row: model(reader.read([row]).rgb)[0] for row in shown_rows(alone["good"])}
-    write_evaluation(folder, alone, protocol=PROTOCOLS["devkit"], store=store, depth_m={"good": depth_m})
+    files = write_evaluation(
+        folder, alone, protocol=PROTOCOLS["devkit"], store=store, depth_m={"good": depth_m}, baseline="poor"
+    )
+    assert {*files} == {*folder.iterdir()}
     return folder
 
 
@@ -149,14 +158,49 @@ def test_report_says_what_was_measured(written, store, alone, parse_html):
         [group, name, f"{count}"] for group, count in {"all": 771, **SAMPLES}.items() for name in ("good", "poor")
     ]
     assert rows[0][3 + METRIC_NAMES.index("abs_rel")] == f"{alone['good'].metrics['all']['abs_rel']:.4f}"
+    tiles = dict(zip(page.text_of("dt"), page.text_of("dd"), strict=True))
+    assert tiles["abs_rel"] == f"{alone['good'].metrics['all']['abs_rel']:.3f}"
+    assert tiles["abs_rel of the baseline"] == f"{alone['poor'].metrics['all']['abs_rel']:.3f}"
 
 
-def test_report_warns_about_published_metrics(written, parse_html):
+def test_report_begins_with_what_most_need(written, parse_html):
     page = parse_html((written / "report.html").read_text())
-    assert "none of these was measured as devkit measures" in page.text
-    rows = page.table("model", "abs_rel", "rmse, m", "delta1", "measured", "source", "comparable")
-    assert [row[-1] for row in rows[1:]] == ["no"] * 8
-    assert rows[0][0] == "this model"
+    assert page.text_of("h2") == [
+        "Overview",
+        "Metrics",
+        "Where it errs",
+        "Worst images",
+        "Scenes, the worst first",
+        "Median images",
+        "Best images",
+        "Published metrics on DIODE",
+    ]
+
+
+def test_each_worst_image_has_a_page_with_truth_and_prediction_in_3d(written, alone, parse_html):
+    page = parse_html((written / "report.html").read_text())
+    pages = [f"worst-{k:02d}.html" for k in range(1, PANELS_EACH + 1)]
+    assert [link for link in page.attributes("a", "href") if not link.startswith("#")] == pages
+    assert sorted(path.name for path in written.glob("worst-*")) == pages
+    errors = {image["sample_id"]: image["abs_rel"] for image in alone["good"].images}
+    [shown] = parse_html((written / pages[0]).read_text()).text_of("h1")
+    assert errors[shown] == max(errors.values())
+    with opened(written / pages[0], width=1280, height=900) as tab:
+        tab.picture_when(lambda picture: (np.ptp(picture[300:, 60:760].astype(int), axis=-1) > 60).mean() > 0.05)
+        names = tab.run("[...document.querySelectorAll('.legendtext')].map((name) => name.textContent)")
+        assert names == ["ground truth", "good"]
+        assert tab.requests == [(written / pages[0]).as_uri()]
+
+
+def test_published_metrics_are_listed_where_they_compare(written, store, alone, parse_html):
+    page = parse_html((written / "report.html").read_text())
+    assert "No published metrics were measured as devkit measures." in page.text
+    assert "for --protocol indoor-10m, outdoor-80m, affine." in page.text
+    metrics = alone["good"].metrics["all"]
+    [section] = published_section(metrics, protocol=PROTOCOLS["indoor-10m"], store=store, split="val")
+    rows = section.parts[-1].rows
+    assert [row[0] for row in rows] == ["this model", "BTS", "ZoeD-M12-NK", "UniDepth-V", "UniDepthV2"]
+    assert rows[0][1] == metrics["abs_rel"]
 
 
 def test_report_lists_every_scene_the_worst_first(written, parse_html):

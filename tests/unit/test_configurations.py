@@ -130,6 +130,7 @@ REJECTED = [
     (PredictConfig, {"files": ()}, "--files", "none"),
     (PredictConfig, {"point_cloud": True, "fov_deg": 180.0}, "--fov-deg", "180.0"),
     (PredictConfig, {"point_cloud": True, "fx": -1.0, "fy": 1.0}, "--fx", "-1.0"),
+    (PredictConfig, {"viewer": True}, "--point-cloud and --viewer", "--viewer"),
     (PromoteConfig, {"samples": None}, "--samples", "none"),
     (PromoteConfig, {"samples": ""}, "--samples", "none"),
     (PromoteConfig, {"margin": -0.01}, "--margin", "-0.01"),

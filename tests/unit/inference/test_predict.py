@@ -70,7 +70,7 @@ def outputs(folder: Path, kinds=ALL, **changes) -> Outputs:
     facts = {
         "model": "models:/m/1",
         "output": "metres",
-        "lens": Lens(fov_deg=60.0) if "ply" in kinds else None,
+        "lens": Lens(fov_deg=60.0) if {"ply", "viewer"} & {*kinds} else None,
         "settings": {},
     }
     return Outputs(folder=str(folder), kinds=kinds, **{**facts, **changes})
@@ -100,12 +100,12 @@ def test_writes_three_files_and_a_sidecar(tmp_path, photograph):
     np.testing.assert_array_equal(read_png16(out / "room.depth.png"), np.full((40, 60), 2.5, np.float32))
     assert (out / "room.panel.png").stat().st_size > 1000
     sidecar = json.loads((out / "room.depth.json").read_text())
-    assert sidecar["depth_scale_m"] == 2.5 / 65535
+    assert sidecar["depth_scale_m"] == 0.001
     assert (sidecar["photograph"], sidecar["model"]) == (str(photograph), "models:/m/1")
     assert len(list(out.iterdir())) == 4, "no scratch is left"
 
 
-@pytest.mark.parametrize("kinds", [("npy",), ("png",), ("panel", "npy"), ("ply",), (*ALL, "ply")])
+@pytest.mark.parametrize("kinds", [("npy",), ("png",), ("panel", "npy"), ("ply",), ("viewer",), (*ALL, "ply")])
 def test_writes_what_is_asked_for_and_nothing_else(tmp_path, photograph, kinds):
     wanted = outputs(tmp_path / "out", kinds)
     [row] = predicted([photograph], wanted)

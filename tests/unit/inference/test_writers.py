@@ -32,12 +32,25 @@ def test_png_carries_its_scale(tmp_path):
         assert float(image.info[SCALE_KEY]) == scale_m
 
 
-def test_png_is_16_bit_grey_for_other_readers(tmp_path):
+@pytest.mark.parametrize(
+    ("key", "depth_m", "values"),
+    [
+        (SCALE_KEY, [2.0, 1.0006], [2000, 1001]),
+        (SCALE_KEY, [65.535, 0.0004], [PNG_MAX, 0]),
+        (SCALE_KEY, [65.536, 32.768], [PNG_MAX, 32768]),  # 32767.5 rounds to even.
+        ("relative_scale", [2.0, 1.0], [PNG_MAX, 32768]),
+    ],
+    ids=["millimetres", "the farthest", "too far", "no metres"],
+)
+def test_png_is_millimetres_for_other_readers_where_they_fit(tmp_path, key, depth_m, values):
     path = tmp_path / "room.depth.png"
-    write_png16(path, np.array([[2.0, 1.0]], np.float32))
-    values = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    assert values.dtype == np.uint16
-    np.testing.assert_array_equal(values, [[PNG_MAX, 32768]])  # 32767.5 rounds to even.
+    scale = write_png16(path, np.array([depth_m], np.float32), scale_key=key)
+    read = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    assert read.dtype == np.uint16
+    np.testing.assert_array_equal(read, [values])
+    assert (scale == 0.001) is (key == SCALE_KEY and depth_m[0] <= 65.535)
+    with Image.open(path) as image:
+        assert float(image.info[key]) == scale
 
 
 @given(hnp.arrays(np.float32, hnp.array_shapes(min_dims=2, max_dims=2), elements=st.floats(0, 2**10, width=32)))
@@ -45,8 +58,8 @@ def test_png_is_16_bit_grey_for_other_readers(tmp_path):
 def test_png_is_right_to_half_a_step(tmp_path_factory, depth_m):
     depth_m[0, 0] = max(depth_m[0, 0], np.float32(0.001))
     path = tmp_path_factory.getbasetemp() / "any.depth.png"
-    write_png16(path, depth_m)
-    half_step_m = float(depth_m.max()) / PNG_MAX / 2
+    half_step_m = write_png16(path, depth_m) / 2
+    assert half_step_m <= max(0.0005, float(depth_m.max()) / PNG_MAX / 2)
     np.testing.assert_allclose(read_png16(path), depth_m, rtol=2e-7, atol=half_step_m)
 
 

@@ -57,6 +57,19 @@ def test_the_same_store_gives_the_same_report(store):
     assert len(before) < 5e6
 
 
+def test_panels_and_histograms_come_first_and_the_catalogue_last(report):
+    assert report.text_of("h2") == [
+        "Overview",
+        "Samples",
+        "Depth",
+        "Valid and edge pixels",
+        "Rejects",
+        "Oddest samples",
+        "Slowest samples",
+        "Counts against the catalogue",
+    ]
+
+
 def test_it_says_what_the_store_is(store, report):
     facts = dict(zip(report.text_of("dt"), report.text_of("dd"), strict=True))
     size = sum(len(store.files.read(shard["path"])) for shard in store.manifest["shards"])

@@ -17,7 +17,7 @@ def page(*parts, **changes):
 
 def evil_page():
     """Every text that a page can hold is the same, and evil."""
-    picture = Picture(image=SVG, alt=EVIL, caption=EVIL)
+    picture = Picture(image=SVG, alt=EVIL, caption=EVIL, links={EVIL: "a.html"})
     table = Table(columns={EVIL: ""}, rows=[[EVIL]], caption=EVIL)
     parts = [EVIL, Facts(values={EVIL: EVIL}), table, Gallery(pictures=[picture])]
     section = Section(heading=EVIL, parts=[*parts, Details(summary=EVIL, parts=parts)])
@@ -29,7 +29,7 @@ def test_whatever_is_written_is_text(parse_html):
     parsed = parse_html(html)
     assert "<script" not in html
     assert parsed.outside() == []
-    texts_a_part = 1 + 2 + 3 + 1  # Of a paragraph, facts, a table and a picture's caption.
+    texts_a_part = 1 + 2 + 3 + 2  # Of a paragraph, facts, a table, and a picture's caption and link.
     texts = 3 + 2 * (1 + 1 + 2 * texts_a_part + 1)  # Titles; and a section's link, heading, parts twice and a summary.
     assert parsed.text.count(EVIL) == texts
     assert parsed.attributes("img", "alt") == [EVIL] * 4

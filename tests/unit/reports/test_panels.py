@@ -64,6 +64,13 @@ def test_a_picture_for_any_size(tmp_path, size, maps):
     assert pixels.std() > 10, "not a blank page"
 
 
+@pytest.mark.parametrize("upright", [False, True])
+def test_pictures_stand_side_by_side_or_one_below_the_other(upright):
+    maps = [DepthMap(title="truth", depth_m=ramp(48, 64)), DepthMap(title="model", depth_m=ramp(48, 64) * 1.1)]
+    with Image.open(io.BytesIO(panel_jpeg(rgb=rgb_noise(48, 64), maps=maps, upright=upright))) as image:
+        assert (image.height > 2 * image.width) is upright and (image.width > 3 * image.height) is not upright
+
+
 def test_invalid_pixels_are_grey(tmp_path):
     """Half of the map is masked: the share of grey in the panel tells."""
     depth_m, rgb = ramp(48, 64), np.zeros((48, 64, 3), np.uint8)

@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 
-from tests.commands import run_in_new_interpreter
-
 from tests.browser import opened
+from tests.commands import run_in_new_interpreter
 
 SCANS, SAMPLES_PER_SCAN = 8, 4
 

@@ -44,6 +44,9 @@ def main(config: PredictConfig) -> dict[str, Any]:
         "done_before": sum(row["done_before"] for row in rows),
         "rejects": reasons.total(),
         "rejects_by_reason": dict(reasons),
+        "cameras": dict(
+            Counter(row["camera"] or "unknown" for row in rows if not row["reason"] and not row["done_before"])
+        ),
         "outputs": [*(path for row in rows for path in row["outputs"]), *comparisons],
     }
 

@@ -37,7 +37,7 @@ def draw_comparisons(paths: list[str], outputs: Sequence[Outputs]) -> list[str]:
         depths = (np.load(BytesIO(folder.read(file))) for folder, file in zip(folders, files, strict=True))
         shrunken = [shrunk(rgb, depth) for depth in depths]
         maps = [
-            DepthMap(title=one.model, depth_m=small, **DRAWN_AS[one.output])
+            DepthMap(title=one.model, depth_m=small, valid_mask=np.isfinite(small), **DRAWN_AS[one.output])
             for one, (_, small) in zip(outputs, shrunken, strict=True)
         ]
         plot = f"{name}.{COMPARISON}"

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from depthflow.flags import PoolConfig, explained, flags, require
 from depthflow.inference.formats import FORMATS
 
-NAMED = {name: one for name, one in FORMATS.items() if not one.needs_lens}
+NAMED = {name: one for name, one in FORMATS.items() if not one.needs_camera}
 if TYPE_CHECKING:
     FormatName = str
 else:
@@ -34,16 +34,20 @@ class PredictConfig(PoolConfig):
     ] = ("npy", "png", "panel")
     """Names in `depthflow.inference.formats.FORMATS`."""
     point_cloud: bool = False
-    """Also write NAME.ply, one coloured point per pixel, in metres. Requires --fx and --fy, or --fov-deg."""
+    """Also write NAME.ply, one coloured point per pixel, in metres. Needs a camera, as below."""
     viewer: bool = False
     """Also write NAME.viewer.html: the points to turn and zoom, image and depth beside them, in one file that opens
-    without a network. Needs the camera, as --point-cloud does."""
+    without a network. Needs a camera, as below."""
     fx: float | None = None
-    """Horizontal focal length in pixels of the image."""
+    """Horizontal focal length in pixels of the image. Without --fx and --fy or --fov-deg, each image's camera is that
+    of its EXIF data, else of a camera.json in its folder, else the median of the model's training images."""
     fy: float | None = None
     """Vertical focal length in pixels of the image."""
     fov_deg: float | None = None
     """Horizontal field of view in degrees, instead of --fx and --fy."""
+    max_depth_m: float | None = None
+    """Mark pixels predicted beyond this depth instead of believing them: NaN in npy, 0 in png, grey in panels, and no
+    point."""
     tile_px: int | None = None
     """Add detail from overlapping tiles of this size to images with a longer side. Default: no tiles."""
 
@@ -58,9 +62,8 @@ class PredictConfig(PoolConfig):
         require(len(self.formats) > 0, "--files needs at least one format, such as npy. Received: none")
         given = [self.fx is not None and self.fy is not None, self.fov_deg is not None]
         require(
-            (sum(given) == 1) == (self.point_cloud or self.viewer) and (self.fx is None) == (self.fy is None),
-            "--point-cloud and --viewer need the camera, --fx and --fy or else --fov-deg; nothing else uses it. "
-            f"Received: {self._camera_flags()}",
+            sum(given) <= 1 and (self.fx is None) == (self.fy is None),
+            f"The camera is --fx and --fy, or else --fov-deg. Received: {self._camera_flags()}",
         )
         for name in ("fx", "fy"):
             value = getattr(self, name)
@@ -69,10 +72,13 @@ class PredictConfig(PoolConfig):
             self.fov_deg is None or 0 < self.fov_deg < 180,
             f"--fov-deg must be above 0 and below 180. Received: {self.fov_deg}",
         )
+        require(
+            self.max_depth_m is None or self.max_depth_m > 0,
+            f"--max-depth-m must be positive. Received: {self.max_depth_m}",
+        )
         require(self.tile_px is None or self.tile_px >= 64, f"--tile-px must be 64 or more. Received: {self.tile_px}")
 
     def _camera_flags(self) -> str:
-        """Formats the camera flags and those that need them as they were given."""
+        """Formats the camera flags as they were given."""
         values = {"--fx": self.fx, "--fy": self.fy, "--fov-deg": self.fov_deg}
-        given = [f"{flag} {value:g}" for flag, value in values.items() if value is not None]
-        return " ".join(["--point-cloud"] * self.point_cloud + ["--viewer"] * self.viewer + given)
+        return " ".join(f"{flag} {value:g}" for flag, value in values.items() if value is not None)

@@ -8,7 +8,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from depthflow.inference.writers import SCALE_KEY, Lens, write_npy, write_ply, write_png16
+from depthflow.datasets.camera import Camera
+from depthflow.inference.writers import SCALE_KEY, write_npy, write_ply, write_png16
 from depthflow.models.interface import Output
 from depthflow.store.write.planes import resize_rgb
 
@@ -27,16 +28,16 @@ class Prediction:
 
     Attributes:
         rgb: (H, W, 3) uint8.
-        depth: (H, W) float32, finite: metres, > 0, or relative inverse depth, >= 0.
+        depth: (H, W) float32: metres, > 0, NaN where they are not believed, or relative inverse depth, >= 0.
         output: Which of the two.
-        lens: Lens of the camera; None if unknown.
+        camera: Camera of the image, at its size; None if unknown.
         name: Name of the image, for people.
     """
 
     rgb: np.ndarray
     depth: np.ndarray
     output: Output
-    lens: Lens | None
+    camera: Camera | None
     name: str = ""
 
 
@@ -48,13 +49,13 @@ class Format:
         help: A few words for --help.
         endings: Output to the ending of the file name, NAME.ENDING, unique to the format. It cannot hold other outputs.
         write: Writes the file at a path; returns facts to add to NAME.depth.json, or None.
-        needs_lens: Whether a flag of its own asks for it, together with the camera, instead of --files.
+        needs_camera: Whether it needs the camera. A flag of its own asks for it, instead of --files.
     """
 
     help: str
     endings: Mapping[Output, str]
     write: Callable[[Path, Prediction], Mapping[str, Any] | None]
-    needs_lens: bool = False
+    needs_camera: bool = False
 
 
 def endings(extension: str) -> Mapping[Output, str]:
@@ -81,12 +82,15 @@ def _write_panel(path: Path, prediction: Prediction) -> None:
     from depthflow.reports.panels import DepthMap, draw_panel  # Imports matplotlib, which takes seconds.
 
     rgb, small = shrunk(prediction.rgb, prediction.depth)
-    draw_panel(path, rgb=rgb, maps=[DepthMap(title="predicted depth", depth_m=small, **DRAWN_AS[prediction.output])])
+    shown = DepthMap(
+        title="predicted depth", depth_m=small, valid_mask=np.isfinite(small), **DRAWN_AS[prediction.output]
+    )
+    draw_panel(path, rgb=rgb, maps=[shown])
 
 
 def _write_ply(path: Path, prediction: Prediction) -> None:
-    assert prediction.lens is not None
-    write_ply(path, prediction.depth, prediction.rgb, prediction.lens)
+    assert prediction.camera is not None
+    write_ply(path, prediction.depth, prediction.rgb, prediction.camera)
 
 
 def _write_viewer(path: Path, prediction: Prediction) -> None:
@@ -94,17 +98,17 @@ def _write_viewer(path: Path, prediction: Prediction) -> None:
     from depthflow.reports.panels import DepthMap, panel_jpeg  # Imports matplotlib, as above.
     from depthflow.reports.viewer import viewer_page
 
-    assert prediction.lens is not None
-    height, width = prediction.depth.shape
+    assert prediction.camera is not None
     small_rgb, small_m = shrunk(prediction.rgb, prediction.depth)
     title = "predicted depth"
-    panel = panel_jpeg(rgb=small_rgb, maps=[DepthMap(title=title, depth_m=small_m)], upright=True)
+    small = DepthMap(title=title, depth_m=small_m, valid_mask=np.isfinite(small_m))
+    panel = panel_jpeg(rgb=small_rgb, maps=[small], upright=True)
     page = viewer_page(
         title=prediction.name,
         subtitle="Predicted depth in 3D",
         rgb=prediction.rgb,
-        camera=prediction.lens.camera(height=height, width=width),
-        maps=[DepthMap(title=title, depth_m=prediction.depth)],
+        camera=prediction.camera,
+        maps=[DepthMap(title=title, depth_m=prediction.depth, valid_mask=np.isfinite(prediction.depth))],
         pictures=[Picture(image=panel, alt="Photograph and predicted depth")],
     )
     path.write_text(page.to_html())
@@ -130,12 +134,12 @@ FORMATS: dict[str, Format] = {
         help="NAME.ply, one coloured point per pixel",
         endings={"metres": "ply"},
         write=_write_ply,
-        needs_lens=True,
+        needs_camera=True,
     ),
     "viewer": Format(
         help="NAME.viewer.html, a page with the points to turn and zoom",
         endings={"metres": "viewer.html"},
         write=_write_viewer,
-        needs_lens=True,
+        needs_camera=True,
     ),
 }

@@ -81,13 +81,18 @@ def _is_image(path: str) -> bool:
 
 
 def read_image(path: str) -> np.ndarray:
-    """Returns (H, W, 3) uint8 RGB, rotated according to the EXIF orientation.
+    """Returns (H, W, 3) uint8 RGB of a path or URI; see `read_image_file` and `decode_rgb` for its errors."""
+    return decode_rgb(read_image_file(path))
+
+
+def read_image_file(path: str) -> bytes:
+    """Returns the bytes of an image file.
 
     Args:
         path: Path or URI.
 
     Raises:
-        RejectError: unsupported_format, unreadable_file, empty_file or unreadable_image.
+        RejectError: unsupported_format or unreadable_file.
     """
     if (suffix := Path(path).suffix.lower()) in OTHER_SUFFIXES:
         raise RejectError("unsupported_format", f"{suffix} files are not read. Convert it to JPEG or PNG")
@@ -96,7 +101,7 @@ def read_image(path: str) -> np.ndarray:
     except (OSError, SourceError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
         raise RejectError("unreadable_file", f"the file cannot be read: {reason}") from None
-    return decode_rgb(content)
+    return content
 
 
 def image_version(path: str) -> str:

@@ -13,8 +13,8 @@ from depthflow.errors import RegistryError, SourceError
 from depthflow.inference.config import PredictConfig
 from depthflow.inference.formats import FORMATS
 from depthflow.inference.images import image_version
+from depthflow.inference.lens import Lens
 from depthflow.inference.named_model import NamedModel
-from depthflow.inference.writers import Lens
 from depthflow.models.interface import Output
 from depthflow.storage.files import StoreFiles, open_files, open_output
 from depthflow.storage.location import absolute
@@ -37,7 +37,9 @@ class Outputs:
         kinds: Names in `FORMATS`.
         model: URI of the model, for the sidecar.
         output: What the model predicts.
-        lens: For point clouds and viewers; None if there are none.
+        lens: What the user states of the images' camera; None if nothing.
+        median_focal: Median focal length of the model's training images, relative to the image size; None if unknown.
+        max_depth_m: Depth in metres beyond which predictions are not believed; None for no limit.
         settings: Anything else the files depend on, for the sidecar.
         compared: Whether a plot that compares models is drawn from the files.
     """
@@ -48,6 +50,8 @@ class Outputs:
     output: Output
     lens: Lens | None
     settings: Mapping[str, Any]
+    median_focal: float | None = None
+    max_depth_m: float | None = None
     compared: bool = False
 
     def files(self, name: str) -> list[str]:
@@ -90,6 +94,7 @@ class Outputs:
             "model": self.model,
             "output": self.output,
             "lens": asdict(self.lens) if self.lens else None,
+            "max_depth_m": self.max_depth_m,
             **self.settings,
         }
 
@@ -140,11 +145,11 @@ def plan_outputs(models: Sequence[NamedModel], config: PredictConfig) -> list[Ou
         RegistryError: if the flags ask for metres of a model that predicts none.
     """
     first, *others = models
-    needs_lens = any(FORMATS[kind].needs_lens for kind in config.formats)
-    if first.output != "metres" and (needs_lens or config.tile_px):
+    needs_camera = any(FORMATS[kind].needs_camera for kind in config.formats)
+    if first.output != "metres" and (needs_camera or config.tile_px or config.max_depth_m):
         raise RegistryError(
-            f"{first.uri} predicts {first.output}: without metres, no --point-cloud, --viewer or --tile-px. "
-            "Leave them out."
+            f"{first.uri} predicts {first.output}: without metres, no --point-cloud, --viewer, --tile-px or "
+            "--max-depth-m. Leave them out."
         )
     kinds = tuple(dict.fromkeys((*config.formats, *["npy"] * bool(others))))
     unwritable = [kind for kind in kinds if first.output not in FORMATS[kind].endings]
@@ -156,13 +161,16 @@ def plan_outputs(models: Sequence[NamedModel], config: PredictConfig) -> list[Ou
         )
     open_output(config.out)
     out, settings = absolute(config.out), {"tile_px": config.tile_px}
-    lens = Lens(fx_px=config.fx, fy_px=config.fy, fov_deg=config.fov_deg) if needs_lens else None
+    is_stated = config.fx is not None or config.fov_deg is not None
+    lens = Lens(fx_px=config.fx, fy_px=config.fy, fov_deg=config.fov_deg) if is_stated else None
     planned = Outputs(
         folder=out,
         kinds=kinds,
         model=first.uri,
         output=first.output,
         lens=lens,
+        median_focal=first.camera.median_focal,
+        max_depth_m=config.max_depth_m,
         settings=settings,
         compared=bool(others),
     )
@@ -174,7 +182,14 @@ def _compared(model: NamedModel, first: Outputs) -> Outputs:
     own = re.sub(r"[^\w.-]+", "-", model.uri)
     folder = f"{first.folder}/{own}"
     return replace(
-        first, folder=folder, kinds=("npy",), model=model.uri, output=model.output, lens=None, compared=False
+        first,
+        folder=folder,
+        kinds=("npy",),
+        model=model.uri,
+        output=model.output,
+        median_focal=model.camera.median_focal,
+        max_depth_m=first.max_depth_m if model.output == "metres" else None,
+        compared=False,
     )
 
 

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Lock
@@ -15,10 +16,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import ray
 
+from depthflow.datasets.camera import CAMERA_FILE, Camera
+from depthflow.datasets.image_file import decode_rgb
+from depthflow.datasets.listing import read_camera
 from depthflow.datasets.reject import RejectError
-from depthflow.errors import unwrapped
+from depthflow.errors import SourceError, unwrapped
 from depthflow.inference.formats import FORMATS, Prediction
-from depthflow.inference.images import read_image
+from depthflow.inference.images import read_image_file
+from depthflow.inference.lens import ImageCamera, camera_of_image
 from depthflow.inference.outputs import SIDECAR, Outputs, output_names
 from depthflow.models.interface import LoadPredictor
 from depthflow.observability.gauges import StageGauges
@@ -43,6 +48,7 @@ class _Image(NamedTuple):
     path: str
     name: str
     rgb: np.ndarray
+    camera: ImageCamera | None
     facts: dict[str, Any]
     made: set[str]
 
@@ -57,7 +63,7 @@ class ImagePredictor:
 
     def __init__(self, load: LoadPredictor, outputs: Outputs) -> None:
         self._load, self._predictor = load, None  # Loaded by the first batch: a constructor's error would be lost.
-        self._outputs = outputs
+        self._outputs, self._cameras = outputs, dict[str, Camera | None]()
         self._predicting, self._holding_a_large_one = Lock(), Lock()
 
     def __call__(self, batch: Mapping[str, Sequence[str | bytes]]) -> dict[str, list[str]]:
@@ -79,7 +85,8 @@ class ImagePredictor:
                 with _long_names_rejected():
                     made = self._outputs.claim(path, name)
                 facts = self._outputs.facts(path)
-                image = _Image(path, name, read_image(path), facts, made)
+                rgb, camera = self._read(path)
+                image = _Image(path, name, rgb, camera, facts, made)
             except RejectError as error:
                 rejects.append(_reject(path, error))
                 continue
@@ -91,10 +98,37 @@ class ImagePredictor:
         if chunk:
             yield chunk
 
+    def _read(self, path: str) -> tuple[np.ndarray, ImageCamera | None]:
+        """Returns an image and its camera."""
+        content = read_image_file(path)
+        rgb = decode_rgb(content)
+        height, width = rgb.shape[:2]
+        try:
+            camera = camera_of_image(
+                content,
+                height=height,
+                width=width,
+                lens=self._outputs.lens,
+                beside=self._camera_in(path.rpartition("/")[0]),
+                median_focal=self._outputs.median_focal,
+            )
+        except (SourceError, ValueError) as error:
+            raise RejectError("wrong_camera", f"the {CAMERA_FILE} in its folder does not fit: {error}") from None
+        if camera is None and any(FORMATS[kind].needs_camera for kind in self._outputs.kinds):
+            raise RejectError("no_camera", "its camera is unknown: pass --fx and --fy or --fov-deg")
+        return rgb, camera
+
+    def _camera_in(self, folder: str) -> Camera | None:
+        """Returns the camera that a folder's camera.json states, reading it once; raises SourceError if it is none."""
+        if self._outputs.lens is None and folder not in self._cameras:
+            self._cameras[folder] = read_camera(folder)
+        return self._cameras.get(folder)
+
     def _predict(self, images: list[_Image]) -> list[dict[str, Any]]:
         with self._predicting:
             self._predictor = self._predictor or self._load()
-            depth = self._predictor(np.stack([image.rgb for image in images]))
+            focal = [image.camera.camera.relative_focal if image.camera else np.nan for image in images]
+            depth = self._predictor(np.stack([image.rgb for image in images]), np.array(focal))
         return [self._finish(image, one) for image, one in zip(images, depth, strict=True)]
 
     def _finish(self, image: _Image, depth: np.ndarray) -> dict[str, Any]:
@@ -103,7 +137,7 @@ class ImagePredictor:
                 self._write(image, depth)
         except RejectError as error:
             return _reject(image.path, error)
-        return _accept(image.path, self._outputs.locations(image.name))
+        return _accept(image.path, self._outputs.locations(image.name), image.camera.source if image.camera else "")
 
     def _write(self, image: _Image, depth: np.ndarray) -> None:
         """Writes an image's files elsewhere and then commits them, so that no file is ever seen half-written.
@@ -115,12 +149,18 @@ class ImagePredictor:
         if not np.isfinite(depth).all() or not positive:
             message = "the model predicts depths that are not finite and positive"
             raise RejectError("insane_depth", message)
-        prediction = Prediction(
-            rgb=image.rgb, depth=depth, output=self._outputs.output, lens=self._outputs.lens, name=image.name
-        )
+        if self._outputs.max_depth_m is not None:
+            depth = np.where(depth <= self._outputs.max_depth_m, depth, np.float32(np.nan))
+        camera = image.camera.camera if image.camera else None
+        prediction = Prediction(rgb=image.rgb, depth=depth, output=self._outputs.output, camera=camera, name=image.name)
         out, files = open_files(self._outputs.folder), self._outputs.files(image.name)
         reserved = self._outputs.reserved(image.name)
-        facts = {**image.facts, "files": self._outputs.kinds, "outputs": reserved}
+        facts = {
+            **image.facts,
+            "camera": _camera_facts(image.camera),
+            "files": self._outputs.kinds,
+            "outputs": reserved,
+        }
         with TemporaryDirectory() as scratch:
             scratch_files = [Path(scratch, file.removeprefix(f"{image.name}.")) for file in files]
             for kind, path in zip(self._outputs.kinds, scratch_files, strict=True):
@@ -151,12 +191,17 @@ def _long_names_rejected() -> Iterator[None]:
         raise RejectError("name_too_long", message) from None
 
 
-def _accept(path: str, outputs: list[str]) -> dict[str, Any]:
-    return {"path": path, "outputs": outputs, "reason": "", "message": ""}
+def _camera_facts(found: ImageCamera | None) -> dict[str, Any] | None:
+    """Returns an image's camera and where it is known from, for NAME.depth.json."""
+    return {**asdict(found.camera), "source": found.source} if found else None
+
+
+def _accept(path: str, outputs: list[str], camera: str = "") -> dict[str, Any]:
+    return {"path": path, "outputs": outputs, "camera": camera, "reason": "", "message": ""}
 
 
 def _reject(path: str, error: RejectError) -> dict[str, Any]:
-    return {"path": path, "outputs": [], "reason": error.reason, "message": error.message}
+    return {"path": path, "outputs": [], "camera": "", "reason": error.reason, "message": error.message}
 
 
 def predict_images(
@@ -181,8 +226,8 @@ def predict_images(
         python: Interpreter of these processes; None for Ray's own.
 
     Returns:
-        One row per image, sorted by path: path, outputs, reason and message (empty unless it was rejected), and
-        done_before, whether an earlier run left its files.
+        One row per image, sorted by path: path, outputs, camera (where it is known from), reason and message (empty
+        unless it was rejected), and done_before, whether an earlier run left its files.
     """
     names = output_names(paths)
     with ThreadPoolExecutor(CHECKS_AT_ONCE) as pool:  # Each check waits for the storage.

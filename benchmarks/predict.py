@@ -36,10 +36,11 @@ from depthflow.evaluation.evaluate import Evaluator
 from depthflow.evaluation.protocols import PROTOCOLS
 from depthflow.inference.formats import shrunk
 from depthflow.inference.images import read_image
+from depthflow.inference.lens import Lens
 from depthflow.inference.outputs import Outputs
 from depthflow.inference.predict import predict_images
 from depthflow.inference.predictor import NetworkPredictor
-from depthflow.inference.writers import Lens, write_npy, write_ply, write_png16
+from depthflow.inference.writers import write_npy, write_ply, write_png16
 from depthflow.models.interface import LoadPredictor
 from depthflow.observability.noise import TENSORFLOW_ENVIRONMENT
 from depthflow.recipes import RECIPES
@@ -184,10 +185,11 @@ def _stages(folder: str, network: str) -> dict[str, float]:
         rgb = timed("read", lambda path=path: read_image(str(path)))
         small = timed("shrink", lambda rgb=rgb: resize_rgb(rgb, height=height, width=width))
         timed("network", lambda small=small: model.predict_on_batch(small[None]))
+        camera = Lens(fov_deg=60.0).camera(height=rgb.shape[0], width=rgb.shape[1])
         depth_m = timed("network, shrink and enlarge", lambda rgb=rgb: predictor(rgb[None])[0])
         timed("npy", lambda d=depth_m: write_npy(scratch / "a.npy", d))
         timed("png", lambda d=depth_m: write_png16(scratch / "a.png", d))
-        timed("ply", lambda d=depth_m, rgb=rgb: write_ply(scratch / "a.ply", d, rgb, Lens(fov_deg=60.0)))
+        timed("ply", lambda d=depth_m, rgb=rgb, c=camera: write_ply(scratch / "a.ply", d, rgb, c))
         drawn = timed("panel, shrinking", lambda d=depth_m, rgb=rgb: shrunk(rgb, d))
         timed(
             "panel, drawing",

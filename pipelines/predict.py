@@ -38,15 +38,14 @@ def main(config: PredictConfig) -> dict[str, Any]:
         tell(f"{row['path']}: {row['reason']}: {row['message']}", {"sample_id": row["path"], "reason": row["reason"]})
     rows = results[0]
     reasons = Counter(row["reason"] for row in rows if row["reason"])
+    cameras = Counter(row["camera"] or "unknown" for row in rows if not row["reason"] and not row["done_before"])
     return {
         "model": models[0].uri,
         "images": len(rows) - reasons.total(),
         "done_before": sum(row["done_before"] for row in rows),
         "rejects": reasons.total(),
         "rejects_by_reason": dict(reasons),
-        "cameras": dict(
-            Counter(row["camera"] or "unknown" for row in rows if not row["reason"] and not row["done_before"])
-        ),
+        "cameras": dict(cameras),
         "outputs": [*(path for row in rows for path in row["outputs"]), *comparisons],
     }
 

@@ -8,7 +8,6 @@ from typing import IO, Any
 
 import numpy as np
 
-from depthflow.datasets.image_file import decode_rgb
 from depthflow.datasets.reject import RejectError
 from depthflow.inference.writers import write_npy, write_png16
 from depthflow.models.interface import ARRAY
@@ -28,14 +27,14 @@ OUTPUT_FORMATS: Mapping[str, Callable[[np.ndarray], Any]] = {
 """Name to a function of (H, W) float32 metres. A file is bytes, which MLflow's server sends as base64."""
 
 
-def decode_image(value: object) -> np.ndarray:
-    """Returns (H, W, 3) uint8 RGB, decoded and rotated as predict.py does it.
+def image_bytes(value: object) -> bytes:
+    """Returns the bytes of an image file.
 
     Args:
-        value: An image file, such as a JPEG or PNG: bytes, or base64 text.
+        value: Bytes, or base64 text.
 
     Raises:
-        RejectError: not_base64, empty_file or unreadable_image.
+        RejectError: not_base64 or unreadable_image.
     """
     if isinstance(value, str):
         try:
@@ -44,7 +43,7 @@ def decode_image(value: object) -> np.ndarray:
             raise RejectError("not_base64", f"the text is not base64 ({error})") from None
     if not isinstance(value, bytes):
         raise RejectError("unreadable_image", f"an image is bytes or base64 text, not {type(value).__name__}")
-    return decode_rgb(value)
+    return value
 
 
 def check_images(values: np.ndarray) -> np.ndarray:

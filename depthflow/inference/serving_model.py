@@ -3,19 +3,24 @@
 It must serve with only the registry's `SERVING_PACKAGES` installed, so it imports nothing else.
 """
 
+import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import mlflow
 import numpy as np
 from mlflow.exceptions import MlflowException
 
+from depthflow.datasets.image_file import decode_rgb
 from depthflow.datasets.reject import RejectError
-from depthflow.inference.encoded import OUTPUT_FORMATS, check_images, decode_image
+from depthflow.inference.encoded import OUTPUT_FORMATS, check_images, image_bytes
+from depthflow.inference.lens import Lens, camera_of_image
 from depthflow.inference.predictor import NetworkPredictor, check_network
 from depthflow.models.canonical_camera import CAMERA, ModelCamera
-from depthflow.models.interface import ARRAY, NETWORK_ARTIFACT, NETWORK_SHA256, OUTPUT_FORMAT
+from depthflow.models.interface import ARRAY, FX_PX, FY_PX, NETWORK_ARTIFACT, NETWORK_SHA256, OUTPUT_FORMAT
+
+T = TypeVar("T")
 
 
 class DepthModel(mlflow.pyfunc.PythonModel):
@@ -37,31 +42,53 @@ class DepthModel(mlflow.pyfunc.PythonModel):
         Args:
             context: MLflow's, unused.
             model_input: (B, H, W, 3) uint8, or (B,) files.
-            params: `OUTPUT_FORMAT`, one of `OUTPUT_FORMATS`.
+            params: `OUTPUT_FORMAT`, one of `OUTPUT_FORMATS`; `FX_PX` and `FY_PX`, both or neither. Without them, the
+                lens is that of a file's EXIF data, or else the median of the training images.
 
         Returns:
             (B, H, W) float32 metres for an array; otherwise a list with one depth map per image.
 
         Raises:
-            MlflowException: if an input is no image, or the format is unknown.
+            MlflowException: if an input is no image, the format is unknown, or the lens is not one.
         """
         name = (params or {}).get(OUTPUT_FORMAT, ARRAY)
         if name not in OUTPUT_FORMATS:
             raise MlflowException.invalid_parameter_value(
                 f"{OUTPUT_FORMAT} must be one of {', '.join(OUTPUT_FORMATS)}. Received: {name!r}"
             )
+        lens = _lens(params or {})
         encode, values = OUTPUT_FORMATS[name], np.asarray(model_input)
         if values.ndim != 1:
-            depth_m = self._predictor(_checked(check_images, values, "The input"))
+            depth_m = self._metres(_checked(check_images, values, "The input"), b"", lens)
             return depth_m if name == ARRAY else [encode(one) for one in depth_m]
-        images = enumerate(values.tolist(), start=1)  # Decoded one by one: many may not fit in memory.
-        return [
-            encode(self._predictor(_checked(decode_image, one, f"Image {k} of {len(values)}")[None])[0])
-            for k, one in images
-        ]
+        encoded = []
+        for k, value in enumerate(values.tolist(), start=1):  # One by one: many may not fit in memory.
+            content = _checked(image_bytes, value, f"Image {k} of {len(values)}")
+            rgb = _checked(decode_rgb, content, f"Image {k} of {len(values)}")
+            encoded.append(encode(self._metres(rgb[None], content, lens)[0]))
+        return encoded
+
+    def _metres(self, rgb: np.ndarray, content: bytes, lens: Lens | None) -> np.ndarray:
+        """Predicts (B, H, W) metres of images of one size and one lens."""
+        height, width = rgb.shape[1:3]
+        found = camera_of_image(content, height=height, width=width, lens=lens)
+        focal = found.camera.relative_focal if found else np.nan
+        return self._predictor(rgb, np.full(len(rgb), focal))
 
 
-def _checked(check: Callable[[Any], np.ndarray], value: Any, label: str) -> np.ndarray:
+def _lens(params: dict[str, Any]) -> Lens | None:
+    """Returns the lens that the parameters state, if they do."""
+    given = [params.get(name) for name in (FX_PX, FY_PX)]
+    if given == [None, None]:
+        return None
+    if not all(isinstance(value, int | float) and 0 < value < math.inf for value in given):
+        raise MlflowException.invalid_parameter_value(
+            f"{FX_PX} and {FY_PX} must be focal lengths in pixels of the image, both or neither. Received: {given}"
+        )
+    return Lens(fx_px=given[0], fy_px=given[1])
+
+
+def _checked(check: Callable[[Any], T], value: Any, label: str) -> T:
     """Returns what `check` makes of a value, with its RejectError as an error that MLflow's server passes on."""
     try:
         return check(value)

@@ -58,6 +58,9 @@ NETWORK_SHA256 = "network_sha256"
 NETWORK_ARTIFACT = "network"
 """Name of the network's .keras file in a packaged model."""
 
+FX_PX, FY_PX = "fx_px", "fy_px"
+"""Parameters of the packaged model: the focal lengths of all images of a request, in pixels of these."""
+
 OUTPUT_FORMAT = "output_format"
 """Parameter of the packaged model that says how depth comes back."""
 

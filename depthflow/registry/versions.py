@@ -23,7 +23,7 @@ from mlflow.types import DataType, ParamSchema, ParamSpec, Schema, TensorSpec
 
 from depthflow.errors import RegistryError
 from depthflow.models.canonical_camera import CAMERA, ModelCamera
-from depthflow.models.interface import ARRAY, NETWORK_ARTIFACT, NETWORK_SHA256, OUTPUT_FORMAT, file_sha256
+from depthflow.models.interface import ARRAY, FX_PX, FY_PX, NETWORK_ARTIFACT, NETWORK_SHA256, OUTPUT_FORMAT, file_sha256
 from depthflow.observability.safe_text import without_credentials
 from depthflow.registry.runs import RunLog
 from depthflow.registry.tracking import mlflow_at, tracking_uri
@@ -40,7 +40,12 @@ SERVING_PACKAGES = ("tensorflow", "keras", "numpy", "opencv-python", "kornia-rs"
 SIGNATURE = ModelSignature(
     inputs=Schema([TensorSpec(np.dtype(object), (-1,))]),
     outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, -1, -1))]),
-    params=ParamSchema([ParamSpec(OUTPUT_FORMAT, DataType.string, ARRAY)]),
+    params=ParamSchema(
+        [
+            ParamSpec(OUTPUT_FORMAT, DataType.string, ARRAY),
+            *(ParamSpec(focal, DataType.double, None) for focal in (FX_PX, FY_PX)),
+        ]
+    ),
 )
 """Images to metres (B, H, W) at their size. MLflow passes on anything for a tensor of objects, and the model checks it:
 uint8 RGB (B, H, W, 3), or a column of image files."""

@@ -71,7 +71,7 @@ def test_a_users_error_is_raised_as_it_was_in_the_process(place, capfd):
         assert "Traceback" not in "".join(capfd.readouterr())
 
 
-@pytest.mark.parametrize("place", [in_nested_task, in_data_actor, in_training])
+@pytest.mark.parametrize("place", [in_nested_task, in_data_task, in_training])
 @pytest.mark.usefixtures("shared_ray")
 def test_a_full_disk_is_told_from_any_process(place):
     def fail():

@@ -51,7 +51,7 @@ def loaders() -> dict:
         def __init__(self, output: str, gain: float) -> None:
             self.output, self._gain = output, gain
 
-        def __call__(self, rgb):
+        def __call__(self, rgb, focal=None):
             slope = np.linspace(0.9, 1.1, rgb.shape[2], dtype=np.float32)
             depth_m = (1.0 + self._gain * rgb.mean(axis=-1, dtype=np.float32) / 255) * slope
             return depth_m if self.output == "metres" else 0.3 / depth_m + 2.0

@@ -94,7 +94,7 @@ import numpy as np
 from depthflow.inference.outputs import Outputs
 from depthflow.inference.predict import ImagePredictor
 from depthflow.inference.predictor import NetworkPredictor
-from depthflow.inference.writers import Lens
+from depthflow.inference.lens import Lens
 from depthflow.models.unet import build_unet, serving_network
 from depthflow.recipes import smoke
 folder = Path(sys.argv[1])

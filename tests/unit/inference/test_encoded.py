@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from depthflow.datasets.image_file import decode_rgb
 from depthflow.datasets.reject import RejectError
-from depthflow.inference.encoded import OUTPUT_FORMATS, check_images, decode_image
+from depthflow.inference.encoded import OUTPUT_FORMATS, check_images, image_bytes
 from depthflow.inference.writers import read_png16
 
 RGB = np.random.default_rng(0).integers(0, 256, (24, 40, 3), dtype=np.uint8)
@@ -20,6 +21,11 @@ def file_of(rgb: np.ndarray, kind: str, **options) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(rgb).save(buffer, kind, **options)
     return buffer.getvalue()
+
+
+def decode_image(value: object) -> np.ndarray:
+    """What the packaged model does with a file."""
+    return decode_rgb(image_bytes(value))
 
 
 def png_that_claims(height: int, width: int) -> bytes:

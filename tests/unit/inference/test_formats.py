@@ -6,15 +6,20 @@ import numpy as np
 import pytest
 
 from depthflow.inference.formats import FORMATS, Prediction
+from depthflow.inference.lens import Lens
 from depthflow.inference.outputs import SIDECAR
-from depthflow.inference.writers import Lens
 
 DEPTH = np.linspace(0.5, 9.0, 30, dtype=np.float32).reshape(5, 6)
 CASES = [(name, output) for name, one in FORMATS.items() for output in one.endings]
 
 
 def prediction(output: str) -> Prediction:
-    return Prediction(rgb=np.zeros((5, 6, 3), np.uint8), depth=DEPTH, output=output, lens=Lens(fov_deg=60.0))
+    return Prediction(
+        rgb=np.zeros((5, 6, 3), np.uint8),
+        depth=DEPTH,
+        output=output,
+        camera=Lens(fov_deg=60.0).camera(height=5, width=6),
+    )
 
 
 @pytest.mark.parametrize(("name", "output"), CASES)

@@ -15,10 +15,11 @@ from PIL import Image
 
 from depthflow.errors import SourceError
 from depthflow.inference.images import find_images
+from depthflow.inference.lens import Lens
 from depthflow.inference.outputs import Outputs, output_names, without_predictions
 from depthflow.inference.predict import ImagePredictor
 from depthflow.inference.predictor import ConstantPredictor
-from depthflow.inference.writers import Lens, read_png16
+from depthflow.inference.writers import read_png16
 from depthflow.storage.files import DiskFiles
 from tests.object_store import serving_bucket
 
@@ -157,7 +158,7 @@ def test_each_photograph_gets_its_own_depth(tmp_path):
     class Red:
         output = "metres"
 
-        def __call__(self, rgb):
+        def __call__(self, rgb, focal=None):
             return rgb[..., 0].astype(np.float32) + 1
 
     paths = [tmp_path / f"{k}.png" for k in range(6)]
@@ -350,3 +351,54 @@ def test_a_name_that_is_not_utf8(tmp_path):
     assert (row["path"], row["reason"]) == (str(path), "")
     assert np.load(tmp_path / "out" / f"{path.stem}.depth.npy").shape == (4, 6)
     assert wanted.is_done(str(path), path.stem)
+
+
+# --- the lens ---
+
+
+class Focal:
+    """Predicts the relative focal length that it is given."""
+
+    output = "metres"
+
+    def __call__(self, rgb, focal=None):
+        return np.broadcast_to(np.asarray(focal, np.float32)[:, None, None], rgb.shape[:3]).copy()
+
+
+def with_lens(tmp_path, photograph, **changes):
+    """The row, the depth and the sidecar of a photograph of 40 x 60."""
+    (row,) = predicted([photograph], outputs(tmp_path / "out", ("npy",), **changes), Focal)
+    sidecar = json.loads((tmp_path / "out/room.depth.json").read_bytes())
+    return row, np.load(tmp_path / "out/room.depth.npy"), sidecar
+
+
+def test_a_model_gets_the_lens_and_the_sidecar_says_where_it_is_from(tmp_path, photograph):
+    row, depth, sidecar = with_lens(tmp_path, photograph, lens=Lens(fx_px=30.0, fy_px=80.0))
+    assert row["camera"] == sidecar["camera"]["source"] == "flags"
+    assert (sidecar["camera"]["fx_px"], sidecar["camera"]["fy_px"]) == (30.0, 80.0)
+    np.testing.assert_allclose(depth, 1.0)  # The root of 30 / 60 x 80 / 40.
+    row, depth, _ = with_lens(tmp_path, photograph, median_focal=0.75)
+    assert row["camera"] == "training median"
+    np.testing.assert_allclose(depth, 0.75)
+
+
+def test_a_camera_beside_the_photographs_is_theirs(tmp_path, photograph):
+    camera = {"width": 120, "height": 80, "fx_px": 60.0, "fy_px": 160.0, "cx_px": 60.0, "cy_px": 40.0}
+    (tmp_path / "camera.json").write_text(json.dumps(camera))
+    row, depth, _ = with_lens(tmp_path, photograph, median_focal=0.75)
+    assert row["camera"] == "camera.json"
+    np.testing.assert_allclose(depth, 1.0)
+    (tmp_path / "camera.json").write_text(json.dumps({**camera, "width": 300}))
+    (row,) = predicted([photograph], outputs(tmp_path / "other", ("npy",)), Focal)
+    assert row["reason"] == "wrong_camera" and "80 x 300" in row["message"]
+
+
+def test_points_without_any_camera_are_rejected(tmp_path, photograph):
+    (row,) = predicted([photograph], outputs(tmp_path / "out", ("ply",), lens=None))
+    assert row["reason"] == "no_camera"
+
+
+def test_depth_beyond_the_limit_is_marked(tmp_path, photograph):
+    _, depth, sidecar = with_lens(tmp_path, photograph, median_focal=0.75, max_depth_m=0.5)
+    assert np.isnan(depth).all()
+    assert sidecar["max_depth_m"] == 0.5

@@ -27,7 +27,7 @@ class Scene:
     def __init__(self, detail: bool) -> None:
         self.calls, self._detail = 0, detail
 
-    def __call__(self, rgb):
+    def __call__(self, rgb, focal=None):
         self.calls += 1
         depth_m = 1.0 + rgb[..., 0].astype(np.float32) / 50
         if self.calls > 1:
@@ -76,7 +76,7 @@ def test_flat_tiles_take_the_wholes_mean():
     class Flat:
         output = "metres"
 
-        def __call__(self, rgb):
+        def __call__(self, rgb, focal=None):
             return np.full(rgb.shape[:3], 3.0, np.float32)
 
     np.testing.assert_allclose(TiledPredictor(Flat(), tile_px=64)(photograph()), 3.0, rtol=1e-5)

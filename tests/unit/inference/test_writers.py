@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
-from depthflow.inference.writers import PNG_MAX, SCALE_KEY, Lens, read_png16, write_npy, write_ply, write_png16
+from depthflow.inference.lens import centred
+from depthflow.inference.writers import PNG_MAX, SCALE_KEY, read_png16, write_npy, write_ply, write_png16
 
 
 def test_png_keeps_near_and_far(tmp_path):
@@ -101,7 +102,7 @@ def test_points_lie_where_the_lens_saw_them(tmp_path):
     draws = np.random.default_rng(0)
     depth_m = draws.uniform(0.5, 300, (6, 8)).astype(np.float32)
     rgb = draws.integers(0, 256, (6, 8, 3), np.uint8)
-    write_ply(tmp_path / "cloud.ply", depth_m, rgb, Lens(fx_px=7.0, fy_px=9.0))
+    write_ply(tmp_path / "cloud.ply", depth_m, rgb, centred(7.0, 9.0, height=6, width=8))
     points = read_ply(tmp_path / "cloud.ply").reshape(6, 8)
     rows, columns = np.mgrid[:6, :8]
     np.testing.assert_allclose(7.0 * points["x"] / points["z"] + 4, columns + 0.5, rtol=1e-5)
@@ -110,7 +111,15 @@ def test_points_lie_where_the_lens_saw_them(tmp_path):
     np.testing.assert_array_equal(np.stack([points[c] for c in ("red", "green", "blue")], axis=-1), rgb)
 
 
-@pytest.mark.parametrize(("fov_deg", "width", "focal_px"), [(90.0, 100, 50.0), (60.0, 1024, 886.81)])
-def test_a_field_of_view_is_a_focal_length(fov_deg, width, focal_px):
-    assert Lens(fov_deg=fov_deg).focal_px(width=width) == pytest.approx((focal_px, focal_px), rel=1e-4)
-    assert Lens(fx_px=1.0, fy_px=2.0).focal_px(width=width) == (1.0, 2.0)
+def test_what_is_not_believed_is_marked(tmp_path):
+    """NaN stays NaN in npy, is 0 in png, and has no point."""
+    depth_m = np.array([[1.0, np.nan], [np.nan, 2.0]], np.float32)
+    rgb = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
+    write_npy(tmp_path / "a.npy", depth_m)
+    np.testing.assert_array_equal(np.load(tmp_path / "a.npy"), depth_m)
+    write_png16(tmp_path / "a.png", depth_m)
+    np.testing.assert_allclose(read_png16(tmp_path / "a.png"), [[1.0, 0.0], [0.0, 2.0]])
+    write_ply(tmp_path / "a.ply", depth_m, rgb, centred(2.0, 2.0, height=2, width=2))
+    points = read_ply(tmp_path / "a.ply")
+    np.testing.assert_allclose(points["z"], [1.0, 2.0])
+    assert points["red"].tolist() == [0, 9]

@@ -63,7 +63,7 @@ class PredictConfig(PoolConfig):
         given = [self.fx is not None and self.fy is not None, self.fov_deg is not None]
         require(
             sum(given) <= 1 and (self.fx is None) == (self.fy is None),
-            f"The camera is --fx and --fy, or else --fov-deg. Received: {self._camera_flags()}",
+            f"--fx and --fy go together, and exclude --fov-deg. Received: {self._camera_flags()}",
         )
         for name in ("fx", "fy"):
             value = getattr(self, name)

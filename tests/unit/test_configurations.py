@@ -130,7 +130,7 @@ REJECTED = [
     (PredictConfig, {"files": ()}, "--files", "none"),
     (PredictConfig, {"point_cloud": True, "fov_deg": 180.0}, "--fov-deg", "180.0"),
     (PredictConfig, {"point_cloud": True, "fx": -1.0, "fy": 1.0}, "--fx", "-1.0"),
-    (PredictConfig, {"fx": 500.0}, "The camera is --fx and --fy", "--fx 500"),
+    (PredictConfig, {"fx": 500.0}, "--fx and --fy go together", "--fx 500"),
     (PredictConfig, {"max_depth_m": 0.0}, "--max-depth-m", "0.0"),
     (PromoteConfig, {"samples": None}, "--samples", "none"),
     (PromoteConfig, {"samples": ""}, "--samples", "none"),

@@ -19,6 +19,7 @@ BESIDE = Camera(width=800, height=600, fx_px=700.0, fy_px=720.0, cx_px=390.0, cy
 def jpeg(tags=(), *, height=300, width=400, kind="JPEG") -> bytes:
     """An image file with these EXIF tags."""
     exif, buffer = Image.Exif(), io.BytesIO()
+    exif[Base.Make] = "a maker"  # Pillow writes no PNG block without a tag of its own.
     exif.get_ifd(IFD.Exif).update(dict(tags))
     Image.fromarray(np.zeros((height, width, 3), np.uint8)).save(buffer, kind, exif=exif)
     return buffer.getvalue()

@@ -94,6 +94,7 @@ def test_writes_three_files_and_a_sidecar(tmp_path, photograph):
     assert row == {
         "path": str(photograph),
         "outputs": [str(out / f"room.{kind}") for kind in ("depth.npy", "depth.png", "panel.png")],
+        "camera": "",
         "reason": "",
         "message": "",
     }
@@ -225,7 +226,7 @@ def test_broken_photograph_is_reported_and_nothing_written(tmp_path):
 @pytest.mark.parametrize("broken", [np.nan, np.inf, 0.0, -1.0])
 def test_insane_depth_is_reported_and_nothing_written(tmp_path, photograph, broken):
     def load():
-        def predict(rgb):
+        def predict(rgb, focal):
             depth_m = np.ones(rgb.shape[:3], np.float32)
             depth_m[0, 3, 4] = broken
             return depth_m

@@ -2,6 +2,7 @@
 
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
@@ -122,9 +123,9 @@ def evaluate_models(
             python=python,
             **vars(plan_pool(num_workers, **cluster_capacity())),
         )
-        evaluations |= evaluator.evaluate()
-        depth_m |= evaluator.depth_m(shown(next(iter(evaluations.values()))))
-        del evaluator  # Returns its CPUs to the next one.
+        with closing(evaluator):  # Returns its CPUs to the next one.
+            evaluations |= evaluator.evaluate()
+            depth_m |= evaluator.depth_m(shown(next(iter(evaluations.values()))))
     return evaluations, depth_m
 
 
@@ -162,7 +163,9 @@ class Evaluator:
         # All workers are placed at once: of two evaluators that need the same GPUs, one waits instead of holding some.
         bundle = {"CPU": 1.0, **({"GPU": 1.0} if use_gpu else {})}
         group = placement_group([bundle] * count, bundle_label_selector=[dict(label_selector)] * count)
-        weakref.finalize(self, _remove, group).atexit = False
+        # To be called: what a finalizer raises by itself, be it an interruption, is ignored.
+        self.close = weakref.finalize(self, _remove, group)
+        self.close.atexit = False
         worker_class = ray.remote(  # pyright: ignore[reportCallIssue]  # Missing in Ray's types: max_concurrency.
             num_cpus=1,
             num_gpus=1 if use_gpu else 0,

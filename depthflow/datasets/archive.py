@@ -18,13 +18,13 @@ from depthflow.datasets.camera import CAMERA_FILE, parse_camera
 from depthflow.datasets.gzip_index import slice_index
 from depthflow.datasets.listing import Listing, SourceFile, printable
 from depthflow.errors import SourceError
-from depthflow.storage.foreign_file import why_not_plain, why_too_large
+from depthflow.storage.foreign_file import is_hidden, why_not_plain, why_too_large
 from depthflow.storage.location import absolute, is_uri, object_store, reported
 
 SUFFIXES = (".tar.gz", ".tgz")
 _INFLATE_ERRORS = (ValueError, RuntimeError, OSError, tarfile.TarError, EOFError)
 """Raised by rapidgzip and tarfile for damaged bytes."""
-TEXT_SUFFIXES = (".txt", ".json", ".csv", ".log")
+TEXT_SUFFIXES = (".txt", ".json", ".csv", ".log", ".pincam", ".traj")
 """Endings of the files that layouts read: cameras, poses, lists of frames."""
 _MAX_TEXT_BYTES = 2**24
 _TAIL_BYTES = 2**20
@@ -159,7 +159,7 @@ def archive_listing(archive: str, contents: Contents) -> Listing:
     texts = {files[number].place: content for number, content in contents.texts.items()}
     return Listing(
         location=archive,
-        files=files,
+        files=[file for file in files if not is_hidden(file.path)],
         read=lambda file: texts[file.place],
         camera=parse_camera(camera, where=f"{CAMERA_FILE} of {archive}") if camera is not None else None,
     )

@@ -10,7 +10,6 @@ from collections.abc import Iterable
 from depthflow.datasets.camera import Camera
 from depthflow.datasets.frames import SPLITS, Frame
 from depthflow.datasets.listing import Listing, SourceFile, printable
-from depthflow.storage.foreign_file import is_hidden
 
 MEMBER_SUFFIXES = {"rgb": ".png", "depth": "_depth.npy", "mask": "_depth_mask.npy"}
 """In lower or upper case. A .jpg or .jpeg is the image of a depth that has no .png."""
@@ -34,8 +33,6 @@ def frames(listing: Listing) -> list[Frame]:
     """
     of_split: dict[str, list[SourceFile]] = {split: [] for split in SPLITS}
     for file in listing.files:
-        if is_hidden(file.path):
-            continue
         folders = file.parent.split("/") if file.parent else []
         split = next((folder for folder in folders if folder in SPLITS), None)
         if split:
@@ -49,8 +46,6 @@ def frames(listing: Listing) -> list[Frame]:
 def group_triplets(split: str, files: Iterable[SourceFile], camera: Camera | None = None) -> list[Frame]:
     """Groups a split's files into triplets, sorted by folder and id; a repeated file begins another triplet.
 
-    Hidden files, which systems and editors leave, and files in hidden folders are no members.
-
     Args:
         files: Their parents are relative to the split's folder.
         camera: The camera that the source states, if any.
@@ -59,7 +54,7 @@ def group_triplets(split: str, files: Iterable[SourceFile], camera: Camera | Non
     jpegs: list[tuple[tuple[str, str, int], SourceFile]] = []
     for file in files:
         found = _MEMBER.fullmatch(file.name)
-        if found is None or is_hidden(file.path):
+        if found is None:
             continue
         stem, suffix = printable(found["stem"]), found["suffix"].lower()
         if suffix in (".jpg", ".jpeg"):

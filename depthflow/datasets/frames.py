@@ -35,11 +35,12 @@ class Frame:
     """An image with its depth.
 
     Attributes:
-        sample_id: Unique in a store, such as 00022_00193_indoors_010_000.
+        sample_id: Unique in a store, such as 00022_00193_indoors_010_000 or tum/freiburg1_desk/1305031102.175304; see
+            `frame_id`.
         split, scene_type, scene, scan: Where it belongs; frames of one scene are never divided between splits.
         members: Where the source keeps image, depth, mask and confidence, as far as they exist, under the names rgb,
-            depth, mask and confidence. Only the source's own reader interprets it: a path, a URI or
-            file.h5#dataset[index] in a tree, (offset, size) in bytes of the decompressed tar in an archive.
+            depth, mask and confidence: the places of its `SourceFile`s. Only the source's own reader interprets them:
+            a path, a URI or file.h5#dataset[index] in a tree, (offset, size) in bytes of an archive.
         required: The members without which there is no sample.
         dataset: Name of the data set.
         time_s: When it was taken, in seconds from any origin; None if unknown.
@@ -66,3 +67,8 @@ class Frame:
     pose: tuple[float, ...] | None = None
     problem: str = ""
     reason: str = ""
+
+
+def frame_id(dataset: str, *parts: str) -> str:
+    """Returns the sample id of a frame of any data set but DIODE: data set, scene, scan and name, once each."""
+    return "/".join(dict.fromkeys(part for part in (dataset, *parts) if part))

@@ -1,6 +1,6 @@
 """The layouts that frames may lie in: how each is recognised, and how it becomes frames."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from depthflow.datasets import diode
@@ -21,7 +21,7 @@ class Layout:
 
     help: str
     fits: Callable[[Listing], bool]
-    frames: Callable[[Listing], list[Frame]]
+    frames: Callable[[Listing], Iterable[Frame]]
 
 
 LAYOUTS: dict[str, Layout] = {

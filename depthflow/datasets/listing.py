@@ -1,6 +1,7 @@
 """Lists the files of a source, so that a layout can tell what they are, wherever they lie."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,8 +10,11 @@ from typing import Any, NamedTuple
 from depthflow.datasets.camera import CAMERA_FILE, Camera, parse_camera
 from depthflow.datasets.frames import SPLITS
 from depthflow.errors import SourceError
-from depthflow.storage.foreign_file import read_foreign_file, walk_files, why_too_large
+from depthflow.storage.foreign_file import is_hidden, read_foreign_file, walk_files, why_too_large
 from depthflow.storage.location import is_uri, object_store, reported
+
+_READS_AT_ONCE = 32
+"""Small files of an object store are read by this many threads."""
 
 
 class SourceFile(NamedTuple):
@@ -40,7 +44,8 @@ class Listing:
 
     Attributes:
         location: Path or URI of the source.
-        files: Its files, in no particular order; an archive may hold two of one path.
+        files: Its files, in no particular order, without hidden ones, which systems and editors leave; an archive may
+            hold two of one path.
         read: Returns a small text file's bytes, given the file.
         camera: The camera that a camera.json of the source states, if there is one.
     """
@@ -65,6 +70,11 @@ class Listing:
         name = location.rstrip("/").rpartition("/")[2]
         return name.partition(".tar")[0].removesuffix(".tgz").removesuffix(".zip")
 
+    def texts(self, files: Iterable[SourceFile]) -> list[str]:
+        """Returns the content of many small text files, such as a pose for each frame; see `text`."""
+        with ThreadPoolExecutor(_READS_AT_ONCE) as pool:
+            return list(pool.map(self.text, files))
+
     def text(self, file: SourceFile) -> str:
         """Returns a small text file's content.
 
@@ -88,7 +98,7 @@ def list_tree(location: str) -> Listing:
     files = _object_files(location) if is_uri(location) else _disk_files(location)
     return Listing(
         location=location,
-        files=list(files),
+        files=[file for file in files if not is_hidden(file.path)],
         read=lambda file: read_foreign_file(file.place),
         camera=read_camera(location),
     )

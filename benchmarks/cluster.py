@@ -40,6 +40,7 @@ from preprocess import DIODE_SAMPLES, ray_rate
 
 from depthflow.cluster.session import ray_session
 from depthflow.datasets.diode import MEMBER_SUFFIXES
+from depthflow.datasets.frame_table import frame_table
 from depthflow.datasets.frames import Frame
 from depthflow.store.write.plan import ShardPlan, deal_to_shards, plan_samples
 from depthflow.store.write.sources import Source
@@ -133,7 +134,7 @@ def diode_plans(nodes: int) -> list[ShardPlan]:
     """Deals all of DIODE's samples to at least one shard per node."""
     frames = [_triplet(number) for number in range(DIODE_SAMPLES)]
     return deal_to_shards(
-        plan_samples([Source(location="s3://bucket/diode", frames=frames)]),
+        plan_samples([Source(location="s3://bucket/diode", frames=frame_table(frames))]),
         sample_bytes=SAMPLE_BYTES,
         shard_bytes=min(256 * 2**20, DIODE_SAMPLES * SAMPLE_BYTES // nodes),
         seed=0,
@@ -171,7 +172,7 @@ def drive_nothing(nodes: int) -> dict[str, float]:
         for planned in plan.samples:
             with reporter.watch(planned):
                 pass
-        return Outcome(len(plan.samples))
+        return Outcome(plan.rows.num_rows)
 
     with ray_session(2):
         before_mb, started = _peak_mb(), time.perf_counter()

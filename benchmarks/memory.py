@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 
 from depthflow.datasets.diode import MEMBER_SUFFIXES
+from depthflow.datasets.frame_table import frames_of
 from depthflow.datasets.layouts import find_frames
 from depthflow.datasets.listing import list_tree
 
@@ -42,7 +43,7 @@ def measure_memory(source: str, *, sizes: Sequence[int], work: str, num_cpus: in
 
 def link_tree(source: str, tree: Path, size: int) -> None:
     """A tree of `size` samples under new ids, each a hard link to one of the source's."""
-    triplets = find_frames(list_tree(source), "diode", ("train", "val"))
+    triplets = frames_of(find_frames(list_tree(source), "diode", ("train", "val")))
     for number in range(size):
         scene, view = divmod(number, 50)
         folder = tree / "train" / "indoors" / f"scene_{scene:05d}" / f"scan_{scene:05d}"

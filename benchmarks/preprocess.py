@@ -16,6 +16,9 @@ between the sides, figures are medians:
 The last line on stdout is one JSON object.
 """
 
+# pyright: reportAttributeAccessIssue=false
+# pyarrow.compute makes its functions when it is imported.
+
 import functools
 import json
 import multiprocessing
@@ -32,12 +35,14 @@ from unittest import mock
 
 import cv2
 import numpy as np
+import pyarrow.compute as pc
 import rapidgzip
 import tyro
 from memory import link_tree, measure_memory
 
 from depthflow.cluster.session import WORKER_ENVIRONMENT, ray_session
 from depthflow.datasets.archive import archive_listing, open_archive, scan_archive
+from depthflow.datasets.frame_table import frame_table, frames_of
 from depthflow.datasets.frames import Frame
 from depthflow.datasets.layouts import find_frames
 from depthflow.datasets.listing import list_tree
@@ -46,7 +51,7 @@ from depthflow.store.write.config import PreprocessConfig
 from depthflow.store.write.plan import ShardPlan, plan_samples
 from depthflow.store.write.preprocess import plan_shards, preprocess, sample_layout, shard_work
 from depthflow.store.write.sources import Source, read_tree
-from depthflow.store.write.staging import Segment, plan_segments, sweep
+from depthflow.store.write.staging import Segment, cut_into_segments, sweep
 from depthflow.store.write.tasks import Limits, Reporter, run_tasks
 
 DIODE_SAMPLES = 25_458 + 771
@@ -136,10 +141,10 @@ def time_tutorial(source: str, samples: int) -> float:
 
 def time_ours(source: str, samples: int, work: str) -> float:
     """Milliseconds a sample, written to a shard and committed."""
-    planned = plan_samples([Source(location=source, frames=some_triplets(source, samples))])
+    rows = plan_samples([Source(location=source, frames=frame_table(some_triplets(source, samples)))])
     with tempfile.TemporaryDirectory(dir=work) as folder:
         job = Job(source, folder, shard_mib=256)
-        first, timed = (ShardPlan(path=f"{n}.parquet", samples=tuple(planned[:n]), settings="") for n in (1, samples))
+        first, timed = (ShardPlan(path=f"{n}.parquet", rows=rows.slice(0, n), settings="") for n in (1, samples))
         job.make(first)
         started = time.perf_counter()
         job.make(timed)
@@ -148,7 +153,7 @@ def time_ours(source: str, samples: int, work: str) -> float:
 
 def some_triplets(source: str, samples: int) -> list[Frame]:
     """The tree's first triplets, their files in the page cache."""
-    triplets = find_frames(list_tree(source), "diode", ("train",))[:samples]
+    triplets = frames_of(find_frames(list_tree(source), "diode", ("train",)).slice(0, samples))
     for triplet in triplets:
         for path in triplet.members.values():
             Path(path).read_bytes()
@@ -276,8 +281,11 @@ def measure_archive(benchmark: Benchmark) -> dict[str, float]:
         index = f"{folder}/index.gzidx"
         contents = scan_archive(benchmark.archive, index, threads=1, progress=lambda name, position: None)
         frames = find_frames(archive_listing(benchmark.archive, contents), "diode", ("train", "val"))
-        samples = plan_samples([Source(location=benchmark.archive, frames=frames)])
-        segments = plan_segments(samples, archive=benchmark.archive, identity="", settings="")
+        rows = plan_samples([Source(location=benchmark.archive, frames=frames)])
+        segments = [
+            Segment(archive=benchmark.archive, identity="", rows=rows.take(some), settings="")
+            for some in cut_into_segments(rows, np.flatnonzero(pc.equal(rows["reason"], "")))
+        ]
         sides: dict[str, Callable[[], object]] = {
             "rapidgzip_s": lambda: read_whole(benchmark.archive or ""),
             "listing_s": lambda: scan_archive(
@@ -286,7 +294,7 @@ def measure_archive(benchmark: Benchmark) -> dict[str, float]:
             "second_read_s": lambda: read_segments(benchmark.archive or "", index, segments),
         }
         seconds = median_seconds(sides, benchmark.repeats)
-        jobs = whole_jobs(benchmark, folder, samples=len(samples))
+        jobs = whole_jobs(benchmark, folder, samples=rows.num_rows)
     return {
         **seconds,
         "ratio_listing": seconds["listing_s"] / seconds["rapidgzip_s"],

@@ -5,6 +5,7 @@ import contextlib
 import pyarrow as pa
 import xxhash
 
+from depthflow.datasets import diode
 from depthflow.datasets.archive import archive_identity, is_archive
 from depthflow.datasets.layouts import find_frames
 from depthflow.datasets.listing import list_tree
@@ -20,7 +21,13 @@ from depthflow.store.write.staging import plan_staging, sample_maker, stage_segm
 
 def diode_frames(location, splits=("train", "val")):
     """The frames of a tree in DIODE's layout."""
-    return find_frames(list_tree(location), "diode", splits)
+    return listed_frames(list_tree(location), splits)
+
+
+def listed_frames(listing, splits=("train", "val")):
+    """The frames of a listing in DIODE's layout, before they are packed into a table."""
+    assert find_frames(listing, "diode", splits).num_rows
+    return [frame for frame in diode.frames(listing) if frame.split in splits]
 
 
 def unwatched(planned):

@@ -5,6 +5,7 @@ one .tar.gz at once, and nothing is unpacked to disk.
 """
 
 import io
+import re
 import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -32,6 +33,8 @@ _MAX_HEADER_BYTES = 2**20
 _MAX_MEMBERS = 2**22
 ReadSpan = Callable[[tuple[int, int]], bytes]
 """Returns the bytes of a span (offset, size) of a decompressed tar."""
+PLACE = re.compile(r"@(?P<offset>\d+)\+(?P<size>\d+)$")
+"""How the place of a member ends: train/indoors/scene_00000/scan_00000/NAME.png@1536+42133."""
 
 
 class Member(NamedTuple):
@@ -146,7 +149,7 @@ def scan_archive(archive: str, index_path: str, *, threads: int, progress: Calla
 
 
 def archive_listing(archive: str, contents: Contents) -> Listing:
-    """Returns an archive's members as a listing; places are (offset, size) in bytes of the decompressed tar.
+    """Returns an archive's members as a listing; see `PLACE`.
 
     Raises:
         SourceError: if its camera.json is not a camera.
@@ -155,7 +158,8 @@ def archive_listing(archive: str, contents: Contents) -> Listing:
     files = []
     for member in contents.members:
         *folders, name = [part for part in member.name.split("/") if part not in ("", ".")] or [""]
-        files.append(SourceFile("/".join(folders), name, (member.offset, member.size), member.problem))
+        place = f"{member.name}@{member.offset}+{member.size}"
+        files.append(SourceFile("/".join(folders), name, place, member.problem))
     texts = {files[number].place: content for number, content in contents.texts.items()}
     return Listing(
         location=archive,
@@ -163,6 +167,12 @@ def archive_listing(archive: str, contents: Contents) -> Listing:
         read=lambda file: texts[file.place],
         camera=parse_camera(camera, where=f"{CAMERA_FILE} of {archive}") if camera is not None else None,
     )
+
+
+def member_span(place: str) -> tuple[int, int]:
+    """Returns offset and size of a member, given its place in the listing."""
+    offset, size = PLACE.search(place).groups()  # pyright: ignore[reportOptionalMemberAccess]
+    return int(offset), int(size)
 
 
 @contextmanager

@@ -1,9 +1,16 @@
 """The layouts that frames may lie in: how each is recognised, and how it becomes frames."""
 
+# pyright: reportAttributeAccessIssue=false
+# pyarrow.compute makes its functions when it is imported.
+
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from depthflow.datasets import diode
+from depthflow.datasets.frame_table import frame_table
 from depthflow.datasets.frames import Frame
 from depthflow.datasets.listing import Listing
 from depthflow.errors import SourceError
@@ -16,12 +23,13 @@ class Layout:
     Attributes:
         help: What it looks like, in a few words.
         fits: Returns whether a source looks like it.
-        frames: Returns the frames of a source, those that cannot become samples included.
+        frames: Returns the frames of a source, those that cannot become samples included, one by one or as
+            `FRAME_SCHEMA`.
     """
 
     help: str
     fits: Callable[[Listing], bool]
-    frames: Callable[[Listing], Iterable[Frame]]
+    frames: Callable[[Listing], Iterable[Frame] | pa.Table]
 
 
 LAYOUTS: dict[str, Layout] = {
@@ -48,16 +56,25 @@ def recognised(listing: Listing) -> str:
     return fitting[0] if fitting else "diode"
 
 
-def find_frames(listing: Listing, layout: str, splits: tuple[str, ...]) -> list[Frame]:
-    """Returns the frames of a source that belong to some splits.
+def find_frames(listing: Listing, layout: str, splits: tuple[str, ...]) -> pa.Table:
+    """Returns the frames of a source that belong to some splits, as `FRAME_SCHEMA`.
 
     Raises:
         SourceError: if there is none.
     """
-    found = [frame for frame in LAYOUTS[layout].frames(listing) if frame.split in splits]
-    if not found:
+    frames = LAYOUTS[layout].frames(listing)
+    table = frames if isinstance(frames, pa.Table) else frame_table(frames)
+    found = _scenes_by_data_set(table.filter(pc.is_in(table["split"], pa.array(splits))))
+    if not found.num_rows:
         raise SourceError(
             f"The source {listing.location} holds no sample of {' or '.join(splits)} in {layout.upper()}'s layout, "
             f"{LAYOUTS[layout].help}. Pass the folder or archive that holds them, and see --layout and --splits."
         )
     return found
+
+
+def _scenes_by_data_set(frames: pa.Table) -> pa.Table:
+    """Returns the frames with scenes named by data set, as in tum/freiburg1_desk; DIODE's keep their own names."""
+    named = pc.binary_join_element_wise(frames["dataset"], frames["scene"], "/")
+    scenes = pc.if_else(pc.equal(frames["dataset"], "diode"), frames["scene"], named)
+    return frames.set_column(frames.schema.get_field_index("scene"), "scene", scenes)

@@ -1,5 +1,8 @@
 """The chain of commands, and the checks of its source and folder before it starts."""
 
+# pyright: reportAttributeAccessIssue=false
+# pyarrow.compute makes its functions when it is imported.
+
 import contextlib
 import shlex
 import shutil
@@ -8,8 +11,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pyarrow.compute as pc
+
 from depthflow.command import call_command
 from depthflow.datasets.archive import is_archive
+from depthflow.datasets.frame_table import path_of
 from depthflow.datasets.layouts import find_frames, recognised
 from depthflow.datasets.listing import list_tree
 from depthflow.demo.config import DemoConfig
@@ -116,8 +122,9 @@ def _source_size(store: SampleStore) -> tuple[int, int]:
 
 def _some_images(source: Path, store: SampleStore) -> list[str]:
     """Returns a few of the val images, from different scans."""
-    wanted = set(store.split_index("val")["sample_id"].to_pylist())
+    wanted = store.split_index("val")["sample_id"].combine_chunks()
     listing = list_tree(str(source))
     frames = find_frames(listing, recognised(listing), ("train", "val"))
-    found = [frame.members["rgb"] for frame in frames if frame.sample_id in wanted]
+    found = frames.filter(pc.is_in(frames["sample_id"], wanted))["image"].to_pylist()
+    found = [path_of(place) for place in found]
     return found[:: max(1, len(found) // IMAGES_PREDICTED)][:IMAGES_PREDICTED]

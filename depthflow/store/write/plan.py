@@ -1,17 +1,29 @@
 """Plans which sample goes into which shard: pure functions of ids, configuration and seed.
 
-Each shard is then made and committed by one task, on any node and in any order, and again if the task is lost.
+A plan is rows of the frame table, so that a million frames are planned in seconds. Each shard is then made and
+committed by one task, on any node and in any order, and again if the task is lost.
 """
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+# pyright: reportAttributeAccessIssue=false
+# pyarrow.compute makes its functions when it is imported.
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import xxhash
 
+from depthflow.datasets.frame_table import (
+    CONTENT_COLUMNS,
+    FRAME_SCHEMA,
+    PLAIN_CONTENT,
+    frames_of,
+    table_groups,
+)
 from depthflow.datasets.frames import SPLITS, Frame
-from depthflow.errors import SourceError
 from depthflow.store.write.sources import Source
 
 SHARDS_WANTED = 8
@@ -19,21 +31,27 @@ SHARDS_WANTED = 8
 SAMPLES_PER_SMALL_SHARD = 32
 """...as long as each gets this many samples."""
 
+PLAN_SCHEMA = pa.schema(
+    [*FRAME_SCHEMA, pa.field("source", pa.string()), pa.field("piece", pa.string()), pa.field("position", pa.int32())]
+)
+"""A frame, whose split is the one it is stored in, and how it is reached; see `PlannedSample`."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedSample:
     """One input of a shard.
 
     Attributes:
-        frame: What the source holds; its split is the one it is stored in.
+        frame: What the source holds. With a `reason`, it is rejected without being read.
         source: Location of the source.
-        reject_reason, reject_message: Why it is rejected without being read, or empty.
+        piece: Path in the store of the piece that the sample is taken from; None if it is made from its files.
+        position: Number of its batch in the piece.
     """
 
     frame: Frame
     source: str
-    reject_reason: str = ""
-    reject_message: str = ""
+    piece: str | None = None
+    position: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,139 +60,118 @@ class ShardPlan:
 
     Attributes:
         path: Path in the store.
-        samples: Its inputs, in the order of their rows.
+        rows: Its inputs as `PLAN_SCHEMA`, in the order of their rows.
         settings: Everything else that its content depends on, in canonical form.
     """
 
     path: str
-    samples: tuple[PlannedSample, ...]
+    rows: pa.Table
     settings: str
+
+    @cached_property
+    def samples(self) -> list[PlannedSample]:
+        """Its inputs."""
+        return planned_samples(self.rows)
 
     @property
     def digest(self) -> str:
         """xxh3-128 of what the shard will hold, independent of where the source lies."""
-        inputs = [(p.frame.sample_id, p.frame.split, sorted(p.frame.members), p.reject_reason) for p in self.samples]
-        return xxhash.xxh3_128_hexdigest(repr((self.path, inputs, self.settings)).encode())
+        inputs = [(s.frame.sample_id, s.frame.split, sorted(s.frame.members), s.frame.reason) for s in self.samples]
+        content = self.rows.select(CONTENT_COLUMNS).to_pylist()
+        stated = repr(content) if any(row != PLAIN_CONTENT for row in content) else ""
+        return xxhash.xxh3_128_hexdigest((repr((self.path, inputs, self.settings)) + stated).encode())
 
 
-def plan_samples(sources: Iterable[Source]) -> list[PlannedSample]:
-    """Lists the sources' frames in order, and marks those that are rejected without being read.
-
-    These are frames with a problem, such as a bad name, those with a file missing, and ids seen before.
-    """
-    planned: list[PlannedSample] = []
-    first_seen: dict[str, str] = {}
-    for source in sources:
-        for frame in source.frames:
-            reason, message = _reject_unread(frame, first_seen)
-            if not reason:
-                first_seen[frame.sample_id] = source.location
-            planned.append(
-                PlannedSample(frame=frame, source=source.location, reject_reason=reason, reject_message=message)
-            )
-    return planned
+def planned_samples(rows: pa.Table) -> list[PlannedSample]:
+    """Returns rows of a plan as samples."""
+    places = (rows[name].to_pylist() for name in ("source", "piece", "position"))
+    return [
+        PlannedSample(frame=frame, source=source, piece=piece, position=position)
+        for frame, source, piece, position in zip(frames_of(rows), *places, strict=True)
+    ]
 
 
-def _reject_unread(frame: Frame, first_seen: Mapping[str, str]) -> tuple[str, str]:
-    """Returns the reason and the message of a reject, both empty if the frame can be read."""
-    missing = sorted({*frame.required} - frame.members.keys())
-    if frame.problem:
-        return frame.reason, frame.problem
-    if missing:
-        return "missing_member", f"there is no {' and no '.join(missing)} file"
-    if frame.sample_id in first_seen:
-        return "duplicate", f"this id was already found in {first_seen[frame.sample_id]}"
-    return "", ""
+def plan_samples(sources: Iterable[Source]) -> pa.Table:
+    """Lists the sources' frames in order as `PLAN_SCHEMA`; an id that was seen before is a reject."""
+    tables = [
+        source.frames.append_column("source", pa.array([source.location], pa.string()).take(_zeros(source.frames)))
+        for source in sources
+    ]
+    rows = pa.concat_tables(tables).combine_chunks()
+    for name in ("piece", "position"):
+        field = PLAN_SCHEMA.field(name)
+        rows = rows.append_column(field, pa.nulls(rows.num_rows, field.type))
+    return _without_duplicates(rows)
 
 
-def resplit(samples: Sequence[PlannedSample], *, val_fraction: float, seed: int) -> list[PlannedSample]:
-    """Divides one split into train and val by scene, separately for each scene type.
-
-    Frames of one scan overlap heavily, so a scene is never divided, unless a scene type has only one: then it is
-    divided by scan.
-
-    Args:
-        val_fraction: Target fraction of each scene type's samples in val.
-
-    Raises:
-        SourceError: if a split would stay empty.
-    """
-    by_type: dict[str, list[PlannedSample]] = defaultdict(list)
-    for sample in samples:
-        by_type[sample.frame.scene_type].append(sample)
-    result = []
-    for scene_type, members in sorted(by_type.items()):
-        by_scene = len({m.frame.scene for m in members}) > 1
-        groups: dict[str, list[PlannedSample]] = defaultdict(list)
-        for member in members:
-            groups[member.frame.scene if by_scene else member.frame.scan].append(member)
-        val_groups = _choose_val_groups(
-            {name: sum(not m.reject_reason for m in group) for name, group in groups.items()},
-            val_fraction,
-            key=f"{seed}/{scene_type}",
-        )
-        for name, group in groups.items():
-            split = "val" if name in val_groups else "train"
-            result.extend(replace(m, frame=replace(m.frame, split=split)) for m in group)
-    for split in SPLITS:
-        if not any(sample.frame.split == split and not sample.reject_reason for sample in result):
-            raise SourceError(
-                f"--resplit leaves {split} empty: the source has a single scan, and frames of one scan overlap. "
-                "Add scans, or take the source's own splits with --splits."
-            )
-    return sorted(result, key=lambda s: (s.frame.split, s.frame.sample_id))
+def _zeros(table: pa.Table) -> pa.Array:
+    return pa.array(np.zeros(table.num_rows, np.int64))
 
 
-def _choose_val_groups(sizes: dict[str, int], val_fraction: float, *, key: str) -> set[str]:
-    """Chooses groups whose sizes add up to about the fraction: at least one group, and not all of them."""
-    if len(sizes) < 2:
-        return set()
-    names = sorted(sizes)
-    order = [names[i] for i in _generator(key).permutation(len(names))]
-    wanted = val_fraction * sum(sizes.values())
-    chosen: set[str] = set()
-    total = 0
-    for name in order:
-        if abs(total + sizes[name] - wanted) < abs(total - wanted) and len(chosen) < len(sizes) - 1:
-            chosen.add(name)
-            total += sizes[name]
-    return chosen or {min(order, key=lambda name: sizes[name])}
+def _without_duplicates(rows: pa.Table) -> pa.Table:
+    """Marks all but the first of the readable frames of one id."""
+    readable = np.flatnonzero(pc.equal(rows["reason"], ""))
+    codes = rows["sample_id"].take(readable).combine_chunks().dictionary_encode().indices.to_numpy()
+    _, first, inverse = np.unique(codes, return_index=True, return_inverse=True)
+    repeated = np.flatnonzero(first[inverse] != np.arange(len(codes)))
+    if not len(repeated):
+        return rows
+    seen_in = rows["source"].take(readable[first[inverse[repeated]]]).to_pylist()
+    reason, problem = (rows[name].to_numpy(zero_copy_only=False).copy() for name in ("reason", "problem"))
+    reason[readable[repeated]] = "duplicate"
+    problem[readable[repeated]] = [f"this id was already found in {source}" for source in seen_in]
+    return with_texts(rows, reason=reason, problem=problem)
 
 
-def deal_to_shards(
-    samples: Sequence[PlannedSample], *, sample_bytes: int, shard_bytes: int, seed: int, settings: str
-) -> list[ShardPlan]:
+def with_texts(rows: pa.Table, **columns: np.ndarray) -> pa.Table:
+    """Returns the rows with other values in some columns of text."""
+    for name, values in columns.items():
+        rows = rows.set_column(rows.schema.get_field_index(name), name, pa.array(values, pa.string()))
+    return rows
+
+
+def deal_to_shards(rows: pa.Table, *, sample_bytes: int, shard_bytes: int, seed: int, settings: str) -> list[ShardPlan]:
     """Deals each split's samples to shards so that every shard is a fair draw of its split.
 
     Each scan's samples are shuffled and dealt round-robin over the shards, continuing where the previous scan left
     off. So none of K shards holds more than ceil(n / K) samples of a scan with n, and the sizes of shards differ by at
-    most one sample. Rows are then shuffled within each shard.
+    most one sample. Rows are then shuffled within each shard. Rejects are dealt separately, and displace no samples.
 
     Args:
+        rows: `PLAN_SCHEMA`.
         sample_bytes: Decoded size of a sample's planes.
         shard_bytes: Target for the decoded size of a shard.
         settings: See `ShardPlan`.
     """
     plans = []
     for split in SPLITS:
-        members = [s for s in samples if s.frame.split == split]
-        if not members:
+        members = np.flatnonzero(pc.equal(rows["split"], split))
+        if not len(members):
             continue
         count = shard_count(len(members), sample_bytes=sample_bytes, shard_bytes=shard_bytes)
-        scans: dict[tuple[bool, str, str], list[PlannedSample]] = defaultdict(list)
-        for member in members:  # Rejects are dealt separately, so they displace no samples.
-            scans[(bool(member.reject_reason), member.frame.scene, member.frame.scan)].append(member)
-        dealt = [
-            scans[scan][i]
-            for scan in sorted(scans)
-            for i in _generator(f"{seed}/deal/{split}/{scan}").permutation(len(scans[scan]))
+        dealt = members[
+            _shuffled_by_scan(rows.select(("scene", "scan", "reason")).take(members), f"{seed}/deal/{split}")
         ]
         for k in range(count):
             path = f"split={split}/part-{k:05d}.parquet"
-            rows = dealt[k::count]
-            order = _generator(f"{seed}/rows/{path}").permutation(len(rows))
-            plans.append(ShardPlan(path=path, samples=tuple(rows[i] for i in order), settings=settings))
+            taken = dealt[k::count]
+            order = generator(f"{seed}/rows/{path}").permutation(len(taken))
+            plans.append(ShardPlan(path=path, rows=rows.take(taken[order]), settings=settings))
     return plans
+
+
+def _shuffled_by_scan(rows: pa.Table, key: str) -> np.ndarray:
+    """Returns the numbers of the rows, samples before rejects, scan by scan and shuffled within each."""
+    groups, scans = table_groups(rows, ("scene", "scan"))
+    rejected = pc.not_equal(rows["reason"], "").to_numpy().astype(np.int64)
+    groups = groups + rejected * len(scans)
+    order = np.argsort(groups, kind="stable")
+    parts = np.split(order, np.flatnonzero(np.diff(groups[order])) + 1)
+    shuffled = []
+    for part in parts:
+        scan = (bool(rejected[part[0]]), *scans[groups[part[0]] % len(scans)])
+        shuffled.append(part[generator(f"{key}/{scan}").permutation(len(part))] if len(part) > 1 else part)
+    return np.concatenate(shuffled)
 
 
 def shard_count(samples: int, *, sample_bytes: int, shard_bytes: int) -> int:
@@ -183,6 +180,6 @@ def shard_count(samples: int, *, sample_bytes: int, shard_bytes: int) -> int:
     return max(1, min(by_size, samples), min(SHARDS_WANTED, samples // SAMPLES_PER_SMALL_SHARD))
 
 
-def _generator(key: str) -> np.random.Generator:
+def generator(key: str) -> np.random.Generator:
     """Returns a random generator that depends only on the key."""
     return np.random.default_rng(xxhash.xxh3_64_intdigest(key.encode()))

@@ -1,11 +1,17 @@
 """Turns raw triplets into a sample store: lists the sources, plans the shards, makes them, finishes the store."""
 
+# pyright: reportAttributeAccessIssue=false
+# pyarrow.compute makes its functions when it is imported.
+
 import dataclasses
 import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from depthflow.datasets.archive import archive_bytes, archive_identity, is_archive
 from depthflow.errors import SourceError, StoreError
@@ -18,7 +24,7 @@ from depthflow.store.schema import PLANE_DTYPES, shard_schema
 from depthflow.store.store import MANIFEST, SampleStore, open_store
 from depthflow.store.write.config import PreprocessConfig
 from depthflow.store.write.finish import finish_store
-from depthflow.store.write.plan import ShardPlan, deal_to_shards, plan_samples, resplit
+from depthflow.store.write.plan import ShardPlan, deal_to_shards, plan_samples
 from depthflow.store.write.sample import SampleLayout
 from depthflow.store.write.shard import ShardRecord, committed_plan_digest, make_shard
 from depthflow.store.write.sources import (
@@ -30,6 +36,7 @@ from depthflow.store.write.sources import (
     read_archive,
     read_tree,
 )
+from depthflow.store.write.splits import split_by_scene
 from depthflow.store.write.staging import Segment, plan_staging, sample_maker, stage_segment
 from depthflow.store.write.tasks import Limits, Outcome, Reporter, check_rejects, run_tasks
 
@@ -94,20 +101,20 @@ def plan_shards(config: PreprocessConfig, sources: Sequence[Source]) -> list[Sha
     Raises:
         SourceError: if no triplet is complete.
     """
-    samples = plan_samples(sources)
-    if all(sample.reject_reason for sample in samples):
-        reasons = Counter(sample.reject_reason for sample in samples)
+    rows = plan_samples(sources)
+    if pc.all(pc.not_equal(rows["reason"], "")).as_py():
+        first = rows.slice(0, 1).to_pylist()[0]
         raise SourceError(
-            f"No whole triplet in {', '.join(source.location for source in sources)}: {dict(reasons)}. For example "
-            f"{samples[0].frame.sample_id}: {samples[0].reject_message}. Fix the source, then run the same command "
-            "again."
+            f"No whole triplet in {', '.join(source.location for source in sources)}: "
+            f"{dict(Counter(rows['reason'].to_pylist()))}. For example {first['sample_id']}: {first['problem']}. Fix "
+            "the source, then run the same command again."
         )
     if config.resplit:
-        divided = resplit(samples, val_fraction=config.val_fraction, seed=config.seed)
-        samples = [sample for sample in divided if sample.frame.split in config.splits]
+        rows = split_by_scene(rows, val_fraction=config.val_fraction, seed=config.seed)
+        rows = rows.filter(pc.is_in(rows["split"], pa.array(config.splits)))
     schema = shard_schema(height=config.height, width=config.width, metadata={})
     return deal_to_shards(
-        samples,
+        rows,
         sample_bytes=sum(schema.field(plane).type.byte_width for plane in PLANE_DTYPES),
         shard_bytes=config.shard_mib * 2**20,
         seed=config.seed,
@@ -180,9 +187,9 @@ def _write_store(
     _require_same_shards(files, plans)
     if files.exists(MANIFEST):
         return
-    unread = [sample for plan in plans for sample in plan.samples if sample.reject_reason]
-    example = f"{unread[0].frame.sample_id} ({unread[0].reject_message})" if unread else ""
-    check_rejects(len(unread), max_rejects=limits.max_rejects, example=example)
+    unread = pa.concat_tables([plan.rows.filter(pc.not_equal(plan.rows["reason"], "")) for plan in plans])
+    example = "".join(f"{row['sample_id']} ({row['problem']})" for row in unread.slice(0, 1).to_pylist())
+    check_rejects(unread.num_rows, max_rejects=limits.max_rejects, example=example)
     layout = sample_layout(config)
     plans, segments = plan_staging(plans, sources, files)
     _stage(segments, layout, files, limits, progress("samples staged"))
@@ -206,9 +213,9 @@ def _stage(
 
     def work(segment: Segment, reporter: Reporter) -> Outcome:
         rejects = stage_segment(segment, files=files, layout=layout, watch=reporter.watch)
-        return Outcome(len(segment.samples), rejects)
+        return Outcome(segment.rows.num_rows, rejects)
 
-    total = sum(len(segment.samples) for segment in segments)
+    total = sum(segment.rows.num_rows for segment in segments)
     run_tasks(segments, work, limits=limits, progress=_shown(progress, "staging", total))
 
 
@@ -222,7 +229,7 @@ def _make_shards(
         records.append(outcome.value)
         _log_rejects(outcome.value)
 
-    total = sum(len(plan.samples) for plan in plans)
+    total = sum(plan.rows.num_rows for plan in plans)
     run_tasks(
         plans, shard_work(layout, files), limits=limits, progress=_shown(progress, "shards", total), on_outcome=take
     )
@@ -235,7 +242,7 @@ def shard_work(layout: SampleLayout, files: StoreFiles) -> Callable[[ShardPlan, 
     def work(plan: ShardPlan, reporter: Reporter) -> Outcome:
         make = sample_maker(layout, files)
         record = make_shard(plan, files=files, layout=layout, make=make, watch=reporter.watch)
-        return Outcome(len(plan.samples), record.rejects.num_rows, record)
+        return Outcome(plan.rows.num_rows, record.rejects.num_rows, record)
 
     return work
 

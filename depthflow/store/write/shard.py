@@ -105,8 +105,8 @@ class _ShardWriter:
             started = time.perf_counter()
             try:
                 with watch(planned):
-                    if planned.reject_reason:
-                        raise RejectError(planned.reject_reason, planned.reject_message)
+                    if planned.frame.reason:
+                        raise RejectError(planned.frame.reason, planned.frame.problem)
                     sample = make(planned)
             except RejectError as error:
                 self._rejects.append(reject_row(planned, error))

@@ -8,19 +8,21 @@ A tree is listed directly. An archive is listed once by a pass over all of it, w
 Either becomes a `Source`.
 """
 
+# pyright: reportAttributeAccessIssue=false
+# pyarrow.compute makes its functions when it is imported.
+
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from depthflow.datasets.archive import Contents, Member, archive_listing, scan_archive
 from depthflow.datasets.catalogue import Accounting, account, expected_counts, is_diode
-from depthflow.datasets.diode import MEMBER_SUFFIXES
-from depthflow.datasets.frames import Frame
+from depthflow.datasets.frame_table import texts
 from depthflow.datasets.layouts import find_frames, recognised
 from depthflow.datasets.listing import Listing, list_tree
 from depthflow.datasets.reject import RejectError
@@ -29,6 +31,7 @@ from depthflow.storage.files import StoreFiles
 from depthflow.storage.foreign_file import UnsafeFileError, read_foreign_file
 
 STAGING = ".staging"
+ACCOUNTED = ("split", "scene_type", "scene", "scan", "sample_id")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,11 +40,11 @@ class Source:
 
     Attributes:
         location: Path or URI of a tree or an archive.
-        frames: Everything it holds, incomplete frames included.
+        frames: Everything it holds as `FRAME_SCHEMA`, incomplete frames included.
     """
 
     location: str
-    frames: Sequence[Frame]
+    frames: pa.Table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +67,7 @@ def read_tree(location: str, splits: tuple[str, ...], layout: str | None = None)
     return Source(location=location, frames=_frames(list_tree(location), splits, layout))
 
 
-def _frames(listing: Listing, splits: tuple[str, ...], layout: str | None) -> list[Frame]:
+def _frames(listing: Listing, splits: tuple[str, ...], layout: str | None) -> pa.Table:
     return find_frames(listing, layout or recognised(listing), splits)
 
 
@@ -104,22 +107,22 @@ def read_archive(
 
 
 def account_for(sources: Sequence[Source], splits: tuple[str, ...], *, must_be_diode: bool = False) -> Accounting:
-    """Counts complete triplets with DIODE's names.
+    """Counts complete frames.
 
     Args:
         must_be_diode: Whether to compare with DIODE's catalogue even if no source has the names of its scans.
     """
-    found = [
-        [
-            (t.split, t.scene_type, t.scene, t.scan, t.sample_id)
-            for t in source.frames
-            if not t.problem and t.members.keys() == MEMBER_SUFFIXES.keys()
-        ]
-        for source in sources
-    ]
     catalogue = expected_counts()
-    compared = must_be_diode or any(is_diode(of_source, catalogue=catalogue) for of_source in found)
-    return account(chain.from_iterable(found), splits=splits, catalogue=catalogue if compared else {})
+    whole = [source.frames.filter(pc.equal(source.frames["reason"], "")) for source in sources]
+    diode = [frames.filter(pc.equal(frames["dataset"], "diode")) for frames in whole]
+    compared = must_be_diode or any(is_diode(_tuples(f), catalogue=catalogue) for f in diode if f.num_rows)
+    counted = pa.concat_tables(diode if compared else whole)
+    return account(_tuples(counted), splits=splits, catalogue=catalogue if compared else {})
+
+
+def _tuples(frames: pa.Table) -> Iterator[Any]:
+    """Yields the places and ids that `account` counts."""
+    return zip(*(texts(frames[name]) for name in ACCOUNTED), strict=True)
 
 
 def read_member(path: str) -> bytes:

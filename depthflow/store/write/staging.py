@@ -8,18 +8,25 @@ the pass that lists the archive's members, each byte is decompressed twice.
     .staging/ARCHIVE/DIGEST.arrow      a piece
 """
 
+# pyright: reportAttributeAccessIssue=false
+# pyarrow.compute makes its functions when it is imported.
+
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import xxhash
 
-from depthflow.datasets.archive import ReadSpan, open_archive
+from depthflow.datasets.archive import PLACE, ReadSpan, member_span, open_archive
+from depthflow.datasets.frame_table import CONTENT_COLUMNS, MEMBER_COLUMNS
 from depthflow.datasets.reject import RejectError
 from depthflow.storage.files import StoreFiles
 from depthflow.store.schema import SECONDS_FIELD, shard_schema
-from depthflow.store.write.plan import PlannedSample, ShardPlan
+from depthflow.store.write.plan import PLAN_SCHEMA, PlannedSample, ShardPlan, planned_samples
 from depthflow.store.write.sample import Sample, SampleLayout, from_batch, make_sample, to_table
 from depthflow.store.write.shard import Make, Watch
 from depthflow.store.write.sources import STAGING, ArchiveSource, Source, read_member
@@ -28,23 +35,10 @@ SEGMENTS_WANTED = 16
 """A small archive is still read in this many segments, so that its samples are made in parallel..."""
 MIN_SEGMENT_SAMPLES, MAX_SEGMENT_SAMPLES = 8, 64
 """...as long as each has 8 samples. A segment of 64 DIODE samples is 480 MB of decompressed tar."""
-OPEN_TRIPLETS = 256
-"""A segment ends where no triplet is half read. If there is no such place, it ends after this many samples."""
+OPEN_FRAMES = 256
+"""A segment ends where no frame is half read. If there is no such place, it ends after this many samples."""
 HELD_BYTES = 512 * 2**20
-"""Bytes of half-read triplets that a task keeps. Beyond that, it reads them again."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class StagedSample(PlannedSample):
-    """A sample that is read from a piece.
-
-    Attributes:
-        piece: Path of the piece in the store.
-        position: Number of its batch in the piece.
-    """
-
-    piece: str
-    position: int
+"""Bytes of half-read frames that a task keeps. Beyond that, it reads them again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,19 +48,24 @@ class Segment:
     Attributes:
         archive: Path or URI of the archive.
         identity: Identifies the state of the archive.
-        samples: The samples in the order in which a sweep through the archive completes them.
+        rows: The samples as `PLAN_SCHEMA`, in the order in which a sweep through the archive completes them.
         settings: Everything else that their content depends on, in canonical form.
     """
 
     archive: str
     identity: str
-    samples: tuple[PlannedSample, ...]
+    rows: pa.Table
     settings: str
+
+    @cached_property
+    def samples(self) -> list[PlannedSample]:
+        """The samples."""
+        return planned_samples(self.rows)
 
     @property
     def begin(self) -> int:
         """Offset of its first member in the decompressed tar."""
-        return min(map(_begin, self.samples))
+        return min(offset for sample in self.samples for offset, _ in spans(sample).values())
 
     @property
     def end(self) -> int:
@@ -76,8 +75,9 @@ class Segment:
     @property
     def piece(self) -> str:
         """Path of its piece in the store; a digest of the piece's content."""
-        content = [(p.frame.sample_id, p.frame.split, sorted(p.frame.members.items())) for p in self.samples]
-        digest = xxhash.xxh3_128_hexdigest(repr((content, self.settings)).encode())
+        content = [(s.frame.sample_id, s.frame.split, sorted(spans(s).items())) for s in self.samples]
+        stated = self.rows.select(CONTENT_COLUMNS).to_pylist()
+        digest = xxhash.xxh3_128_hexdigest(repr((content, stated, self.settings)).encode())
         return f"{STAGING}/{self.identity}/{digest}.arrow"
 
 
@@ -89,58 +89,63 @@ def plan_staging(
     Returns:
         The plans, with these samples taken from pieces, and the segments that uncommitted shards need.
     """
-    segments = [
-        segment
-        for source in sources
-        if isinstance(source, ArchiveSource)
-        for segment in plan_segments(
-            [s for plan in plans for s in plan.samples if s.source == source.location and not s.reject_reason],
-            archive=source.location,
-            identity=source.identity,
-            settings=plans[0].settings,
-        )
+    archives = {source.location: source.identity for source in sources if isinstance(source, ArchiveSource)}
+    if not archives:
+        return list(plans), []
+    rows = pa.concat_tables([plan.rows for plan in plans]).combine_chunks()
+    segments, pieces, positions = [], np.full(rows.num_rows, None, object), np.zeros(rows.num_rows, np.int32)
+    for archive, identity in archives.items():
+        own = pc.and_(pc.equal(rows["source"], archive), pc.equal(rows["reason"], ""))
+        for numbers in cut_into_segments(rows, np.flatnonzero(own)):
+            segment = Segment(archive=archive, identity=identity, rows=rows.take(numbers), settings=plans[0].settings)
+            segments.append(segment)
+            pieces[numbers], positions[numbers] = segment.piece, range(len(numbers))
+    columns = {"piece": pa.array(pieces, pa.string()), "position": pa.array(positions)}
+    for name, values in columns.items():
+        rows = rows.set_column(rows.schema.get_field_index(name), PLAN_SCHEMA.field(name), values)
+    ends = np.cumsum([plan.rows.num_rows for plan in plans])
+    plans = [
+        replace(plan, rows=rows.take(np.arange(end - plan.rows.num_rows, end)))
+        for plan, end in zip(plans, ends, strict=True)
     ]
-    plans = with_pieces(plans, segments)
-    unmade = [sample for plan in plans if not files.exists(plan.path) for sample in plan.samples]
-    pieces = {sample.piece for sample in unmade if isinstance(sample, StagedSample)}
-    return plans, [segment for segment in segments if segment.piece in pieces]
+    needed = {
+        piece for plan in plans if not files.exists(plan.path) for piece in plan.rows["piece"].unique().to_pylist()
+    }
+    return plans, [segment for segment in segments if segment.piece in needed]
 
 
-def plan_segments(samples: Sequence[PlannedSample], *, archive: str, identity: str, settings: str) -> list[Segment]:
-    """Cuts an archive's samples into segments, which are contiguous in the archive if its triplets are.
+def cut_into_segments(rows: pa.Table, numbers: np.ndarray) -> list[np.ndarray]:
+    """Cuts an archive's samples into segments, which are contiguous in the archive if its frames are.
 
     Args:
-        samples: The archive's samples, without those that are rejected unread.
+        rows: `PLAN_SCHEMA`.
+        numbers: (n,) numbers of the archive's rows, without those that are rejected unread.
+
+    Returns:
+        Numbers of each segment's rows in the order in which a sweep through the archive completes them.
     """
-    wanted = min(MAX_SEGMENT_SAMPLES, max(MIN_SEGMENT_SAMPLES, len(samples) // SEGMENTS_WANTED))
-    groups: list[list[PlannedSample]] = [[]]
+    begins, ends = _extents(rows.take(numbers))
+    wanted = min(MAX_SEGMENT_SAMPLES, max(MIN_SEGMENT_SAMPLES, len(numbers) // SEGMENTS_WANTED))
+    groups: list[list[int]] = [[]]
     open_until = 0
-    for sample in sorted(samples, key=_begin):
-        size, clean = len(groups[-1]), _begin(sample) >= open_until
-        if (size >= wanted and clean) or size >= OPEN_TRIPLETS:
+    for n in np.lexsort((ends, begins)).tolist():
+        size, clean = len(groups[-1]), begins[n] >= open_until
+        if (size >= wanted and clean) or size >= OPEN_FRAMES:
             groups.append([])
-        groups[-1].append(sample)
-        open_until = max(open_until, _end(sample))
-    return [
-        Segment(archive=archive, identity=identity, samples=tuple(sorted(group, key=_end)), settings=settings)
-        for group in groups
-        if group
-    ]
+        groups[-1].append(n)
+        open_until = max(open_until, ends[n])
+    return [numbers[sorted(group, key=ends.__getitem__)] for group in groups if group]
 
 
-def with_pieces(plans: Sequence[ShardPlan], segments: Sequence[Segment]) -> list[ShardPlan]:
-    """Returns the plans with the samples of the segments taken from pieces."""
-    staged: dict[tuple[str, str], PlannedSample] = {}
-    for segment in segments:
-        piece = segment.piece
-        for position, sample in enumerate(segment.samples):
-            key = sample.source, sample.frame.sample_id
-            staged[key] = StagedSample(**vars(sample), piece=piece, position=position)
-
-    def placed(sample: PlannedSample) -> PlannedSample:
-        return sample if sample.reject_reason else staged.get((sample.source, sample.frame.sample_id), sample)
-
-    return [replace(plan, samples=tuple(map(placed, plan.samples))) for plan in plans]
+def _extents(rows: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+    """Returns where the members of each row begin and end in the decompressed tar, (n,) int64 each."""
+    begins, ends = [], []
+    for column in MEMBER_COLUMNS.values():
+        span = pc.extract_regex(rows[column], PLACE.pattern)
+        offset, size = (pc.struct_field(span, name).cast(pa.int64()) for name in ("offset", "size"))
+        begins.append(pc.fill_null(offset, np.iinfo(np.int64).max).to_numpy())
+        ends.append(pc.fill_null(pc.add(offset, size), 0).to_numpy())
+    return np.min(begins, axis=0), np.max(ends, axis=0)
 
 
 def stage_segment(segment: Segment, *, files: StoreFiles, layout: SampleLayout, watch: Watch) -> int:
@@ -180,12 +185,12 @@ def stage_segment(segment: Segment, *, files: StoreFiles, layout: SampleLayout, 
 
 def sweep(segment: Segment, read: ReadSpan) -> Iterator[Mapping[str, bytes]]:
     """Yields each sample's members, read in the archive's order; what is read ahead of its turn is kept until then."""
-    spans = iter(sorted(span for sample in segment.samples for span in sample.frame.members.values()))
+    ahead = iter(sorted(span for sample in segment.samples for span in spans(sample).values()))
     held: dict[tuple[int, int], bytes] = {}
     held_bytes = 0
     for sample in segment.samples:
         end = _end(sample)
-        for span in spans:
+        for span in ahead:
             held[span] = read(span)
             held_bytes += span[1]
             if sum(span) >= end:
@@ -193,8 +198,7 @@ def sweep(segment: Segment, read: ReadSpan) -> Iterator[Mapping[str, bytes]]:
             if held_bytes > HELD_BYTES:
                 held.clear()
                 held_bytes = 0
-        own = sample.frame.members
-        members = {name: held.pop(span) if span in held else read(span) for name, span in own.items()}
+        members = {name: held.pop(span) if span in held else read(span) for name, span in spans(sample).items()}
         held_bytes = sum(map(len, held.values()))
         yield members
 
@@ -228,7 +232,7 @@ def sample_maker(layout: SampleLayout, files: StoreFiles) -> Make:
     pieces = PieceReader(files)
 
     def make(planned: PlannedSample) -> Sample:
-        if isinstance(planned, StagedSample):
+        if planned.piece is not None and planned.position is not None:
             return pieces.take(planned.piece, planned.position)
         members = {name: read_member(path) for name, path in planned.frame.members.items()}
         return make_sample(planned.frame, members, layout)
@@ -236,9 +240,10 @@ def sample_maker(layout: SampleLayout, files: StoreFiles) -> Make:
     return make
 
 
-def _begin(sample: PlannedSample) -> int:
-    return min(offset for offset, _ in sample.frame.members.values())
+def spans(sample: PlannedSample) -> dict[str, tuple[int, int]]:
+    """Returns offset and size of each member of a sample of an archive."""
+    return {name: member_span(place) for name, place in sample.frame.members.items()}
 
 
 def _end(sample: PlannedSample) -> int:
-    return max(offset + size for offset, size in sample.frame.members.values())
+    return max(map(sum, spans(sample).values()))

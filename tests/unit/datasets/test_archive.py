@@ -19,13 +19,13 @@ from depthflow.datasets.archive import (
     archive_identity,
     archive_listing,
     is_archive,
+    member_span,
     open_archive,
     scan_archive,
 )
 from depthflow.datasets.diode import MEMBER_SUFFIXES
-from depthflow.datasets.layouts import find_frames
 from depthflow.errors import SourceError
-from tests.stores import diode_frames
+from tests.stores import diode_frames, listed_frames
 
 BOTH = ("train", "val")
 STEM = "00022_00193_indoors_010_000"
@@ -67,7 +67,7 @@ CAMERA_JSON = b'{"width": 8, "height": 6, "fx_px": 7, "fy_px": 7, "cx_px": 4, "c
 
 
 def archive_frames(archive, contents, splits):
-    return find_frames(archive_listing(str(archive), contents), "diode", splits)
+    return listed_frames(archive_listing(str(archive), contents), splits)
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def listed(archive):
 def read_back(archive, triplet):
     """A triplet's members, each read by itself."""
     members = {}
-    for name, (offset, size) in triplet.members.items():
+    for name, (offset, size) in ((name, member_span(place)) for name, place in triplet.members.items()):
         with (
             archive.with_suffix(".gzidx").open("rb") as index,
             open_archive(str(archive), index, begin=offset, end=offset + size) as read,

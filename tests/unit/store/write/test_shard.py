@@ -12,6 +12,7 @@ import pytest
 import xxhash
 
 from depthflow.datasets.camera import Camera
+from depthflow.datasets.frame_table import frame_table
 from depthflow.errors import SourceError, StoreError
 from depthflow.storage.files import open_files
 from depthflow.store.schema import ROW_SCHEMA, SECONDS_FIELD, shard_schema
@@ -35,8 +36,8 @@ SCAN = "00001_00001_indoors"
 
 def plan_of(source, settings="{}", camera=None):
     frames = [dataclasses.replace(frame, camera=camera) for frame in diode_frames(str(source), ("train",))]
-    listed = Source(location=str(source), frames=frames)
-    return ShardPlan(path=PATH, samples=tuple(plan_samples([listed])), settings=settings)
+    listed = Source(location=str(source), frames=frame_table(frames))
+    return ShardPlan(path=PATH, rows=plan_samples([listed]), settings=settings)
 
 
 def layout_of(height, width):
@@ -88,7 +89,7 @@ def test_pyarrow_alone_reads_what_was_stored(tmp_path, write):
 
 def test_rows_are_in_the_plans_order_and_resized(tmp_path, write, source):
     plan = plan_of(source)
-    plan = dataclasses.replace(plan, samples=plan.samples[::-1])
+    plan = dataclasses.replace(plan, rows=plan.rows.take([*range(plan.rows.num_rows)][::-1]))
     make(source, tmp_path / "out", size=(4, 5), plan=plan)
     rows = read_alone(tmp_path / "out" / PATH)
     assert [row["sample_id"] for row in rows] == [s.frame.sample_id for s in plan.samples]

@@ -10,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -24,19 +25,21 @@ from depthflow.storage.files import open_files
 from depthflow.store.write import staging
 from depthflow.store.write.plan import PlannedSample, ShardPlan, plan_samples
 from depthflow.store.write.sample import SampleLayout, make_sample
-from depthflow.store.write.sources import list_archive, read_contents
+from depthflow.store.write.sources import ArchiveSource, Source, list_archive, read_contents
 from depthflow.store.write.staging import (
     MAX_SEGMENT_SAMPLES,
     MIN_SEGMENT_SAMPLES,
-    OPEN_TRIPLETS,
+    OPEN_FRAMES,
     SEGMENTS_WANTED,
     PieceReader,
-    StagedSample,
-    plan_segments,
+    Segment,
+    cut_into_segments,
+    plan_staging,
+    spans,
     stage_segment,
     sweep,
-    with_pieces,
 )
+from tests.plans import packed
 from tests.stores import list_source, unwatched
 
 SCAN = "00001_00001_indoors"
@@ -47,7 +50,7 @@ LAYOUT = SampleLayout(height=4, width=5, edge_relative_jump=0.1, edge_radius_px=
 # --- segments ---
 
 
-def planned_at(spans, number, split="train"):
+def planned_at(places, number, split="train"):
     """A sample whose members lie at these (offset, size)."""
     stem = f"{SCAN}_{number // 1000:03d}_{number % 1000:03d}"
     triplet = Frame(
@@ -56,31 +59,33 @@ def planned_at(spans, number, split="train"):
         scene_type="indoors",
         scene="scene_00001",
         scan="scan_00001",
-        members=dict(zip(MEMBER_SUFFIXES, spans, strict=True)),
+        members={name: f"{name}@{start}+{size}" for name, (start, size) in zip(MEMBER_SUFFIXES, places, strict=True)},
     )
     return PlannedSample(frame=triplet, source="a.tar.gz")
 
 
 def samples_in_order(order):
     """Samples whose members lie one after another as `order` says: for each member the number of its sample."""
-    spans = {}
+    places = {}
     for place, number in enumerate(order):
-        spans.setdefault(number, []).append((1000 * place + 512, 400))
-    return [planned_at(found, number) for number, found in spans.items()]
+        places.setdefault(number, []).append((1000 * place + 512, 400))
+    return [planned_at(found, number) for number, found in places.items()]
 
 
 def segments_of(samples, **changes):
-    return plan_segments(samples, **{"archive": "a.tar.gz", "identity": "identity", "settings": "{}", **changes})
+    rows = packed(samples)
+    about = {"archive": "a.tar.gz", "identity": "identity", "settings": "{}", **changes}
+    return [Segment(rows=rows.take(some), **about) for some in cut_into_segments(rows, np.arange(rows.num_rows))]
 
 
 def spans_of(sample):
-    return sample.frame.members.values()
+    return spans(sample).values()
 
 
 def extent(samples):
     """(begin, end) of their members."""
-    spans = [span for sample in samples for span in spans_of(sample)]
-    return min(offset for offset, _ in spans), max(map(sum, spans))
+    found = [span for sample in samples for span in spans_of(sample)]
+    return min(offset for offset, _ in found), max(map(sum, found))
 
 
 def in_a_row(count):
@@ -113,7 +118,7 @@ def test_each_sample_is_in_one_segment_independent_of_order(order, seed):
     segments = segments_of(samples)
     ids = Counter(sample.frame.sample_id for segment in segments for sample in segment.samples)
     assert ids == Counter(sample.frame.sample_id for sample in samples)
-    assert all(1 <= len(segment.samples) <= OPEN_TRIPLETS for segment in segments)
+    assert all(1 <= len(segment.samples) <= OPEN_FRAMES for segment in segments)
     assert len({segment.piece for segment in segments}) == len(segments)
     assert segments_of(random.Random(seed).sample(samples, len(samples))) == segments
     for segment in segments:
@@ -131,7 +136,7 @@ def test_segments_end_between_triplets_where_possible(order):
     extents = np.array(sorted(extent([sample]) for sample in samples)).reshape(-1, 2)
     clean = {begin for begin, _ in extents if not ((extents[:, 0] < begin) & (begin < extents[:, 1])).any()}
     for before, after in pairwise(segments):
-        assert len(before.samples) == OPEN_TRIPLETS or extent(after.samples)[0] in clean
+        assert len(before.samples) == OPEN_FRAMES or extent(after.samples)[0] in clean
     for segment in segments:  # None goes on over a clean place, once it is long enough.
         begins = sorted(extent([sample])[0] for sample in segment.samples)
         assert not set(begins[wanted:]) & clean
@@ -171,29 +176,37 @@ def test_a_pieces_name_depends_on_its_content():
         segments_of([replace(samples[0], frame=replace(first, split="val")), *samples[1:]]),
         segments_of([replace(samples[0], frame=replace(first, sample_id="x")), *samples[1:]]),
         segments_of(
-            [replace(samples[0], frame=replace(first, members={**first.members, "rgb": (0, 5)})), *samples[1:]]
+            [replace(samples[0], frame=replace(first, members={**first.members, "rgb": "rgb@0+5"})), *samples[1:]]
         ),
     ]
     assert segment.piece.startswith(".staging/identity/")
     assert len({segment.piece, *(other.piece for (other,) in others)}) == 1 + len(others)
 
 
-def place_of(sample):
-    return (sample.piece, sample.position) if isinstance(sample, StagedSample) else None
-
-
-def test_only_samples_of_segments_are_staged():
+def test_only_readable_samples_of_archives_are_staged(tmp_path):
     first, second, third = samples_in_order(in_a_row(3))
-    elsewhere = replace(first, source="b.tar.gz")
-    refused = replace(second, reject_reason="duplicate")
+    refused = replace(second, frame=replace(second.frame, reason="duplicate"))
     tree = replace(third, source="tree")
-    segments = segments_of([first, third])
-    (piece,) = (segment.piece for segment in segments)
-    plans = [
-        ShardPlan(path="", samples=samples, settings="") for samples in [(first, elsewhere, refused), (third, tree)]
+    rows = [packed(samples) for samples in [(first, refused), (third, tree)]]
+    plans = [ShardPlan(path=f"{n}.parquet", rows=some, settings="{}") for n, some in enumerate(rows)]
+    sources = [
+        Source(location="tree", frames=rows[0].slice(0, 0)),
+        ArchiveSource(location="a.tar.gz", frames=rows[0].slice(0, 0), identity="identity"),
     ]
-    got = with_pieces(plans, segments)
-    assert [[place_of(s) for s in plan.samples] for plan in got] == [[(piece, 0), None, None], [(piece, 1), None]]
+    got, (segment,) = plan_staging(plans, sources, open_files(str(tmp_path)))
+    assert [s.frame for s in segment.samples] == [first.frame, third.frame]
+    places = [[(s.piece, s.position) for s in plan.samples if s.piece] for plan in got]
+    assert places == [[(segment.piece, 0)], [(segment.piece, 1)]]
+    assert [plan.digest for plan in got] == [plan.digest for plan in plans]
+
+
+def test_segments_of_finished_shards_are_not_staged(tmp_path):
+    (sample,) = samples_in_order(in_a_row(1))
+    files = open_files(str(tmp_path))
+    files.write("0.parquet", b"x")
+    plan = ShardPlan(path="0.parquet", rows=packed([sample]), settings="{}")
+    source = ArchiveSource(location="a.tar.gz", frames=plan.rows, identity="identity")
+    assert plan_staging([plan], [source], files)[1] == []
 
 
 # --- the sweep ---
@@ -223,7 +236,7 @@ def test_a_sweep_yields_each_samples_own_members(order, held_bytes):
         for segment in segments_of(samples):
             tape = Tape()
             for sample, members in zip(segment.samples, sweep(segment, tape.read), strict=True):
-                assert members == {name: Tape.content(span) for name, span in sample.frame.members.items()}
+                assert members == {name: Tape.content(span) for name, span in spans(sample).items()}
                 assert max(tape.read_spans) == max(spans_of(sample))  # It reads no further than it must.
             if held_bytes == 2**29:  # All are kept: each is read once, and forward.
                 assert tape.read_spans == sorted(span for sample in segment.samples for span in spans_of(sample))
@@ -286,8 +299,12 @@ def archive(tree, tmp_path_factory, request):
 def segments_in(archive, files, splits=("train", "val")):
     """The archive's segments; listed to the store's staging."""
     source = list_source(archive, splits, files)
-    samples = [sample for sample in plan_samples([source]) if not sample.reject_reason]
-    return plan_segments(samples, archive=archive, identity=source.identity, settings="{}")
+    rows = plan_samples([source])
+    rows = rows.filter(pc.equal(rows["reason"], ""))
+    return [
+        Segment(archive=archive, identity=source.identity, rows=rows.take(some), settings="{}")
+        for some in cut_into_segments(rows, np.arange(rows.num_rows))
+    ]
 
 
 def stage(segments, files, watch=unwatched):

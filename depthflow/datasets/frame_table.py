@@ -120,10 +120,11 @@ def _row(frame: Frame) -> dict[str, Any]:
 def _frame(row: dict[str, Any]) -> Frame:
     members = {member: row[column] for member, column in MEMBER_COLUMNS.items()}
     encoding: dict[str, Any] = {name: row[column] for name, column in ENCODING_COLUMNS.items()}
+    encoding["invalid"] = tuple(encoding["invalid"])
     return Frame(
         **{name: row[name] for name in (*_TEXTS, "time_s", "reason", "problem")},
         members={member: path_of(place) for member, place in members.items() if place is not None},
-        encoding=DepthEncoding(**(encoding | {"invalid": tuple(encoding["invalid"])})),
+        encoding=DepthEncoding(**encoding),
         camera=_camera(row, CAMERA_COLUMNS),
         depth_camera=_camera(row, DEPTH_CAMERA_COLUMNS),
         pose=None if row["pose"] is None else tuple(row["pose"]),

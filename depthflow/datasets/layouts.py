@@ -5,6 +5,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -63,7 +64,7 @@ def find_frames(listing: Listing, layout: str, splits: tuple[str, ...]) -> pa.Ta
         SourceError: if there is none.
     """
     frames = LAYOUTS[layout].frames(listing)
-    table = frames if isinstance(frames, pa.Table) else frame_table(frames)
+    table: Any = frames if isinstance(frames, pa.Table) else frame_table(frames)
     found = _scenes_by_data_set(table.filter(pc.is_in(table["split"], pa.array(splits))))
     if not found.num_rows:
         raise SourceError(

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from depthflow.datasets import diode
+from depthflow.datasets import diode, table
 from depthflow.datasets.frame_table import frame_table
 from depthflow.datasets.frames import Frame
 from depthflow.datasets.listing import Listing
@@ -39,6 +39,11 @@ LAYOUTS: dict[str, Layout] = {
         fits=diode.fits,
         frames=diode.frames,
     ),
+    "table": Layout(
+        help="your own table: frames.csv or frames.parquet with a row per frame",
+        fits=table.fits,
+        frames=table.frames,
+    ),
 }
 """Layouts by the names that --layout takes."""
 
@@ -64,8 +69,8 @@ def find_frames(listing: Listing, layout: str, splits: tuple[str, ...]) -> pa.Ta
         SourceError: if there is none.
     """
     frames = LAYOUTS[layout].frames(listing)
-    table: Any = frames if isinstance(frames, pa.Table) else frame_table(frames)
-    found = _scenes_by_data_set(table.filter(pc.is_in(table["split"], pa.array(splits))))
+    every: Any = frames if isinstance(frames, pa.Table) else frame_table(frames)
+    found = _scenes_by_data_set(every.filter(pc.is_in(every["split"], pa.array(splits))))
     if not found.num_rows:
         raise SourceError(
             f"The source {listing.location} holds no sample of {' or '.join(splits)} in {layout.upper()}'s layout, "

@@ -47,12 +47,14 @@ class Listing:
         files: Its files, in no particular order, without hidden ones, which systems and editors leave; an archive may
             hold two of one path.
         read: Returns a small text file's bytes, given the file.
+        root: The folder that its paths are relative to, as an absolute path or URI; None for an archive.
         camera: The camera that a camera.json of the source states, if there is one.
     """
 
     location: str
     files: Sequence[SourceFile]
     read: Callable[[SourceFile], bytes]
+    root: str | None = None
     camera: Camera | None = None
 
     @cached_property
@@ -90,18 +92,29 @@ class Listing:
 
 
 def list_tree(location: str) -> Listing:
-    """Lists a folder on a disk, s3:// or gs://.
+    """Lists a folder on a disk, s3:// or gs://, or a frame table alone, whose folder may be too large to list.
 
     Raises:
         SourceError: if it is missing or cannot be listed.
     """
-    files = _object_files(location) if is_uri(location) else _disk_files(location)
+    root = location.rstrip("/") if is_uri(location) else str(Path(location).absolute())
+    if is_table(location):
+        root, _, name = root.rpartition("/")
+        files: Iterable[SourceFile] = [SourceFile("", name, f"{root}/{name}")]
+    else:
+        files = _object_files(location) if is_uri(location) else _disk_files(location)
     return Listing(
+        root=root,
         location=location,
         files=[file for file in files if not is_hidden(file.path)],
         read=lambda file: read_foreign_file(file.place),
-        camera=read_camera(location),
+        camera=read_camera(root),
     )
+
+
+def is_table(location: str) -> bool:
+    """Whether a location is a frame table; a folder of such a name is not."""
+    return location.lower().endswith((".csv", ".parquet")) and (is_uri(location) or not Path(location).is_dir())
 
 
 def printable(name: str) -> str:

@@ -1,8 +1,9 @@
-"""Turn raw triplets into a Parquet sample store, in parallel on every node."""
+"""Turn raw frames into a Parquet sample store, in parallel on every node."""
 
 import logging
 import sys
 import time
+from contextlib import nullcontext
 from typing import Any
 
 from depthflow.command import run_command
@@ -19,6 +20,8 @@ def main(config: PreprocessConfig) -> dict[str, Any]:
     from depthflow.store.write.preprocess import preprocess
 
     started = time.monotonic()
+    if config.dry_run:
+        return describe(config)
     with ray_session(config.num_cpus):
         store = preprocess(config, ProgressLine)
     manifest = store.manifest
@@ -45,6 +48,33 @@ def main(config: PreprocessConfig) -> dict[str, Any]:
         "report": report,
         "seconds": round(time.monotonic() - started, 2),
     }
+
+
+def describe(config: PreprocessConfig) -> dict[str, Any]:
+    """Writes the frame table alone, and tells what was understood."""
+    from depthflow.cluster.session import ray_session
+    from depthflow.reports.survey import implausible_depths
+    from depthflow.store.write.dry_run import FRAMES, read_some, summary, understood
+    from depthflow.store.write.list_sources import archive_identities
+    from depthflow.store.write.preprocess import dry_run, sample_layout
+
+    with ray_session(config.num_cpus) if archive_identities(config) else nullcontext():
+        rows, sources = dry_run(config, ProgressLine)
+    for line in understood(rows, sources):
+        tell(line)
+    read = [*read_some(rows, sources, sample_layout(config))]
+    for row in read:
+        tell(
+            f"  read: {row['sample_id']}: "
+            + (
+                f"{row['reason']}: {row['message']}"
+                if "reason" in row
+                else f"median depth {row['depth_median_m']:.3g} m"
+            )
+        )
+    if warning := implausible_depths([row for row in read if "reason" not in row]):
+        tell(warning, level=logging.WARNING)
+    return {"frames": f"{config.out.rstrip('/')}/{FRAMES}", **summary(rows, sources)}
 
 
 if __name__ == "__main__":

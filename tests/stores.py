@@ -13,7 +13,7 @@ from depthflow.storage.files import open_files
 from depthflow.store.schema import INDEX_SCHEMA, REJECT_SCHEMA, ROW_SCHEMA, SECONDS_FIELD
 from depthflow.store.store import open_store
 from depthflow.store.write.finish import finish_store
-from depthflow.store.write.preprocess import content_config, plan_shards, sample_layout, source_splits
+from depthflow.store.write.preprocess import content_config, plan_shards, sample_layout
 from depthflow.store.write.shard import ShardRecord, make_shard
 from depthflow.store.write.sources import ArchiveSource, account_for, list_archive, read_archive, read_tree
 from depthflow.store.write.staging import plan_staging, sample_maker, stage_segment
@@ -46,7 +46,7 @@ def list_source(location, splits, files):
 
 def make_store(config):
     """What preprocess.py does, archives included, without its lock and without Ray."""
-    files, splits, layout = open_files(config.out), source_splits(config), sample_layout(config)
+    files, splits, layout = open_files(config.out), config.source_splits, sample_layout(config)
     listed = [list_source(location, splits, files) for location in config.source]
     plans, segments = plan_staging(plan_shards(config, listed), listed, files)
     for segment in segments:

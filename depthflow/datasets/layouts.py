@@ -81,6 +81,10 @@ def find_frames(listing: Listing, layout: str, splits: tuple[str, ...]) -> pa.Ta
 
 def _scenes_by_data_set(frames: pa.Table) -> pa.Table:
     """Returns the frames with scenes named by data set, as in tum/freiburg1_desk; DIODE's keep their own names."""
-    named = pc.binary_join_element_wise(frames["dataset"], frames["scene"], "/")
-    scenes = pc.if_else(pc.equal(frames["dataset"], "diode"), frames["scene"], named)
+    scenes = frames["scene"]
+    for dataset in pc.unique(frames["dataset"]).to_pylist():
+        own = pc.equal(frames["dataset"], dataset)
+        bare = pc.and_(own, pc.invert(pc.starts_with(scenes, f"{dataset}/")))
+        if dataset != "diode":
+            scenes = pc.if_else(bare, pc.binary_join_element_wise(dataset, scenes, "/"), scenes)
     return frames.set_column(frames.schema.get_field_index("scene"), "scene", scenes)

@@ -51,8 +51,9 @@ def frames(listing: Listing) -> pa.Table:
     for name in MEMBER_COLUMNS.values():
         columns[name], lost = find_places(columns[name], listing, needed=name in ("image", "depth"))
         problems = missing.add(name, lost)
-        columns["reason"] = pc.if_else(pc.is_valid(problems), "missing_member", columns["reason"])
-        columns["problem"] = pc.coalesce(problems, columns["problem"])
+        first = pc.and_(pc.is_valid(problems), pc.equal(columns["reason"], ""))
+        columns["reason"] = pc.if_else(first, "missing_member", columns["reason"])
+        columns["problem"] = pc.if_else(first, problems, columns["problem"])
     if mistakes.found:
         where = "" if is_table(listing.location) else f" of {listing.location}"
         raise SourceError(f"The frame table {found[0].path}{where} has mistakes:\n{mistakes.told(missing)}")

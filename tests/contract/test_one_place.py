@@ -266,7 +266,7 @@ def test_an_image_is_evaluated_under_the_protocol(run):
 SHARD = """
 import contextlib, json, sys
 from depthflow.store.write.config import PreprocessConfig
-from depthflow.store.write.preprocess import plan_shards, sample_layout, source_splits
+from depthflow.store.write.preprocess import plan_shards, sample_layout
 from depthflow.store.write.shard import make_shard
 from depthflow.store.write.sources import read_tree
 from depthflow.store.write.staging import sample_maker
@@ -277,7 +277,7 @@ files, layout = open_files(config.out), sample_layout(config)
 make = sample_maker(layout, files)
 records = [
     make_shard(plan, files=files, layout=layout, make=make, watch=lambda planned: contextlib.nullcontext())
-    for plan in plan_shards(config, [read_tree(config.source[0], source_splits(config))])
+    for plan in plan_shards(config, [read_tree(config.source[0], config.source_splits)])
 ]
 print(json.dumps({"rejects": [row for record in records for row in record.rejects.to_pylist()]}))
 """

@@ -17,7 +17,7 @@ class PreprocessConfig(RayConfig):
     """Turns raw frames into a Parquet sample store."""
 
     source: tuple[str, ...]
-    """Folders of frames or their .tar.gz archives, on a disk, s3:// or gs://."""
+    """Folders of frames, archives of them or frame tables, on a disk, s3:// or gs://."""
     layout: Annotated[tuple[LayoutName, ...], explained("How frames lie: one for all sources, or one each.", HELP)] = ()
     """Names in `depthflow.datasets.layouts.LAYOUTS`. Default: recognised."""
     out: str
@@ -47,6 +47,8 @@ class PreprocessConfig(RayConfig):
     """Fail if more than this many inputs are rejected. Default: no limit; every reject is listed."""
     sample_timeout_s: float = 300.0
     """Fail, naming the sample, if one takes longer than this, so that a hung disk does not stall the run."""
+    dry_run: bool = False
+    """Only write OUT/frames.parquet, the table of all frames, and tell what was understood and what is refused."""
     report: bool = False
     """Write OUT/report.html: counts against the catalogue, depth histograms, rejects, panels and outliers."""
 
@@ -71,6 +73,11 @@ class PreprocessConfig(RayConfig):
             self.edge_relative_jump > 0, f"--edge-relative-jump must be positive. Received: {self.edge_relative_jump}"
         )
         require(self.edge_radius_px >= 0, f"--edge-radius-px must not be negative. Received: {self.edge_radius_px}")
+
+    @property
+    def source_splits(self) -> tuple[str, ...]:
+        """The splits to take from the sources."""
+        return (self.resplit,) if self.resplit else self.splits
 
     @property
     def layouts(self) -> tuple[str | None, ...]:

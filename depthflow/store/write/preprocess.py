@@ -1,4 +1,4 @@
-"""Turns raw triplets into a sample store: lists the sources, plans the shards, makes them, finishes the store."""
+"""Turns raw frames into a sample store: lists the sources, plans the shards, makes them, finishes the store."""
 
 # pyright: reportAttributeAccessIssue=false
 # pyarrow.compute makes its functions when it is imported.
@@ -13,17 +13,16 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from depthflow.datasets.archive import archive_bytes, archive_identity, is_archive
 from depthflow.errors import SourceError, StoreError
 from depthflow.observability.gauges import StageGauges
 from depthflow.observability.logs import fields
-from depthflow.placement import cluster_capacity, plan_data
 from depthflow.storage.files import StoreFiles, open_files
-from depthflow.storage.location import absolute
 from depthflow.store.schema import PLANE_DTYPES, shard_schema
 from depthflow.store.store import MANIFEST, SampleStore, open_store
 from depthflow.store.write.config import PreprocessConfig
+from depthflow.store.write.dry_run import write_frames
 from depthflow.store.write.finish import finish_store
+from depthflow.store.write.list_sources import Progress, archive_identities, list_sources
 from depthflow.store.write.plan import ShardPlan, deal_to_shards, plan_samples
 from depthflow.store.write.sample import SampleLayout
 from depthflow.store.write.shard import ShardRecord, committed_plan_digest, make_shard
@@ -32,16 +31,10 @@ from depthflow.store.write.sources import (
     ArchiveSource,
     Source,
     account_for,
-    list_archive,
-    read_archive,
-    read_tree,
 )
 from depthflow.store.write.splits import split_by_scene
 from depthflow.store.write.staging import Segment, plan_staging, sample_maker, stage_segment
 from depthflow.store.write.tasks import Limits, Outcome, Reporter, check_rejects, run_tasks
-
-Progress = Callable[[int, int], None]
-"""Called with the number of items done and the total."""
 
 _log = logging.getLogger(__name__)
 
@@ -57,37 +50,44 @@ def preprocess(config: PreprocessConfig, progress: Callable[[str], Progress]) ->
         StoreError: if the folder holds a store of another configuration or source, is being written by another
             process, or cannot be written; if a sample takes too long, or too many inputs are rejected.
     """
-    files, locations, splits = open_files(config.out), [*map(absolute, config.source)], source_splits(config)
-    identities = {location: archive_identity(location) for location in locations if is_archive(location)}
-    layouts = dict(zip(locations, config.layouts, strict=True))
-    trees = (path for path in locations if path not in identities)
-    listed: dict[str, Source] = {path: read_tree(path, splits, layouts[path]) for path in trees}
+    files, identities = open_files(config.out), archive_identities(config)
     limits = Limits(sample_timeout_s=config.sample_timeout_s, max_rejects=config.max_rejects)
     with files.writer_lock() as files:
         files.remove_temporaries()
         _require_same_settings(files, content_config(config))
-        if listed or not _holds_archives(files, identities):
-            _list_archives(identities, files, limits, progress("archives listed, in MiB"))
-            for location, identity in identities.items():
-                listed[location] = read_archive(location, identity, splits, files, layouts[location])
-            _write_store(config, [listed[location] for location in locations], files, limits, progress)
+        if len(identities) < len(config.source) or not _holds_archives(files, identities):
+            sources = list_sources(config, files, limits, progress)
+            _write_store(config, sources, files, limits, progress)
         files.remove(STAGING)
         files.remove_temporaries()
     return open_store(files.root)
+
+
+def dry_run(config: PreprocessConfig, progress: Callable[[str], Progress]) -> tuple[pa.Table, list[Source]]:
+    """Lists the sources, divides their frames between the splits, and writes the frame table. Needs Ray for archives.
+
+    Returns:
+        The frames as `PLAN_SCHEMA`, and their sources.
+
+    Raises:
+        SourceError: as `preprocess` does.
+        StoreError: if the folder is being written by another process, or cannot be written.
+    """
+    limits = Limits(sample_timeout_s=config.sample_timeout_s, max_rejects=config.max_rejects)
+    with open_files(config.out).writer_lock() as files:
+        sources = list_sources(config, files, limits, progress)
+        rows = plan_rows(config, sources)
+        write_frames(rows, files)
+    return rows, sources
 
 
 def content_config(config: PreprocessConfig) -> dict[str, Any]:
     """Returns the part of the configuration that the store's content depends on."""
     unused = {"val_fraction"} if config.resplit is None else set()
     ignored = {"source", "layout", "out", "num_cpus", "verbose", "require_complete", "max_rejects", "report"}
-    ignored |= {"sample_timeout_s"}
+    ignored |= {"sample_timeout_s", "dry_run"}
     settings = {name: value for name, value in dataclasses.asdict(config).items() if name not in ignored | unused}
     return settings | {"splits": sorted(config.splits)}
-
-
-def source_splits(config: PreprocessConfig) -> tuple[str, ...]:
-    """Returns the splits to take from the sources."""
-    return (config.resplit,) if config.resplit else config.splits
 
 
 def sample_layout(config: PreprocessConfig) -> SampleLayout:
@@ -99,27 +99,36 @@ def plan_shards(config: PreprocessConfig, sources: Sequence[Source]) -> list[Sha
     """Deals the sources' samples to shards.
 
     Raises:
-        SourceError: if no triplet is complete.
+        SourceError: if no frame is complete.
+    """
+    schema = shard_schema(height=config.height, width=config.width, metadata={})
+    return deal_to_shards(
+        plan_rows(config, sources),
+        sample_bytes=sum(schema.field(plane).type.byte_width for plane in PLANE_DTYPES),
+        shard_bytes=config.shard_mib * 2**20,
+        seed=config.seed,
+        settings=json.dumps(content_config(config), sort_keys=True),
+    )
+
+
+def plan_rows(config: PreprocessConfig, sources: Sequence[Source]) -> pa.Table:
+    """Returns the sources' frames as `PLAN_SCHEMA`, in the splits that they are stored in.
+
+    Raises:
+        SourceError: if no frame is complete.
     """
     rows = plan_samples(sources)
     if pc.all(pc.not_equal(rows["reason"], "")).as_py():
         first = rows.slice(0, 1).to_pylist()[0]
         raise SourceError(
-            f"No whole triplet in {', '.join(source.location for source in sources)}: "
+            f"No whole frame in {', '.join(source.location for source in sources)}: "
             f"{dict(Counter(rows['reason'].to_pylist()))}. For example {first['sample_id']}: {first['problem']}. Fix "
             "the source, then run the same command again."
         )
     if config.resplit:
         rows = split_by_scene(rows, val_fraction=config.val_fraction, seed=config.seed)
         rows = rows.filter(pc.is_in(rows["split"], pa.array(config.splits)))
-    schema = shard_schema(height=config.height, width=config.width, metadata={})
-    return deal_to_shards(
-        rows,
-        sample_bytes=sum(schema.field(plane).type.byte_width for plane in PLANE_DTYPES),
-        shard_bytes=config.shard_mib * 2**20,
-        seed=config.seed,
-        settings=json.dumps(content_config(config), sort_keys=True),
-    )
+    return rows
 
 
 def _require_same_settings(files: StoreFiles, settings: Mapping[str, Any]) -> None:
@@ -154,24 +163,6 @@ def _require_same_shards(files: StoreFiles, plans: Sequence[ShardPlan]) -> None:
             )
 
 
-def _list_archives(identities: Mapping[str, str], files: StoreFiles, limits: Limits, progress: Progress) -> None:
-    """Lists each archive in one task, with a thread for each CPU of its node; it borrows them rather than wait."""
-    if not identities:
-        return
-    threads = plan_data(**cluster_capacity()).most_cpus
-    sizes_mib = {archive: archive_bytes(archive) // 2**20 for archive in identities}
-    total_mib = sum(sizes_mib.values())
-
-    def work(archive: str, reporter: Reporter) -> Outcome:
-        def show(member: str, position_bytes: int) -> None:
-            reporter.begin(member, done=position_bytes // 2**20)
-
-        list_archive(archive, identities[archive], files, threads=threads, progress=show)
-        return Outcome(sizes_mib[archive])
-
-    run_tasks([*identities], work, limits=limits, progress=lambda done_mib, _: progress(done_mib, total_mib))
-
-
 def _write_store(
     config: PreprocessConfig,
     sources: Sequence[Source],
@@ -180,7 +171,7 @@ def _write_store(
     progress: Callable[[str], Progress],
 ) -> None:
     """Plans the store, and makes what is missing of it."""
-    accounting = account_for(sources, source_splits(config), must_be_diode=config.require_complete)
+    accounting = account_for(sources, config.source_splits, must_be_diode=config.require_complete)
     if config.require_complete and not accounting.is_complete:
         raise SourceError(f"--require-complete: {accounting.describe_gap()}")
     plans = plan_shards(config, sources)

@@ -24,7 +24,7 @@ from depthflow.datasets.archive import Contents, Member, archive_listing, scan_a
 from depthflow.datasets.catalogue import Accounting, account, expected_counts, is_diode
 from depthflow.datasets.frame_table import texts
 from depthflow.datasets.layouts import find_frames, recognised
-from depthflow.datasets.listing import Listing, list_tree
+from depthflow.datasets.listing import list_tree
 from depthflow.datasets.reject import RejectError
 from depthflow.errors import SourceError
 from depthflow.storage.files import StoreFiles
@@ -39,12 +39,14 @@ class Source:
     """A listed source.
 
     Attributes:
-        location: Path or URI of a tree or an archive.
+        location: Path or URI of a tree, a table or an archive.
+        layout: Name of its layout, given or recognised.
         frames: Everything it holds as `FRAME_SCHEMA`, incomplete frames included.
     """
 
     location: str
     frames: pa.Table
+    layout: str = "diode"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,11 +66,9 @@ def read_tree(location: str, splits: tuple[str, ...], layout: str | None = None)
     Args:
         layout: A name in `depthflow.datasets.layouts.LAYOUTS`; None recognises it.
     """
-    return Source(location=location, frames=_frames(list_tree(location), splits, layout))
-
-
-def _frames(listing: Listing, splits: tuple[str, ...], layout: str | None) -> pa.Table:
-    return find_frames(listing, layout or recognised(listing), splits)
+    listing = list_tree(location)
+    layout = layout or recognised(listing)
+    return Source(location=location, frames=find_frames(listing, layout, splits), layout=layout)
 
 
 def list_archive(
@@ -103,7 +103,10 @@ def read_archive(
 ) -> ArchiveSource:
     """Returns an archive that `list_archive` has listed as a source; see `read_tree`."""
     listing = archive_listing(archive, read_contents(identity, files))
-    return ArchiveSource(location=archive, frames=_frames(listing, splits, layout), identity=identity)
+    layout = layout or recognised(listing)
+    return ArchiveSource(
+        location=archive, frames=find_frames(listing, layout, splits), layout=layout, identity=identity
+    )
 
 
 def account_for(sources: Sequence[Source], splits: tuple[str, ...], *, must_be_diode: bool = False) -> Accounting:

@@ -1,0 +1,118 @@
+"""What preprocess.py would do: the frame table that it made of its sources, and what it understood of each data set."""
+
+# pyright: reportAttributeAccessIssue=false
+# pyarrow.compute makes its functions when it is imported.
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from depthflow.datasets.frame_table import FRAME_SCHEMA, MEMBER_COLUMNS
+from depthflow.datasets.reject import RejectError
+from depthflow.storage.files import StoreFiles
+from depthflow.store.write.plan import planned_samples
+from depthflow.store.write.sample import SampleLayout, make_sample
+from depthflow.store.write.sources import ArchiveSource, Source, read_member
+
+FRAMES = "frames.parquet"
+_READ_OF_EACH = 3
+"""Number of frames of each data set that are read, to tell their size and depth."""
+_LISTED = 20
+"""Number of refused frames that are listed."""
+
+
+def write_frames(rows: pa.Table, files: StoreFiles) -> None:
+    """Writes a plan's frames as a table that the layout `table` reads again, the reasons of refused ones included."""
+    frames = rows.select(FRAME_SCHEMA.names)
+    for name in MEMBER_COLUMNS.values():
+        texts = pa.array([None if v is None else v.decode("utf-8", "backslashreplace") for v in rows[name].to_pylist()])
+        frames = frames.set_column(frames.schema.get_field_index(name), name, texts.cast(pa.string()))
+    with files.commit(FRAMES) as handle:
+        pq.write_table(frames, handle, compression="zstd")
+
+
+def understood(rows: pa.Table, sources: Sequence[Source]) -> Iterator[str]:
+    """Yields a line for each source and data set, and one for each of the first refused frames."""
+    for source in sources:
+        frames = rows.filter(pc.equal(rows["source"], source.location))
+        yield f"{source.location}: layout {source.layout}, {frames.num_rows:,} frames"
+        for dataset in pc.unique(frames["dataset"]).to_pylist():
+            yield f"  {dataset}: {_described(frames.filter(pc.equal(frames['dataset'], dataset)))}"
+    refused = rows.filter(pc.not_equal(rows["reason"], ""))
+    for row in refused.slice(0, _LISTED).to_pylist():
+        yield f"  refused: {row['sample_id']}: {row['reason']}: {row['problem']}"
+    if refused.num_rows > _LISTED:
+        yield f"  and {refused.num_rows - _LISTED:,} more: see the columns reason and problem of {FRAMES}"
+
+
+def _described(frames: pa.Table) -> str:
+    """Returns what is known of the frames of one data set, in a line."""
+    splits = ", ".join(f"{n:,} {name}" for name, n in sorted(Counter(frames["split"].to_pylist()).items()))
+    scenes, scans = (pc.count_distinct(frames[name]).as_py() for name in ("scene", "scan"))
+    return "; ".join(
+        [
+            f"{splits}; {', '.join(pc.unique(frames['scene_type']).to_pylist())}; scenes: {scenes:,}; scans: {scans:,}",
+            f"depth {_depth(frames)}",
+            f"camera {_camera(frames)}",
+            *(f"{name} of {n:,}" for name in ("mask", "confidence", "time_s", "pose") if (n := _count(frames, name))),
+        ]
+    )
+
+
+def _depth(frames: pa.Table) -> str:
+    units = "/".join(f"{value:g}" for value in pc.unique(frames["depth_units_per_m"]).to_pylist())
+    kinds = {"planar": "along the optical axis", "ray": "along the rays"}
+    kind = " or ".join(kinds[kind] for kind in pc.unique(frames["depth_kind"]).to_pylist())
+    invalid = sorted({value for values in frames["depth_invalid"].to_pylist() for value in values})
+    return f"in 1/{units} m {kind}, invalid {', '.join(f'{value:g}' for value in invalid) or 'none'}"
+
+
+def _camera(frames: pa.Table) -> str:
+    known = frames.filter(pc.is_valid(frames["width"]))
+    if not known.num_rows:
+        return "unknown"
+    first = known.select(("width", "height", "fx_px", "fy_px")).slice(0, 1).to_pylist()[0]
+    others = "" if known.num_rows == frames.num_rows else f", unknown in {frames.num_rows - known.num_rows:,}"
+    return f"such as {first['width']} x {first['height']} with fx {first['fx_px']:g}, fy {first['fy_px']:g}{others}"
+
+
+def _count(frames: pa.Table, name: str) -> int:
+    return frames.num_rows - frames[name].null_count
+
+
+def read_some(rows: pa.Table, sources: Sequence[Source], layout: SampleLayout) -> Iterator[dict[str, Any]]:
+    """Makes samples of the first frames of each data set that lies in a tree.
+
+    Yields:
+        Each sample's row as `ROW_SCHEMA`, or sample_id, reason and message of a frame that is refused.
+    """
+    trees = pa.array([source.location for source in sources if not isinstance(source, ArchiveSource)], pa.string())
+    rows = rows.filter(pc.and_(pc.is_in(rows["source"], trees), pc.equal(rows["reason"], "")))
+    for dataset in pc.unique(rows["dataset"]).to_pylist():
+        for planned in planned_samples(rows.filter(pc.equal(rows["dataset"], dataset)).slice(0, _READ_OF_EACH)):
+            try:
+                members = {name: read_member(place) for name, place in planned.frame.members.items()}
+                yield make_sample(planned.frame, members, layout).row
+            except RejectError as error:
+                yield {"sample_id": planned.frame.sample_id, "reason": error.reason, "message": error.message}
+
+
+def summary(rows: pa.Table, sources: Sequence[Source]) -> dict[str, Any]:
+    """Returns the counts of the frames that can be read, and of those that are refused, and the sources' layouts."""
+    whole = rows.filter(pc.equal(rows["reason"], ""))
+    reasons = rows.filter(pc.not_equal(rows["reason"], ""))["reason"]
+    counts = Counter(zip(whole["split"].to_pylist(), whole["scene_type"].to_pylist(), strict=True))
+    return {
+        "samples": whole.num_rows,
+        "rejects": len(reasons),
+        "rejects_by_reason": dict(Counter(reasons.to_pylist())),
+        "counts": {
+            split: {scene_type: n for (of, scene_type), n in sorted(counts.items()) if of == split}
+            for split in sorted({split for split, _ in counts})
+        },
+        "layouts": {source.location: source.layout for source in sources},
+    }

@@ -1,0 +1,299 @@
+"""A user's own frame table: what is read of it, what stands for what it leaves out, and how mistakes are told."""
+
+import io
+import tarfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from depthflow.command import call_command
+from depthflow.datasets.archive import archive_listing, scan_archive
+from depthflow.datasets.camera import Camera
+from depthflow.datasets.frame_table import frames_of
+from depthflow.datasets.frames import DepthEncoding
+from depthflow.datasets.layouts import find_frames, recognised
+from depthflow.datasets.listing import list_tree
+from depthflow.errors import SourceError
+from depthflow.store.write.sample import SampleLayout, make_sample
+from depthflow.store.write.sources import read_member
+from tests.commands import ROOT
+
+BOTH = ("train", "val")
+LAYOUT = SampleLayout(height=3, width=4, edge_relative_jump=0.1, edge_radius_px=0)
+DEPTH_MM = np.array([[0, 1000, 1500, 2000], [500, 750, 65535, 3000], [4000, 5000, 6000, 7000]], np.uint16)
+
+
+def put_frame(folder, name):
+    """An image and its depth in millimetres, 3 x 4."""
+    folder.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(folder / f"{name}.png"), np.full((3, 4, 3), 90, np.uint8))
+    cv2.imwrite(str(folder / f"{name}_mm.png"), DEPTH_MM)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two frames in each of two folders."""
+    for scan in ("kitchen", "hall"):
+        for number in (1, 2):
+            put_frame(tmp_path / scan, number)
+    return tmp_path
+
+
+def write_csv(folder, *lines, name="frames.csv"):
+    path = folder / name
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def table_frames(location):
+    return frames_of(find_frames(list_tree(str(location)), "table", BOTH))
+
+
+def test_image_and_depth_are_enough(folder):
+    write_csv(folder, "image,depth", "kitchen/1.png,kitchen/1_mm.png", "./hall/2.png,hall/2_mm.png")
+    assert recognised(list_tree(str(folder))) == "table"
+    first, second = table_frames(folder)
+    assert (first.sample_id, first.scene, first.scan) == ("own/kitchen/1", "own/kitchen", "kitchen")
+    assert (first.dataset, first.split, first.scene_type) == ("own", "train", "indoors")
+    assert first.members == {"rgb": f"{folder}/kitchen/1.png", "depth": f"{folder}/kitchen/1_mm.png"}
+    assert (first.encoding, first.camera, first.pose, first.time_s) == (DepthEncoding(), None, None, None)
+    assert second.sample_id == "own/hall/2"
+
+
+def test_a_pixel_at_known_metres(folder):
+    csv = write_csv(
+        folder,
+        "depth,depth_units_per_m,image,depth_invalid,fx_px,width,height",
+        "kitchen/1_mm.png,1000,kitchen/1.png,0 65535,2,4,3",
+        name="mine.csv",
+    )
+    (frame,) = table_frames(csv)
+    assert frame.camera == Camera(width=4, height=3, fx_px=2, fy_px=2, cx_px=2, cy_px=1.5)
+    sample = make_sample(frame, {name: read_member(place) for name, place in frame.members.items()}, LAYOUT)
+    valid = (DEPTH_MM > 0) & (DEPTH_MM < 65535)
+    np.testing.assert_array_equal(sample.planes.valid_mask, valid)
+    np.testing.assert_allclose(np.exp(sample.planes.log_depth)[valid], DEPTH_MM[valid] / 1000, rtol=1e-6)
+
+
+def test_every_column(folder):
+    pose = " ".join(str(n) for n in np.eye(4).ravel())
+    put_frame(folder / "x", "mask")
+    columns = {
+        "dataset": "mine",
+        "split": "test",
+        "scene_type": "outdoor",
+        "scene": "street",
+        "scan": "monday",
+        "sample_id": "a",
+        "time_s": "1.5",
+        "image": "hall/1.png",
+        "depth": "hall/1_mm.png",
+        "mask": "x/mask.png",
+        "confidence": "x/mask_mm.png",
+        "depth_units_per_m": "256",
+        "depth_invalid": "0;7",
+        "depth_kind": "ray",
+        "depth_packing": "sun_rgbd",
+        "min_confidence": "2",
+        "fx_px": "10",
+        "fy_px": "11",
+        "cx_px": "12",
+        "cy_px": "13",
+        "width": "40.0",
+        "height": "30",
+        "depth_fx_px": "5",
+        "depth_width": "20",
+        "depth_height": "15",
+        "pose": pose,
+    }
+    write_csv(folder, ",".join(columns), ",".join(columns.values()))
+    (frame,) = table_frames(folder)
+    got = (frame.dataset, frame.split, frame.scene_type, frame.scene, frame.scan, frame.sample_id, frame.time_s)
+    assert got == ("mine", "val", "outdoor", "mine/street", "monday", "a", 1.5)
+    assert {name: Path(place).name for name, place in frame.members.items()} == {
+        "rgb": "1.png",
+        "depth": "1_mm.png",
+        "mask": "mask.png",
+        "confidence": "mask_mm.png",
+    }
+    assert frame.encoding == DepthEncoding(
+        units_per_m=256, invalid=(0, 7), kind="ray", packing="sun_rgbd", min_confidence=2
+    )
+    assert frame.camera == Camera(width=40, height=30, fx_px=10, fy_px=11, cx_px=12, cy_px=13)
+    assert frame.depth_camera == Camera(width=20, height=15, fx_px=5, fy_px=5, cx_px=10, cy_px=7.5)
+    assert frame.pose == tuple(np.eye(4).ravel())
+
+
+def test_three_mistakes_are_told_by_row_and_column(folder):
+    write_csv(
+        folder,
+        "image,depth,depth_units_per_m,scnee",
+        "kitchen/1.png,kitchen/1_mm.png,1000,a",
+        "kitchen/2.png,kitchen/3_mm.png,1000,a",
+        "hall/1.png,hall/1_mm.png,mm,a",
+    )
+    with pytest.raises(SourceError) as info:
+        table_frames(folder)
+    lines = str(info.value).splitlines()
+    assert lines == [
+        f"The frame table frames.csv of {folder} has mistakes:",
+        "  column scnee: it is unknown; did you mean scene?",
+        "  row 2, column depth: there is no file kitchen/3_mm.png",
+        "  row 3, column depth_units_per_m: mm is not a number",
+    ]
+
+
+def test_missing_files_alone_are_rejects(folder):
+    write_csv(
+        folder, "image,depth,mask", "hall/1.png,hall/9.png,", ",hall/2_mm.png,", "hall/2.png,hall/2_mm.png,no.png"
+    )
+    found = table_frames(folder)
+    assert {frame.reason for frame in found} == {"missing_member"}
+    assert [frame.problem for frame in found] == [
+        "row 1, column depth: there is no file hall/9.png",
+        "row 2, column image: it names no file",
+        "row 3, column mask: there is no file no.png",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "told"),
+    [
+        ("depth_units_per_m", "0", "row 1, column depth_units_per_m: 0.0 is not a positive number"),
+        ("depth_units_per_m", "-1000", "is not a positive number"),
+        ("width", "640.5", "row 1, column width: 640.5 is not a positive number"),
+        ("time_s", "noon", "row 1, column time_s: noon is not a number"),
+        ("time_s", "1e999", "row 1, column time_s: inf is not a number"),
+        ("split", "training", "row 1, column split: training is none of train, val"),
+        ("scene_type", "garden", "garden is none of indoors, outdoor"),
+        ("depth_kind", "z", "z is none of planar, ray"),
+        ("depth_invalid", "none", "row 1, column depth_invalid: none is not numbers separated by spaces"),
+        ("pose", "1 0 0", "row 1, column pose: it needs 16 numbers"),
+        ("fx_px", "500", "row 1, column width: a camera needs at least fx_px, width and height"),
+    ],
+)
+def test_a_wrong_value_is_told(folder, column, value, told):
+    write_csv(folder, f"image,depth,{column}", f"hall/1.png,hall/1_mm.png,{value}")
+    with pytest.raises(SourceError) as info:
+        table_frames(folder)
+    assert told in str(info.value)
+
+
+@pytest.mark.parametrize(
+    ("lines", "told"),
+    [
+        (["image", "hall/1.png"], "column depth: it is missing"),
+        (["image,depth,depth", "hall/1.png,a,b"], "column depth: there are several of this name"),
+        (["image,depth", "hall/1.png"], "Row #2: Expected 2 columns, got 1"),
+        ([""], "cannot be read"),
+    ],
+)
+def test_a_wrong_table_is_told(folder, lines, told):
+    write_csv(folder, *lines)
+    with pytest.raises(SourceError, match=told):
+        table_frames(folder)
+
+
+def test_many_mistakes_are_counted(folder):
+    write_csv(folder, "image,depth,time_s", *["hall/1.png,hall/1_mm.png,x"] * 50)
+    with pytest.raises(SourceError, match=r"and 30 more$"):
+        table_frames(folder)
+
+
+def test_a_parquet_of_pandas_types(folder):
+    table = pa.table(
+        {
+            "image": pa.array(["hall/1.png", "hall/2.png"]).dictionary_encode(),
+            "depth": ["hall/1_mm.png", "hall/2_mm.png"],
+            "depth_units_per_m": pa.array([1000, 1000], pa.int32()),
+            "depth_invalid": [0, 65535],
+            "time_s": [0.5, float("nan")],
+            "pose": [[float(n) for n in range(16)], None],
+            "mask": pa.nulls(2),
+        }
+    )
+    pq.write_table(table, folder / "frames.parquet")
+    first, second = table_frames(folder)
+    assert (first.encoding.units_per_m, first.encoding.invalid) == (1000, (0,))
+    assert (first.time_s, second.time_s) == (0.5, None)
+    assert (first.pose, second.pose) == (tuple(range(16)), None)
+    assert set(first.members) == {"rgb", "depth"}
+
+
+def test_a_parquet_with_text_for_numbers(folder):
+    table = pa.table({"image": ["hall/1.png"], "depth": ["hall/1_mm.png"], "width": [b"640"], "pose": [{"x": 1}]})
+    pq.write_table(table, folder / "frames.parquet")
+    with pytest.raises(SourceError, match="column pose: it must hold lists of numbers"):
+        table_frames(folder)
+
+
+def test_places_in_hdf5_files_count_as_there(folder):
+    (folder / "all.h5").write_bytes(b"x")
+    write_csv(folder, "image,depth", "all.h5#images[0],all.h5#depths[0].T", "none.h5#images[0],all.h5#depths[1]")
+    first, second = table_frames(folder)
+    assert first.members == {"rgb": f"{folder}/all.h5#images[0]", "depth": f"{folder}/all.h5#depths[0].T"}
+    assert second.reason == "missing_member"
+
+
+def test_two_tables_are_not_recognised(folder):
+    write_csv(folder, "image,depth", "hall/1.png,hall/1_mm.png")
+    pq.write_table(pa.table({"image": ["a"], "depth": ["b"]}), folder / "frames.parquet")
+    with pytest.raises(SourceError, match=r"must have one of frames\.csv and frames\.parquet"):
+        table_frames(folder)
+
+
+def test_a_table_in_an_archive(folder):
+    csv = write_csv(
+        folder, "image,depth,depth_units_per_m", "kitchen/1.png,kitchen/1_mm.png,1000", "no.png,hall/1_mm.png,1"
+    )
+    archive = folder / "own.tar.gz"
+    with tarfile.open(archive, "w:gz") as tar:
+        for path in [csv, *sorted(folder.rglob("*.png"))]:
+            tar.add(path, arcname=str(path.relative_to(folder)))
+    contents = scan_archive(str(archive), str(folder / "index"), threads=1, progress=lambda name, done: None)
+    listing = archive_listing(str(archive), contents)
+    assert recognised(listing) == "table"
+    first, second = frames_of(find_frames(listing, "table", BOTH))
+    assert first.members["rgb"].startswith("kitchen/1.png@")
+    assert (first.reason, second.reason) == ("", "missing_member")
+
+
+def test_a_dry_run_writes_a_table_that_is_read_again(folder, capsys):
+    write_csv(
+        folder,
+        "image,depth,depth_units_per_m,time_s",
+        *(f"{scan}/{n}.png,{scan}/{n}_mm.png,1000,{n}" for scan in ("kitchen", "hall") for n in (1, 2)),
+        "hall/3.png,hall/3_mm.png,1000,3",
+    )
+    line = ["--source", str(folder), "--out", str(folder / "out"), "--height", "3", "--width", "4", "--dry-run"]
+    result = call_command(ROOT / "pipelines/preprocess.py", [*line, "--resplit", "train"])
+    told = capsys.readouterr().err
+    assert (result["samples"], result["rejects_by_reason"]) == (4, {"missing_member": 1})
+    assert result["counts"] == {"train": {"indoors": 2}, "val": {"indoors": 2}}
+    assert "layout table, 5 frames" in told
+    assert "depth in 1/1000 m along the optical axis" in told
+    assert "refused: own/hall/3: missing_member: row 5, column image: there is no file hall/3.png" in told
+    assert "read: own/hall/1: median depth 3 m" in told
+    assert result["frames"] == f"{folder}/out/frames.parquet"
+    again = table_frames(result["frames"])
+    assert sorted(frame.sample_id for frame in again) == sorted(frame.sample_id for frame in table_frames(folder))
+    assert {frame.split for frame in again} == {"train", "val"}
+    assert {frame.scene for frame in again} == {"own/kitchen", "own/hall"}
+    assert [*Path(folder, "out").iterdir()] == [folder / "out/frames.parquet"]
+
+
+def test_a_wrong_scale_is_warned_about_before_anything_is_made(folder, capsys):
+    write_csv(folder, "image,depth,depth_units_per_m", "hall/1.png,hall/1_mm.png,1.001")
+    line = ["--source", str(folder), "--out", str(folder / "out"), "--dry-run"]
+    call_command(ROOT / "pipelines/preprocess.py", line)
+    assert "look like millimetres" in capsys.readouterr().err
+
+
+def test_bytes_that_are_no_parquet(folder):
+    (folder / "frames.parquet").write_bytes(io.BytesIO(b"PAR1 not").getvalue())
+    with pytest.raises(SourceError, match=r"The frame table frames\.parquet of .* cannot be read"):
+        table_frames(folder)

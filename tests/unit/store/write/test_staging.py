@@ -203,12 +203,12 @@ def test_only_samples_of_segments_are_staged():
 class Tape:
     """Stands for an archive: the content of a span is made of its offset. Notes what is read."""
 
-    def __init__(self):
-        self.read_spans = []
+    def __init__(self, inflation=1):
+        self.read_spans, self.inflation = [], inflation
 
     def read(self, span):
         self.read_spans.append(span)
-        return self.content(span)
+        return self.content(span) * self.inflation
 
     @staticmethod
     def content(span):
@@ -230,10 +230,12 @@ def test_a_sweep_yields_each_samples_own_members(order, held_bytes):
                 assert tape.read_spans == sorted(span for sample in segment.samples for span in spans_of(sample))
 
 
-def test_a_sweep_holds_a_limited_number_of_bytes(monkeypatch):
-    monkeypatch.setattr(staging, "HELD_BYTES", 10 * 400)
+@pytest.mark.parametrize("inflation", [1, 50])
+def test_a_sweep_holds_a_limited_number_of_bytes(monkeypatch, inflation):
+    """Of decompressed bytes, of which a zip has more than its spans say."""
+    monkeypatch.setattr(staging, "HELD_BYTES", 10 * 400 * inflation)
     (segment,) = segments_of(samples_in_order([*range(100)] * 3))
-    tape, most = Tape(), 0
+    tape, most = Tape(inflation), 0
     generator = sweep(segment, tape.read)
     for _ in segment.samples:
         next(generator)

@@ -73,7 +73,7 @@ class LimitedReads:
         return getattr(self._stream, name)
 
     def read(self, size: int = -1) -> bytes:
-        """Raises ValueError if the read asks for more than the limit."""
-        if size > self.limit:
+        """Raises ValueError if the read asks for more than the limit, or for less than nothing."""
+        if size < -1 or size > self.limit:
             raise ValueError(f"{self._what} has {size} bytes, more than {self.limit}")
         return self._stream.read(size)

@@ -21,6 +21,7 @@ from depthflow.storage.location import is_uri
 
 _TAIL_BYTES = 2**20
 _MAX_HEADER_BYTES = 2**20
+_MAX_TAR_BYTES = 2**62
 
 
 @contextmanager
@@ -78,6 +79,8 @@ def _members(stream: Any, progress: Progress) -> Iterator[tuple[Member, int]]:
         while (entry := tar.next()) is not None:
             tar.members.clear()  # pyright: ignore[reportAttributeAccessIssue]  # It keeps a kilobyte of each.
             name = printable(entry.name)
+            if entry.size < 0 or not entry.offset_data <= tar.offset <= _MAX_TAR_BYTES:  # It could go back for ever.
+                raise tarfile.ReadError(f"{name} has {entry.size} bytes")
             progress(name, _position(stream))
             if not entry.isdir():
                 yield Member(name, entry.offset_data, entry.size, printable(_problem(entry))), entry.size

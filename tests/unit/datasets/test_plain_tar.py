@@ -88,6 +88,22 @@ def test_a_huge_header_is_rejected_before_it_is_read(archive):
     refused(archive, header.tobuf(tarfile.GNU_FORMAT) + bytes(10_240), "has 4294967296 bytes, more than 1048576")
 
 
+@pytest.mark.timeout(60)  # A size below 0 once led back to the same member, for ever.
+@pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME])
+@pytest.mark.parametrize("size", [-1, -512, -513, -1024, 2**63 - 100, 2**70, 2**87])
+@pytest.mark.parametrize("ending", [".tar", ".tar.gz"])
+def test_a_size_that_no_file_has_is_rejected(tmp_path, kind, size, ending):
+    header = bytearray(tar_of(MEMBERS[:1])[:512])
+    header[124:136] = bytes([0xFF if size < 0 else 0x80]) + (size % 2**88).to_bytes(11, "big")
+    header[148:157] = b"        " + kind
+    header[148:156] = b"%06o\0 " % sum(header)
+    content = tar_of(MEMBERS)[:EACH] + bytes(header) + bytes(10_240)
+    archive = tmp_path / f"frames{ending}"
+    archive.write_bytes(gzip.compress(content) if ending == ".tar.gz" else content)
+    with pytest.raises(SourceError, match="cannot be read to its end"):
+        scan_archive(str(archive), str(tmp_path / "index"), threads=1, progress=lambda name, position: None)
+
+
 @pytest.mark.parametrize("change", ["cut short", "gone", "another", "text"])
 def test_a_tar_that_changed_after_listing_is_rejected(archive, change):
     content = tar_of(MEMBERS)

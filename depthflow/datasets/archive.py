@@ -1,55 +1,39 @@
-"""Reads DIODE's official archives in place: one pass lists the members, which are then read by offset.
+"""Reads archives of frames in place, of every kind: one pass lists the members, which are then read one by one.
 
-rapidgzip decompresses in parallel and keeps an index of seek points. So several workers can read different members of
-one .tar.gz at once, and nothing is unpacked to disk.
+Each kind has a module, which says what a span (offset, size) means: `tar_archive` for .tar, .tar.gz and .tgz, and
+`zip_archive` for .zip.
 """
 
-import io
-import re
+import struct
 import tarfile
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple
 
-import rapidgzip
 import xxhash
 
+from depthflow.datasets import tar_archive, zip_archive
+from depthflow.datasets.archive_member import Member, Progress, ReadSpan
 from depthflow.datasets.camera import CAMERA_FILE, parse_camera
-from depthflow.datasets.gzip_index import slice_index
-from depthflow.datasets.listing import Listing, SourceFile, printable
+from depthflow.datasets.listing import Listing, SourceFile
 from depthflow.errors import SourceError
-from depthflow.storage.foreign_file import is_hidden, why_not_plain, why_too_large
+from depthflow.storage.foreign_file import is_hidden, why_not_plain
 from depthflow.storage.location import absolute, is_uri, object_store, reported
 
-SUFFIXES = (".tar.gz", ".tgz")
-_INFLATE_ERRORS = (ValueError, RuntimeError, OSError, tarfile.TarError, EOFError)
-"""Raised by rapidgzip and tarfile for damaged bytes."""
+_KINDS = {".tar": tar_archive, ".tar.gz": tar_archive, ".tgz": tar_archive, ".zip": zip_archive}
+_DAMAGE = (
+    *(ValueError, RuntimeError, OSError, EOFError, tarfile.TarError),
+    *(zipfile.BadZipFile, zlib.error, struct.error),
+)
+"""Raised by rapidgzip, tarfile and zipfile for damaged bytes."""
 TEXT_SUFFIXES = (".txt", ".json", ".csv", ".log", ".pincam", ".traj")
 """Endings of the files that layouts read: cameras, poses, lists of frames."""
 _MAX_TEXT_BYTES = 2**24
-_TAIL_BYTES = 2**20
-_MAX_HEADER_BYTES = 2**20
+_MAX_TEXTS_BYTES = 2**30
 _MAX_MEMBERS = 2**22
-ReadSpan = Callable[[tuple[int, int]], bytes]
-"""Returns the bytes of a span (offset, size) of a decompressed tar."""
-PLACE = re.compile(r"@(?P<offset>\d+)\+(?P<size>\d+)$")
-"""How the place of a member ends: train/indoors/scene_00000/scan_00000/NAME.png@1536+42133."""
-
-
-class Member(NamedTuple):
-    """A member of an archive that is not a folder.
-
-    Attributes:
-        name: Its name; bytes that are not valid UTF-8 are escaped.
-        offset, size: Where its content is, in bytes of the decompressed tar.
-        problem: Why it must not be read, or empty.
-    """
-
-    name: str
-    offset: int
-    size: int
-    problem: str
 
 
 class Contents(NamedTuple):
@@ -67,8 +51,8 @@ class Contents(NamedTuple):
 
 
 def is_archive(source: str) -> bool:
-    """Whether a source is read as a compressed tar; a folder of that name is not."""
-    return source.endswith(SUFFIXES) and (is_uri(source) or not Path(source).is_dir())
+    """Whether a source is read as an archive; a folder of that name is not."""
+    return source.endswith(tuple(_KINDS)) and (is_uri(source) or not Path(source).is_dir())
 
 
 def archive_identity(archive: str) -> str:
@@ -93,63 +77,65 @@ def _state(archive: str) -> tuple[int, str]:
             filesystem, path = object_store(archive, SourceError)
             with reported(f"The archive {archive} cannot be read", SourceError):
                 info = filesystem.info(path)
+            if info["type"] == "directory":
+                raise SourceError(f"The archive {archive} is a folder. Rename it so that it ends like none.")
             return info["size"], str(info.get("ETag") or info.get("etag") or info.get("mtime"))
         status = Path(archive).stat()
         if problem := why_not_plain(status.st_mode):
             raise SourceError(f"The archive {archive} {problem}.")
         return status.st_size, str(status.st_mtime_ns)
     except FileNotFoundError:
-        raise SourceError(f"There is no archive at {archive}. Fetch one with download.py.") from None
+        raise SourceError(
+            f"There is no archive at {archive}. Check the path; download.py fetches DIODE's archives."
+        ) from None
 
 
-def scan_archive(archive: str, index_path: str, *, threads: int, progress: Callable[[str, int], None]) -> Contents:
-    """Reads an archive once from end to end, lists its members, and writes its gzip index.
+def scan_archive(archive: str, index_path: str, *, threads: int, progress: Progress) -> Contents:
+    """Lists an archive's members, and writes the gzip index of a .tar.gz, which is read once from end to end.
 
     Args:
-        archive: A .tar.gz on a disk, s3:// or gs://.
+        archive: A .tar, .tar.gz or .zip on a disk, s3:// or gs://.
         index_path: Local file to write the index to.
         threads: Number of threads that decompress.
         progress: Called with each member's name and the number of bytes of the archive read so far.
 
     Raises:
-        SourceError: if the archive is damaged, truncated or not a .tar.gz, or if the index cannot be written.
+        SourceError: if the archive is damaged, truncated or not what its name says, or if the index cannot be written.
     """
+    scanning = _kind(archive).scanning
+    try:
+        with _reported(archive), scanning(archive, index_path, threads=threads, progress=progress) as (members, read):
+            return _contents(members, read)
+    except _DAMAGE as error:
+        raise SourceError(
+            f"The archive {archive} cannot be read to its end: {error}. It is damaged or was not downloaded whole: "
+            "compare its MD5, or fetch it again, one of DIODE's with download.py."
+        ) from None
+
+
+def _contents(sized_members: Iterator[tuple[Member, int]], read: ReadSpan) -> Contents:
     members: list[Member] = []
     cameras: dict[int, bytes] = {}
     texts: dict[int, bytes] = {}
-    try:
-        with _inflated(archive, threads) as stream:
-            headers: Any = _Headers(stream)
-            with tarfile.open(fileobj=headers, mode="r:") as tar:
-                while (entry := tar.next()) is not None:
-                    tar.members.clear()  # pyright: ignore[reportAttributeAccessIssue]  # It keeps a kilobyte of each.
-                    if len(members) == _MAX_MEMBERS:
-                        raise tarfile.ReadError(f"it has more than {_MAX_MEMBERS} members")
-                    name = printable(entry.name)
-                    progress(name, stream.tell_compressed() // 8)  # In bits.
-                    if entry.isdir():
-                        continue
-                    members.append(Member(name, entry.offset_data, entry.size, printable(_problem(entry))))
-                    *folders, file_name = PurePosixPath(name).parts
-                    if members[-1].problem or not file_name.endswith(TEXT_SUFFIXES) or entry.size > _MAX_TEXT_BYTES:
-                        continue
-                    content = _read(stream, entry.offset_data, entry.size)
-                    texts[len(members) - 1] = content
-                    if file_name == CAMERA_FILE:
-                        cameras.setdefault(len(folders), content)
-                tar_end = tar.offset
-            _require_zeros(stream, tar_end)
-            _export_index(stream, index_path)
-    except _INFLATE_ERRORS as error:
-        raise SourceError(
-            f"The archive {archive} cannot be read to its end: {error}. It is damaged or was not downloaded whole: "
-            "compare its MD5, or fetch it again with download.py."
-        ) from None
+    texts_bytes = 0
+    for member, size in sized_members:
+        if len(members) == _MAX_MEMBERS:
+            raise ValueError(f"it has more than {_MAX_MEMBERS} members")
+        members.append(member)
+        *folders, file_name = PurePosixPath(member.name).parts or [""]
+        if member.problem or not file_name.endswith(TEXT_SUFFIXES) or size > _MAX_TEXT_BYTES:
+            continue
+        texts_bytes += size
+        if texts_bytes > _MAX_TEXTS_BYTES:
+            raise ValueError(f"its text files have more than {_MAX_TEXTS_BYTES} bytes")
+        content = texts[len(members) - 1] = read((member.offset, member.size))
+        if file_name == CAMERA_FILE:
+            cameras.setdefault(len(folders), content)
     return Contents(members, cameras[min(cameras)] if cameras else None, texts)
 
 
 def archive_listing(archive: str, contents: Contents) -> Listing:
-    """Returns an archive's members as a listing; see `PLACE`.
+    """Returns an archive's members as a listing; see `archive_member.PLACE`.
 
     Raises:
         SourceError: if its camera.json is not a camera.
@@ -158,8 +144,7 @@ def archive_listing(archive: str, contents: Contents) -> Listing:
     files = []
     for member in contents.members:
         *folders, name = [part for part in member.name.split("/") if part not in ("", ".")] or [""]
-        place = f"{member.name}@{member.offset}+{member.size}"
-        files.append(SourceFile("/".join(folders), name, place, member.problem))
+        files.append(SourceFile("/".join(folders), name, member.place, member.problem))
     texts = {files[number].place: content for number, content in contents.texts.items()}
     return Listing(
         location=archive,
@@ -169,19 +154,13 @@ def archive_listing(archive: str, contents: Contents) -> Listing:
     )
 
 
-def member_span(place: str) -> tuple[int, int]:
-    """Returns offset and size of a member, given its place in the listing."""
-    offset, size = PLACE.search(place).groups()  # pyright: ignore[reportOptionalMemberAccess]
-    return int(offset), int(size)
-
-
 @contextmanager
 def open_archive(archive: str, index: IO[bytes], *, begin: int, end: int) -> Iterator[ReadSpan]:
     """Opens an archive for the spans between `begin` and `end`; reading them in order decompresses nothing twice.
 
     Args:
-        index: Index that `scan_archive` wrote.
-        begin, end: Range in bytes of the decompressed tar.
+        index: Index that `scan_archive` wrote, or nothing for an archive other than a .tar.gz.
+        begin, end: Range of the spans.
 
     Raises:
         SourceError: here or when a span is read, if the archive is gone or is not the one that was listed.
@@ -189,106 +168,28 @@ def open_archive(archive: str, index: IO[bytes], *, begin: int, end: int) -> Ite
 
     def read(span: tuple[int, int]) -> bytes:
         with _readable(archive):
-            return _read(stream, *span)
+            return read_span(span)
 
     with ExitStack() as stack:
         with _readable(archive):
-            stream = stack.enter_context(_inflated(archive, 1))
-            stream.import_index(slice_index(index, begin=begin, end=end))
+            read_span = stack.enter_context(_kind(archive).reading(archive, index, begin=begin, end=end))
         yield read
 
 
 @contextmanager
 def _readable(archive: str) -> Iterator[None]:
     try:
-        yield
-    except _INFLATE_ERRORS as error:
+        with _reported(archive):
+            yield
+    except _DAMAGE as error:
         raise SourceError(f"{archive} can no longer be read: {error}. Fix it, then run the command again.") from None
 
 
-@contextmanager
-def _inflated(archive: str, threads: int) -> Iterator[Any]:
-    if not is_uri(archive):
-        with rapidgzip.open(archive, parallelization=threads) as stream:
-            yield stream
-        return
-    filesystem, path = object_store(archive, SourceError)
-    with reported(f"The archive {archive} cannot be read", SourceError):
-        handle = filesystem.open(path, "rb")
-    with handle, rapidgzip.open(handle, parallelization=threads) as stream:
-        yield stream
+def _kind(archive: str) -> Any:
+    """Returns the module that reads this kind of archive."""
+    return next(kind for suffix, kind in _KINDS.items() if archive.endswith(suffix))
 
 
-def _read(stream: Any, offset: int, size: int) -> bytes:
-    stream.seek(offset)
-    content = stream.read(size)
-    if len(content) != size:
-        raise EOFError(f"{len(content)} of {size} bytes at {offset}")
-    return content
-
-
-def _problem(entry: tarfile.TarInfo) -> str:
-    """Returns why a member must not be read, or an empty string."""
-    if entry.name.startswith("/") or ".." in entry.name.split("/"):
-        return f"the member's name {entry.name} leaves the archive"
-    if entry.issym() or entry.islnk():
-        return f"{entry.name} is a link to {entry.linkname}"
-    if not entry.isreg() or entry.issparse():
-        return f"{entry.name} is not a plain file"
-    problem = why_too_large(entry.size)
-    return f"{entry.name} {problem}" if problem else ""
-
-
-class _Headers:
-    """The stream as tarfile reads it: headers alone, one of which may claim any size.
-
-    Args:
-        stream: The decompressed tar.
-    """
-
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
-        self.seek, self.tell = stream.seek, stream.tell
-
-    def read(self, size: int) -> bytes:
-        """Raises tarfile.ReadError for a header that is larger than any real one."""
-        if size > _MAX_HEADER_BYTES:
-            raise tarfile.ReadError(f"the header of a member has {size} bytes, more than {_MAX_HEADER_BYTES}")
-        return self._stream.read(size)
-
-
-def _require_zeros(stream: Any, offset: int) -> None:
-    """Raises if anything but zeros follows the last member, as tarfile silently stops at what it cannot read."""
-    stream.seek(offset)
-    zeros = 0
-    while content := stream.read(_TAIL_BYTES):
-        zeros += content.count(0)
-        if content.count(0) != len(content):
-            raise tarfile.ReadError(f"what follows byte {offset} of the decompressed tar is not a member")
-    if zeros < tarfile.BLOCKSIZE:
-        raise EOFError(f"the tar has no end marker; it stops after {offset} bytes")
-
-
-def _export_index(stream: Any, index_path: str) -> None:
-    with _IndexFile(index_path, "wb") as index:
-        stream.export_index(index)
-    if index.error is not None:
-        raise SourceError(
-            f"The archive's index cannot be written to {index_path}: {index.error.strerror}. Free space there, or set "
-            "TMPDIR to a folder that has some."
-        )
-
-
-class _IndexFile(io.FileIO):
-    """Keeps the error of a failed write instead of raising it, as rapidgzip would then end the process."""
-
-    error: OSError | None = None
-
-    def write(self, content: Any) -> int:
-        rest = memoryview(content)
-        try:
-            while rest:
-                rest = rest[super().write(rest) :]
-        except OSError as error:
-            self.error = error
-        return len(content)
+def _reported(archive: str) -> AbstractContextManager[None]:
+    """Turns errors of an object store's client, which may be of any class, into messages."""
+    return reported(f"The archive {archive} cannot be read", SourceError) if is_uri(archive) else nullcontext()

@@ -1,5 +1,6 @@
 """Lists the files of a source, so that a layout can tell what they are, wherever they lie."""
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -70,7 +71,7 @@ class Listing:
         """Name of the source: that of its folder, or of its archive without the ending."""
         location = self.location if is_uri(self.location) else str(Path(self.location).absolute())
         name = location.rstrip("/").rpartition("/")[2]
-        return name.partition(".tar")[0].removesuffix(".tgz").removesuffix(".zip")
+        return re.sub(r"\.(tar|tar\.gz|tgz|zip)$", "", name)
 
     def texts(self, files: Iterable[SourceFile]) -> list[str]:
         """Returns the content of many small text files, such as a pose for each frame; see `text`."""

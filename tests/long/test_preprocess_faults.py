@@ -5,7 +5,6 @@ import fcntl
 import os
 import signal
 import subprocess
-import tarfile
 import threading
 import time
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ import pytest
 from depthflow.errors import StoreError
 from depthflow.storage.lock import LOCK_NAME, disk_lock
 from depthflow.store.write.tasks import Limits, run_tasks
+from tests.archives import KINDS, pack
 
 
 @pytest.fixture
@@ -147,24 +147,28 @@ def test_a_full_disk_is_a_clear_error_and_the_rerun_resumes(run, tree, tmp_path)
         assert not list((tmp_path / "disk").rglob(".*"))
 
 
-def test_an_archive_makes_the_store_of_its_tree(run, tree, tmp_path):
-    with tarfile.open(tmp_path / "train.tar.gz", "w:gz") as tar:
-        tar.add(tree / "train", "train")
-    first_depth(tree).write_bytes(b"no array")  # Of the tree alone: the two runs have a reject between them.
-    from_tree = preprocess(run, tree, tmp_path / "from_tree")
-    from_archive = preprocess(run, tmp_path / "train.tar.gz", tmp_path / "store")
-    assert (from_tree.result["samples"], from_archive.result["samples"]) == (29, 30)
-    both = run(
-        "preprocess",
-        *("--source", tree, tmp_path / "train.tar.gz", "--out", tmp_path / "both", "--height", 32, "--width", 32),
-        cwd=tmp_path,
-    )
+def test_archives_make_the_store_of_their_tree(run, tree, tmp_path):
+    """One of each kind, with one scan each."""
+
+    def preprocess_all(*sources, out):
+        return run("preprocess", "--source", *sources, "--out", out, "--height", 32, "--width", 32, cwd=tmp_path)
+
+    archives = [
+        pack(tmp_path / f"scans{kind}", tree, lambda files, scan=scan: [file for file in files if scan in file.parts])
+        for kind, scan in zip(KINDS, ("scan_00000", "scan_00001", "scan_00002"), strict=True)
+    ]
+    from_tree = preprocess_all(tree, out="from_tree")
+    from_archives = preprocess_all(*archives, out="store")
+    assert (from_archives.code, from_archives.result["samples"]) == (0, 30)
+    assert from_archives.result["fingerprint"] == from_tree.result["fingerprint"]
+    first_depth(tree).write_bytes(b"no array")  # Of the tree alone.
+    both = preprocess_all(tree, *archives, out="both")
     assert (both.code, both.result["samples"], both.result["rejects_by_reason"]) == (
         3,
         29,
         {"duplicate": 30, "unreadable_array": 1},
     )
     began = time.monotonic()
-    again = preprocess(run, tmp_path / "train.tar.gz", tmp_path / "store")
-    assert again.result["fingerprint"] == from_archive.result["fingerprint"]
+    again = preprocess_all(*archives, out="store")
+    assert again.result["fingerprint"] == from_archives.result["fingerprint"]
     assert time.monotonic() - began < 60

@@ -1,6 +1,5 @@
 """Small trees of real files, and stores made of them without Ray."""
 
-import tarfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -67,14 +66,6 @@ def config_of(out, *sources, **changes):
     return PreprocessConfig(**{**defaults, **changes})
 
 
-def write_archive(path, tree):
-    """A .tar.gz of a tree's files, train/ and val/ at its top, in the order of their names."""
-    with tarfile.open(path, "w:gz") as tar:
-        for file in sorted(Path(tree).rglob("*")):
-            tar.add(file, arcname=str(file.relative_to(tree)), recursive=False)
-    return path
-
-
 @pytest.fixture(scope="session")
 def write():
     """The functions above."""
@@ -84,7 +75,6 @@ def write():
         frame=random_frame,
         triplet=write_triplet,
         tree=write_tree,
-        archive=write_archive,
         store=write_store,
     )
 

@@ -17,7 +17,7 @@ class PreprocessConfig(RayConfig):
     """Turns raw frames into a Parquet sample store."""
 
     source: tuple[str, ...]
-    """Folders of frames, archives of them or frame tables, on a disk, s3:// or gs://."""
+    """Folders of frames, .tar, .tar.gz or .zip files of them, or tables; also s3://, gs://."""
     layout: Annotated[tuple[LayoutName, ...], explained("How frames lie: one for all sources, or one each.", HELP)] = ()
     """Names in `depthflow.datasets.layouts.LAYOUTS`. Default: recognised."""
     out: str

@@ -3,7 +3,7 @@
 A tree is listed directly. An archive is listed once by a pass over all of it, whose result is kept beside the store:
 
     .staging/ARCHIVE/members.parquet   what the archive holds
-    .staging/ARCHIVE/index.gzidx       where its decompression can start
+    .staging/ARCHIVE/index.gzidx       where the decompression of a .tar.gz can start; else empty
 
 Either becomes a `Source`.
 """

@@ -3,7 +3,7 @@
 A shard is a fair draw of its split, so its samples lie all over the archive, and seeking to each costs three times the
 decompression of the whole. So an archive is read in contiguous segments. One task per segment makes its samples and
 puts them, small by then, into a piece: an Arrow file with one batch per sample. Shards are then made from pieces. With
-the pass that lists the archive's members, each byte is decompressed twice.
+the pass that lists its members, each byte of a .tar.gz is decompressed twice, each of a .zip once.
 
     .staging/ARCHIVE/DIGEST.arrow      a piece
 """
@@ -21,7 +21,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 
-from depthflow.datasets.archive import PLACE, ReadSpan, member_span, open_archive
+from depthflow.datasets.archive import open_archive
+from depthflow.datasets.archive_member import PLACE, ReadSpan, member_span
 from depthflow.datasets.frame_table import CONTENT_COLUMNS, MEMBER_COLUMNS
 from depthflow.datasets.reject import RejectError
 from depthflow.storage.files import StoreFiles
@@ -64,12 +65,12 @@ class Segment:
 
     @property
     def begin(self) -> int:
-        """Offset of its first member in the decompressed tar."""
+        """Offset of its first member, as in its spans."""
         return min(offset for sample in self.samples for offset, _ in spans(sample).values())
 
     @property
     def end(self) -> int:
-        """End of its last member in the decompressed tar."""
+        """End of its last member, as in its spans."""
         return max(map(_end, self.samples))
 
     @property
@@ -192,7 +193,7 @@ def sweep(segment: Segment, read: ReadSpan) -> Iterator[Mapping[str, bytes]]:
         end = _end(sample)
         for span in ahead:
             held[span] = read(span)
-            held_bytes += span[1]
+            held_bytes += len(held[span])
             if sum(span) >= end:
                 break
             if held_bytes > HELD_BYTES:

@@ -1,7 +1,6 @@
 """Archives as they are, damaged, and as somebody may have made them: read where they lie, never unpacked."""
 
 import gzip
-import io
 import os
 import random
 import resource
@@ -10,6 +9,7 @@ import subprocess
 import sys
 import tarfile
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,12 +19,13 @@ from depthflow.datasets.archive import (
     archive_identity,
     archive_listing,
     is_archive,
-    member_span,
     open_archive,
     scan_archive,
 )
+from depthflow.datasets.archive_member import member_span
 from depthflow.datasets.diode import MEMBER_SUFFIXES
 from depthflow.errors import SourceError
+from tests.archives import KINDS, pack, tar_of
 from tests.stores import diode_frames, listed_frames
 
 BOTH = ("train", "val")
@@ -35,17 +36,6 @@ FOLDER = "indoors/scene_00022/scan_00193"
 def triplet_files(split="train", stem=STEM, folder=FOLDER, top=""):
     """Name to content of a triplet's three files."""
     return {f"{top}{split}/{folder}/{stem}{end}": f"{stem}{end}".encode() for end in MEMBER_SUFFIXES.values()}
-
-
-def tar_of(members, format=tarfile.PAX_FORMAT):
-    """A tar of (name or TarInfo, content) pairs."""
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w", format=format) as tar:
-        for entry, content in members:
-            info = entry if isinstance(entry, tarfile.TarInfo) else tarfile.TarInfo(entry)
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
-    return stream.getvalue()
 
 
 def special(name, kind, target=""):
@@ -147,6 +137,25 @@ def test_an_archive_lists_what_its_tree_does(archive, listed, tree, order, top, 
         assert got.members.keys() == there.members.keys()
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_archive_lists_what_its_tree_does(tmp_path, tree, kind):
+    archive, index = pack(tmp_path / f"diode{kind}", tree, shuffled_files), tmp_path / "index"
+    contents = scan_archive(archive, str(index), threads=1, progress=lambda name, position: None)
+    index.touch()
+    assert contents.camera == CAMERA_JSON
+    found, wanted = archive_frames(archive, contents, BOTH), diode_frames(str(tree), BOTH)
+    assert [(known(frame), frame.camera) for frame in found] == [(known(frame), frame.camera) for frame in wanted]
+    for got, there in zip(found, wanted, strict=True):
+        for name, place in got.members.items():
+            span = member_span(place)
+            with index.open("rb") as file, open_archive(archive, file, begin=span[0], end=sum(span)) as read:
+                assert read(span) == Path(there.members[name]).read_bytes()
+
+
+def shuffled_files(files):
+    return random.Random(0).sample(files, len(files))
+
+
 def test_folders_are_not_members(listed):
     folders = [special(name, tarfile.DIRTYPE) for name in ("train", f"train/{FOLDER}", f"train/{FOLDER}/x.png")]
     (found,) = listed([*folders, *triplet_files().items()])
@@ -159,6 +168,12 @@ def test_folders_are_not_members(listed):
 def test_an_archive_without_train_and_val_is_rejected(listed, members):
     with pytest.raises(SourceError, match=r"diode\.tar\.gz holds no sample of train or val"):
         listed(members.items())
+
+
+@pytest.mark.parametrize("end", ["", ".tar", ".tar.gz", ".tgz", ".zip"])
+def test_the_ending_is_no_part_of_a_sources_name(end):
+    listing = archive_listing(f"s3://bucket/my.target.v1{end}", Contents([], None, {}))
+    assert listing.name == "my.target.v1"
 
 
 def test_an_archive_without_the_split_is_rejected(listed):
@@ -291,9 +306,10 @@ def test_a_flood_of_members_is_rejected(archive, monkeypatch):
         scan(archive, gzip.compress(tar_of(files)))
 
 
-def test_a_folder_named_like_an_archive_is_a_tree(tmp_path):
-    (tmp_path / "val.tar.gz").mkdir()
-    assert not is_archive(str(tmp_path / "val.tar.gz"))
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_folder_named_like_an_archive_is_a_tree(tmp_path, kind):
+    (tmp_path / f"val{kind}").mkdir()
+    assert not is_archive(str(tmp_path / f"val{kind}"))
     assert is_archive(str(tmp_path / "train.tar.gz")) and is_archive("s3://bucket/val.tar.gz")
 
 
@@ -540,7 +556,9 @@ def test_an_index_that_cannot_be_written_raises(archive, whole):
         ("/data/v1.0/val.tgz", True),
         ("s3://bucket/train.tar.gz", True),
         ("diode", False),
-        ("train.tar", False),
+        ("train.tar", True),
+        ("gs://bucket/train.zip", True),
+        ("train.gz", False),
         ("train.tar.gz/", False),
         ("train.tar.gz.part", False),
     ],

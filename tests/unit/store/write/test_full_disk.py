@@ -9,6 +9,7 @@ import pytest
 
 from depthflow.errors import StoreError
 from depthflow.storage.files import open_files
+from tests.archives import pack
 from tests.full_disk import files_at_most
 
 SPLITS = {"train": {"00001_00001_indoors": 80}, "val": {"00002_00001_outdoor": 5}}
@@ -100,7 +101,7 @@ def test_a_store_that_did_not_fit_is_finished_by_the_next_run(tmp_path, write):
 
 def test_an_archive_whose_pieces_did_not_fit_is_finished_by_the_next_run(tmp_path, write):
     write.tree(tmp_path / "tree", SPLITS)
-    archive = write.archive(tmp_path / "diode.tar.gz", tmp_path / "tree")
+    archive = pack(tmp_path / "diode.tar.gz", tmp_path / "tree")
     wanted = write.store(tmp_path / "elsewhere", archive)
     pieces = files_in(tmp_path / "elsewhere", "*.arrow")
     largest = max(path.stat().st_size for path in pieces)

@@ -39,6 +39,7 @@ from depthflow.store.write.staging import (
     stage_segment,
     sweep,
 )
+from tests.archives import pack
 from tests.plans import packed
 from tests.stores import list_source, unwatched
 
@@ -215,12 +216,12 @@ def test_segments_of_finished_shards_are_not_staged(tmp_path):
 class Tape:
     """Stands for an archive: the content of a span is made of its offset. Notes what is read."""
 
-    def __init__(self):
-        self.read_spans = []
+    def __init__(self, inflation=1):
+        self.read_spans, self.inflation = [], inflation
 
     def read(self, span):
         self.read_spans.append(span)
-        return self.content(span)
+        return self.content(span) * self.inflation
 
     @staticmethod
     def content(span):
@@ -242,10 +243,12 @@ def test_a_sweep_yields_each_samples_own_members(order, held_bytes):
                 assert tape.read_spans == sorted(span for sample in segment.samples for span in spans_of(sample))
 
 
-def test_a_sweep_holds_a_limited_number_of_bytes(monkeypatch):
-    monkeypatch.setattr(staging, "HELD_BYTES", 10 * 400)
+@pytest.mark.parametrize("inflation", [1, 50])
+def test_a_sweep_holds_a_limited_number_of_bytes(monkeypatch, inflation):
+    """Of decompressed bytes, of which a zip has more than its spans say."""
+    monkeypatch.setattr(staging, "HELD_BYTES", 10 * 400 * inflation)
     (segment,) = segments_of(samples_in_order([*range(100)] * 3))
-    tape, most = Tape(), 0
+    tape, most = Tape(inflation), 0
     generator = sweep(segment, tape.read)
     for _ in segment.samples:
         next(generator)
@@ -274,15 +277,6 @@ def tree(tmp_path_factory, write):
     return root
 
 
-def archive_of(tree, path, order):
-    """A .tar.gz of the tree's files, in some order."""
-    files = sorted(file for file in Path(tree).rglob("*") if file.is_file())
-    with tarfile.open(path, "w:gz") as tar:
-        for file in order(files):
-            tar.add(file, arcname=f"./{file.relative_to(tree)}")
-    return str(path)
-
-
 def any_order(files):
     return random.Random(5).sample(files, len(files))
 
@@ -291,9 +285,13 @@ def by_suffix(files):
     return sorted(files, key=lambda file: (file.suffix, file.name.endswith("mask.npy"), file))
 
 
-@pytest.fixture(scope="module", params=[sorted, any_order, by_suffix])
+KINDS_AND_ORDERS = [(".tar.gz", sorted), (".tar.gz", any_order), (".tar", by_suffix), (".zip", any_order)]
+
+
+@pytest.fixture(scope="module", params=KINDS_AND_ORDERS, ids=lambda param: f"{param[0]}, {param[1].__name__}")
 def archive(tree, tmp_path_factory, request):
-    return archive_of(tree, tmp_path_factory.mktemp("archive") / "diode.tar.gz", request.param)
+    kind, order = request.param
+    return pack(tmp_path_factory.mktemp("archive") / f"diode{kind}", tree, order)
 
 
 def segments_in(archive, files, splits=("train", "val")):
@@ -353,7 +351,7 @@ def made_of(members, triplet):
 
 
 def test_a_second_call_changes_and_reads_nothing(tree, tmp_path):
-    archive = archive_of(tree, tmp_path / "diode.tar.gz", any_order)
+    archive = pack(tmp_path / "diode.tar.gz", tree, any_order)
     files = open_files(str(tmp_path / "store"))
     segments = segments_in(archive, files)
     stage(segments, files)
@@ -366,7 +364,7 @@ def test_a_second_call_changes_and_reads_nothing(tree, tmp_path):
 
 
 def test_a_lost_piece_is_made_again(tree, tmp_path):
-    archive = archive_of(tree, tmp_path / "diode.tar.gz", sorted)
+    archive = pack(tmp_path / "diode.tar.gz", tree, sorted)
     files = open_files(str(tmp_path))
     segments = segments_in(archive, files)
     stage(segments, files)
@@ -414,7 +412,7 @@ def test_every_sample_and_reject_is_watched(archive, tmp_path):
 
 
 def test_a_segment_whose_archive_changed_leaves_no_piece(tree, tmp_path):
-    archive = archive_of(tree, tmp_path / "diode.tar.gz", sorted)
+    archive = pack(tmp_path / "diode.tar.gz", tree, sorted)
     files = open_files(str(tmp_path / "store"))
     segments = segments_in(archive, files)
     content = Path(archive).read_bytes()
@@ -428,7 +426,7 @@ def test_a_segment_whose_archive_changed_leaves_no_piece(tree, tmp_path):
 
 
 def test_a_damaged_archive_is_not_listed(tree, tmp_path):
-    archive = archive_of(tree, tmp_path / "diode.tar.gz", sorted)
+    archive = pack(tmp_path / "diode.tar.gz", tree, sorted)
     content = Path(archive).read_bytes()
     Path(archive).write_bytes(content[:-20])
     files = open_files(str(tmp_path / "store"))
@@ -481,13 +479,18 @@ def checksums_of(store):
 
 
 @pytest.mark.parametrize(
-    "changes",
-    [{}, {"splits": ("val",)}, {"resplit": "val", "val_fraction": 0.3}, {"seed": 3, "height": 3, "width": 11}],
+    ("kind", "changes"),
+    [
+        (".tar", {}),
+        (".tar.gz", {"splits": ("val",)}),
+        (".zip", {"resplit": "val", "val_fraction": 0.3}),
+        (".tar.gz", {"seed": 3, "height": 3, "width": 11}),
+    ],
 )
-def test_an_archives_store_equals_its_trees(tmp_path, write, changes):
+def test_an_archives_store_equals_its_trees(tmp_path, write, kind, changes):
     write.tree(tmp_path / "tree", {"train": {**TREE, "00002_00001_outdoor": 90}, "val": {"00003_00001_indoors": 70}})
     write.tree(tmp_path / "tree", {"val": {"00004_00001_indoors": 3, "00004_00002_indoors": 4}})
-    archive = archive_of(tmp_path / "tree", tmp_path / "diode.tar.gz", any_order)
+    archive = pack(tmp_path / f"diode{kind}", tmp_path / "tree", any_order)
     of_tree = write.store(tmp_path / "of tree", tmp_path / "tree", **changes)
     of_archive = write.store(tmp_path / "of archive", archive, **changes)
     assert len(checksums_of(of_tree)) >= 2
@@ -505,7 +508,7 @@ def test_an_archives_store_equals_its_trees_despite_rejects(tree, archive, tmp_p
 def test_a_tree_and_an_archive_make_the_store_of_two_trees(tmp_path, write):
     write.tree(tmp_path / "a", {"train": {"00001_00001_indoors": 9}})
     write.tree(tmp_path / "b", {"train": {"00001_00001_indoors": 2, "00002_00001_outdoor": 9}})
-    archive = archive_of(tmp_path / "b", tmp_path / "b.tar.gz", any_order)
+    archive = pack(tmp_path / "b.zip", tmp_path / "b", any_order)
     of_trees = write.store(tmp_path / "of trees", tmp_path / "a", tmp_path / "b")
     mixed = write.store(tmp_path / "mixed", tmp_path / "a", archive)
     assert of_trees.manifest["rejects_by_reason"] == {"duplicate": 2}
@@ -515,7 +518,7 @@ def test_a_tree_and_an_archive_make_the_store_of_two_trees(tmp_path, write):
 
 def test_a_second_copy_of_an_archive_is_all_duplicates(tmp_path, write):
     write.tree(tmp_path / "tree", {"train": {SCAN: 9}})
-    archives = [archive_of(tmp_path / "tree", tmp_path / f"{name}.tar.gz", any_order) for name in "ab"]
+    archives = [pack(tmp_path / name, tmp_path / "tree", any_order) for name in ("a.tar.gz", "b.zip")]
     store = write.store(tmp_path / "store", *archives)
     assert store.index.num_rows == 9
     assert store.manifest["rejects_by_reason"] == {"duplicate": 9}

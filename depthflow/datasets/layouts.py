@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from depthflow.datasets import diode
+from depthflow.datasets import diode, tum
 from depthflow.datasets.frames import Frame
 from depthflow.datasets.listing import Listing
 from depthflow.errors import SourceError
@@ -29,6 +29,11 @@ LAYOUTS: dict[str, Layout] = {
         help="{train,val}/{indoors,outdoor}/scene_SSSSS/scan_NNNNN/*{.png,_depth.npy,_depth_mask.npy}",
         fits=diode.fits,
         frames=diode.frames,
+    ),
+    "tum": Layout(
+        help="SCAN/{rgb.txt,depth.txt,groundtruth.txt}, lists of times and paths",
+        fits=tum.fits,
+        frames=tum.frames,
     ),
 }
 """Layouts by the names that --layout takes."""

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pytest
 
 from depthflow.datasets.archive import archive_listing, open_archive, scan_archive
 from depthflow.datasets.decode import decode_frame
@@ -39,6 +40,14 @@ def write_depth(path, values):
 def depth_values(shape=(HEIGHT, WIDTH), key=0, low=500, high=9000):
     """Random 16-bit depth."""
     return np.random.default_rng(key).integers(low, high, shape, dtype=np.uint16)
+
+
+def real(shared, name):
+    """A folder or file of real frames; without it, the test is skipped."""
+    path = shared / "frames" / name
+    if not path.exists():
+        pytest.skip(f"there is no {path}; set DEPTHFLOW_SHARED to the folder that holds frames/")
+    return path
 
 
 def fitting(listing):

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from depthflow.datasets import diode, tum
+from depthflow.datasets import diode, seven_scenes, tum
 from depthflow.datasets.frames import Frame
 from depthflow.datasets.listing import Listing
 from depthflow.errors import SourceError
@@ -34,6 +34,11 @@ LAYOUTS: dict[str, Layout] = {
         help="SCAN/{rgb.txt,depth.txt,groundtruth.txt}, lists of times and paths",
         fits=tum.fits,
         frames=tum.frames,
+    ),
+    "seven_scenes": Layout(
+        help="SCENE/seq-NN/frame-NNNNNN.{color.png,depth.png,pose.txt}",
+        fits=seven_scenes.fits,
+        frames=seven_scenes.frames,
     ),
 }
 """Layouts by the names that --layout takes."""

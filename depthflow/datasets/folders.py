@@ -1,6 +1,7 @@
 """Groups the files of a source's folders into frames."""
 
 import posixpath
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -57,10 +58,16 @@ def scan_names(listing: Listing, folders: Iterable[str]) -> dict[str, str]:
     return {folder: printable(name if count[name] == 1 else folder or name) for folder, name in last.items()}
 
 
+def frame_number(name: str) -> int | None:
+    """Returns the number that a frame's name is, such as 00012 or frame-000012; None if it is anything else."""
+    found = re.fullmatch(r"(?:frame-)?(\d{1,18})", name)
+    return int(found[1]) if found else None
+
+
 def video_time_s(name: str) -> float | None:
-    """Returns when a 30 Hz video showed the frame of a name that ends in its number, from the video's begin."""
-    digits = name[len(name.rstrip("0123456789")) :]
-    return int(digits) / 30 if digits else None
+    """Returns when a 30 Hz video that began at 0 showed a numbered frame."""
+    number = frame_number(name)
+    return None if number is None else number / 30
 
 
 def make_frame(files: Members, *, dataset: str, scene: str, scan: str, name: str, **fields: Any) -> Frame:

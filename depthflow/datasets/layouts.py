@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from depthflow.datasets import diode, seven_scenes, tum
+from depthflow.datasets import diode, redwood, seven_scenes, tum
 from depthflow.datasets.frames import Frame
 from depthflow.datasets.listing import Listing
 from depthflow.errors import SourceError
@@ -39,6 +39,11 @@ LAYOUTS: dict[str, Layout] = {
         help="SCENE/seq-NN/frame-NNNNNN.{color.png,depth.png,pose.txt}",
         fits=seven_scenes.fits,
         frames=seven_scenes.frames,
+    ),
+    "redwood": Layout(
+        help="SCAN/{color/NNNNN.jpg,depth/NNNNN.png,trajectory.log}, also Open3D's",
+        fits=redwood.fits,
+        frames=redwood.frames,
     ),
 }
 """Layouts by the names that --layout takes."""

@@ -31,7 +31,7 @@ from depthflow.storage.location import absolute
 
 _FILE = re.compile(r"(?P<name>frame-\d+)\.(?P<member>color|depth|pose)(?P<ending>\.[a-z]+)", re.IGNORECASE)
 _ENDINGS = {"color": IMAGE_ENDINGS, "depth": (".png",), "pose": (".txt",)}
-_SEQUENCE = re.compile(r"seq-(\d+)")
+_SEQUENCE = re.compile(r"seq-(\d{1,9})")
 _SPLITS = {"TrainSplit.txt": "train", "TestSplit.txt": "val"}
 _ENCODING = DepthEncoding(units_per_m=1000, invalid=(0, 65535))
 _DEPTH_CAMERA = Camera.of_opencv(width=640, height=480, fx=585.0, fy=585.0, cx=320.0, cy=240.0)
@@ -88,7 +88,7 @@ def _read_splits(listing: Listing, scene: str) -> dict[str, str]:
         if file is None:
             continue
         for number, line in numbered_lines(listing.text(file)):
-            sequence = re.fullmatch(r"sequence(\d+)", line)
+            sequence = re.fullmatch(r"sequence(\d{1,9})", line)
             if sequence is None:
                 raise damaged(where(listing, file), number, "a sequence, such as sequence1", line)
             found[int(sequence[1])] = split

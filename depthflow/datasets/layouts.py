@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from depthflow.datasets import diode, redwood, seven_scenes, tum
+from depthflow.datasets import diode, redwood, scannet, seven_scenes, tum
 from depthflow.datasets.frames import Frame
 from depthflow.datasets.listing import Listing
 from depthflow.errors import SourceError
@@ -44,6 +44,11 @@ LAYOUTS: dict[str, Layout] = {
         help="SCAN/{color/NNNNN.jpg,depth/NNNNN.png,trajectory.log}, also Open3D's",
         fits=redwood.fits,
         frames=redwood.frames,
+    ),
+    "scannet": Layout(
+        help="sceneNNNN_NN/{color/N.jpg,depth/N.png,pose/N.txt,intrinsic/*.txt}",
+        fits=scannet.fits,
+        frames=scannet.frames,
     ),
 }
 """Layouts by the names that --layout takes."""

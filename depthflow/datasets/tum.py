@@ -14,7 +14,7 @@ show the same rooms, the scene is the camera's name.
 import math
 import posixpath
 import re
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -135,10 +135,9 @@ def pair_times(first: Sequence[float], second: Sequence[float]) -> dict[int, int
     gaps = []
     for i, time_s in enumerate(first):
         middle = bisect_left(times, time_s)
-        for k in range(max(0, middle - _CANDIDATES), min(len(times), middle + _CANDIDATES)):
-            gap = abs(times[k] - time_s)
-            if gap <= _MAX_GAP_S:
-                gaps.append((gap, i, order[k]))
+        begin = bisect_left(times, time_s - _MAX_GAP_S, max(0, middle - _CANDIDATES), middle)
+        end = bisect_right(times, time_s + _MAX_GAP_S, middle, min(len(times), middle + _CANDIDATES))
+        gaps += [(abs(times[k] - time_s), i, order[k]) for k in range(begin, end)]
     found: dict[int, int] = {}
     used = set()
     for _, i, j in sorted(gaps):

@@ -146,10 +146,16 @@ def archive_listing(archive: str, contents: Contents) -> Listing:
         *folders, name = [part for part in member.name.split("/") if part not in ("", ".")] or [""]
         files.append(SourceFile("/".join(folders), name, member.place, member.problem))
     texts = {files[number].place: content for number, content in contents.texts.items()}
+
+    def read(file: SourceFile) -> bytes:
+        if file.place not in texts:
+            raise OSError(file.problem or f"it has more than {_MAX_TEXT_BYTES} bytes")
+        return texts[file.place]
+
     return Listing(
         location=archive,
         files=[file for file in files if not is_hidden(file.path)],
-        read=lambda file: texts[file.place],
+        read=read,
         camera=parse_camera(camera, where=f"{CAMERA_FILE} of {archive}") if camera is not None else None,
     )
 

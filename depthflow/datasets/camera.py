@@ -52,6 +52,11 @@ class Camera:
         focal_px = focal_px_of_fov(fov_deg, width)
         return cls(width=width, height=height, fx_px=focal_px, fy_px=focal_px, cx_px=width / 2, cy_px=height / 2)
 
+    @classmethod
+    def of_opencv(cls, *, width: int, height: int, fx: float, fy: float, cx: float, cy: float) -> "Camera":
+        """Returns a camera whose principal point is given in OpenCV's convention, where pixel i is centred at i."""
+        return cls(width=width, height=height, fx_px=fx, fy_px=fy, cx_px=cx + 0.5, cy_px=cy + 0.5)
+
     @property
     def relative_focal(self) -> float:
         """Focal length relative to the image size, which no resize changes."""
@@ -85,6 +90,9 @@ class Camera:
 
 DIODE_CAMERA = Camera(width=1024, height=768, fx_px=886.81, fy_px=927.06, cx_px=512.0, cy_px=384.0)
 """Camera of DIODE's crops, from the official devkit."""
+
+PRIMESENSE_CAMERA = Camera.of_opencv(width=640, height=480, fx=525.0, fy=525.0, cx=319.5, cy=239.5)
+"""OpenNI's default for the colour camera of a PrimeSense or a first Kinect, and for depth registered to it."""
 
 CAMERA_FILE = "camera.json"
 

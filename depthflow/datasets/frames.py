@@ -35,8 +35,8 @@ class Frame:
     """An image with its depth.
 
     Attributes:
-        sample_id: Unique in a store, such as 00022_00193_indoors_010_000 or tum/freiburg1_desk/1305031102.175304; see
-            `frame_id`.
+        sample_id: Unique in a store, such as 00022_00193_indoors_010_000 or
+            tum/freiburg1/freiburg1_desk/1305031102.175304; see `frame_id`.
         split, scene_type, scene, scan: Where it belongs; frames of one scene are never divided between splits.
         members: Where the source keeps image, depth, mask and confidence, as far as they exist, under the names rgb,
             depth, mask and confidence: the places of its `SourceFile`s. Only the source's own reader interprets them:

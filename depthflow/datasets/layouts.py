@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from depthflow.datasets import diode, table
+from depthflow.datasets import diode, redwood, scannet, seven_scenes, table, tum
 from depthflow.datasets.frame_table import frame_table
 from depthflow.datasets.frames import Frame
 from depthflow.datasets.listing import Listing
@@ -43,6 +43,26 @@ LAYOUTS: dict[str, Layout] = {
         help="your own table: frames.csv or frames.parquet with a row per frame",
         fits=table.fits,
         frames=table.frames,
+    ),
+    "tum": Layout(
+        help="SCAN/{rgb.txt,depth.txt,groundtruth.txt}, lists of times and paths",
+        fits=tum.fits,
+        frames=tum.frames,
+    ),
+    "seven_scenes": Layout(
+        help="SCENE/seq-NN/frame-NNNNNN.{color.png,depth.png,pose.txt}",
+        fits=seven_scenes.fits,
+        frames=seven_scenes.frames,
+    ),
+    "redwood": Layout(
+        help="SCAN/{color/NNNNN.jpg,depth/NNNNN.png,trajectory.log}, also Open3D's",
+        fits=redwood.fits,
+        frames=redwood.frames,
+    ),
+    "scannet": Layout(
+        help="sceneNNNN_NN/{color/N.jpg,depth/N.png,pose/N.txt,intrinsic/*.txt}",
+        fits=scannet.fits,
+        frames=scannet.frames,
     ),
 }
 """Layouts by the names that --layout takes."""

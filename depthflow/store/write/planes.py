@@ -107,8 +107,8 @@ def seen_by_depth(
     stored, own = image.resized(height=height, width=width), depth.resized(height=shape[0], width=shape[1])
     places = []
     for size, axis in ((height, "y"), (width, "x")):
-        fields = (f"c{axis}_px", f"f{axis}_px")
-        (centre, focal), (own_centre, own_focal) = ((getattr(c, f) for f in fields) for c in (stored, own))
+        centre, own_centre = (getattr(camera, f"c{axis}_px") for camera in (stored, own))
+        focal, own_focal = (getattr(camera, f"f{axis}_px") for camera in (stored, own))
         places.append(np.floor((np.arange(size) + 0.5 - centre) / focal * own_focal + own_centre).astype(np.int64))
     inside = [(place >= 0) & (place < length) for place, length in zip(places, shape, strict=True)]
     rows, columns = (place.clip(0, length - 1) for place, length in zip(places, shape, strict=True))

@@ -7,7 +7,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from depthflow.store.write.planes import Planes, depth_edges, depth_figures, make_planes, point_sample_index, resize_rgb
+from depthflow.datasets.camera import Camera
+from depthflow.store.write.planes import (
+    Planes,
+    depth_edges,
+    depth_figures,
+    make_planes,
+    point_sample_index,
+    resize_rgb,
+    seen_by_depth,
+)
 
 sides = st.integers(1, 23)
 GARBAGE = np.array([np.nan, np.inf, -np.inf, 0.0, -4.0, 1e30], np.float32)
@@ -75,6 +84,25 @@ def test_every_stored_depth_is_that_of_the_source_pixel_at_its_centre(data, h, w
                 assert np.exp(np.float64(planes.log_depth[i, j])) == pytest.approx(depth[r, c], rel=1e-4)
             else:
                 assert planes.log_depth[i, j] == 0
+
+
+@pytest.mark.parametrize(
+    ("focal_px", "shape", "rows", "columns"),
+    [
+        (4, (4, 8), [0, 1, 2, 3], [0, 1, 2, 3, 4, 5, 6, 7]),
+        (4, (8, 16), [1, 3, 5, 7], [1, 3, 5, 7, 9, 11, 13, 15]),
+        (8, (4, 8), [-1, 1, 3, 5], [-3, -1, 1, 3, 5, 7, 9, 11]),  # It shows the middle half of the image.
+        (2, (8, 16), [2, 3, 4, 5], [4, 5, 6, 7, 8, 9, 10, 11]),  # The image shows the middle half of it.
+    ],
+)
+def test_an_image_looks_up_the_depth_map_by_direction(focal_px, shape, rows, columns):
+    image = Camera(width=8, height=4, fx_px=4, fy_px=4, cx_px=4, cy_px=2)
+    depth = Camera(width=8, height=4, fx_px=focal_px, fy_px=focal_px, cx_px=4, cy_px=2)
+    (found_rows, found_columns), seen = seen_by_depth(image, depth, shape=shape, height=4, width=8)
+    inside = np.outer([0 <= row < shape[0] for row in rows], [0 <= column < shape[1] for column in columns])
+    np.testing.assert_array_equal(seen, inside)
+    np.testing.assert_array_equal(found_rows.ravel(), np.clip(rows, 0, shape[0] - 1))
+    np.testing.assert_array_equal(found_columns.ravel(), np.clip(columns, 0, shape[1] - 1))
 
 
 def test_a_near_and_a_far_surface_are_never_blended():

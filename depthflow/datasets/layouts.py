@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from depthflow.datasets import diode
+from depthflow.datasets import arkitscenes, diode, kitti, record3d, sun_rgbd
 from depthflow.datasets.frames import Frame
 from depthflow.datasets.listing import Listing
 from depthflow.errors import SourceError
@@ -29,6 +29,26 @@ LAYOUTS: dict[str, Layout] = {
         help="{train,val}/{indoors,outdoor}/scene_SSSSS/scan_NNNNN/*{.png,_depth.npy,_depth_mask.npy}",
         fits=diode.fits,
         frames=diode.frames,
+    ),
+    "kitti": Layout(
+        help="DATE/DRIVE/image_0{2,3}/data/*.png and {train,val}/DRIVE/proj_depth/groundtruth/image_0{2,3}/*.png",
+        fits=kitti.fits,
+        frames=kitti.frames,
+    ),
+    "sun_rgbd": Layout(
+        help="SENSOR/SET/SAMPLE/{image/*.jpg,depth/*.png,intrinsics.txt,scene.txt}",
+        fits=sun_rgbd.fits,
+        frames=sun_rgbd.frames,
+    ),
+    "arkitscenes": Layout(
+        help="{Training,Validation}/VIDEO/{lowres_wide,lowres_depth,confidence}/*.png",
+        fits=arkitscenes.fits,
+        frames=arkitscenes.frames,
+    ),
+    "record3d": Layout(
+        help="NAME/EXR_RGBD/{rgb/N.jpg,depth/N.exr,metadata.json}",
+        fits=record3d.fits,
+        frames=record3d.frames,
     ),
 }
 """Layouts by the names that --layout takes."""

@@ -33,6 +33,7 @@ from depthflow.datasets.poses import as_poses, inverted
 from depthflow.datasets.text_files import parse_numbers, parse_table, pinhole, where
 
 _MEMBERS = {"rgb": "lowres_wide", "depth": "lowres_depth", "confidence": "confidence"}
+_ENDINGS = {"rgb": IMAGE_ENDINGS}
 _CAMERAS, _TRAJECTORY, _VISITS = "lowres_wide_intrinsics", "lowres_wide.traj", "metadata.csv"
 _SPLITS = {"Training": "train", "Validation": "val"}
 _NAME = re.compile(r"(?P<video>[^_]+)_(?P<time>\d+(?:\.\d+)?)")
@@ -60,9 +61,7 @@ def frames(listing: Listing) -> Iterator[Frame]:
 def _recording(listing: Listing, recording: str, visits: Mapping[str, str]) -> Iterator[Frame]:
     folders = listing.folders
     files = {
-        member: by_stem(
-            folders.get(child(recording, name), {}).values(), IMAGE_ENDINGS if member == "rgb" else (".png",)
-        )
+        member: by_stem(folders.get(child(recording, name), {}).values(), _ENDINGS.get(member, (".png",)))
         for member, name in _MEMBERS.items()
     }
     cameras, poses = _cameras(listing, recording), _poses(listing, recording)
@@ -112,9 +111,8 @@ def _cameras(listing: Listing, recording: str) -> dict[int, Camera | Intrinsics]
         if match := _NAME.fullmatch(stem):
             place = where(listing, file)
             width, height, *rest = parse_numbers(text, count=6, place=place)
-            cameras[_milliseconds(float(match["time"]))] = pinhole(
-                *rest, width=int(width), height=int(height), place=place
-            )
+            camera = pinhole(*rest, width=int(width), height=int(height), place=place)
+            cameras[_milliseconds(float(match["time"]))] = camera
     return cameras
 
 

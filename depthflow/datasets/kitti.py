@@ -168,7 +168,7 @@ def _calibrations(listing: Listing) -> dict[str, dict[str, Pinhole]]:
 
 
 def _rectified_cameras(text: str, place: str) -> dict[str, Pinhole]:
-    """Returns camera name to camera: P_rect_02 holds 3 x 4 numbers, for pixel centres at integers, S_rect_02 the size."""
+    """Returns camera name to camera. P_rect has 3 x 4 numbers, for pixel centres at integers; S_rect is the size."""
     lines = {name: (number, value) for number, line in numbered_lines(text) for name, _, value in [line.partition(":")]}
     cameras = {}
     for index in ("02", "03"):
@@ -234,7 +234,7 @@ def _matrix_camera(text: str, place: str) -> Pinhole:
 
 
 def _pair_frames(listing: Listing, parent: str) -> Iterator[Frame]:
-    """Yields pairs of one name; annotations.json lists each with rgb, depth, cam_in (fx, fy, cx, cy) and depth_scale."""
+    """Yields pairs of one name; annotations.json lists rgb, depth, cam_in (fx, fy, cx, cy) and depth_scale of each."""
     rgb, depth = (
         by_stem(listing.folders.get(child(parent, name), {}).values(), IMAGE_ENDINGS) for name in ("rgb", "depth")
     )

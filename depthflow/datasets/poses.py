@@ -1,5 +1,7 @@
 """Camera poses of other conventions as depthflow's: camera to world, camera axes x right, y down, z forward, metres."""
 
+import math
+
 import numpy as np
 
 OPENGL = np.diag([1.0, -1.0, -1.0])
@@ -15,9 +17,8 @@ def as_poses(rotations: np.ndarray, translations_m: np.ndarray) -> list[tuple[fl
     """
     poses = np.tile(np.eye(4), (len(rotations), 1, 1))
     poses[:, :3, :3], poses[:, :3, 3] = rotations, translations_m
-    finite = np.isfinite(poses).all(axis=(1, 2))
     rows = poses.reshape(-1, 16).tolist()
-    return [tuple(row) if good else None for row, good in zip(rows, finite, strict=True)]
+    return [tuple(row) if all(map(math.isfinite, row)) else None for row in rows]
 
 
 def inverted(rotations: np.ndarray, translations_m: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -3,9 +3,9 @@
 NAME/EXR_RGBD/
     rgb/N.jpg or .png  images, N from 0
     depth/N.exr        metres along the optical axis, one float channel (R); of fewer pixels than the image with LiDAR
-    metadata.json      w, h and fps; K, the image's 3 x 3 matrix column by column; poses, [qx, qy, qz, qw, tx, ty, tz] for
-                       each frame: camera to world with OpenGL's axes; perFrameIntrinsicCoeffs, [fx, fy, cx, cy] for each
-                       frame, and frameTimestamps in seconds, both of newer versions
+    metadata.json      w, h and fps; K, the image's 3 x 3 matrix column by column; for each frame, poses, [qx, qy, qz,
+                       qw, tx, ty, tz], camera to world with OpenGL's axes, and, of newer versions of the app,
+                       perFrameIntrinsicCoeffs, [fx, fy, cx, cy], and frameTimestamps in seconds
 
 There is no specification; this is what the author states in issues 18, 33, 36, 67 and 83 of marek-simonik/record3d.
 Assumed: poses belong to the image as exported, upright; the principal point counts from the image's corner, as ARKit's

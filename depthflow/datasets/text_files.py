@@ -23,7 +23,7 @@ def damaged(place: str, line: int, expected: str, received: object) -> SourceErr
     """
     shown = repr(received) if len(repr(received)) <= 80 else f"{repr(received)[:80]}..."
     return SourceError(
-        f"{place}, line {line}: expected {expected}, received {shown}. Restore the file from the data set, or remove it."
+        f"{place}, line {line}: expected {expected}, received {shown}. Fix or restore the file, or remove it."
     )
 
 
@@ -35,7 +35,7 @@ def numbered_lines(text: str) -> Iterator[tuple[int, str]]:
 
 
 def parse_table(text: str, *, columns: int, place: str) -> list[list[float]]:
-    """Returns the numbers of each line, separated by blanks; raises SourceError for a line without `columns` numbers."""
+    """Returns the numbers of each line, separated by blanks; raises SourceError for a line of more or fewer."""
     rows = []
     for number, line in numbered_lines(text):
         try:

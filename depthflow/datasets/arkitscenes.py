@@ -30,7 +30,7 @@ from depthflow.datasets.frames import DepthEncoding, Frame, frame_id
 from depthflow.datasets.listing import Listing
 from depthflow.datasets.members import IMAGE_ENDINGS, by_stem, child, frame_members, rooted
 from depthflow.datasets.poses import as_poses, inverted
-from depthflow.datasets.text_files import parse_numbers, parse_table, pinhole, where
+from depthflow.datasets.text_files import parse_table, parse_text, pinhole, where
 
 _MEMBERS = {"rgb": "lowres_wide", "depth": "lowres_depth", "confidence": "confidence"}
 _ENDINGS = {"rgb": IMAGE_ENDINGS}
@@ -61,7 +61,7 @@ def frames(listing: Listing) -> Iterator[Frame]:
 def _recording(listing: Listing, recording: str, visits: Mapping[str, str]) -> Iterator[Frame]:
     folders = listing.folders
     files = {
-        member: by_stem(folders.get(child(recording, name), {}).values(), _ENDINGS.get(member, (".png",)))
+        member: by_stem(folders.get(child(recording, name), {}), _ENDINGS.get(member, (".png",)))
         for member, name in _MEMBERS.items()
     }
     cameras, poses = _cameras(listing, recording), _poses(listing, recording)
@@ -105,13 +105,13 @@ def _milliseconds(time_s: float) -> int:
 
 def _cameras(listing: Listing, recording: str) -> dict[int, Camera | Intrinsics]:
     """Returns millisecond to camera."""
-    files = by_stem(listing.folders.get(child(recording, _CAMERAS), {}).values(), (".pincam",))
+    files = by_stem(listing.folders.get(child(recording, _CAMERAS), {}), (".pincam",))
     cameras = {}
     for (stem, file), text in zip(files.items(), listing.texts(files.values()), strict=True):
         if match := _NAME.fullmatch(stem):
             place = where(listing, file)
-            width, height, *rest = parse_numbers(text, count=6, place=place)
-            camera = pinhole(*rest, width=int(width), height=int(height), place=place)
+            width, height, *numbers = parse_text(text, count=6, place=place)
+            camera = pinhole(*numbers, size=(width, height), place=place)
             cameras[_milliseconds(float(match["time"]))] = camera
     return cameras
 

@@ -23,9 +23,17 @@ from typing import Any, NamedTuple
 
 from depthflow.datasets.camera import Camera, Intrinsics
 from depthflow.datasets.frames import SPLITS, DepthEncoding, Frame, frame_id
-from depthflow.datasets.listing import Listing, SourceFile
+from depthflow.datasets.listing import Listing, SourceFile, printable
 from depthflow.datasets.members import IMAGE_ENDINGS, by_stem, child, frame_members, rooted
-from depthflow.datasets.text_files import damaged, numbered_lines, parse_numbers, parse_object, pinhole, where
+from depthflow.datasets.text_files import (
+    damaged,
+    numbered_lines,
+    parse_numbers,
+    parse_object,
+    parse_text,
+    pinhole,
+    where,
+)
 
 _DRIVE = r"(?P<drive>\d{4}_\d\d_\d\d_drive_\d{4}_sync)"
 _RAW = re.compile(rf"(?:.*/)?{_DRIVE}/(?P<camera>image_0[23])/data")
@@ -46,7 +54,7 @@ def fits(listing: Listing) -> bool:
         if _RAW.fullmatch(path) or _TRUTH.fullmatch(path) or _ANONYMOUS.fullmatch(path) or _is_selection(path, files):
             return True
         if _PAIRS in files and _is_numbered(listing.folders.get(child(folder, "depth"), {})):
-            return True
+            return '"depth_scale"' in listing.text(files[_PAIRS])
     return False
 
 
@@ -73,7 +81,7 @@ def _is_selection(path: str, files: Mapping[str, SourceFile]) -> bool:
 
 
 def _is_numbered(files: Mapping[str, SourceFile]) -> bool:
-    return any(_NUMBER.fullmatch(stem) for stem in by_stem(files.values(), IMAGE_ENDINGS))
+    return any(_NUMBER.fullmatch(stem) for stem in by_stem(files, IMAGE_ENDINGS))
 
 
 def _frame(scene: str, scan: str, name: str, files: dict[str, SourceFile | None], **fields: Any) -> Frame:
@@ -140,7 +148,7 @@ def _drives(listing: Listing) -> tuple[dict[tuple[str, str], _Drive], dict[str, 
         if split and (truth or match["drive"] not in splits):
             splits[match["drive"]] = split
         drive = drives.setdefault((match["drive"], match["camera"]), _Drive({}, {}))
-        for number, file in by_stem(files.values(), IMAGE_ENDINGS if raw else (".png",)).items():
+        for number, file in by_stem(files, IMAGE_ENDINGS if raw else (".png",)).items():
             (drive.images if raw else drive.truths).setdefault(number, []).append((file, folder if raw else split))
     return drives, splits
 
@@ -172,15 +180,12 @@ def _rectified_cameras(text: str, place: str) -> dict[str, Pinhole]:
     lines = {name: (number, value) for number, line in numbered_lines(text) for name, _, value in [line.partition(":")]}
     cameras = {}
     for index in ("02", "03"):
+        size_line, size = lines.get(f"S_rect_{index}", (1, ""))
+        size = parse_numbers(size, count=2, place=place, number=size_line)
         number, projection = lines.get(f"P_rect_{index}", (1, ""))
-        fx_px, _, cx_px, _, _, fy_px, cy_px, *_ = parse_numbers(
-            projection, count=12, what=f"P_rect_{index}", place=place, line=number
-        )
-        number, size = lines.get(f"S_rect_{index}", (1, ""))
-        width, height = map(int, parse_numbers(size, count=2, what=f"S_rect_{index}", place=place, line=number))
-        cameras[f"image_{index}"] = pinhole(
-            fx_px, fy_px, cx_px + 0.5, cy_px + 0.5, width=width, height=height, place=place, line=number
-        )
+        fx, _, cx, _, _, fy, cy, *_ = parse_numbers(projection, count=12, place=place, number=number)
+        camera = pinhole(fx, fy, cx + 0.5, cy + 0.5, size=(size[0], size[1]), place=place, line=number)
+        cameras[f"image_{index}"] = camera
     return cameras
 
 
@@ -211,7 +216,7 @@ def _selection_frames(listing: Listing, parent: str) -> Iterator[Frame]:
     anonymous = _ANONYMOUS.fullmatch(rooted(listing, child(parent, "image")))
     for kind, member in (("image", "rgb"), ("groundtruth_depth", "depth")):
         files = listing.folders.get(child(parent, kind), {})
-        for stem, file in by_stem(files.values(), IMAGE_ENDINGS).items():
+        for stem, file in by_stem(files, IMAGE_ENDINGS).items():
             match = _SELECTED.fullmatch(stem)
             if match:
                 key = match["drive"], f"{match['drive']}/{match['camera']}", f"{match['number']}_cropped"
@@ -219,7 +224,7 @@ def _selection_frames(listing: Listing, parent: str) -> Iterator[Frame]:
                 name = anonymous["name"] if anonymous else parent
                 key = name, name, stem
             found.setdefault(key, {})[member] = file
-    matrices = by_stem(listing.folders.get(child(parent, "intrinsics"), {}).values(), (".txt",))
+    matrices = by_stem(listing.folders.get(child(parent, "intrinsics"), {}), (".txt",))
     texts = dict(zip(matrices, listing.texts(matrices.values()), strict=True))
     for (scene, scan, name), files in sorted(found.items()):
         image = files.get("rgb")
@@ -229,17 +234,15 @@ def _selection_frames(listing: Listing, parent: str) -> Iterator[Frame]:
 
 
 def _matrix_camera(text: str, place: str) -> Pinhole:
-    fx_px, _, cx_px, _, fy_px, cy_px, *_ = parse_numbers(text, count=9, place=place)
-    return pinhole(fx_px, fy_px, cx_px + 0.5, cy_px + 0.5, place=place)
+    fx, _, cx, _, fy, cy, *_ = parse_text(text, count=9, place=place)
+    return pinhole(fx, fy, cx + 0.5, cy + 0.5, place=place)
 
 
 def _pair_frames(listing: Listing, parent: str) -> Iterator[Frame]:
     """Yields pairs of one name; annotations.json lists rgb, depth, cam_in (fx, fy, cx, cy) and depth_scale of each."""
-    rgb, depth = (
-        by_stem(listing.folders.get(child(parent, name), {}).values(), IMAGE_ENDINGS) for name in ("rgb", "depth")
-    )
+    rgb, depth = (by_stem(listing.folders.get(child(parent, name), {}), IMAGE_ENDINGS) for name in ("rgb", "depth"))
     stated = _stated_pairs(listing, listing.folders.get(parent, {}).get(_PAIRS))
-    scene = rooted(listing, parent).rpartition("/")[2]
+    scene = printable(parent or listing.name)
     for name in sorted({*rgb, *depth}):
         camera, units_per_m = stated.get(name, (listing.camera, _UNITS_PER_M))
         yield _frame(
@@ -260,9 +263,9 @@ def _stated_pairs(listing: Listing, file: SourceFile | None) -> dict[str, tuple[
     place, pairs = where(listing, file), {}
     for entry in parse_object(listing.text(file), place=place).get("files", []):
         try:
-            fx_px, fy_px, cx_px, cy_px = map(float, entry["cam_in"])
+            fx, fy, cx, cy = map(float, entry["cam_in"])
             name, units_per_m = entry["rgb"].rpartition("/")[2].rpartition(".")[0], float(entry["depth_scale"])
         except (KeyError, TypeError, ValueError, AttributeError):
-            raise damaged(place, 1, "files with rgb, cam_in of 4 numbers and depth_scale", entry) from None
-        pairs[name] = pinhole(fx_px, fy_px, cx_px + 0.5, cy_px + 0.5, place=place), units_per_m
+            raise damaged(place, 1, "files with rgb, cam_in of 4 numbers and depth_scale", str(entry)) from None
+        pairs[name] = pinhole(fx, fy, cx + 0.5, cy + 0.5, place=place), units_per_m
     return pairs

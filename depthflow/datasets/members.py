@@ -1,6 +1,7 @@
 """What the layouts share: files of a folder by stem, and the members of a frame."""
 
-from collections.abc import Iterable, Mapping
+import posixpath
+from collections.abc import Mapping
 from typing import Any
 
 from depthflow.datasets.listing import Listing, SourceFile, printable
@@ -8,21 +9,14 @@ from depthflow.datasets.listing import Listing, SourceFile, printable
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
 
 
-def by_stem(files: Iterable[SourceFile], endings: tuple[str, ...]) -> dict[str, SourceFile]:
-    """Returns the files of a folder with one of these endings, in any case, by name without it, sorted.
-
-    Of several files of one stem, such as a PNG and its JPEG, the one whose ending comes first counts.
-    """
-    found: dict[str, tuple[int, SourceFile]] = {}
-    for file in files:
-        stem, dot, ending = file.name.rpartition(".")
-        ending = dot + ending.lower()
-        if ending not in endings:
-            continue
-        rank, stem = endings.index(ending), printable(stem)
-        if stem not in found or rank < found[stem][0]:
-            found[stem] = rank, file
-    return {stem: found[stem][1] for stem in sorted(found)}
+def by_stem(files: Mapping[str, SourceFile], endings: tuple[str, ...]) -> dict[str, SourceFile]:
+    """Returns the files that have one of some endings, by their names without it; a second one keeps its whole name."""
+    found: dict[str, SourceFile] = {}
+    for name in sorted(files):
+        stem, ending = posixpath.splitext(name)
+        if ending.lower() in endings:
+            found[printable(name if stem in found else stem)] = files[name]
+    return found
 
 
 def frame_members(files: Mapping[str, SourceFile | None]) -> dict[str, Any]:

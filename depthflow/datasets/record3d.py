@@ -17,7 +17,6 @@ which there is no decoder here. Its frames are rejected (lzfse_depth).
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -52,7 +51,7 @@ def frames(listing: Listing) -> Iterator[Frame]:
         parent, _, name = folder.rpartition("/")
         if name in ("rgb", "depth"):
             exports[parent] = None
-        stored = by_stem(files.values(), (".r3d", *((".depth",) if name == "rgbd" else ())))
+        stored = by_stem(files, (".r3d", *((".depth",) if name == "rgbd" else ())))
         for stem, file in stored.items():
             yield _unreadable(listing, parent if name == "rgbd" else folder, stem, file)
     for export in exports:
@@ -88,8 +87,8 @@ def _unreadable(listing: Listing, folder: str, stem: str, file: SourceFile) -> F
 
 
 def _export(listing: Listing, folder: str) -> Iterator[Frame]:
-    rgb = by_stem(listing.folders.get(child(folder, "rgb"), {}).values(), IMAGE_ENDINGS)
-    depth = by_stem(listing.folders.get(child(folder, "depth"), {}).values(), (".exr",))
+    rgb = by_stem(listing.folders.get(child(folder, "rgb"), {}), IMAGE_ENDINGS)
+    depth = by_stem(listing.folders.get(child(folder, "depth"), {}), (".exr",))
     file = listing.folders.get(folder, {}).get(_METADATA)
     metadata = _Metadata(listing, file) if file else None
     scan = _scan(listing, folder)
@@ -119,10 +118,9 @@ class _Metadata:
     def __init__(self, listing: Listing, file: SourceFile) -> None:
         self._place = where(listing, file)
         self._stated = parse_object(listing.text(file), place=self._place)
-        width, height = (int(self._number(name)) for name in ("w", "h"))
-        self._size: dict[str, Any] = {"width": width, "height": height, "place": self._place}
-        fx_px, _, _, _, fy_px, _, cx_px, cy_px, _ = self._rows("K", 9, whole=True)[0]
-        self._camera = pinhole(fx_px, fy_px, cx_px, cy_px, **self._size)
+        self._size = self._number("w"), self._number("h")
+        fx, _, _, _, fy, _, cx, cy, _ = self._rows("K", 9, whole=True)[0].tolist()
+        self._camera = pinhole(fx, fy, cx, cy, size=self._size, place=self._place)
         self._cameras, self._times = self._rows("perFrameIntrinsicCoeffs", 4), self._rows("frameTimestamps", 1)
         self._fps = self._number("fps") if "fps" in self._stated else 0.0
         poses = self._rows("poses", 7)
@@ -132,7 +130,7 @@ class _Metadata:
         try:
             return float(self._stated[name])
         except (KeyError, TypeError, ValueError):
-            raise damaged(self._place, 1, f"a number {name}", self._stated.get(name)) from None
+            raise damaged(self._place, 1, f"a number {name}", str(self._stated.get(name))) from None
 
     def _rows(self, name: str, columns: int, *, whole: bool = False) -> np.ndarray:
         """Returns a list's (N, columns) float64, N = 0 if there is none; or, of a `whole` one, its only row."""
@@ -140,14 +138,16 @@ class _Metadata:
         try:
             rows = np.array(stated, np.float64).reshape(1 if whole else len(stated), columns)
         except (TypeError, ValueError):
-            raise damaged(self._place, 1, f"{name} of {columns} numbers{'' if whole else ' each'}", stated) from None
+            raise damaged(
+                self._place, 1, f"{name} of {columns} numbers{'' if whole else ' each'}", str(stated)
+            ) from None
         return rows
 
     def camera(self, number: int | None) -> Camera | Intrinsics:
         """Returns a frame's own camera, or the recording's."""
         if number is None or number >= len(self._cameras):
             return self._camera
-        return pinhole(*self._cameras[number].tolist(), **self._size)
+        return pinhole(*self._cameras[number].tolist(), size=self._size, place=self._place)
 
     def time_s(self, number: int | None) -> float | None:
         """Returns a frame's time: as stated, or from its number."""

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from depthflow.datasets.frames import SPLITS, DepthEncoding, Frame, frame_id
 from depthflow.datasets.listing import Listing, SourceFile, printable
 from depthflow.datasets.members import IMAGE_ENDINGS, by_stem, child, frame_members, rooted
-from depthflow.datasets.text_files import parse_numbers, pinhole, where
+from depthflow.datasets.text_files import parse_text, pinhole, where
 
 _SENSORS = ("kv1", "kv2", "realsense", "xtion")
 _INTRINSICS, _SCENE = "intrinsics.txt", "scene.txt"
@@ -55,10 +55,10 @@ def _frame(listing: Listing, sample: str, intrinsics: str | None, room: str) -> 
     camera = listing.camera
     if intrinsics is not None:
         place = where(listing, folders[sample][_INTRINSICS])
-        fx_px, _, cx_px, _, fy_px, cy_px, *_ = parse_numbers(intrinsics, count=9, place=place)
-        camera = pinhole(fx_px, fy_px, cx_px + 0.5, cy_px + 0.5, place=place)  # Pixel centres at integers.
-    images = by_stem(folders.get(child(sample, "image"), {}).values(), IMAGE_ENDINGS)
-    depths = by_stem(folders.get(child(sample, "depth"), {}).values(), (".png",))
+        fx, _, cx, _, fy, cy, *_ = parse_text(intrinsics, count=9, place=place)
+        camera = pinhole(fx, fy, cx + 0.5, cy + 0.5, place=place)  # Pixel centres at integers.
+    images = by_stem(folders.get(child(sample, "image"), {}), IMAGE_ENDINGS)
+    depths = by_stem(folders.get(child(sample, "depth"), {}), (".png",))
     members = frame_members({"rgb": _first(images), "depth": _first(depths)})
     if len(images) > 1 or len(depths) > 1:
         several = f"{sample} has {len(images)} images and {len(depths)} depth maps, not one of each"

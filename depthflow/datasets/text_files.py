@@ -1,7 +1,6 @@
 """Parses the small text files of layouts: numbers, tables, JSON, cameras. A damaged file is a SourceError."""
 
 import json
-import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,15 +14,16 @@ def where(listing: Listing, file: SourceFile) -> str:
     return f"{file.path} of {listing.location}"
 
 
-def damaged(place: str, line: int, expected: str, received: object) -> SourceError:
+def damaged(place: str, line: int, expected: str, received: str) -> SourceError:
     """Returns the error of a line that is not as it should be.
 
     Args:
         place: See `where`.
     """
-    shown = repr(received) if len(repr(received)) <= 80 else f"{repr(received)[:80]}..."
+    shown = received if len(received) <= 80 else f"{received[:80]}..."
     return SourceError(
-        f"{place}, line {line}: expected {expected}, received {shown}. Fix or restore the file, or remove it."
+        f"{place}, line {line}: expected {expected}, received {shown!r}. Restore the file from the data set, or remove "
+        "it."
     )
 
 
@@ -34,39 +34,36 @@ def numbered_lines(text: str) -> Iterator[tuple[int, str]]:
             yield number, line.strip()
 
 
-def parse_table(text: str, *, columns: int, place: str) -> list[list[float]]:
-    """Returns the numbers of each line, separated by blanks; raises SourceError for a line of more or fewer."""
-    rows = []
-    for number, line in numbered_lines(text):
-        try:
-            row = [float(word) for word in line.split()]
-        except ValueError:
-            row = []
-        if len(row) != columns:
-            raise damaged(place, number, f"{columns} numbers", line)
-        rows.append(row)
-    return rows
-
-
-def parse_numbers(text: str, *, count: int, place: str, what: str = "", line: int = 1) -> list[float]:
-    """Returns the numbers of a text that holds exactly `count`, on one line or several.
+def parse_numbers(line: str, *, count: int, place: str, number: int) -> list[float]:
+    """Returns a line's numbers, which may be NaN or infinite; raises SourceError unless there are `count`.
 
     Args:
-        what: What they are, for the message.
-        line: Number of the text's first line.
-
-    Raises:
-        SourceError: if they are others.
+        number: The line's number.
     """
-    expected, numbers, last = f"{count} numbers" + (f" of {what}" if what else ""), [], 1
-    for last, words in numbered_lines(text):
-        try:
-            numbers += [float(word) for word in words.split()]
-        except ValueError:
-            raise damaged(place, line + last - 1, expected, words) from None
-    if len(numbers) != count or not all(map(math.isfinite, numbers)):
-        raise damaged(place, line + last - 1, expected, text.strip())
-    return numbers
+    try:
+        values = [float(word) for word in line.replace(",", " ").split()]
+    except ValueError:
+        values = []
+    if len(values) != count:
+        raise damaged(place, number, f"{count} numbers" if count > 1 else "a number", line)
+    return values
+
+
+def parse_table(text: str, *, columns: int, place: str) -> list[list[float]]:
+    """Returns the numbers of each line; raises SourceError for a line without `columns` numbers."""
+    return [parse_numbers(line, count=columns, place=place, number=number) for number, line in numbered_lines(text)]
+
+
+def parse_text(text: str, *, count: int, place: str) -> list[float]:
+    """Returns the numbers of a file, on one line or several; raises SourceError unless there are `count`."""
+    lines = list(numbered_lines(text))
+    if len(lines) != 1 and lines and count % len(lines) == 0:
+        return [
+            value
+            for number, line in lines
+            for value in parse_numbers(line, count=count // len(lines), place=place, number=number)
+        ]
+    return parse_numbers(" ".join(line for _, line in lines), count=count, place=place, number=1)
 
 
 def parse_object(text: str, *, place: str) -> dict[str, Any]:
@@ -76,29 +73,20 @@ def parse_object(text: str, *, place: str) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         raise damaged(place, error.lineno, "a JSON object", error.msg) from None
     if not isinstance(found, dict):
-        raise damaged(place, 1, "a JSON object", found)
+        raise damaged(place, 1, "a JSON object", str(found))
     return found
 
 
-def pinhole(
-    fx_px: float,
-    fy_px: float,
-    cx_px: float,
-    cy_px: float,
-    *,
-    place: str,
-    width: int = 0,
-    height: int = 0,
-    line: int = 1,
-) -> Camera | Intrinsics:
+def pinhole(*numbers: float, place: str, size: tuple[float, float] | None = None, line: int = 1) -> Camera | Intrinsics:
     """Returns a camera; raises SourceError for impossible values.
 
     Args:
-        cx_px, cy_px: From the image's corner. OpenCV counts from the first pixel's centre, 0.5 less.
-        width, height: 0 if unknown: those of the image.
+        numbers: fx, fy, cx, cy in pixels, the principal point from the image's corner. OpenCV counts from the first
+            pixel's centre, 0.5 less.
+        size: Width and height; by default those of the image.
     """
-    values: dict[str, Any] = {"fx_px": fx_px, "fy_px": fy_px, "cx_px": cx_px, "cy_px": cy_px}
     try:
-        return Camera(width=width, height=height, **values) if width or height else Intrinsics(**values)
-    except (TypeError, ValueError) as error:
-        raise damaged(place, line, "a camera", str(error)) from None
+        fields: dict[str, Any] = dict(zip(("fx_px", "fy_px", "cx_px", "cy_px"), numbers, strict=True))
+        return Camera(width=int(size[0]), height=int(size[1]), **fields) if size else Intrinsics(**fields)
+    except (ValueError, OverflowError) as error:
+        raise damaged(place, line, f"a camera ({error})", str(numbers)) from None

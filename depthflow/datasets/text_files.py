@@ -71,7 +71,7 @@ def parse_object(text: str, *, place: str) -> dict[str, Any]:
     try:
         found = json.loads(text)
     except json.JSONDecodeError as error:
-        raise damaged(place, error.lineno, "a JSON object", error.msg) from None
+        raise damaged(place, error.lineno, f"a JSON object ({error.msg})", text[error.pos :].strip()) from None
     if not isinstance(found, dict):
         raise damaged(place, 1, "a JSON object", str(found))
     return found

@@ -13,6 +13,11 @@ from depthflow.errors import SourceError
 from depthflow.storage.foreign_file import is_hidden, read_foreign_file, walk_files, why_too_large
 from depthflow.storage.location import is_uri, object_store, reported
 
+UNREAD_FORMATS = {
+    ".r3d": "Record3D compresses its depth with LZFSE, which cannot be read here. Export the recording from the app's "
+    'library as "EXR + JPG sequence" instead.'
+}
+"""Endings of files that hold frames but are not read, and what to do."""
 _READS_AT_ONCE = 32
 """Small files of an object store are read by this many threads."""
 
@@ -117,7 +122,8 @@ def _disk_files(location: str) -> Iterator[SourceFile]:
     root = Path(location).absolute()
     if not root.is_dir():
         there = f"The source {location} is not a folder" if root.exists() else f"There is no source at {location}"
-        raise SourceError(f"{there}. Pass --source a folder of frames, or an archive of one.")
+        advice = UNREAD_FORMATS.get(root.suffix.lower(), "Pass --source a folder of frames, or an archive of one.")
+        raise SourceError(f"{there}. {advice}")
 
     def fail(error: OSError) -> None:
         raise SourceError(f"The folder {error.filename} cannot be read: {error.strerror}. Check its permissions.")

@@ -22,16 +22,12 @@ import numpy as np
 
 from depthflow.datasets.camera import Camera, Intrinsics
 from depthflow.datasets.frames import Frame, frame_id
-from depthflow.datasets.listing import Listing, SourceFile
+from depthflow.datasets.listing import UNREAD_FORMATS, Listing, SourceFile
 from depthflow.datasets.members import IMAGE_ENDINGS, by_stem, child, frame_members, rooted
 from depthflow.datasets.poses import OPENGL, as_poses, quaternion_rotations
 from depthflow.datasets.text_files import damaged, parse_object, pinhole, where
 
 _EXPORT, _METADATA = "EXR_RGBD", "metadata.json"
-_EXPORT_AGAIN = (
-    "its depth is compressed with LZFSE, which cannot be read here: export the recording from Record3D's library as "
-    '"EXR + JPG sequence" instead'
-)
 
 
 def fits(listing: Listing) -> bool:
@@ -80,7 +76,7 @@ def _unreadable(listing: Listing, folder: str, stem: str, file: SourceFile) -> F
         dataset="record3d",
         **{
             **frame_members({"depth": file}),
-            "problem": file.problem or f"{file.path} is Record3D's internal format: {_EXPORT_AGAIN}",
+            "problem": file.problem or f"{file.path} cannot be read: {UNREAD_FORMATS['.r3d']}",
             "reason": "unsafe_member" if file.problem else "lzfse_depth",
         },
     )
@@ -92,7 +88,7 @@ def _export(listing: Listing, folder: str) -> Iterator[Frame]:
     file = listing.folders.get(folder, {}).get(_METADATA)
     metadata = _Metadata(listing, file) if file else None
     scan = _scan(listing, folder)
-    for name in sorted({*rgb, *depth}):
+    for name in sorted({*rgb, *depth}, key=lambda name: (len(name), name)):  # As they were taken.
         number = int(name) if name.isdecimal() else None
         yield Frame(
             sample_id=frame_id("record3d", scan, name),
@@ -151,7 +147,7 @@ class _Metadata:
 
     def time_s(self, number: int | None) -> float | None:
         """Returns a frame's time: as stated, or from its number."""
-        if number is not None and number < len(self._times):
+        if number is not None and number < len(self._times) and np.isfinite(self._times[number, 0]):
             return float(self._times[number, 0])
         return number / self._fps if number is not None and self._fps > 0 else None
 

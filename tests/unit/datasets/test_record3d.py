@@ -101,8 +101,11 @@ def test_the_internal_format_is_refused_with_a_way_out(tmp_path):
     assert found.keys() == {"record3d/unzipped/0", f"record3d/{tmp_path.name}/zipped"}
     for frame in found.values():
         assert frame.reason == "lzfse_depth"
-        assert "compressed with LZFSE, which cannot be read here: export" in frame.problem
+        assert f"{frame.sample_id.rpartition('/')[2]}." in frame.problem
+        assert "LZFSE, which cannot be read here. Export" in frame.problem
         assert '"EXR + JPG sequence"' in frame.problem
+    with pytest.raises(SourceError, match=r"zipped.r3d is not a folder. Record3D compresses its depth with LZFSE"):
+        list_tree(str(tmp_path / "zipped.r3d"))
 
 
 @pytest.mark.parametrize(

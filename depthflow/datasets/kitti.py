@@ -53,8 +53,9 @@ def fits(listing: Listing) -> bool:
         path = rooted(listing, folder)
         if _RAW.fullmatch(path) or _TRUTH.fullmatch(path) or _ANONYMOUS.fullmatch(path) or _is_selection(path, files):
             return True
-        if _PAIRS in files and _is_numbered(listing.folders.get(child(folder, "depth"), {})):
-            return '"depth_scale"' in listing.text(files[_PAIRS])
+        numbered = _PAIRS in files and _is_numbered(listing.folders.get(child(folder, "depth"), {}))
+        if numbered and '"depth_scale"' in listing.text(files[_PAIRS]):
+            return True
     return False
 
 

@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -41,10 +41,7 @@ class Camera:
     cy_px: float
 
     def __post_init__(self) -> None:
-        for name in ("width", "height", "fx_px", "fy_px", "cx_px", "cy_px"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-                raise ValueError(f"{name} must be a positive number. Received: {value!r}")
+        _require_positive(self, "width", "height", "fx_px", "fy_px", "cx_px", "cy_px")
 
     @classmethod
     def of_fov(cls, fov_deg: float, *, height: int, width: int) -> "Camera":
@@ -88,6 +85,34 @@ class Camera:
         return np.stack([depth_m * x, depth_m * y[:, None], depth_m], axis=-1).astype(np.float32, copy=False)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Intrinsics:
+    """A pinhole camera whose source does not state the resolution: it is that of the image, whatever that is.
+
+    Attributes:
+        fx_px, fy_px, cx_px, cy_px: As in `Camera`.
+    """
+
+    fx_px: float
+    fy_px: float
+    cx_px: float
+    cy_px: float
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "fx_px", "fy_px", "cx_px", "cy_px")
+
+    def resized(self, *, height: int, width: int) -> Camera:
+        """Returns the camera of the image, which has this size."""
+        return Camera(width=width, height=height, **asdict(self))
+
+
+def _require_positive(camera: Camera | Intrinsics, *names: str) -> None:
+    for name in names:
+        value = getattr(camera, name)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+            raise ValueError(f"{name} must be a positive number. Received: {value!r}")
+
+
 DIODE_CAMERA = Camera(width=1024, height=768, fx_px=886.81, fy_px=927.06, cx_px=512.0, cy_px=384.0)
 """Camera of DIODE's crops, from the official devkit."""
 
@@ -114,7 +139,7 @@ def parse_camera(content: bytes, *, where: str) -> Camera:
         ) from None
 
 
-def camera_of_frame(stated: Camera | None, *, dataset: str, height: int, width: int) -> Camera | None:
+def camera_of_frame(stated: Camera | Intrinsics | None, *, dataset: str, height: int, width: int) -> Camera | None:
     """Returns the camera that the source states, DIODE's for DIODE's frames of its size, otherwise None (unknown)."""
     if stated is not None:
         return stated.resized(height=height, width=width)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from depthflow.datasets.camera import Camera
+from depthflow.datasets.camera import Camera, Intrinsics
 from depthflow.datasets.depth_files import decode_depth
 from depthflow.datasets.frames import DepthEncoding
 from depthflow.datasets.image_file import decode_rgb, is_turned
@@ -15,8 +15,8 @@ from depthflow.datasets.reject import RejectError
 
 _ASPECT_TOLERANCE = 0.02
 """Largest relative difference between the aspect ratios of an image and its depth map, if they share one camera."""
-_KINECT_DISPARITY = 2047
-"""Largest raw value of a Kinect's 11-bit disparity, which means no measurement."""
+_KINECT_DISPARITY = (2047, 0xFF07)
+"""Largest raw value of a Kinect's 11-bit disparity, which means no measurement, and the same with its bytes swapped."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ def decode_frame(
     members: Mapping[str, bytes],
     encoding: DepthEncoding | None = None,
     *,
-    camera: Camera | None = None,
+    camera: Camera | Intrinsics | None = None,
     depth_camera: Camera | None = None,
 ) -> Decoded:
     """Decodes and checks one frame.
@@ -68,7 +68,8 @@ def decode_frame(
     values = _plane(decode_depth(members["depth"]), "depth")
     masks = {name: _decode_mask(members[name], name) for name in ("mask", "confidence") if name in members}
     _check_shapes(rgb, values, masks, same_view=depth_camera is None)
-    depth_m = _metres(values, encoding, depth_camera or camera)
+    of_image = camera.resized(height=rgb.shape[0], width=rgb.shape[1]) if camera else None
+    depth_m = _metres(values, encoding, depth_camera or of_image)
     called_valid = masks["mask"] > 0 if "mask" in masks else np.isfinite(depth_m)
     if encoding.invalid:
         called_valid &= ~np.isin(values, encoding.invalid)
@@ -93,15 +94,14 @@ def _check_shapes(rgb: np.ndarray, depth: np.ndarray, masks: Mapping[str, np.nda
 
 def _metres(values: np.ndarray, encoding: DepthEncoding, camera: Camera | None) -> np.ndarray:
     """Returns (h, w) float32, metres along the optical axis."""
+    if problem := _disparity(values):
+        raise RejectError("raw_disparity", problem)
     if encoding.packing == "sun_rgbd":
         if values.dtype != np.uint16:
             raise RejectError("wrong_dtype", f"SUN RGB-D packs 16 bits, received {values.dtype}")
         values = (values >> 3) | (values << 13)
-    if not np.issubdtype(values.dtype, np.floating):
-        if encoding.units_per_m == 1:
-            raise RejectError("wrong_dtype", f"depth must be floating point metres, received {values.dtype}")
-        if problem := _disparity(values):
-            raise RejectError("raw_disparity", problem)
+    if encoding.units_per_m == 1 and not np.issubdtype(values.dtype, np.floating):
+        raise RejectError("wrong_dtype", f"depth must be floating point metres, received {values.dtype}")
     depth_m = values.astype(np.float32, copy=False)
     if encoding.units_per_m != 1:
         depth_m = depth_m / np.float32(encoding.units_per_m)
@@ -120,12 +120,15 @@ def _ray_lengths(camera: Camera) -> np.ndarray:
 
 
 def _disparity(values: np.ndarray) -> str:
-    """Returns why these values are a Kinect's raw disparity, which is not depth, or an empty string."""
-    for order, found in (("", values), (", with its bytes swapped", values.byteswap())):
-        largest = int(found.max(initial=0))
-        if values.dtype == np.uint16 and largest == _KINECT_DISPARITY and np.mean(found == largest) > 0.001:
-            return f"these are a Kinect's raw 11-bit disparities{order}, not depth: convert them with its calibration"
-    return ""
+    """Returns why these values, of any type, are a Kinect's raw disparity, which is not depth, or an empty string."""
+    largest = values.max(initial=0)
+    if largest not in _KINECT_DISPARITY or np.mean(values == largest) <= 0.001 or (values != np.floor(values)).any():
+        return ""
+    swapped = largest != min(_KINECT_DISPARITY)
+    if swapped and (values.astype(np.uint16).byteswap() > min(_KINECT_DISPARITY)).any():
+        return ""
+    order = ", with its bytes swapped" if swapped else ""
+    return f"these are a Kinect's raw 11-bit disparities{order}, not depth: convert them with its calibration"
 
 
 def _non_finite_depth(decoded: Decoded) -> str:

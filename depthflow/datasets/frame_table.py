@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from depthflow.datasets.camera import Camera
+from depthflow.datasets.camera import Camera, Intrinsics
 from depthflow.datasets.frames import DepthEncoding, Frame
 
 MEMBER_COLUMNS = {"rgb": "image", "depth": "depth", "mask": "mask", "confidence": "confidence"}
@@ -136,6 +136,8 @@ def path_of(place: bytes) -> str:
     return place.decode("utf-8", "surrogateescape")
 
 
-def _camera(row: dict[str, Any], columns: dict[str, str]) -> Camera | None:
-    values = {name: row[column] for name, column in columns.items()}
-    return None if values["width"] is None else Camera(**values)
+def _camera(row: dict[str, Any], columns: dict[str, str]) -> Any:
+    values = {name: row[column] for name, column in columns.items() if row[column] is not None}
+    if not values:
+        return None
+    return Camera(**values) if "width" in values else Intrinsics(**values)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from depthflow.datasets.camera import Camera
+from depthflow.datasets.camera import Camera, Intrinsics
 
 SPLITS = ("train", "val")
 SCENE_TYPES = ("indoors", "outdoor")
@@ -62,7 +62,7 @@ class Frame:
     dataset: str = "diode"
     time_s: float | None = None
     encoding: DepthEncoding = field(default_factory=DepthEncoding)
-    camera: Camera | None = None
+    camera: Camera | Intrinsics | None = None
     depth_camera: Camera | None = None
     pose: tuple[float, ...] | None = None
     problem: str = ""

@@ -10,7 +10,18 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from depthflow.datasets import diode, redwood, scannet, seven_scenes, table, tum
+from depthflow.datasets import (
+    arkitscenes,
+    diode,
+    kitti,
+    record3d,
+    redwood,
+    scannet,
+    seven_scenes,
+    sun_rgbd,
+    table,
+    tum,
+)
 from depthflow.datasets.frame_table import frame_table
 from depthflow.datasets.frames import Frame
 from depthflow.datasets.listing import Listing
@@ -63,6 +74,26 @@ LAYOUTS: dict[str, Layout] = {
         help="sceneNNNN_NN/{color/N.jpg,depth/N.png,pose/N.txt,intrinsic/*.txt}",
         fits=scannet.fits,
         frames=scannet.frames,
+    ),
+    "kitti": Layout(
+        help="DATE/DRIVE/image_0{2,3}/data/*.png and {train,val}/DRIVE/proj_depth/groundtruth/image_0{2,3}/*.png",
+        fits=kitti.fits,
+        frames=kitti.frames,
+    ),
+    "sun_rgbd": Layout(
+        help="SENSOR/SET/SAMPLE/{image/*.jpg,depth/*.png,intrinsics.txt,scene.txt}",
+        fits=sun_rgbd.fits,
+        frames=sun_rgbd.frames,
+    ),
+    "arkitscenes": Layout(
+        help="{Training,Validation}/VIDEO/{lowres_wide,lowres_depth,confidence}/*.png",
+        fits=arkitscenes.fits,
+        frames=arkitscenes.frames,
+    ),
+    "record3d": Layout(
+        help="NAME/EXR_RGBD/{rgb/N.jpg,depth/N.exr,metadata.json}",
+        fits=record3d.fits,
+        frames=record3d.frames,
     ),
 }
 """Layouts by the names that --layout takes."""

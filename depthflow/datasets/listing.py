@@ -14,6 +14,11 @@ from depthflow.errors import SourceError
 from depthflow.storage.foreign_file import is_hidden, read_foreign_file, walk_files, why_too_large
 from depthflow.storage.location import is_uri, object_store, reported
 
+UNREAD_FORMATS = {
+    ".r3d": "Record3D compresses its depth with LZFSE, which cannot be read here. Export the recording from the app's "
+    'library as "EXR + JPG sequence" instead.'
+}
+"""Endings of files that hold frames but are not read, and what to do."""
 _READS_AT_ONCE = 32
 """Small files of an object store are read by this many threads."""
 
@@ -66,7 +71,7 @@ class Listing:
             found.setdefault(file.parent, {}).setdefault(file.name, file)
         return dict(sorted(found.items()))
 
-    @property
+    @cached_property
     def name(self) -> str:
         """Name of the source: that of its folder, or of its archive without the ending."""
         location = self.location if is_uri(self.location) else str(Path(self.location).absolute())
@@ -75,8 +80,11 @@ class Listing:
 
     def texts(self, files: Iterable[SourceFile]) -> list[str]:
         """Returns the content of many small text files, such as a pose for each frame; see `text`."""
-        with ThreadPoolExecutor(_READS_AT_ONCE) as pool:
-            return list(pool.map(self.text, files))
+        files = list(files)
+        shares = [files[thread::_READS_AT_ONCE] for thread in range(_READS_AT_ONCE)]
+        with ThreadPoolExecutor(_READS_AT_ONCE) as pool:  # A task per file would cost more than it reads.
+            read = list(pool.map(lambda share: [self.text(file) for file in share], shares))
+        return [read[number % _READS_AT_ONCE][number // _READS_AT_ONCE] for number in range(len(files))]
 
     def text(self, file: SourceFile) -> str:
         """Returns a small text file's content.
@@ -128,7 +136,8 @@ def _disk_files(location: str) -> Iterator[SourceFile]:
     root = Path(location).absolute()
     if not root.is_dir():
         there = f"The source {location} is not a folder" if root.exists() else f"There is no source at {location}"
-        raise SourceError(f"{there}. Pass --source a folder of frames, or an archive of one.")
+        advice = UNREAD_FORMATS.get(root.suffix.lower(), "Pass --source a folder of frames, or an archive of one.")
+        raise SourceError(f"{there}. {advice}")
 
     def fail(error: OSError) -> None:
         raise SourceError(f"The folder {error.filename} cannot be read: {error.strerror}. Check its permissions.")

@@ -22,8 +22,8 @@ from depthflow.datasets.table_files import find_places
 from depthflow.errors import SourceError
 
 NAMES = ("frames.csv", "frames.parquet")
+_CAMERA_NEEDS = "a camera needs fx_px, and width and height or cx_px and cy_px"
 _ENDING = r"\.[A-Za-z0-9]{1,5}$"
-_CAMERA_NEEDS = ("fx_px", "width", "height")
 
 
 def fits(listing: Listing) -> bool:
@@ -44,8 +44,8 @@ def frames(listing: Listing) -> pa.Table:
     given, mistakes = _read(listing, found[0]), Mistakes()
     unknown_columns(given, mistakes)
     columns = {name: read_column(given, name, mistakes) for name in FRAME_SCHEMA.names}
-    for names in (CAMERA_COLUMNS, DEPTH_CAMERA_COLUMNS):
-        _complete_camera(columns, names, mistakes)
+    _complete_camera(columns, CAMERA_COLUMNS, mistakes, resolution_needed=False)
+    _complete_camera(columns, DEPTH_CAMERA_COLUMNS, mistakes, resolution_needed=True)
     _name_frames(columns)
     missing = Mistakes()
     for name in MEMBER_COLUMNS.values():
@@ -83,12 +83,19 @@ def _read(listing: Listing, file: SourceFile) -> Any:
         raise SourceError(f"The frame table {file.path} of {listing.location} cannot be read: {error}") from None
 
 
-def _complete_camera(columns: dict[str, Any], names: dict[str, str], mistakes: Mistakes) -> None:
+def _complete_camera(
+    columns: dict[str, Any], names: dict[str, str], mistakes: Mistakes, *, resolution_needed: bool
+) -> None:
     """Fills what a camera states by omission: square pixels and a centred principal point."""
+    fx, cx, cy, width, height = (columns[names[name]] for name in ("fx_px", "cx_px", "cy_px", "width", "height"))
     stated = pc.is_valid(pc.coalesce(*(columns[name].cast(pa.float64()) for name in names.values())))
-    for needed in _CAMERA_NEEDS:
-        lacks = pc.and_(stated, pc.is_null(columns[names[needed]]))
-        mistakes.add(names[needed], pc.if_else(lacks, "a camera needs at least fx_px, width and height", None))
+    centred = pc.or_(pc.is_null(cx), pc.is_null(cy))
+    sized = pc.or_(pc.or_(centred, resolution_needed), pc.or_(pc.is_valid(width), pc.is_valid(height)))
+    for name, values, needed in (("fx_px", fx, stated), ("width", width, sized), ("height", height, sized)):
+        lacks = pc.and_(pc.and_(stated, needed), pc.is_null(values))
+        mistakes.add(
+            names[name], pc.if_else(lacks, "a camera needs fx_px, and width and height or cx_px and cy_px", None)
+        )
     columns[names["fy_px"]] = pc.coalesce(columns[names["fy_px"]], columns[names["fx_px"]])
     for centre, size in (("cx_px", "width"), ("cy_px", "height")):
         half = pc.divide(columns[names[size]].cast(pa.float64()), 2.0)

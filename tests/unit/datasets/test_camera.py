@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from depthflow.datasets.camera import DIODE_CAMERA, Camera, camera_of_frame, parse_camera
+from depthflow.datasets.camera import DIODE_CAMERA, Camera, Intrinsics, camera_of_frame, parse_camera
 from depthflow.datasets.listing import read_camera
 from depthflow.errors import SourceError
 
@@ -22,6 +22,13 @@ def write(folder, camera=CAMERA, **changes):
 def test_resized_by_hand():
     small = CAMERA.resized(height=150, width=100)
     assert small == Camera(width=100, height=150, fx_px=50.0, fy_px=105.0, cx_px=47.5, cy_px=80.0)
+
+
+def test_intrinsics_are_those_of_the_image_whatever_its_size():
+    intrinsics = Intrinsics(fx_px=200.0, fy_px=210.0, cx_px=190.0, cy_px=160.0)
+    assert camera_of_frame(intrinsics, dataset="sun_rgbd", height=300, width=400) == CAMERA
+    with pytest.raises(ValueError, match="fx_px must be a positive number"):
+        dataclasses.replace(intrinsics, fx_px=0.0)
 
 
 def test_diodes_camera_at_the_stored_size_by_hand():

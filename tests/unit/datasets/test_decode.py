@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from depthflow.datasets.decode import decode_frame
+from depthflow.datasets.frames import DepthEncoding
 from depthflow.datasets.image_file import decode_rgb
 from depthflow.datasets.npy_file import decode_npy
 from depthflow.datasets.reject import RejectError
@@ -277,6 +278,70 @@ def test_valid_is_mask_and_positive_pixel_by_pixel(seed, share):
         np.testing.assert_array_equal(decode_frame(members(depth=depth, mask=mask)).valid_mask, wanted)
     else:
         assert reason(members(depth=depth, mask=mask)) == "no_valid_pixel"
+
+
+# --- a Kinect's raw disparity ---
+
+DISPARITY = np.tile(np.array([[400, 700, 1090, 2047]], np.uint16), (4, 6))
+
+
+def disparity_reason(depth: bytes, encoding: DepthEncoding | None = None, rgb: bytes = b"") -> str:
+    rgb = rgb or png(np.zeros((*DISPARITY.shape, 3), np.uint8))
+    with pytest.raises(RejectError) as info:
+        decode_frame({"rgb": rgb, "depth": depth}, encoding)
+    assert info.value.reason == "raw_disparity"
+    return info.value.message
+
+
+ENCODINGS = (
+    DepthEncoding(),
+    DepthEncoding(units_per_m=1000),
+    DepthEncoding(units_per_m=5000, invalid=(0, 2047)),
+    DepthEncoding(units_per_m=1000, packing="sun_rgbd"),
+)
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.float32, np.float64])
+@pytest.mark.parametrize("swapped", [False, True])
+def test_raw_disparity_is_refused_in_any_type_and_unit(encoding, dtype, swapped):
+    values = (DISPARITY.byteswap() if swapped else DISPARITY).astype(dtype)
+    message = disparity_reason(npy(values), encoding)
+    assert "raw 11-bit disparities" in message
+    assert ("bytes swapped" in message) == swapped
+
+
+@pytest.mark.parametrize("ending", [".pgm", ".png", ".tiff"])
+def test_raw_disparity_is_refused_in_any_file(ending):
+    assert "bytes swapped" in disparity_reason(cv2.imencode(ending, DISPARITY.byteswap())[1].tobytes())
+
+
+@pytest.mark.parametrize("wrong", [(2047, 2046), (2047, 2048), (400, 400.5)])
+def test_depth_that_is_no_disparity_is_taken(wrong):
+    values = DISPARITY.astype(np.float32)
+    values[values == wrong[0]] = wrong[1]
+    rgb = png(np.zeros((*DISPARITY.shape, 3), np.uint8))
+    frame = decode_frame({"rgb": rgb, "depth": npy(values)}, DepthEncoding(units_per_m=1000))
+    np.testing.assert_allclose(frame.depth_m, values / 1000)
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("as_file", ["pgm", "png", "npy", "swapped back", "int32"])
+def test_the_real_kinect_frame_is_refused(shared, encoding, as_file):
+    color, depth = (shared / f"frames/single/NYU_{name}" for name in ("color.ppm", "depth.pgm"))
+    if not depth.is_file():
+        pytest.skip(f"there is no {depth} (DEPTHFLOW_SHARED)")
+    values = cv2.imread(str(depth), cv2.IMREAD_UNCHANGED)
+    content = {
+        "pgm": depth.read_bytes(),
+        "png": png(values),
+        "npy": npy(values),
+        "swapped back": png(values.byteswap()),
+        "int32": npy(values.astype(np.int32)),
+    }[as_file]
+    message = disparity_reason(content, encoding, color.read_bytes())
+    assert "raw 11-bit disparities" in message
+    assert ("bytes swapped" in message) == (as_file != "swapped back")
 
 
 def test_a_reject_error_can_be_pickled():

@@ -12,7 +12,7 @@ import pytest
 
 from depthflow.command import call_command
 from depthflow.datasets.archive import archive_listing, scan_archive
-from depthflow.datasets.camera import Camera
+from depthflow.datasets.camera import Camera, Intrinsics
 from depthflow.datasets.frame_table import frames_of
 from depthflow.datasets.frames import DepthEncoding
 from depthflow.datasets.layouts import find_frames, recognised
@@ -128,6 +128,12 @@ def test_every_column(folder):
     assert frame.pose == tuple(np.eye(4).ravel())
 
 
+def test_a_camera_without_resolution_is_that_of_the_image(folder):
+    write_csv(folder, "image,depth,fx_px,cx_px,cy_px", "hall/1.png,hall/1_mm.png,500,320,240")
+    (frame,) = table_frames(folder)
+    assert frame.camera == Intrinsics(fx_px=500, fy_px=500, cx_px=320, cy_px=240)
+
+
 def test_three_mistakes_are_told_by_row_and_column(folder):
     write_csv(
         folder,
@@ -173,7 +179,7 @@ def test_missing_files_alone_are_rejects(folder):
         ("depth_kind", "z", "z is none of planar, ray"),
         ("depth_invalid", "none", "row 1, column depth_invalid: none is not numbers separated by spaces"),
         ("pose", "1 0 0", "row 1, column pose: it needs 16 numbers"),
-        ("fx_px", "500", "row 1, column width: a camera needs at least fx_px, width and height"),
+        ("fx_px", "500", "row 1, column width: a camera needs fx_px, and width and height or cx_px and cy_px"),
     ],
 )
 def test_a_wrong_value_is_told(folder, column, value, told):

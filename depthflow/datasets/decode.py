@@ -9,8 +9,8 @@ import numpy as np
 from depthflow.datasets.camera import Camera
 from depthflow.datasets.depth_files import decode_depth
 from depthflow.datasets.frames import DepthEncoding
-from depthflow.datasets.image_file import decode_rgb, is_turned
-from depthflow.datasets.npy_file import decode_npy
+from depthflow.datasets.image_file import decode_rgb, decode_with_opencv, is_turned
+from depthflow.datasets.npy_file import NPY_START, decode_npy
 from depthflow.datasets.reject import RejectError
 
 _ASPECT_TOLERANCE = 0.02
@@ -144,15 +144,9 @@ CHECKS: dict[str, Callable[[Decoded], str]] = {
 
 def _decode_mask(content: bytes, member: str) -> np.ndarray:
     """Decodes a mask or a confidence map, an .npy or a grey image, to (h, w)."""
-    if content.startswith(b"\x93NUMPY"):
+    if content.startswith(NPY_START):
         return _plane(decode_npy(content, member), member)
-    try:
-        found = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error as error:
-        raise RejectError("unreadable_array", f"OpenCV rejects the {member}: {error.err or error}") from None
-    if found is None:
-        raise RejectError("unreadable_array", f"the {member} is neither an .npy nor an image")
-    return _plane(found, member)
+    return _plane(decode_with_opencv(content, cv2.IMREAD_UNCHANGED, member=member, reason="unreadable_array"), member)
 
 
 def _plane(array: np.ndarray, member: str) -> np.ndarray:

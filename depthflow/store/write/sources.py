@@ -10,6 +10,7 @@ Either becomes a `Source`.
 
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -21,6 +22,7 @@ from depthflow.datasets.archive import Contents, Member, archive_listing, scan_a
 from depthflow.datasets.catalogue import Accounting, account, expected_counts, is_diode
 from depthflow.datasets.diode import MEMBER_SUFFIXES
 from depthflow.datasets.frames import Frame
+from depthflow.datasets.hdf5_file import Hdf5Files, parse_slice
 from depthflow.datasets.layouts import find_frames, recognised
 from depthflow.datasets.listing import Listing, list_tree
 from depthflow.datasets.reject import RejectError
@@ -122,14 +124,22 @@ def account_for(sources: Sequence[Source], splits: tuple[str, ...], *, must_be_d
     return account(chain.from_iterable(found), splits=splits, catalogue=catalogue if compared else {})
 
 
-def read_member(path: str) -> bytes:
+def read_member(path: str, hdf5: Hdf5Files | None = None) -> bytes:
     """Returns a file's bytes. Failing to read one ends the run: a lost disk must not look like bad samples.
 
+    Args:
+        path: Path or URI of a file, or the place of an array in an HDF5 file, which is read as an .npy.
+        hdf5: Keeps HDF5 files open between calls.
+
     Raises:
-        RejectError: unsafe_member, if it is not a plain file or too large.
+        RejectError: unsafe_member, if it is not a plain file or too large; unreadable_array, if the HDF5 file is
+            damaged.
         SourceError: if the file is gone, or its disk or object store does not let it be read.
     """
     try:
+        if wanted := parse_slice(path):
+            with suppress(FileNotFoundError):  # An object's name may look like an array's place.
+                return (hdf5 or Hdf5Files()).read(wanted)
         return read_foreign_file(path)
     except UnsafeFileError as error:
         raise RejectError("unsafe_member", str(error)) from None

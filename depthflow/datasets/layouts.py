@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from depthflow.datasets import diode
+from depthflow.datasets import diode, hypersim, nyu_mat
 from depthflow.datasets.frames import Frame
 from depthflow.datasets.listing import Listing
 from depthflow.errors import SourceError
@@ -29,6 +29,16 @@ LAYOUTS: dict[str, Layout] = {
         help="{train,val}/{indoors,outdoor}/scene_SSSSS/scan_NNNNN/*{.png,_depth.npy,_depth_mask.npy}",
         fits=diode.fits,
         frames=diode.frames,
+    ),
+    "hypersim": Layout(
+        help="ai_VVV_NNN/images/scene_cam_XX_{final_preview/*.jpg,geometry_hdf5/*.depth_meters.hdf5}",
+        fits=hypersim.fits,
+        frames=hypersim.frames,
+    ),
+    "nyu_mat": Layout(
+        help="nyu_depth_v2_labeled.mat, unpacked",
+        fits=nyu_mat.fits,
+        frames=nyu_mat.frames,
     ),
 }
 """Layouts by the names that --layout takes."""

@@ -99,7 +99,7 @@ def _metres(values: np.ndarray, encoding: DepthEncoding, camera: Camera | None) 
         values = (values >> 3) | (values << 13)
     if not np.issubdtype(values.dtype, np.floating):
         if encoding.units_per_m == 1:
-            raise RejectError("wrong_dtype", f"depth must be floating point metres, received {values.dtype}")
+            raise RejectError("wrong_dtype", _unit_missing(values))
         if problem := _disparity(values):
             raise RejectError("raw_disparity", problem)
     depth_m = values.astype(np.float32, copy=False)
@@ -110,6 +110,14 @@ def _metres(values: np.ndarray, encoding: DepthEncoding, camera: Camera | None) 
     if camera is None:
         raise RejectError("no_camera", "distances along rays need the camera, which is unknown")
     return depth_m / _ray_lengths(camera.resized(height=depth_m.shape[0], width=depth_m.shape[1]))
+
+
+def _unit_missing(values: np.ndarray) -> str:
+    median = np.median(values[values > 0]) if (values > 0).any() else 0
+    return (
+        f"depth in metres must be floating point, received {values.dtype} with a median of {median:g}. Integers are "
+        "mostly millimetres: state units_per_m in the frame's encoding (1000 for millimetres), or store metres"
+    )
 
 
 def _ray_lengths(camera: Camera) -> np.ndarray:
@@ -150,11 +158,11 @@ def _decode_mask(content: bytes, member: str) -> np.ndarray:
 
 
 def _plane(array: np.ndarray, member: str) -> np.ndarray:
-    """Returns (H, W) of an array of shape (H, W) or (H, W, 1)."""
+    """Returns (H, W), row by row as OpenCV needs it, of an array of shape (H, W) or (H, W, 1)."""
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
     if array.ndim != 2 or array.size == 0:
         raise RejectError("wrong_shape", f"the {member} must be (H, W) or (H, W, 1), received {array.shape}")
     if array.dtype.kind not in "biuf":
         raise RejectError("wrong_dtype", f"the {member} must be numeric, received {array.dtype}")
-    return array
+    return np.ascontiguousarray(array)

@@ -60,6 +60,15 @@ def test_the_frames_of_the_labelled_set(tmp_path):
         assert sample.row["fx_px"] == pytest.approx(518.857901 * WIDTH / 640)
 
 
+def test_a_store_of_the_labelled_set(tmp_path, write):
+    (tmp_path / "tree").mkdir()
+    write_mat(tmp_path / "tree" / NAME)
+    store = write.store(tmp_path / "store", tmp_path / "tree", height=HEIGHT, width=WIDTH, splits=("train",))
+    medians = {row["sample_id"]: row["depth_median_m"] for row in store.index.to_pylist()}
+    assert medians["nyu_mat/nyu_office_1/0003"] == pytest.approx(np.median(DEPTH_M[2]), rel=1e-5)
+    assert len(medians) == 3
+
+
 def test_a_principal_point_of_matlab_is_moved_by_half_a_pixel(tmp_path):
     """The toolbox: x_m = (column - cx) * z / fx, where the first column is 1. Here, its centre is 0.5."""
     write_mat(tmp_path / NAME)

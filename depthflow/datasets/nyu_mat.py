@@ -41,9 +41,12 @@ def frames(listing: Listing) -> Iterator[Frame]:
     Raises:
         SourceError: if one is not the labelled set.
     """
+    from depthflow.datasets.archive import is_archive  # --help lists the layouts, and must not wait for libraries.
+
+    in_archive = is_archive(listing.location)
     files = [file for file in listing.files if file.name.lower().endswith(".mat")]
     for file in [file for file in files if _NAME.fullmatch(file.name)] or files:
-        if isinstance(file.place, str):
+        if not in_archive:
             names = _scene_names(file)
             yield from (_frame(file, number, name, listing.camera) for number, name in enumerate(names))
         else:
@@ -80,7 +83,7 @@ def _scene_names(file: SourceFile) -> list[str]:
     Raises:
         SourceError: if the file cannot be read or lacks something.
     """
-    from depthflow.datasets.hdf5_file import open_hdf5, plain_dataset, readable  # h5py takes seconds to import.
+    from depthflow.datasets.hdf5_file import open_hdf5, plain_dataset, readable
 
     try:
         with readable(file.place), open_hdf5(file.place) as opened:

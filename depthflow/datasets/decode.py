@@ -9,8 +9,8 @@ import numpy as np
 from depthflow.datasets.camera import Camera, Intrinsics
 from depthflow.datasets.depth_files import decode_depth
 from depthflow.datasets.frames import DepthEncoding
-from depthflow.datasets.image_file import decode_rgb, is_turned
-from depthflow.datasets.npy_file import decode_npy
+from depthflow.datasets.image_file import decode_rgb, decode_with_opencv, is_turned
+from depthflow.datasets.npy_file import NPY_START, decode_npy
 from depthflow.datasets.reject import RejectError
 
 _ASPECT_TOLERANCE = 0.02
@@ -101,7 +101,7 @@ def _metres(values: np.ndarray, encoding: DepthEncoding, camera: Camera | None) 
             raise RejectError("wrong_dtype", f"SUN RGB-D packs 16 bits, received {values.dtype}")
         values = (values >> 3) | (values << 13)
     if encoding.units_per_m == 1 and not np.issubdtype(values.dtype, np.floating):
-        raise RejectError("wrong_dtype", f"depth must be floating point metres, received {values.dtype}")
+        raise RejectError("wrong_dtype", _unit_missing(values))
     depth_m = values.astype(np.float32, copy=False)
     if encoding.units_per_m != 1:
         depth_m = depth_m / np.float32(encoding.units_per_m)
@@ -110,6 +110,14 @@ def _metres(values: np.ndarray, encoding: DepthEncoding, camera: Camera | None) 
     if camera is None:
         raise RejectError("no_camera", "distances along rays need the camera, which is unknown")
     return depth_m / _ray_lengths(camera.resized(height=depth_m.shape[0], width=depth_m.shape[1]))
+
+
+def _unit_missing(values: np.ndarray) -> str:
+    median = np.median(values[values > 0]) if (values > 0).any() else 0
+    return (
+        f"depth in metres must be floating point, received {values.dtype} with a median of {median:g}. Integers are "
+        "mostly millimetres: pass the --layout that they come from, whose encoding has a units_per_m, or store metres"
+    )
 
 
 def _ray_lengths(camera: Camera) -> np.ndarray:
@@ -147,23 +155,17 @@ CHECKS: dict[str, Callable[[Decoded], str]] = {
 
 def _decode_mask(content: bytes, member: str) -> np.ndarray:
     """Decodes a mask or a confidence map, an .npy or a grey image, to (h, w)."""
-    if content.startswith(b"\x93NUMPY"):
+    if content.startswith(NPY_START):
         return _plane(decode_npy(content, member), member)
-    try:
-        found = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error as error:
-        raise RejectError("unreadable_array", f"OpenCV rejects the {member}: {error.err or error}") from None
-    if found is None:
-        raise RejectError("unreadable_array", f"the {member} is neither an .npy nor an image")
-    return _plane(found, member)
+    return _plane(decode_with_opencv(content, cv2.IMREAD_UNCHANGED, member=member, reason="unreadable_array"), member)
 
 
 def _plane(array: np.ndarray, member: str) -> np.ndarray:
-    """Returns (H, W) of an array of shape (H, W) or (H, W, 1)."""
+    """Returns (H, W), row by row as OpenCV needs it, of an array of shape (H, W) or (H, W, 1)."""
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
     if array.ndim != 2 or array.size == 0:
         raise RejectError("wrong_shape", f"the {member} must be (H, W) or (H, W, 1), received {array.shape}")
     if array.dtype.kind not in "biuf":
         raise RejectError("wrong_dtype", f"the {member} must be numeric, received {array.dtype}")
-    return array
+    return np.ascontiguousarray(array)

@@ -1,6 +1,7 @@
 """Decodes depth files of every format that sensors and data sets use, recognised by their first bytes."""
 
 import io
+import re
 import zipfile
 from collections.abc import Callable
 
@@ -8,20 +9,23 @@ import cv2
 import numpy as np
 import OpenEXR
 
-from depthflow.datasets.npy_file import decode_npy
+from depthflow.datasets.hdf5_file import MAGIC, decode_hdf5
+from depthflow.datasets.image_file import MAX_PIXELS, decode_with_opencv
+from depthflow.datasets.npy_file import NPY_START, decode_npy
 from depthflow.datasets.reject import RejectError
 
-MAX_PIXELS = 2**27
-"""Also OpenCV's limit, which depthflow/__init__.py sets."""
-_DEPTH_NAMES = ("depth", "Z", "Y", "R", "arr_0")
-"""Names of the array or channel to read where a file holds several."""
+_DEPTH_NAMES = ("depth", "dataset", "Z", "Y", "R", "arr_0")
+"""Names of the array, dataset or channel to read where a file holds several."""
+_PFM_SCALE = re.compile(rb"(?<=^Pf)(\s+\d+\s+\d+\s+)([+-]?)[0-9.eE+-]+(?=\s)")
+_HEADER_BYTES = 256
+"""Where the header of a PFM ends at the latest."""
 
 
 def decode_depth(content: bytes) -> np.ndarray:
     """Decodes a depth map.
 
     Args:
-        content: A .npy, .npz, 16-bit PNG, PGM, PFM, TIFF or OpenEXR file.
+        content: A .npy, .npz, 16-bit PNG, PGM, PFM, TIFF, OpenEXR or HDF5 file.
 
     Returns:
         (H, W) or (H, W, 1) in the file's own dtype and unit.
@@ -32,7 +36,7 @@ def decode_depth(content: bytes) -> np.ndarray:
     for start, decode in DECODERS:
         if content.startswith(start):
             return decode(content)
-    what = f"it begins {content[:8]!r}, and is no .npy, .npz, PNG, PGM, PFM, TIFF or OpenEXR file"
+    what = f"it begins {content[:8]!r}, and is no .npy, .npz, PNG, PGM, PFM, TIFF, OpenEXR or HDF5 file"
     raise RejectError("unreadable_array", f"the depth cannot be decoded: {what}")
 
 
@@ -48,16 +52,18 @@ def _decode_npz(content: bytes) -> np.ndarray:
 
 
 def _decode_picture(content: bytes) -> np.ndarray:
-    """Decodes with OpenCV, which reads the size from the header before it allocates anything."""
-    try:
-        depth = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error as error:
-        raise RejectError("unreadable_array", f"OpenCV rejects the depth: {error.err or error}") from None
-    if depth is None:
-        raise RejectError("unreadable_array", f"the depth's {len(content)} bytes cannot be decoded")
+    depth = decode_with_opencv(content, cv2.IMREAD_UNCHANGED, member="depth", reason="unreadable_array")
     if depth.dtype == np.uint8:
         raise RejectError("wrong_dtype", "the depth has 8 bits per pixel: it is a picture of depth, not depth")
     return depth
+
+
+def _decode_pfm(content: bytes) -> np.ndarray:
+    """Decodes the values as stored. OpenCV divides them by the header's scale, though only its sign has a meaning.
+
+    Source: Middlebury's stereo benchmark, whose files have a scale of 1/255 and disparities in pixels.
+    """
+    return _decode_picture(_PFM_SCALE.sub(rb"\1\g<2>1", content[:_HEADER_BYTES], count=1) + content[_HEADER_BYTES:])
 
 
 def _decode_exr(content: bytes) -> np.ndarray:
@@ -78,14 +84,17 @@ def _chosen(names: list[str], kind: str) -> str:
     """Returns the only name, or the one that stands for depth."""
     known = [name for name in _DEPTH_NAMES if name in names]
     if len(names) != 1 and not known:
-        raise RejectError("unreadable_array", f"none of the {kind} {', '.join(names[:8])} is named depth")
+        found = f"none of the {kind} {', '.join(names[:8])} is named depth" if names else f"the depth has no {kind}"
+        raise RejectError("unreadable_array", found)
     return names[0] if len(names) == 1 else known[0]
 
 
 DECODERS: tuple[tuple[bytes, Callable[[bytes], np.ndarray]], ...] = (
-    (b"\x93NUMPY", lambda content: decode_npy(content, "depth")),
+    (NPY_START, lambda content: decode_npy(content, "depth")),
     (b"PK\x03\x04", _decode_npz),
     (b"\x76\x2f\x31\x01", _decode_exr),
-    *((start, _decode_picture) for start in (b"\x89PNG", b"P5", b"Pf", b"II*\x00", b"MM\x00*")),
+    (MAGIC, lambda content: decode_hdf5(content, lambda names: _chosen(names, "2-D datasets"))),
+    (b"Pf", _decode_pfm),
+    *((start, _decode_picture) for start in (b"\x89PNG", b"P5", b"II*\x00", b"MM\x00*")),
 )
 """First bytes of a file, and its decoder."""

@@ -12,10 +12,12 @@ from depthflow.datasets.frames import SPLITS, Frame
 from depthflow.datasets.listing import Listing, SourceFile, printable
 
 MEMBER_SUFFIXES = {"rgb": ".png", "depth": "_depth.npy", "mask": "_depth_mask.npy"}
-"""In lower or upper case. A .jpg or .jpeg is the image of a depth that has no .png."""
+"""In lower or upper case. A .jpg, .jpeg, .webp, .tif or .tiff is the image of a depth that has no .png."""
 
 _MEMBER_OF_SUFFIX = {suffix: member for member, suffix in MEMBER_SUFFIXES.items()}
-_MEMBER = re.compile(r"(?P<stem>.*?)(?P<suffix>\.png|\.jpe?g|_depth\.npy|_depth_mask\.npy)", re.DOTALL | re.IGNORECASE)
+_MEMBER = re.compile(
+    r"(?P<stem>.*?)(?P<suffix>\.png|\.jpe?g|\.webp|\.tiff?|_depth\.npy|_depth_mask\.npy)", re.DOTALL | re.IGNORECASE
+)
 _SAMPLE_ID = re.compile(r"(?P<scene>\d{5})_(?P<scan>\d{5})_(?P<scene_type>indoors|outdoor)_\d{3}_\d{3}")
 
 
@@ -51,20 +53,20 @@ def group_triplets(split: str, files: Iterable[SourceFile], camera: Camera | Non
         camera: The camera that the source states, if any.
     """
     groups: dict[tuple[str, str, int], dict[str, SourceFile]] = {}
-    jpegs: list[tuple[tuple[str, str, int], SourceFile]] = []
+    others: list[tuple[tuple[str, str, int], SourceFile]] = []
     for file in files:
         found = _MEMBER.fullmatch(file.name)
         if found is None:
             continue
         stem, suffix = printable(found["stem"]), found["suffix"].lower()
-        if suffix in (".jpg", ".jpeg"):
-            jpegs.append(((file.parent, stem, 0), file))
+        if suffix not in _MEMBER_OF_SUFFIX:
+            others.append(((file.parent, stem, 0), file))
             continue
         member, copy = _MEMBER_OF_SUFFIX[suffix], 0
         while member in groups.get((file.parent, stem, copy), {}):
             copy += 1
         groups.setdefault((file.parent, stem, copy), {})[member] = file
-    for key, file in jpegs:
+    for key, file in others:
         if key in groups:
             groups[key].setdefault("rgb", file)
     return [_triplet(split, *key[:2], groups[key], camera) for key in sorted(groups)]

@@ -40,7 +40,8 @@ class Frame:
         split, scene_type, scene, scan: Where it belongs; frames of one scene are never divided between splits.
         members: Where the source keeps image, depth, mask and confidence, as far as they exist, under the names rgb,
             depth, mask and confidence: the places of its `SourceFile`s. Only the source's own reader interprets them:
-            a path, a URI or file.h5#dataset[index] in a tree, NAME@OFFSET+SIZE in an archive.
+            a path, a URI or an array of an HDF5 file (see `depthflow.datasets.hdf5_file`) in a tree, and
+            NAME@OFFSET+SIZE in an archive.
         required: The members without which there is no sample.
         dataset: Name of the data set.
         time_s: When it was taken, in seconds from any origin; None if unknown.

@@ -1,4 +1,4 @@
-"""Decodes image files of any format to RGB."""
+"""Decodes image files of any format: to RGB, and to the values that they hold."""
 
 import re
 import struct
@@ -7,36 +7,68 @@ import cv2
 import kornia_rs
 import numpy as np
 
+from depthflow.datasets.npy_file import NPY_START, decode_npy
 from depthflow.datasets.reject import RejectError
 
 _PNG_START = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
 _PNG_END = b"IEND\xaeB`\x82"
 _PNG_HEADER = struct.Struct(">16sIIBB")
 """Signature and the first chunk's head, width, height, bits per channel, colour type (2 = RGB)."""
-_MAX_PIXELS = 2**27
+MAX_PIXELS = 2**27
 """Also OpenCV's limit, which depthflow/__init__.py sets."""
 _EXIF = re.compile(rb"Exif|EXIF|II\*\x00|MM\x00\*")
 """What an image with EXIF data contains: the name of the block, or the start of a TIFF file."""
 
 
 def decode_rgb(content: bytes) -> np.ndarray:
-    """Decodes an image to (H, W, 3) uint8 RGB; raises RejectError (empty_file, unreadable_image) if it cannot."""
+    """Decodes an image, or an .npy of (H, W, 3) uint8, to (H, W, 3) uint8 RGB.
+
+    Raises:
+        RejectError: empty_file or unreadable_image.
+    """
     if not content:
         raise RejectError("empty_file", "the image file has no bytes")
+    if content.startswith(NPY_START):
+        return _decode_rgb_npy(content)
     rgb = _decode_plain_png(content)
     if rgb is not None:
         return rgb
-    try:
-        bgr = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
-    except cv2.error as error:  # Its header claims more pixels than OpenCV decodes.
-        raise RejectError("unreadable_image", f"OpenCV rejects it: {error.err or error}") from None
-    if bgr is None:
-        raise RejectError("unreadable_image", f"{len(content)} bytes that cannot be decoded as an image")
+    bgr = decode_with_opencv(content, cv2.IMREAD_COLOR, member="image", reason="unreadable_image")
     return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+
+
+def decode_with_opencv(content: bytes, flags: int, *, member: str, reason: str) -> np.ndarray:
+    """Decodes with OpenCV, which reads the size from the header before it allocates anything.
+
+    Args:
+        flags: Of `cv2.imdecode`.
+        member: What it is, for the message.
+        reason: Code of the RejectError that is raised if it cannot be decoded.
+    """
+    try:
+        found = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
+    except cv2.error as error:  # Its header claims more pixels than OpenCV decodes.
+        raise RejectError(reason, f"OpenCV rejects the {member}: {error.err or error}") from None
+    if found is None:
+        raise RejectError(reason, f"the {member}'s {len(content)} bytes cannot be decoded")
+    return found
+
+
+def _decode_rgb_npy(content: bytes) -> np.ndarray:
+    try:
+        rgb = decode_npy(content, "image")
+    except RejectError as error:
+        raise RejectError("unreadable_image", error.message) from None
+    if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.size == 0:
+        what = f"received {rgb.dtype} of {rgb.shape}"
+        raise RejectError("unreadable_image", f"an image that is an .npy must be (H, W, 3) uint8, {what}")
+    return np.ascontiguousarray(rgb)
 
 
 def is_turned(content: bytes, rgb: np.ndarray) -> bool:
     """Whether `decode_rgb` applied a rotation or reflection that EXIF data ask for."""
+    if content.startswith(NPY_START):
+        return False
     if b"eXIf" not in content if content.startswith(_PNG_START) else not _EXIF.search(content):
         return False  # As almost all are. What formats keep where is OpenCV's to know.
     stored = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
@@ -49,7 +81,7 @@ def _decode_plain_png(content: bytes) -> np.ndarray | None:
     if len(header) < _PNG_HEADER.size or not content.endswith(_PNG_END) or b"eXIf" in content:
         return None  # EXIF data may ask for a rotation, which OpenCV applies.
     start, width, height, depth, colour = _PNG_HEADER.unpack(header)
-    if (start, depth, colour) != (_PNG_START, 8, 2) or width * height > _MAX_PIXELS:
+    if (start, depth, colour) != (_PNG_START, 8, 2) or width * height > MAX_PIXELS:
         return None
     try:
         return kornia_rs.io.decode_image_png_u8(content, (height, width), "rgb")

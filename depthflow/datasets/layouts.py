@@ -13,7 +13,9 @@ import pyarrow.compute as pc
 from depthflow.datasets import (
     arkitscenes,
     diode,
+    hypersim,
     kitti,
+    nyu_mat,
     record3d,
     redwood,
     scannet,
@@ -94,6 +96,16 @@ LAYOUTS: dict[str, Layout] = {
         help="NAME/EXR_RGBD/{rgb/N.jpg,depth/N.exr,metadata.json}",
         fits=record3d.fits,
         frames=record3d.frames,
+    ),
+    "hypersim": Layout(
+        help="ai_VVV_NNN/images/scene_cam_XX_{final_preview/*.jpg,geometry_hdf5/*.depth_meters.hdf5}",
+        fits=hypersim.fits,
+        frames=hypersim.frames,
+    ),
+    "nyu_mat": Layout(
+        help="nyu_depth_v2_labeled.mat, unpacked",
+        fits=nyu_mat.fits,
+        frames=nyu_mat.frames,
     ),
 }
 """Layouts by the names that --layout takes."""

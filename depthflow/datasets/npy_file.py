@@ -7,6 +7,7 @@ import numpy as np
 
 from depthflow.datasets.reject import RejectError
 
+NPY_START = b"\x93NUMPY"
 _NPY_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 

@@ -146,8 +146,9 @@ def implausible_depths(rows: Sequence[Row]) -> str:
     guesses += ["inverse or normalized depth"] * (depth < least)
     return (
         f"{len(odd):,} of {len(rows):,} samples have a median depth outside {least:g} to {greatest:g} m, such as "
-        f"{example['sample_id']} with {depth:.4g} m. Depth files must hold metres, and these look like "
-        f"{', or '.join(guesses) or 'none of the usual units'}. Convert them, and write another store."
+        f"{example['sample_id']} with {depth:.4g} m. Depth is stored in metres, and this looks like "
+        f"{', or '.join(guesses) or 'none of the usual units'}. Check which unit the depth files hold and "
+        "which their layout expects, convert them, and write another store."
     )
 
 

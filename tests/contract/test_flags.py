@@ -17,7 +17,18 @@ LIST = Path(__file__).with_name("flags.txt")
 COMMANDS = {path.stem: [path.stem] for path in sorted((ROOT / "pipelines").glob("*.py"))}
 COMMANDS["train"] = ["train", "tutorial"]  # Every recipe has the same flags.
 
-LIGHT = {"PIL", "cv2", "depthflow", "docstring_parser", "numpy", "tyro", "typeguard", "typing_extensions"}
+LIGHT = {
+    "PIL",
+    "cloudpickle",
+    "cv2",
+    "depthflow",
+    "docstring_parser",
+    "numpy",
+    "pyarrow",
+    "tyro",
+    "typeguard",
+    "typing_extensions",
+}
 """Installed packages that --help may import: all of them together take less than a second."""
 
 

@@ -63,7 +63,7 @@ def test_one_triplet_of_several_with_a_file_missing(run, tmp_path, write_triplet
     assert done.result["rejects_by_reason"] == {"missing_member": 1}
     assert "rejects.parquet" in done.stderr
     assert f"1 of 2 samples have a median depth outside 0.05 to 500 m, such as {in_mm.stem} with " in done.stderr
-    assert "these look like millimetres" in done.stderr
+    assert "this looks like millimetres" in done.stderr
 
 
 def test_store_without_manifest(run, store):

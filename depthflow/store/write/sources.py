@@ -13,6 +13,7 @@ Either becomes a `Source`.
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,7 @@ import pyarrow.parquet as pq
 from depthflow.datasets.archive import Contents, Member, archive_listing, scan_archive
 from depthflow.datasets.catalogue import Accounting, account, expected_counts, is_diode
 from depthflow.datasets.frame_table import texts
+from depthflow.datasets.hdf5_file import Hdf5Files, parse_slice
 from depthflow.datasets.layouts import find_frames, recognised
 from depthflow.datasets.listing import list_tree
 from depthflow.datasets.reject import RejectError
@@ -128,14 +130,22 @@ def _tuples(frames: pa.Table) -> Iterator[Any]:
     return zip(*(texts(frames[name]) for name in ACCOUNTED), strict=True)
 
 
-def read_member(path: str) -> bytes:
+def read_member(path: str, hdf5: Hdf5Files | None = None) -> bytes:
     """Returns a file's bytes. Failing to read one ends the run: a lost disk must not look like bad samples.
 
+    Args:
+        path: Path or URI of a file, or the place of an array in an HDF5 file, which is read as an .npy.
+        hdf5: Keeps HDF5 files open between calls.
+
     Raises:
-        RejectError: unsafe_member, if it is not a plain file or too large.
+        RejectError: unsafe_member, if it is not a plain file or too large; unreadable_array, if the HDF5 file is
+            damaged.
         SourceError: if the file is gone, or its disk or object store does not let it be read.
     """
     try:
+        if wanted := parse_slice(path):
+            with suppress(FileNotFoundError):  # An object's name may look like an array's place.
+                return (hdf5 or Hdf5Files()).read(wanted)
         return read_foreign_file(path)
     except UnsafeFileError as error:
         raise RejectError("unsafe_member", str(error)) from None

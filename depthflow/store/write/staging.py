@@ -24,6 +24,7 @@ import xxhash
 from depthflow.datasets.archive import open_archive
 from depthflow.datasets.archive_member import PLACE, ReadSpan, member_span
 from depthflow.datasets.frame_table import CONTENT_COLUMNS, MEMBER_COLUMNS
+from depthflow.datasets.hdf5_file import Hdf5Files
 from depthflow.datasets.reject import RejectError
 from depthflow.storage.files import StoreFiles
 from depthflow.store.schema import SECONDS_FIELD, shard_schema
@@ -230,12 +231,12 @@ class PieceReader:
 
 def sample_maker(layout: SampleLayout, files: StoreFiles) -> Make:
     """Returns the function that makes planned samples: from their files, or by reading them from their piece."""
-    pieces = PieceReader(files)
+    pieces, hdf5 = PieceReader(files), Hdf5Files()
 
     def make(planned: PlannedSample) -> Sample:
         if planned.piece is not None and planned.position is not None:
             return pieces.take(planned.piece, planned.position)
-        members = {name: read_member(path) for name, path in planned.frame.members.items()}
+        members = {name: read_member(path, hdf5) for name, path in planned.frame.members.items()}
         return make_sample(planned.frame, members, layout)
 
     return make

@@ -152,7 +152,7 @@ def test_a_tree_in_a_hidden_folder_is_a_tree(tmp_path):
     assert [t.sample_id for t in diode_frames(f"{tmp_path}/.cache/diode", BOTH)] == [STEM]
 
 
-@pytest.mark.parametrize("ending", [".PNG", ".jpg", ".jpeg", ".JPG"])
+@pytest.mark.parametrize("ending", [".PNG", ".jpg", ".jpeg", ".JPG", ".webp", ".TIF", ".tiff"])
 def test_other_endings_of_an_image(tmp_path, ending):
     put(tmp_path / "train" / FOLDER, STEM, "depth", "mask")
     (tmp_path / "train" / FOLDER / f"{STEM}{ending}").write_bytes(b"x")

@@ -170,12 +170,12 @@ def test_depths_that_may_be_metres_raise_no_warning(medians_m):
 @pytest.mark.parametrize(
     ("median_m", "words"),
     [
-        (4937.0, "with 4937 m. Depth files must hold metres, and these look like millimetres, which would be 4.94 m. "),
-        (501.0, "look like millimetres, which would be 0.501 m. "),
-        (5e6, "look like micrometres, which would be 5 m. "),
-        (0.004, "look like kilometres, which would be 4 m, or inverse or normalized depth. "),
-        (1e-5, "look like inverse or normalized depth. "),
-        (1e20, "look like none of the usual units. "),
+        (4937.0, "with 4937 m. Depth is stored in metres, and this looks like millimetres, which would be 4.94 m. "),
+        (501.0, "looks like millimetres, which would be 0.501 m. "),
+        (5e6, "looks like micrometres, which would be 5 m. "),
+        (0.004, "looks like kilometres, which would be 4 m, or inverse or normalized depth. "),
+        (1e-5, "looks like inverse or normalized depth. "),
+        (1e20, "looks like none of the usual units. "),
     ],
 )
 def test_a_median_depth_that_can_hardly_be_metres_names_the_likely_unit(median_m, words):

@@ -1,6 +1,7 @@
 """Sources and stores on an object store, against a real server of S3's protocol on this machine."""
 
 import contextlib
+import io
 import json
 import os
 import pickle
@@ -14,6 +15,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import s3fs
@@ -155,6 +158,25 @@ def test_missing_source(root):
     assert read_camera(root) is None
 
 
+def test_an_array_of_an_hdf5_object_is_read_in_place(s3, root, tmp_path):
+    """Of 32 MiB, a few blocks are asked for."""
+    depths = np.arange(32 * 2**18, dtype=np.float32).reshape(32, 512, 512)
+    with h5py.File(tmp_path / "large.mat", "w") as file:
+        file["depths"] = depths
+    s3.put(str(tmp_path / "large.mat"), f"{root}/large.mat")
+    s3.pipe(f"{root}/small.h5#1.png", b"an image")
+    sizes = []
+    fetch = s3fs.S3File._fetch_range
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(s3fs.S3File, "_fetch_range", lambda *args: sizes.append(args[2] - args[1]) or fetch(*args))
+        content = read_member(f"{root}/large.mat#depths[20].T")
+    np.testing.assert_array_equal(np.load(io.BytesIO(content)), depths[20].T)
+    assert 2**20 <= sum(sizes) <= 4 * 2**20
+    assert read_member(f"{root}/small.h5#1.png") == b"an image"
+    with pytest.raises(SourceError, match=r"gone\.h5#depths can no longer be read: it is gone"):
+        read_member(f"{root}/gone.h5#depths")
+
+
 def test_server_gone(serving, tmp_path):
     with serving() as server:
         server.stop()
@@ -176,6 +198,7 @@ def asked_at_once(files, uri, index):
         (SourceError, lambda: diode_frames(files.root, ("train",))),
         (SourceError, lambda: read_camera(files.root)),
         (SourceError, lambda: read_member(uri)),
+        (SourceError, lambda: read_member(uri.replace("tar.gz", "h5#depth"))),
         (SourceError, lambda: archive_identity(uri)),
         (SourceError, lambda: scan_archive(uri, index, threads=1, progress=lambda name, done: None)),
     ]

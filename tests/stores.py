@@ -71,7 +71,7 @@ def write_index(root, rows, *, height, width):
     for split in sorted({row["split"] for row in rows}):
         path = f"split={split}/part-00000.parquet"
         files.write(path, b"")
-        mine = [{**dict.fromkeys(INDEX_SCHEMA.names), **row} for row in rows if row["split"] == split]
+        mine = [{**dict.fromkeys(INDEX_SCHEMA.names), "dataset": "diode", **row} for row in rows if row["split"] == split]
         table = pa.Table.from_pylist(mine, schema=ROW_SCHEMA.append(SECONDS_FIELD))
         rejects = pa.Table.from_pylist([], schema=REJECT_SCHEMA)
         records.append(

@@ -133,7 +133,7 @@ class Recipe:
     """Passes over the training split."""
     dataset_weights: tuple[tuple[str, float], ...] = ()
     """Names of data sets of the store, each with its weight: tum 3 kitti 0.5. An epoch then draws each data set in
-    proportion to its weight, and as many samples as without weights. 0 leaves one out; not named: 1."""
+    proportion to its weight, and as many samples as without weights. 0 leaves one out; those not named have 1."""
     global_batch_size: int = 32
     """Images per step over all workers."""
     seed: int = 0
@@ -214,7 +214,9 @@ class Recipe:
     def _check_dataset_weights(self) -> None:
         names = [name for name, _ in self.dataset_weights]
         valid = len(names) == len(set(names)) and all(0 <= weight < math.inf for _, weight in self.dataset_weights)
-        self._require("dataset_weights", valid, "takes data sets, each once, with weights of 0 or more: tum 3 kitti 0.5")
+        self._require(
+            "dataset_weights", valid, "takes data sets, each once, with weights of at least 0: tum 3 kitti 0.5"
+        )
 
     def _check_optimizer(self) -> None:
         self._require("learning_rate", self.learning_rate > 0, "must be positive")

@@ -53,7 +53,7 @@ def draws_by_weight(sizes: Mapping[str, int], weights: Mapping[str, float]) -> d
     exact = {name: Fraction(weights.get(name, 1)) for name in names}  # A float's sum could overflow.
     total = sum(exact.values())
     if not total:
-        raise StoreError(f"--dataset-weights leaves nothing to train on: give one data set a weight above 0. {received}")
+        raise StoreError(f"--dataset-weights leaves nothing to train on: give a data set a weight above 0. {received}")
     shares = {name: samples * weight / total for name, weight in exact.items()}
     draws = {name: int(share) for name, share in shares.items()}
     by_remainder = sorted(names, key=lambda name: draws[name] - shares[name])

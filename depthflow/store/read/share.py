@@ -7,7 +7,14 @@ from types import MappingProxyType
 import numpy as np
 
 from depthflow.errors import StoreError
-from depthflow.store.read.epoch import batch_sizes, epoch_batches, shuffled_rows, times_before, weighted_rows, worker_part
+from depthflow.store.read.epoch import (
+    batch_sizes,
+    epoch_batches,
+    shuffled_rows,
+    times_before,
+    weighted_rows,
+    worker_part,
+)
 from depthflow.store.read.reader import SampleBatch, SplitReader
 
 BATCHES_AHEAD = 2
@@ -116,9 +123,7 @@ class EpochShare:
         rows = self._rows()
         repeats = times_before(rows)
         batches = epoch_batches(np.arange(len(rows)), global_batch_size=self._global_batch_size)
-        parts = [
-            batch[worker_part(len(batch), rank=self._rank, num_workers=self._num_workers)] for batch in batches
-        ]
+        parts = [batch[worker_part(len(batch), rank=self._rank, num_workers=self._num_workers)] for batch in batches]
         places = [Position(seed=seed, epoch=epoch, step=step) for step in range(self._steps)]
         places.append(Position(seed=seed, epoch=epoch + 1))
         for step in range(self._position.step, self._steps):

@@ -225,10 +225,11 @@ def oddest(ranked: Sequence[Oddity], panels: Sequence[Picture]) -> Section:
     return Section(
         heading="Oddest samples",
         parts=[
-            f"By the greatest |z| among {', '.join(names)} and {last}, each against the samples of its data set and scene "
-            f"type: z = (x − median) / max({NORMAL_SCALE} MAD, {LEAST_SCALE}), where MAD is the median absolute deviation "
-            f"and a depth counts as its natural logarithm. {outliers:,} of {len(ranked):,} samples have |z| > {ODD_Z}, "
-            "from where Iglewicz and Hoaglin (1993) speak of outliers. Odd is not wrong: the pictures tell.",
+            f"By the greatest |z| among {', '.join(names)} and {last}, each against the samples of its data set and "
+            f"scene type: z = (x − median) / max({NORMAL_SCALE} MAD, {LEAST_SCALE}), where MAD is the median absolute "
+            f"deviation and a depth counts as its natural logarithm. {outliers:,} of {len(ranked):,} samples have "
+            f"|z| > {ODD_Z}, from where Iglewicz and Hoaglin (1993) speak of outliers. Odd is not wrong: the pictures "
+            "tell.",
             table,
             Gallery(pictures=panels),
         ],

@@ -80,9 +80,8 @@ def write_index(root, rows, *, height, width):
     for split in sorted({row["split"] for row in rows}):
         path = f"split={split}/part-00000.parquet"
         files.write(path, b"")
-        mine = [
-            {**dict.fromkeys(INDEX_SCHEMA.names), "dataset": "diode", **row} for row in rows if row["split"] == split
-        ]
+        blank = {**dict.fromkeys(INDEX_SCHEMA.names), "dataset": "diode"}
+        mine = [{**blank, **row} for row in rows if row["split"] == split]
         table = pa.Table.from_pylist(mine, schema=ROW_SCHEMA.append(SECONDS_FIELD))
         rejects = pa.Table.from_pylist([], schema=REJECT_SCHEMA)
         records.append(
@@ -110,9 +109,8 @@ def as_before_datasets(root):
         with pq.ParquetWriter(content, schema, compression="none", use_dictionary=False) as writer:
             for number in range(before.num_row_groups):
                 writer.write_table(before.read_row_group(number).select(schema.names).cast(schema))
-            writer.add_key_value_metadata(
-                {"depthflow.rejects": before.metadata.metadata[b"depthflow.rejects"].decode()}
-            )
+            rejects = before.metadata.metadata[b"depthflow.rejects"].decode()
+            writer.add_key_value_metadata({"depthflow.rejects": rejects})
         path.write_bytes(written := content.getvalue().to_pybytes())
         shard |= {"bytes": len(written), "xxh3_128": xxhash.xxh3_128_hexdigest(written)}
     index = root / "index.parquet"

@@ -104,7 +104,7 @@ def read_archive(
 
 
 def account_for(sources: Sequence[Source], splits: tuple[str, ...], *, must_be_diode: bool = False) -> Accounting:
-    """Counts complete triplets with DIODE's names.
+    """Counts complete triplets with DIODE's names; what is of another data set is not counted.
 
     Args:
         must_be_diode: Whether to compare with DIODE's catalogue even if no source has the names of its scans.
@@ -113,7 +113,7 @@ def account_for(sources: Sequence[Source], splits: tuple[str, ...], *, must_be_d
         [
             (t.split, t.scene_type, t.scene, t.scan, t.sample_id)
             for t in source.frames
-            if not t.problem and t.members.keys() == MEMBER_SUFFIXES.keys()
+            if t.dataset == "diode" and not t.problem and t.members.keys() == MEMBER_SUFFIXES.keys()
         ]
         for source in sources
     ]

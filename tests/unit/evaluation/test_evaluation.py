@@ -8,15 +8,7 @@ from depthflow.evaluation.evaluate import Evaluation
 from depthflow.metrics import METRIC_NAMES
 
 
-def image(
-    row: int,
-    *,
-    scene_type: str = "indoors",
-    dataset: str = "diode",
-    low: float = 1.0,
-    high: float = 3.0,
-    **metrics: float,
-):
+def image(row: int, *, scene_type="indoors", dataset="diode", low: float = 1.0, high: float = 3.0, **metrics: float):
     """An image's row; its metrics are 0.5 unless given."""
     facts = {"row": row, "sample_id": f"id{row}", "scene_type": scene_type, "dataset": dataset}
     return {**facts, "pred_min": low, "pred_max": high, **dict.fromkeys(METRIC_NAMES, 0.5), **metrics}

@@ -276,10 +276,8 @@ def test_each_data_set_is_shown_apart(mixed, parse_html, tmp_path):
 
 def test_only_diode_is_compared_with_its_catalogue(mixed):
     """The id of the rejected frame of tum has five parts between underscores, the third of them indoors."""
-    table = catalogue_counts(
-        mixed.manifest, read_accounting(mixed), sample_rows(mixed), mixed.rejects.to_pylist()
-    ).parts[1]
-    found = {tuple(row[:2]): tuple(row[-2:]) for row in table.rows}
+    _, rows, _ = counts(mixed)
+    found = {row[:2]: row[-2:] for row in rows}
     assert found == {
         ("train", "indoors"): (30, 0),
         ("train", "outdoor"): (12, 0),

@@ -10,11 +10,8 @@ from depthflow.training.trainer import TrainingOutcome
 
 
 def test_the_description_is_a_table_of_the_groups_that_were_validated():
-    metrics = {
-        f"val/{group}{name}": 0.123456
-        for group in ("", "indoors/", "dataset tum/")
-        for name in ("abs_rel", "rmse", "delta1")
-    }
+    groups = ("", "indoors/", "dataset tum/")
+    metrics = {f"val/{group}{name}": 0.123456 for group in groups for name in ("abs_rel", "rmse", "delta1")}
     outcome = TrainingOutcome(network=cast(Any, None), metrics=metrics, epoch=3, checkpoint="")
     store = SimpleNamespace(files=SimpleNamespace(root="s3://mira:hunter2@bucket/store"), fingerprint="f00")
     text = describe(outcome, RECIPES["smoke"](), store=cast(SampleStore, store))

@@ -93,7 +93,7 @@ def test_both_splits_are_needed(tmp_path, counts, missing):
     [
         (
             (("kitti", 2.0),),
-            r"names kitti, of which the training split has no sample\. It holds 2 of diode, 1 of tum\.",
+            r"kitti, of which the training split has no sample\. It holds 2 of diode, 1 of tum\.",
         ),
         ((("val", 2.0),), "names val"),
         ((("diode", 0.0), ("tum", 0.0)), "leaves nothing to train on"),

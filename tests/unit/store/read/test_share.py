@@ -34,9 +34,8 @@ class Rows:
     def read(self, rows, *, upcoming):
         self.announced.extend(upcoming)
         self.asked.extend(rows.tolist())
-        return SampleBatch(
-            sample_ids=tuple(rows.tolist()), scene_types=(), datasets=(), focal=np.full(len(rows), np.nan), planes={}
-        )
+        focal = np.full(len(rows), np.nan)
+        return SampleBatch(sample_ids=tuple(rows.tolist()), scene_types=(), datasets=(), focal=focal, planes={})
 
 
 def shares(reader, position, batch, num_workers):

@@ -72,8 +72,10 @@ def test_a_group_without_counts_can_be_drawn():
 def test_more_groups_than_colours_differ_in_their_lines():
     count = 2 * len(GROUP_COLOURS)
     svg = draw({f"group {k}": COUNTS for k in range(count)})
-    lines = set(re.findall(r'style="fill: none; (stroke: #[^"]*)"', svg))
-    styles = {line for line in lines if any(colour in line for colour in GROUP_COLOURS)}
+    styles = {
+        style for style in re.findall(r'style="(fill: none;[^"]*)"', svg) if any(c in style for c in GROUP_COLOURS)
+    }
+    styles = {style for style in styles if "stroke-width: 1.4" in style and "linejoin" in style}
     assert len(styles) == count
 
 

@@ -4,6 +4,7 @@ The definitions are those of Eigen et al. 2014 (arXiv:1406.2283), section 4, and
 (`metrics.py`); `silog` is the KITTI leaderboard's (x 100). Invalid pixels never reach arithmetic.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 
 import numpy as np
@@ -89,6 +90,15 @@ def _metrics_of_pixels(pred: np.ndarray, gt: np.ndarray) -> dict[str, float]:
     for power in (1, 2, 3):
         values[f"delta{power}"] = np.mean(ratio < 1.25**power)
     return {name: float(value) for name, value in values.items()}
+
+
+def dataset_groups(datasets: Iterable[str]) -> dict[str, str]:
+    """Returns the group of metrics of each data set, such as dataset tum, or none if there is only one data set.
+
+    MLflow accepts the groups in names of metrics: any other character of a data set's name becomes _.
+    """
+    names = sorted(set(datasets))
+    return {name: f"dataset {re.sub(r'[^a-zA-Z0-9_.-]', '_', name)}" for name in names} if len(names) > 1 else {}
 
 
 def mean_over_images(images: Iterable[Mapping[str, float]]) -> dict[str, float]:

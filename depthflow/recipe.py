@@ -131,6 +131,9 @@ class Recipe:
     with an error of at most N / 256 of the summed magnitudes. A single worker sends nothing."""
     epochs: int = 60
     """Passes over the training split."""
+    dataset_weights: tuple[tuple[str, float], ...] = ()
+    """Names of data sets of the store, each with its weight: tum 3 kitti 0.5. An epoch then draws each data set in
+    proportion to its weight, and as many samples as without weights. 0 leaves one out; those not named have 1."""
     global_batch_size: int = 32
     """Images per step over all workers."""
     seed: int = 0
@@ -146,6 +149,7 @@ class Recipe:
         self._check_loss()
         self._check_camera()
         self._check_augmentation()
+        self._check_dataset_weights()
         self._check_optimizer()
 
     def _require(self, field: str, condition: bool, rule: str) -> None:
@@ -206,6 +210,13 @@ class Recipe:
         require_known(augment=(names, AUGMENTATIONS))
         valid = len(names) == len(set(names)) and all(0 < amount <= 1 for _, amount in self.augment)
         self._require("augment", valid, "takes names, each once, with amounts above 0 and up to 1: gamma 0.3")
+
+    def _check_dataset_weights(self) -> None:
+        names = [name for name, _ in self.dataset_weights]
+        valid = len(names) == len(set(names)) and all(0 <= weight < math.inf for _, weight in self.dataset_weights)
+        self._require(
+            "dataset_weights", valid, "takes data sets, each once, with weights of at least 0: tum 3 kitti 0.5"
+        )
 
     def _check_optimizer(self) -> None:
         self._require("learning_rate", self.learning_rate > 0, "must be positive")

@@ -1,12 +1,17 @@
 """Stores made in this process, without Ray."""
 
 import contextlib
+import json
+from dataclasses import replace
+from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import xxhash
 
 from depthflow.datasets import diode
 from depthflow.datasets.archive import archive_identity, is_archive
+from depthflow.datasets.frame_table import frame_table, frames_of
 from depthflow.datasets.layouts import find_frames
 from depthflow.datasets.listing import list_tree
 from depthflow.storage.files import open_files
@@ -44,10 +49,15 @@ def list_source(location, splits, files):
     return read_archive(location, identity, splits, files)
 
 
-def make_store(config):
-    """What preprocess.py does, archives included, without its lock and without Ray."""
+def make_store(config, *, change=lambda frame: frame):
+    """What preprocess.py does, archives included, without its lock and without Ray.
+
+    Args:
+        change: Returns the frame to store instead of one that was listed.
+    """
     files, splits, layout = open_files(config.out), config.source_splits, sample_layout(config)
     listed = [list_source(location, splits, files) for location in config.source]
+    listed = [replace(source, frames=frame_table(map(change, frames_of(source.frames)))) for source in listed]
     plans, segments = plan_staging(plan_shards(config, listed), listed, files)
     for segment in segments:
         stage_segment(segment, files=files, layout=layout, watch=unwatched)
@@ -78,7 +88,8 @@ def write_index(root, rows, *, height, width):
     for split in sorted({row["split"] for row in rows}):
         path = f"split={split}/part-00000.parquet"
         files.write(path, b"")
-        mine = [{**dict.fromkeys(INDEX_SCHEMA.names), **row} for row in rows if row["split"] == split]
+        blank = {**dict.fromkeys(INDEX_SCHEMA.names), "dataset": "diode"}
+        mine = [{**blank, **row} for row in rows if row["split"] == split]
         table = pa.Table.from_pylist(mine, schema=ROW_SCHEMA.append(SECONDS_FIELD))
         rejects = pa.Table.from_pylist([], schema=REJECT_SCHEMA)
         records.append(
@@ -92,3 +103,25 @@ def write_index(root, rows, *, height, width):
         origin={"sources": [], "archives": []},
     )
     return open_store(str(root))
+
+
+def as_before_datasets(root):
+    """Rewrites a store as it was written before samples had a data set: without the column in shards and index."""
+    root = Path(root)
+    manifest = json.loads((root / "manifest.json").read_text())
+    for shard in manifest["shards"]:
+        path = root / shard["path"]
+        before = pq.ParquetFile(path, memory_map=False)
+        schema = before.schema_arrow.remove(before.schema_arrow.get_field_index("dataset"))
+        content = pa.BufferOutputStream()
+        with pq.ParquetWriter(content, schema, compression="none", use_dictionary=False) as writer:
+            for number in range(before.num_row_groups):
+                writer.write_table(before.read_row_group(number).select(schema.names).cast(schema))
+            rejects = before.metadata.metadata[b"depthflow.rejects"].decode()
+            writer.add_key_value_metadata({"depthflow.rejects": rejects})
+        path.write_bytes(written := content.getvalue().to_pybytes())
+        shard |= {"bytes": len(written), "xxh3_128": xxhash.xxh3_128_hexdigest(written)}
+    index = root / "index.parquet"
+    pq.write_table(pq.read_table(index).drop_columns(["dataset"]), index)
+    manifest["tables"]["index.parquet"] = xxhash.xxh3_128_hexdigest(index.read_bytes())
+    (root / "manifest.json").write_text(json.dumps(manifest))

@@ -21,6 +21,12 @@ _MEMBER = re.compile(
 _SAMPLE_ID = re.compile(r"(?P<scene>\d{5})_(?P<scan>\d{5})_(?P<scene_type>indoors|outdoor)_\d{3}_\d{3}")
 
 
+def scene_type_of(sample_id: str) -> str:
+    """Returns the scene type that a sample id of DIODE names; of any other id, an empty string."""
+    match = _SAMPLE_ID.fullmatch(sample_id)
+    return match["scene_type"] if match else ""
+
+
 def fits(listing: Listing) -> bool:
     """Returns whether any file has the name of one of DIODE's depth maps or masks."""
     endings = MEMBER_SUFFIXES["depth"], MEMBER_SUFFIXES["mask"]

@@ -62,7 +62,10 @@ _FRAMES_AT_ONCE = 2**14
 
 
 def frame_table(frames: Iterable[Frame]) -> pa.Table:
-    """Returns frames as rows of `FRAME_SCHEMA`; those that lack a file are marked as rejects."""
+    """Returns frames as rows of `FRAME_SCHEMA`; those that lack a file are marked as rejects.
+
+    A scan without a name gets that of its scene, and a scene that of its data set.
+    """
     return pa.Table.from_batches(_batches(iter(frames)), FRAME_SCHEMA)
 
 
@@ -106,8 +109,12 @@ def _row(frame: Frame) -> dict[str, Any]:
     reason, problem = frame.reason, frame.problem
     if missing and not reason:
         reason, problem = "missing_member", f"there is no {' and no '.join(missing)} file"
+    named = (
+        {} if reason else {"scene": frame.scene or frame.dataset, "scan": frame.scan or frame.scene or frame.dataset}
+    )
     return {
         **{name: getattr(frame, name) for name in (*_TEXTS, "time_s", "pose")},
+        **named,
         **{MEMBER_COLUMNS[member]: place.encode("utf-8", "surrogateescape") for member, place in frame.members.items()},
         **{column: getattr(frame.encoding, name) for name, column in ENCODING_COLUMNS.items()},
         **{column: getattr(frame.camera, name, None) for name, column in CAMERA_COLUMNS.items()},

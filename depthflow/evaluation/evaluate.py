@@ -18,7 +18,7 @@ from depthflow.errors import unwrapped
 from depthflow.evaluation.breakdown import Breakdown, total
 from depthflow.evaluation.protocols import Protocol, check_output, rows_of
 from depthflow.evaluation.worker import Evaluated, EvaluationWorker
-from depthflow.metrics import mean_over_images
+from depthflow.metrics import dataset_groups, mean_over_images
 from depthflow.models.interface import LoadableModel, LoadPredictor, Output
 from depthflow.observability.gauges import StageGauges
 from depthflow.observability.progress import ProgressLine
@@ -39,10 +39,10 @@ class Evaluation:
         protocol: Name of the protocol.
         fingerprint: Fingerprint of the store.
         split: Split that was evaluated.
-        images: One row per image, sorted by id: row, sample_id, scene_type, the metrics, and pred_min and pred_max over
-            all pixels of the prediction before any alignment.
+        images: One row per image, sorted by id: row, sample_id, scene_type, dataset, the metrics, and pred_min and
+            pred_max over all pixels of the prediction before any alignment.
         output: What the model predicts.
-        breakdowns: Scene type to the errors by depth and by distance to a depth edge.
+        breakdowns: Each of `image_groups` to the errors by depth and by distance to a depth edge.
         image_ms: Milliseconds per predicted image, resizing included: the median over batches, without the first batch
             of each process; None if there was no other.
     """
@@ -62,11 +62,9 @@ class Evaluation:
 
     @property
     def metrics(self) -> dict[str, dict[str, float]]:
-        """Metrics over all images and over each scene type; NaN for a scene type without images."""
-        groups = {"all": self.images}
-        for scene_type in SCENE_TYPES:
-            groups[scene_type] = tuple(image for image in self.images if image["scene_type"] == scene_type)
-        return {name: mean_over_images(images) for name, images in groups.items()}
+        """Metrics over all images and over each of `image_groups`; NaN for a scene type without images."""
+        groups = {name: [self.images[k] for k in places] for name, places in image_groups(self.images).items()}
+        return {name: mean_over_images(images) for name, images in {"all": self.images, **groups}.items()}
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -87,6 +85,21 @@ class Evaluation:
         if (high <= low).all():
             found.append("every predicted map is flat")
         return tuple(found)
+
+
+def image_groups(images: Sequence[Mapping[str, Any]]) -> dict[str, list[int]]:
+    """Returns the places of the images of each scene type and, if there are several, of each data set.
+
+    Args:
+        images: See `Evaluation`.
+    """
+    of_dataset = dataset_groups(image["dataset"] for image in images)
+    groups: dict[str, list[int]] = {name: [] for name in (*SCENE_TYPES, *of_dataset.values())}
+    for place, image in enumerate(images):
+        for name in (image["scene_type"], of_dataset.get(image["dataset"])):
+            if name in groups:
+                groups[name].append(place)
+    return groups
 
 
 def evaluate_models(
@@ -222,8 +235,8 @@ class Evaluator:
             images=tuple(row for row, _ in images),
             output=output,
             breakdowns={
-                scene_type: total(breakdown for row, breakdown in images if row["scene_type"] == scene_type)
-                for scene_type in SCENE_TYPES
+                name: total(images[place][1] for place in places)
+                for name, places in image_groups([row for row, _ in images]).items()
             },
             image_ms=median(image_ms) if image_ms else None,
         )

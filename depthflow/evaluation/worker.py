@@ -72,6 +72,7 @@ class EvaluationWorker:
                         "row": row,
                         "sample_id": batch.sample_ids[k],
                         "scene_type": batch.scene_types[k],
+                        "dataset": batch.datasets[k],
                         "pred_min": float(pred[k].min()),
                         "pred_max": float(pred[k].max()),
                         **image_metrics(depth_pred=depth_m[k], depth_gt=truth.depth_gt, valid_mask=truth.mask),

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from depthflow.datasets.frames import SCENE_TYPES
 from depthflow.errors import RegistryError
 
 PRIMARY_METRIC = "abs_rel"
@@ -22,7 +23,7 @@ class Candidate:
     Attributes:
         label: Name for the reasons, such as version 3.
         protocol, fingerprint, samples: What the metrics were computed with.
-        metrics: "all" or scene type to metrics.
+        metrics: "all", scene type, or group of a data set (not judged) to metrics.
         errors: Sample ID to abs_rel; NaN for an image without a counted pixel.
         problems: Reasons not to use its predictions.
         image_ms: Milliseconds per predicted image; None if its speed does not count.
@@ -155,7 +156,7 @@ def _check_comparable(challenger: Candidate, champion: Candidate) -> None:
 def _worse_scene_types(challenger: Candidate, champion: Candidate, *, tolerance: float) -> list[str]:
     """Returns a reason for each scene type on which the challenger exceeds the tolerance."""
     reasons = []
-    for scene_type in sorted(challenger.metrics.keys() - {"all"}):
+    for scene_type in (name for name in SCENE_TYPES if name in challenger.metrics):
         ours, theirs = (c.metrics[scene_type][PRIMARY_METRIC] for c in (challenger, champion))
         if not math.isnan(theirs) and not ours <= theirs * (1 + tolerance):
             allowed = f"more than {tolerance:.1%} over {theirs:.4f}"

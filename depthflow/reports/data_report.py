@@ -6,11 +6,12 @@ import numpy as np
 
 from depthflow.datasets.catalogue import Accounting, Count, Place
 from depthflow.reports import data_sections as sections
+from depthflow.reports.catalogue_section import catalogue_counts
 from depthflow.reports.page import Page, Picture
 from depthflow.reports.panels import DepthMap, sample_panel
 from depthflow.reports.survey import Row, depth_histogram, drawn_samples, oddities, sample_rows
 from depthflow.store.read.reader import SplitReader
-from depthflow.store.schema import PLANE_DTYPES
+from depthflow.store.schema import FIRST_DATASET, PLANE_DTYPES
 from depthflow.store.store import ACCOUNTING, SampleStore
 
 REPORT = "report.html"
@@ -35,6 +36,7 @@ def write_report(store: SampleStore, progress: Callable[[int, int], None] = lamb
     rows, rejects = sample_rows(store), store.rejects.to_pylist()
     histogram = depth_histogram(store, rows, limit=MAX_SURVEYED, progress=progress)
     odd, drawn = oddities(rows), drawn_samples(rows, wanted=SAMPLES_DRAWN)
+    any_diode = FIRST_DATASET in histogram.by_dataset
     page = Page(
         title="Data report",
         subtitle=store.files.root,
@@ -43,11 +45,12 @@ def write_report(store: SampleStore, progress: Callable[[int, int], None] = lamb
             sections.overview(store.manifest),
             sections.shown(_panels(store, drawn)),
             sections.depths(rows, histogram),
+            *sections.datasets(rows, histogram),
             sections.fractions(rows),
             sections.refused(rejects),
             sections.oddest(odd, _panels(store, [oddity.row for oddity in odd[:ODDEST_DRAWN]])),
             sections.slowest(rows),
-            sections.catalogue_counts(store.manifest, read_accounting(store), rows, rejects),
+            *([catalogue_counts(store.manifest, read_accounting(store), rows, rejects)] if any_diode else []),
         ],
     )
     store.files.write(REPORT, page.to_html().encode())

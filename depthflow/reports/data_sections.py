@@ -1,14 +1,11 @@
 """The sections of the data report, made of a store's tables and of what `survey` says of its samples."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from operator import itemgetter
 from typing import Any
 
 import numpy as np
 
-from depthflow.datasets.catalogue import Accounting
-from depthflow.datasets.frames import SCENE_TYPES
 from depthflow.reports.page import Details, Facts, Gallery, Part, Picture, Section, Table
 from depthflow.reports.plots import draw_histograms
 from depthflow.reports.survey import (
@@ -18,9 +15,9 @@ from depthflow.reports.survey import (
     DepthHistogram,
     Oddity,
     Row,
-    by_scene_type,
     grouped,
     implausible_depths,
+    values_by,
 )
 
 MAX_REJECTS_LISTED = 1000
@@ -28,10 +25,9 @@ SLOWEST_LISTED = 10
 ODDEST_LISTED = 12
 ODD_Z = 3.5
 """From this |z| on, Iglewicz and Hoaglin call a value an outlier."""
-UNNAMED = "(name not DIODE's)"
-"""The scene type of an input that has none."""
 FRACTION_BINS = 40
 PERCENTILES = {"least": 0, "1%": 1, "5%": 5, "median": 50, "95%": 95, "99%": 99, "greatest": 100}
+GROUP_NAMES = {"scene_type": "scene type", "dataset": "data set"}
 FIGURE_NAMES = {
     "depth_min_m": "least depth",
     "depth_median_m": "median depth",
@@ -74,86 +70,52 @@ def overview(manifest: Mapping[str, Any]) -> Section:
     )
 
 
-def catalogue_counts(
-    manifest: Mapping[str, Any], accounting: Accounting, rows: Sequence[Row], rejects: Sequence[Mapping[str, Any]]
-) -> Section:
-    """Expected, found, stored and refused, by split and scene type and then by scan."""
-    drawn_from = manifest["config"]["resplit"]
-    stored = Counter((drawn_from or row["split"], row["scene_type"]) for row in rows)
-    refused = Counter((drawn_from or row["split"], _scene_type(row["sample_id"])) for row in rejects)
-    lines = [
-        (*total.place[:2], *total.figures().values(), stored[total.place[:2]], refused[total.place[:2]])
-        for total in accounting.scene_types
-    ]
-    unnamed = [((split, kind), count) for (split, kind), count in sorted(refused.items()) if kind == UNNAMED]
-    lines += [(*place, *[None] * 5, 0, count) for place, count in unnamed]
-    numbers = ("expected", "found", "missing", "extra", "doubled", "stored", "rejected")
-    parts: list[Part] = [
-        _verdict(accounting),
-        Table(columns={"split": "", "scene type": "", **dict.fromkeys(numbers, ",d")}, rows=lines),
-        "Expected is what DIODE's catalogue lists for train, scan by scan, and what the published archive holds of "
-        "val. Found are distinct ids with DIODE's names and all three files; what lacks one is rejected.",
-    ]
-    if drawn_from:
-        parts.append(
-            f"The stored splits were drawn anew from the source's {drawn_from} (--resplit): train and val are counted "
-            "together here, and samples of a split that was not asked for are neither stored nor rejected."
-        )
-    return Section(heading="Counts against the catalogue", parts=[*parts, *_scan_counts(accounting)])
-
-
-def _verdict(accounting: Accounting) -> str:
-    """Whether this is DIODE, in a sentence."""
-    found = sum(scan.found for scan in accounting.scans)
-    expected = sum(total.expected or 0 for total in accounting.scene_types)
-    splits = " and ".join(accounting.splits)
-    if not accounting.is_diode:
-        return f"This is not DIODE, as the names of its scans say, so nothing is expected: {found:,} samples found."
-    if accounting.is_complete:
-        return f"DIODE's {splits}, complete: no sample is missing."
-    return f"A part of DIODE's {splits}: {found:,} of {expected:,} samples."
-
-
-def _scan_counts(accounting: Accounting) -> list[Part]:
-    """Every scan that is not as expected, to be opened."""
-    unlike = [scan for scan in accounting.scans if scan.missing or scan.extra or scan.doubled]
-    if not unlike:
-        return ["Every scan that is judged holds what is expected, and no id twice."] if accounting.is_diode else []
-    columns = dict.fromkeys(("expected", "found", "missing", "extra", "doubled"), ",d")
-    table = Table(
-        columns={**dict.fromkeys(("split", "scene type", "scene", "scan"), ""), **columns},
-        rows=[(*scan.place, *scan.figures().values()) for scan in unlike],
-    )
-    return [Details(summary=f"{len(unlike):,} scans with samples missing, extra or doubled", parts=[table])]
-
-
 def depths(rows: Sequence[Row], histogram: DepthHistogram) -> Section:
     """Which depths occur, by scene type."""
+    warning = filter(None, [implausible_depths(rows)])
+    return Section(heading="Depth", parts=[*warning, *_depth_parts(rows, histogram, histogram.counts, "scene_type")])
+
+
+def datasets(rows: Sequence[Row], histogram: DepthHistogram) -> list[Section]:
+    """How many samples and which depths each data set has; nothing if there is one data set."""
+    if len(histogram.by_dataset) < 2:
+        return []
+    lines = [
+        (*place, len(grouped(inside, "scene")), len(inside))
+        for place, inside in grouped(rows, "dataset", "split", "scene_type").items()
+    ]
+    columns = {"data set": "", "split": "", "scene type": "", "scenes": ",d", "samples": ",d"}
+    by_depth = _depth_parts(rows, histogram, histogram.by_dataset, "dataset")
+    return [Section(heading="Data sets", parts=[Table(columns=columns, rows=lines), *by_depth])]
+
+
+def _depth_parts(
+    rows: Sequence[Row], histogram: DepthHistogram, counts: Mapping[str, np.ndarray], column: str
+) -> list[Part]:
+    """The histogram and the percentiles of depth by a column."""
     chart = draw_histograms(
-        histogram.edges_m, histogram.counts, x_label="depth, m", y_label="share of valid pixels", x_axis="logarithmic"
+        histogram.edges_m, counts, x_label="depth, m", y_label="share of valid pixels", x_axis="logarithmic"
     )
     read = f"all {histogram.samples:,}" if histogram.samples == len(rows) else f"{histogram.samples:,} evenly spaced"
-    pixels = ", ".join(f"{scene_type} {counts.sum():,}" for scene_type, counts in histogram.counts.items())
+    pixels = ", ".join(f"{name} {of_name.sum():,}" for name, of_name in counts.items())
     caption = (
-        f"Valid pixels of {read} samples ({pixels}), as shares of their scene type. The bins are evenly spaced in the "
-        "logarithm; depths beyond the axis are counted in the outermost bins."
+        f"Valid pixels of {read} samples ({pixels}), as shares of their {GROUP_NAMES[column]}. The bins are evenly "
+        "spaced in the logarithm; depths beyond the axis are counted in the outermost bins."
     )
-    alt = f"Histogram of depth by scene type, {histogram.edges_m[0]:.2g} to {histogram.edges_m[-1]:.3g} metres"
-    return Section(
-        heading="Depth",
-        parts=[
-            *filter(None, [implausible_depths(rows)]),
-            Gallery(pictures=[Picture(image=chart, alt=alt, caption=caption)]),
-            _percentiles(rows, "_m", ".2f", caption="A sample's least, median and greatest depth, in metres"),
-        ],
-    )
+    limits = f"{histogram.edges_m[0]:.2g} to {histogram.edges_m[-1]:.3g} metres"
+    alt = f"Histogram of depth by {GROUP_NAMES[column]}, {limits}"
+    percentiles_of = "A sample's least, median and greatest depth, in metres"
+    return [
+        Gallery(pictures=[Picture(image=chart, alt=alt, caption=caption)]),
+        _percentiles(rows, "_m", ".2f", caption=percentiles_of, column=column),
+    ]
 
 
 def fractions(rows: Sequence[Row]) -> Section:
     """How much of a picture is valid, and how much of it lies beside a depth edge."""
     pictures = []
     for column in ("valid_fraction", "edge_fraction"):
-        values = by_scene_type(rows, column)
+        values = values_by(rows, "scene_type", column)
         greatest = 1.0 if column == "valid_fraction" else max(0.01, *(of_type.max() for of_type in values.values()))
         edges = np.linspace(0.0, greatest, FRACTION_BINS + 1)
         counts = {scene_type: np.histogram(of_type, bins=edges)[0] for scene_type, of_type in values.items()}
@@ -171,15 +133,15 @@ def fractions(rows: Sequence[Row]) -> Section:
     )
 
 
-def _percentiles(rows: Sequence[Row], suffix: str, spec: str, *, caption: str) -> Table:
-    """Percentiles over samples of the figures whose column ends so."""
+def _percentiles(rows: Sequence[Row], suffix: str, spec: str, *, caption: str, column: str = "scene_type") -> Table:
+    """Percentiles over samples of the figures whose names end so, by a column."""
     lines = [
-        (name, scene_type, *np.percentile(values, list(PERCENTILES.values())))
-        for column, name in FIGURE_NAMES.items()
-        if column.endswith(suffix)
-        for scene_type, values in by_scene_type(rows, column).items()
+        (title, name, *np.percentile(values, list(PERCENTILES.values())))
+        for figure, title in FIGURE_NAMES.items()
+        if figure.endswith(suffix)
+        for name, values in values_by(rows, column, figure).items()
     ]
-    columns = {"figure": "", "scene type": "", **dict.fromkeys(PERCENTILES, spec)}
+    columns = {"figure": "", GROUP_NAMES[column]: "", **dict.fromkeys(PERCENTILES, spec)}
     return Table(columns=columns, rows=lines, caption=caption)
 
 
@@ -213,8 +175,8 @@ def shown(panels: Sequence[Picture]) -> Section:
         panels: of `survey.drawn_samples`.
     """
     text = (
-        f"{len(panels)} samples, alike many of each split and scene type, evenly spaced by id, at the stored size. The "
-        "colours of the depth reach from its 1st to its 99th percentile."
+        f"{len(panels)} samples, alike many of each split, scene type and data set, evenly spaced by id, at the stored "
+        "size. The colours of the depth reach from its 1st to its 99th percentile."
     )
     return Section(heading="Samples", parts=[text, Gallery(pictures=panels)])
 
@@ -239,7 +201,7 @@ def slowest(rows: Sequence[Row]) -> Section:
 
 
 def oddest(ranked: Sequence[Oddity], panels: Sequence[Picture]) -> Section:
-    """Which samples differ most from their scene type.
+    """Which samples differ most from those of their data set and scene type.
 
     Args:
         ranked: of `survey.oddities`.
@@ -263,10 +225,11 @@ def oddest(ranked: Sequence[Oddity], panels: Sequence[Picture]) -> Section:
     return Section(
         heading="Oddest samples",
         parts=[
-            f"By the greatest |z| among {', '.join(names)} and {last}, each against its scene type: z = (x − median) / "
-            f"max({NORMAL_SCALE} MAD, {LEAST_SCALE}), where MAD is the median absolute deviation and a depth counts as "
-            f"its natural logarithm. {outliers:,} of {len(ranked):,} samples have |z| > {ODD_Z}, from where Iglewicz "
-            "and Hoaglin (1993) speak of outliers. Odd is not wrong: the pictures tell.",
+            f"By the greatest |z| among {', '.join(names)} and {last}, each against the samples of its data set and "
+            f"scene type: z = (x − median) / max({NORMAL_SCALE} MAD, {LEAST_SCALE}), where MAD is the median absolute "
+            f"deviation and a depth counts as its natural logarithm. {outliers:,} of {len(ranked):,} samples have "
+            f"|z| > {ODD_Z}, from where Iglewicz and Hoaglin (1993) speak of outliers. Odd is not wrong: the pictures "
+            "tell.",
             table,
             Gallery(pictures=panels),
         ],
@@ -279,12 +242,6 @@ def _identity(row: Row) -> tuple[str, str, str]:
 
 def _figure(column: str, value: float) -> str:
     return f"{value:.2f} m" if column.endswith("_m") else f"{value:.1%}"
-
-
-def _scene_type(sample_id: str) -> str:
-    """What an id says of its scene type."""
-    parts = sample_id.split("_")
-    return parts[2] if len(parts) == 5 and parts[2] in SCENE_TYPES else UNNAMED
 
 
 def _plain(value: Any) -> Any:

@@ -13,13 +13,14 @@ import pyarrow.csv as pacsv
 
 from depthflow.datasets.frames import SCENE_TYPES
 from depthflow.evaluation.breakdown import DEPTH_EDGES_M, EDGE_DISTANCES_PX, RATIOS, Breakdown
-from depthflow.evaluation.evaluate import Evaluation
+from depthflow.evaluation.evaluate import Evaluation, image_groups
 from depthflow.evaluation.protocols import Protocol
 from depthflow.metrics import METRIC_NAMES, mean_over_images
 from depthflow.reports.evaluation_images import image_sections
 from depthflow.reports.page import Details, Facts, Gallery, Page, Part, Picture, Section, Table
 from depthflow.reports.plots import draw_curves, draw_ranges
 from depthflow.reports.published import published_section
+from depthflow.store.schema import FIRST_DATASET
 from depthflow.store.store import SampleStore
 
 REPORT = "report.html"
@@ -51,6 +52,7 @@ def write_evaluation(
     folder.mkdir(parents=True, exist_ok=True)
     report, table = folder / REPORT, folder / IMAGES
     name, result = next(iter(evaluations.items()))
+    of_diode = result.metrics.get(f"dataset {FIRST_DATASET}", result.metrics["all"])
     images, viewers = image_sections(folder, evaluations, protocol=protocol, store=store, depth_m=depth_m)
     page = Page(
         title="Evaluation",
@@ -58,12 +60,12 @@ def write_evaluation(
         sections=[
             _overview(result, evaluations.get(baseline or ""), protocol=protocol, store=store),
             _metrics(evaluations),
-            _errors(result),
+            *_errors(result),
             *images["worst"],
             _scenes(result, store),
             *images["median"],
             *images["best"],
-            *published_section(result.metrics["all"], protocol=protocol, store=store, split=result.split),
+            *published_section(of_diode, protocol=protocol, store=store, split=result.split),
         ],
     )
     report.write_text(page.to_html())
@@ -103,11 +105,13 @@ def _overview(result: Evaluation, baseline: Evaluation | None, *, protocol: Prot
 
 
 def _metrics(evaluations: Mapping[str, Evaluation]) -> Section:
+    images = next(iter(evaluations.values())).images  # All models have the same ones.
+    counts = {"all": len(images), **{name: len(places) for name, places in image_groups(images).items()}}
+    found = {name: evaluation.metrics for name, evaluation in evaluations.items()}
     rows = [
-        (group, name, sum(group in ("all", image["scene_type"]) for image in evaluation.images), *metrics.values())
-        for group in ("all", *SCENE_TYPES)
-        for name, evaluation in evaluations.items()
-        for metrics in [evaluation.metrics[group]]
+        (group, name, count, *metrics[group].values())
+        for group, count in counts.items()
+        for name, metrics in found.items()
     ]
     columns = {"": "", "model": "", "images": ",d", **dict.fromkeys(METRIC_NAMES, ".4f")}
     return Section(
@@ -120,28 +124,35 @@ def _metrics(evaluations: Mapping[str, Evaluation]) -> Section:
     )
 
 
-def _errors(result: Evaluation) -> Section:
+def _errors(result: Evaluation) -> list[Section]:
+    """By scene type and, if there are several, by data set."""
+    found = {kind: of_kind for kind, of_kind in result.breakdowns.items() if of_kind.images}
+    scene_types = {kind: found.pop(kind) for kind in SCENE_TYPES if kind in found}
+    by_dataset = [_errors_of("Where it errs, by data set", found, kind="data set")] if found else []
+    return [_errors_of("Where it errs", scene_types, kind="scene type"), *by_dataset]
+
+
+def _errors_of(heading: str, groups: Mapping[str, Breakdown], *, kind: str) -> Section:
     """By depth, by distance to an edge, and the curve of delta."""
-    groups = {kind: found for kind, found in result.breakdowns.items() if found.images}
-    by_depth = {kind: _means(found.by_depth) for kind, found in groups.items()}
-    by_edge = {kind: _means(found.by_edge_distance) for kind, found in groups.items()}
+    by_depth = {name: _means(found.by_depth) for name, found in groups.items()}
+    by_edge = {name: _means(found.by_edge_distance) for name, found in groups.items()}
     depth_ranges, edge_ranges = range_names(DEPTH_EDGES_M), ["edge", *range_names(EDGE_DISTANCES_PX)[1:]]
     charts = [
         _range_chart(
-            {kind: means[:, 0] for kind, means in by_depth.items()},
+            {name: means[:, 0] for name, means in by_depth.items()},
             ranges=depth_ranges,
             axes=("true depth, m", "mean relative error"),
             caption="How large the relative error is, by true depth, over all counted pixels of the range.",
         ),
         _range_chart(
-            {kind: means[:, 1] for kind, means in by_depth.items()},
+            {name: means[:, 1] for name, means in by_depth.items()},
             ranges=depth_ranges,
             axes=("true depth, m", "mean signed relative error"),
             caption="Which way it errs: above zero predictions are too far, below too near.",
             zero_line=True,
         ),
         _range_chart(
-            {kind: means[:, 0] for kind, means in by_edge.items()},
+            {name: means[:, 0] for name, means in by_edge.items()},
             ranges=edge_ranges,
             axes=("distance to the nearest depth edge, px", "mean relative error"),
             caption="At edges the laser's depth is least to be trusted, too.",
@@ -149,7 +160,7 @@ def _errors(result: Evaluation) -> Section:
         Picture(
             image=draw_curves(
                 RATIOS,
-                {kind: found.within_ratio / found.images for kind, found in groups.items()},
+                {name: found.within_ratio / found.images for name, found in groups.items()},
                 x_label="greatest ratio between prediction and truth",
                 y_label="share of pixels within it",
                 marks=[1.25, 1.25**2, 1.25**3],
@@ -159,10 +170,10 @@ def _errors(result: Evaluation) -> Section:
         ),
     ]
     return Section(
-        heading="Where it errs",
+        heading=heading,
         parts=[
             Gallery(pictures=charts, side_by_side=True),
-            Details(summary="The same in numbers", parts=[_range_table(groups)]),
+            Details(summary="The same in numbers", parts=[_range_table(groups, kind=kind)]),
         ],
     )
 
@@ -192,29 +203,33 @@ def _means(sums: np.ndarray) -> np.ndarray:
     return np.where(enough, sums[:, 1:] / np.maximum(sums[:, :1], 1), np.nan)
 
 
-def _range_table(groups: Mapping[str, Breakdown]) -> Table:
+def _range_table(groups: Mapping[str, Breakdown], *, kind: str) -> Table:
     rows = []
-    for kind, found in groups.items():
+    for group, found in groups.items():
         for heading, edges, sums in (
             ("depth, m", DEPTH_EDGES_M, found.by_depth),
             ("distance to an edge, px", EDGE_DISTANCES_PX, found.by_edge_distance),
         ):
             means = _means(sums)
-            rows += [(kind, heading, name, int(sums[k, 0]), *means[k]) for k, name in enumerate(range_names(edges))]
-    columns = {"scene type": "", "by": "", "range": "", "pixels": ",d", "relative error": ".3f", "signed": "+.3f"}
+            rows += [(group, heading, name, int(sums[k, 0]), *means[k]) for k, name in enumerate(range_names(edges))]
+    columns = {kind: "", "by": "", "range": "", "pixels": ",d", "relative error": ".3f", "signed": "+.3f"}
     return Table(columns=columns, rows=rows)
 
 
 def _scenes(result: Evaluation, store: SampleStore) -> Section:
     """Every scene's figures, the worst first."""
     names = store.split_index(result.split)["scene"].to_pylist()
-    scenes: dict[tuple[str, str], list[Mapping[str, Any]]] = defaultdict(list)
+    scenes: dict[tuple[str, str, str], list[Mapping[str, Any]]] = defaultdict(list)
     for image in result.images:
-        scenes[image["scene_type"], names[image["row"]]].append(image)
+        scenes[image["dataset"], image["scene_type"], names[image["row"]]].append(image)
+    several = len({dataset for dataset, *_ in scenes}) > 1
     rows = []
-    for (scene_type, scene), images in scenes.items():
+    for place, images in scenes.items():
         figures = mean_over_images(images)
-        rows.append((scene_type, scene, len(images), *(figures[name] for name in ("abs_rel", "rmse", "delta1"))))
-    rows.sort(key=lambda row: (math.isnan(row[3]), -row[3], row[:2]))
+        rows.append((*place, len(images), *(figures[name] for name in ("abs_rel", "rmse", "delta1"))))
+    rows.sort(key=lambda row: (math.isnan(row[4]), -row[4], row[:3]))
     columns = {"scene type": "", "scene": "", "images": ",d", "abs_rel": ".3f", "rmse, m": ".2f", "delta1": ".3f"}
-    return Section(heading="Scenes, the worst first", parts=[Table(columns=columns, rows=rows)])
+    table = Table(columns={"data set": "", **columns}, rows=rows)
+    if not several:
+        table = Table(columns=columns, rows=[row[1:] for row in rows])
+    return Section(heading="Scenes, the worst first", parts=[table])

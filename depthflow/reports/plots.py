@@ -44,14 +44,11 @@ def draw_histograms(
 
     Args:
         edges: (n + 1,) rising; all > 0 where the axis is logarithmic.
-        groups: label to (n,) counts; at most four.
+        groups: label to (n,) counts.
         x_axis: how the horizontal axis is spaced and labelled; percent takes edges in 0 to 1.
 
     Returns:
         An SVG file.
-
-    Raises:
-        ValueError: if there are more groups than colours.
     """
     figure, axis = _chart(x_label, y_label)
     for (label, counts), colour, line, _ in _styled(groups):
@@ -83,14 +80,11 @@ def draw_ranges(
 
     Args:
         labels: n names of ranges.
-        groups: label to (n,) shares; NaN where a range holds nothing. At most four.
+        groups: label to (n,) shares; NaN where a range holds nothing.
         zero_line: whether shares may be negative, and 0 is marked.
 
     Returns:
         An SVG file.
-
-    Raises:
-        ValueError: if there are more groups than colours.
     """
     figure, axis = _chart(x_label, y_label)
     places = np.arange(len(labels))
@@ -113,14 +107,11 @@ def draw_curves(
 
     Args:
         x: (n,) rising.
-        groups: label to (n,) shares; at most four.
+        groups: label to (n,) shares.
         marks: places on the axis that a thin line marks.
 
     Returns:
         An SVG file.
-
-    Raises:
-        ValueError: if there are more groups than colours.
     """
     figure, axis = _chart(x_label, y_label)
     for (label, values), colour, line, _ in _styled(groups):
@@ -145,10 +136,13 @@ def _chart(x_label: str, y_label: str) -> tuple[Figure, Axes]:
 
 
 def _styled(groups: Mapping[str, np.ndarray]) -> list[tuple[tuple[str, np.ndarray], str, str, str]]:
-    """Each group with its colour, line and marker."""
-    count = len(groups)
-    styles = (GROUP_COLOURS[:count], GROUP_LINES[:count], GROUP_MARKERS[:count])
-    return list(zip(groups.items(), *styles, strict=True))
+    """Each group with its colour, line and marker; after four groups the lines are shifted against the colours."""
+    kinds = len(GROUP_COLOURS)
+    places = [(k % kinds, (k + k // kinds) % kinds) for k in range(len(groups))]
+    return [
+        (group, GROUP_COLOURS[colour], GROUP_LINES[shape], GROUP_MARKERS[shape])
+        for group, (colour, shape) in zip(groups.items(), places, strict=True)
+    ]
 
 
 def _to_svg(figure: Figure) -> bytes:

@@ -32,22 +32,24 @@ class DepthHistogram:
     Attributes:
         edges_m: (DEPTH_BINS + 1,) metres, evenly spaced in the logarithm.
         counts: scene type to (DEPTH_BINS,) pixels; a depth beyond the edges is counted in the outermost bin.
+        by_dataset: the same by data set.
         samples: how many were read.
     """
 
     edges_m: np.ndarray
     counts: dict[str, np.ndarray]
+    by_dataset: dict[str, np.ndarray]
     samples: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class Oddity:
-    """The figure in which a sample differs most from its scene type.
+    """The figure in which a sample differs most from its data set's samples of its scene type.
 
     Attributes:
         row: the sample's.
         figure: one of `ODD_FIGURES`.
-        typical: the scene type's median of it.
+        typical: their median of it.
         z: the sample's `robust_z` in it, of a depth's natural log and of a fraction as it is.
     """
 
@@ -71,10 +73,9 @@ def grouped(rows: Sequence[Row], *columns: str) -> dict[tuple[Any, ...], list[Ro
     return dict(sorted(groups.items()))
 
 
-def by_scene_type(rows: Sequence[Row], column: str) -> dict[str, np.ndarray]:
-    """The values of one column, by scene type."""
-    groups = grouped(rows, "scene_type")
-    return {scene_type: np.array([row[column] for row in group]) for (scene_type,), group in groups.items()}
+def values_by(rows: Sequence[Row], group: str, column: str) -> dict[str, np.ndarray]:
+    """The values of one column, by those of another, such as scene_type or dataset."""
+    return {name: np.array([row[column] for row in inside]) for (name,), inside in grouped(rows, group).items()}
 
 
 def evenly_spaced(count: int, wanted: int) -> np.ndarray:
@@ -84,12 +85,12 @@ def evenly_spaced(count: int, wanted: int) -> np.ndarray:
 
 
 def drawn_samples(rows: Sequence[Row], *, wanted: int) -> list[Row]:
-    """Some samples, alike many of each split and scene type, evenly spaced by id: no chance is involved.
+    """Some samples, alike many of each split, scene type and data set, evenly spaced by id: no chance is involved.
 
     Args:
         wanted: how many, if there are as many. What a small group cannot give, the others do.
     """
-    groups = list(grouped(rows, "split", "scene_type").values())
+    groups = list(grouped(rows, "split", "scene_type", "dataset").values())
     quotas = [0] * len(groups)
     for _ in range(min(wanted, len(rows))):
         unspent = [k for k, group in enumerate(groups) if quotas[k] < len(group)]
@@ -104,7 +105,7 @@ def drawn_samples(rows: Sequence[Row], *, wanted: int) -> list[Row]:
 def depth_histogram(
     store: SampleStore, rows: Sequence[Row], *, limit: int, progress: Callable[[int, int], None]
 ) -> DepthHistogram:
-    """Counts the stored depths by scene type.
+    """Counts the stored depths by scene type and by data set.
 
     Args:
         rows: of `sample_rows`.
@@ -112,19 +113,25 @@ def depth_histogram(
         progress: called with (done, in all).
     """
     low, high = _log_depth_range(rows)
-    counts = {scene_type: np.zeros(DEPTH_BINS, np.int64) for (scene_type,) in grouped(rows, "scene_type")}
+    counts, by_dataset = (
+        {name: np.zeros(DEPTH_BINS, np.int64) for (name,) in grouped(rows, column)}
+        for column in ("scene_type", "dataset")
+    )
     read = [rows[k] for k in evenly_spaced(len(rows), limit)]
     done = 0
     for (split,), of_split in grouped(read, "split").items():
         reader = SplitReader(store, split, planes=("log_depth", "valid_mask"), cache_bytes=0)
         for start in range(0, len(of_split), BATCH_SIZE):
             batch = reader.read([row["position"] for row in of_split[start : start + BATCH_SIZE]])
-            for k, scene_type in enumerate(batch.scene_types):
+            for k, (scene_type, dataset) in enumerate(zip(batch.scene_types, batch.datasets, strict=True)):
                 values = np.clip(batch.log_depth[k][batch.valid_mask[k]], low, high)
-                counts[scene_type] += np.histogram(values, bins=DEPTH_BINS, range=(low, high))[0]
+                found = np.histogram(values, bins=DEPTH_BINS, range=(low, high))[0]
+                counts[scene_type] += found
+                by_dataset[dataset] += found
             done += len(batch.sample_ids)
             progress(done, len(read))
-    return DepthHistogram(edges_m=np.exp(np.linspace(low, high, DEPTH_BINS + 1)), counts=counts, samples=done)
+    edges_m = np.exp(np.linspace(low, high, DEPTH_BINS + 1))
+    return DepthHistogram(edges_m=edges_m, counts=counts, by_dataset=by_dataset, samples=done)
 
 
 def implausible_depths(rows: Sequence[Row]) -> str:
@@ -180,7 +187,7 @@ def robust_z(values: np.ndarray) -> np.ndarray:
 def oddities(rows: Sequence[Row]) -> list[Oddity]:
     """Every sample with what is oddest about it, the oddest sample first."""
     found = []
-    for group in grouped(rows, "scene_type").values():
+    for group in grouped(rows, "scene_type", "dataset").values():
         figures = np.array([[row[name] for name in ODD_FIGURES] for row in group], np.float64)
         is_depth = [name.endswith("_m") for name in ODD_FIGURES]
         compared = np.log(figures, where=is_depth, out=figures.copy())

@@ -12,7 +12,11 @@ import pyarrow as pa
 PLANE_DTYPES = {"rgb": np.uint8, "log_depth": np.float32, "valid_mask": np.bool_, "edge_mask": np.bool_}
 """Element type of each plane; a bool is one byte, 0 or 1."""
 
-IDENTITY_FIELDS = tuple(pa.field(name, pa.string()) for name in ("sample_id", "split", "scene_type", "scene", "scan"))
+IDENTITY_FIELDS = tuple(
+    pa.field(name, pa.string()) for name in ("sample_id", "split", "scene_type", "scene", "scan", "dataset")
+)
+FIRST_DATASET = "diode"
+"""The data set of every sample of a store that was written before stores had the column."""
 
 FIGURE_FIELDS = (
     pa.field("source_height", pa.int32()),
@@ -48,6 +52,14 @@ REJECT_SCHEMA = pa.schema(
     [pa.field(name, pa.string()) for name in ("sample_id", "split", "source", "reason", "message")]
 )
 """rejects.parquet: one row per rejected input."""
+
+
+def with_dataset(table: pa.Table) -> pa.Table:
+    """Returns the table with the column `dataset`, which older stores lack."""
+    if "dataset" in table.column_names:
+        return table
+    place = ROW_SCHEMA.get_field_index("dataset")
+    return table.add_column(place, ROW_SCHEMA.field(place), pa.array([FIRST_DATASET] * table.num_rows, pa.string()))
 
 
 def plane_shape(name: str, *, height: int, width: int) -> tuple[int, ...]:

@@ -17,13 +17,13 @@ from depthflow.datasets.camera import focal_px_of_fov, relative_focal
 from depthflow.errors import StoreError
 from depthflow.storage.files import StoreFiles, open_files
 from depthflow.store.manifest import parse_manifest
-from depthflow.store.schema import INDEX_SCHEMA, REJECT_SCHEMA
+from depthflow.store.schema import INDEX_SCHEMA, REJECT_SCHEMA, with_dataset
 
 MANIFEST = "manifest.json"
 INDEX = "index.parquet"
 REJECTS = "rejects.parquet"
 ACCOUNTING = "accounting.parquet"
-INDEX_KEYS = ("sample_id", "split", "scene_type", "shard", "row")
+INDEX_KEYS = ("sample_id", "split", "scene_type", "dataset", "shard", "row")
 """Columns of the index that no sample lacks and every reader needs."""
 
 WRITE_AGAIN = f"Or delete {MANIFEST} and run the same preprocess.py command again."
@@ -68,7 +68,7 @@ class SampleStore:
         Raises:
             StoreError: if index.parquet or rejects.parquet is damaged, or either is not what the manifest is about.
         """
-        index, rejects = self.read_table(INDEX), self.rejects
+        index, rejects = with_dataset(self.read_table(INDEX)), self.rejects
         for path, table, schema in ((INDEX, index, INDEX_SCHEMA), (REJECTS, rejects, REJECT_SCHEMA)):
             if not table.schema.equals(schema):
                 raise self._disagreement(path, f"its columns are {', '.join(table.column_names)}")

@@ -49,7 +49,8 @@ def training_batches(
 ) -> Iterator[TrainingBatch]:
     """Yields one worker's part of every batch from a position to the end of its epoch.
 
-    A sample's draws depend on the position's seed and epoch and on the sample id, never on the workers.
+    A sample's draws depend on the position's seed and epoch, on the sample id and on how often the epoch had the sample
+    before, never on the workers.
     """
     share = EpochShare(
         reader,
@@ -57,6 +58,7 @@ def training_batches(
         global_batch_size=recipe.global_batch_size,
         rank=rank,
         num_workers=num_workers,
+        dataset_weights=dict(recipe.dataset_weights),
     )
     for batch in share:
         samples, log_depth = batch.samples, batch.samples.log_depth
@@ -64,11 +66,12 @@ def training_batches(
             log_depth = clip_log_depth(log_depth, samples.valid_mask)
         if recipe.camera == "canonical":
             log_depth = to_canonical(log_depth, samples.focal)
+        keys = [f"{name} again {k}" if k else name for name, k in zip(samples.sample_ids, batch.repeats, strict=True)]
         yield TrainingBatch(
             rgb=samples.rgb,
             log_depth=log_depth,
             valid_mask=samples.valid_mask,
-            draws=draw(recipe, seed=position.seed, epoch=position.epoch, sample_ids=samples.sample_ids),
+            draws=draw(recipe, seed=position.seed, epoch=position.epoch, sample_ids=keys),
             epoch=position.epoch,
             batch_rows=batch.batch_rows,
             next_position=batch.next_position,

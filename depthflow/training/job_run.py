@@ -1,5 +1,6 @@
 """The MLflow run of a job: begun or continued by the driver, and the origin of the version that the job registers."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -7,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 
-from depthflow.datasets.frames import SCENE_TYPES
 from depthflow.models.canonical_camera import ModelCamera
 from depthflow.observability.logs import configure_logging
 from depthflow.observability.safe_text import without_credentials
@@ -79,10 +79,8 @@ def register(
 
 def describe(outcome: TrainingOutcome, recipe: Recipe, *, store: SampleStore) -> str:
     """Returns a version's description: its validation metrics as a table, and where it comes from, in Markdown."""
-    groups = {
-        "all": VAL,
-        **{name: f"{VAL}{name}/" for name in SCENE_TYPES if f"{VAL}{name}/{HEADLINE[0]}" in outcome.metrics},
-    }
+    matches = [re.fullmatch(f"{VAL}(.+)/{HEADLINE[0]}", name) for name in outcome.metrics]
+    groups = {"all": VAL, **{match[1]: f"{VAL}{match[1]}/" for match in matches if match}}
     rows = [
         [group, *(f"{outcome.metrics[prefix + name]:.4g}" for name in HEADLINE)] for group, prefix in groups.items()
     ]

@@ -2,6 +2,7 @@
 
 import threading
 import uuid
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, replace
@@ -20,7 +21,7 @@ from depthflow.recipes import RECIPES
 from depthflow.registry.runs import RunLog
 from depthflow.storage.files import open_files
 from depthflow.storage.lock import HEARTBEAT_S
-from depthflow.store.read.epoch import batch_sizes
+from depthflow.store.read.epoch import batch_sizes, draws_by_weight
 from depthflow.store.store import SampleStore
 from depthflow.training.backend import TensorflowConfig
 from depthflow.training.config import BEST_METRIC, TrainJob
@@ -53,11 +54,14 @@ def sized(recipe: Recipe, store: SampleStore) -> Recipe:
     """Returns the recipe at the store's size, having checked, before anything starts, that it can be trained on it.
 
     Raises:
-        StoreError: if a split is missing, no network takes samples of this size, the recipe has another one, or needs
-            the cameras of all samples and some are unknown.
+        StoreError: if a split is missing, no network takes samples of this size, the recipe has another one, needs the
+            cameras of all samples and some are unknown, or weighs data sets that are not there.
     """
     for split in ("train", "val"):
         _check_cameras(recipe, store, split)
+    if recipe.dataset_weights:
+        sizes = Counter(store.split_index("train")["dataset"].to_pylist())
+        draws_by_weight(sizes, dict(recipe.dataset_weights))
     size = store.height, store.width
     wanted = recipe.height or store.height, recipe.width or store.width
     if wanted != size or any(side % NETWORK_STRIDE_PX for side in size):

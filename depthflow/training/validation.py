@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from depthflow.datasets.frames import SCENE_TYPES
-from depthflow.metrics import METRIC_NAMES, counted_pixels, image_metrics
+from depthflow.metrics import METRIC_NAMES, counted_pixels, dataset_groups, image_metrics
 from depthflow.models.canonical_camera import CameraName, to_metres
 from depthflow.models.unet import serving_network
 from depthflow.store.read.reader import SplitReader, worker_pass
@@ -30,6 +30,8 @@ class Validator:
         camera: CameraName = "none",
     ) -> None:
         self._reader, self._group, self._max_batch_size, self._camera = reader, group, max_batch_size, camera
+        self._of_dataset = dataset_groups(reader.datasets)
+        self._names = [*SCENE_TYPES, *dict.fromkeys(self._of_dataset.values())]
         network = serving_network(model)
         self._predict = tf.function(
             lambda rgb: network(rgb, training=False)[..., 0], autograph=False, reduce_retracing=True
@@ -39,9 +41,10 @@ class Validator:
         """Returns this worker's sums over images with a counted pixel; calls `beat` before every batch.
 
         Returns:
-            (scene types, 1 + metrics) float64: number of images, then the sum of each metric.
+            (scene types and, if there are several, data sets, 1 + metrics) float64: number of images, then the sum of
+            each metric.
         """
-        sums = np.zeros((len(SCENE_TYPES), len(METRIC_NAMES) + 1))
+        sums = np.zeros((len(self._names), len(METRIC_NAMES) + 1))
         for batch in worker_pass(
             self._reader, max_batch_size=self._max_batch_size, rank=self._group.rank, num_workers=self._group.size
         ):
@@ -49,18 +52,21 @@ class Validator:
             log_depth = self._predict(tf.constant(batch.rgb)).numpy().astype(np.float64)
             depth_pred = to_metres(log_depth, batch.focal) if self._camera == "canonical" else np.exp(log_depth)
             depth_gt = np.exp(batch.log_depth)
-            for k, scene_type in enumerate(batch.scene_types):
+            for k, (scene_type, dataset) in enumerate(zip(batch.scene_types, batch.datasets, strict=True)):
                 mask = counted_pixels(depth_gt=depth_gt[k], valid_mask=batch.valid_mask[k])
                 metrics = image_metrics(depth_pred=depth_pred[k], depth_gt=depth_gt[k], valid_mask=mask)
                 if mask.any():
-                    sums[SCENE_TYPES.index(scene_type)] += [1.0, *(metrics[name] for name in METRIC_NAMES)]
+                    image = [1.0, *(metrics[name] for name in METRIC_NAMES)]
+                    for group in filter(None, (scene_type, self._of_dataset.get(dataset))):
+                        sums[self._names.index(group)] += image
         return sums
 
     def metrics(self, sums: np.ndarray | None) -> dict[str, float]:
-        """Returns means over all workers' images: val/NAME, and val/SCENE_TYPE/NAME for scene types in the split."""
+        """Returns means over all workers' images: val/NAME, and val/GROUP/NAME for scene types and data sets."""
         assert sums is not None
         sums = self._group.sum(sums)
-        rows = {"val": sums.sum(axis=0), **{f"val/{name}": sums[k] for k, name in enumerate(SCENE_TYPES)}}
+        whole = sums[: len(SCENE_TYPES)].sum(axis=0)
+        rows = {"val": whole, **{f"val/{name}": sums[k] for k, name in enumerate(self._names)}}
         return {
             f"{prefix}/{name}": float(value / row[0])
             for prefix, row in rows.items()

@@ -1,5 +1,6 @@
 """Small trees of real files, and stores made of them without Ray."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -93,3 +94,27 @@ def small(tmp_path_factory):
     lone = write_triplet(root / "tree", "val", "00003_00001_indoors_900_000", rgb, depth, mask)
     (lone / "00003_00001_indoors_900_000_depth.npy").unlink()
     return SimpleNamespace(store=write_store(root / "store", root / "tree"), tree=tree, source=root / "tree")
+
+
+@pytest.fixture(scope="session")
+def mixed(tmp_path_factory):
+    """A store never to be changed, of two data sets: train has 42 samples of diode and 28 of tum, val 4 and 3.
+
+    One frame of tum is rejected. Ids of tum have slashes, and a scene is called as one of diode.
+    """
+    root = tmp_path_factory.mktemp("mixed")
+    splits = {
+        "train": {"00001_00001_indoors": 30, "00002_00001_outdoor": 12, "00009_00001_indoors": 28},
+        "val": {"00003_00001_indoors": 4, "00009_00002_indoors": 3},
+    }
+    write_tree(root / "tree", splits)
+    rgb, depth, mask = random_frame(0)
+    write_triplet(root / "tree", "val", "00009_00002_indoors_900_000", rgb, depth, mask * 0)
+
+    def of_tum(frame):
+        if frame.scene != "scene_00009":
+            return frame
+        name = f"tum/freiburg1_desk_indoors_a_b/{frame.split}.{frame.sample_id[20:23]}"
+        return replace(frame, dataset="tum", scene="scene_00003", scan="", sample_id=name)
+
+    return make_store(config_of(root / "store", root / "tree"), change=of_tum)

@@ -70,6 +70,11 @@ REJECTED = [
     (Recipe, {"augment": (("gamma", 1.1),)}, "--augment", "gamma 1.1"),
     (Recipe, {"augment": (("gamma", math.nan),)}, "--augment", "gamma nan"),
     (Recipe, {"augment": (("gamma", 0.1), ("gamma", 0.2))}, "--augment", "gamma 0.1 gamma 0.2"),
+    *(
+        (Recipe, {"dataset_weights": (("tum", weight),)}, "--dataset-weights", f"tum {weight:g}")
+        for weight in (-1.0, math.nan, math.inf)
+    ),
+    (Recipe, {"dataset_weights": (("tum", 1.0), ("tum", 2.0))}, "--dataset-weights", "tum 1 tum 2"),
     (Recipe, {"loss": ()}, "--loss", "none"),
     (Recipe, {"loss": (("l1", 0.0),)}, "--loss", "l1 0"),
     (Recipe, {"loss": (("l1", math.inf),)}, "--loss", "l1 inf"),

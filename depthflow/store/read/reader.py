@@ -25,6 +25,7 @@ class SampleBatch:
     Attributes:
         sample_ids: n ids.
         scene_types: n of indoors, outdoor.
+        datasets: n names of data sets.
         focal: (n,) float64, focal length relative to the image size (`depthflow.datasets.camera`); NaN where
             the camera is unknown.
         planes: the planes that the reader was asked for, by name; each is an attribute, too.
@@ -32,6 +33,7 @@ class SampleBatch:
 
     sample_ids: tuple[str, ...]
     scene_types: tuple[str, ...]
+    datasets: tuple[str, ...]
     focal: np.ndarray
     planes: Mapping[str, np.ndarray]
 
@@ -93,6 +95,7 @@ class SplitReader:
     ) -> None:
         index = store.split_index(split)
         self.sample_ids: list[str] = index["sample_id"].to_pylist()
+        self.datasets: list[str] = index["dataset"].to_pylist()
         self._scene_types: list[str] = index["scene_type"].to_pylist()
         self._focal = store.relative_focals(index, assume_fov_deg=assume_fov_deg)
         self._row_groups = RowGroups(store, split, planes=planes, cache_dir=cache_dir)
@@ -128,6 +131,7 @@ class SplitReader:
         return SampleBatch(
             sample_ids=tuple(self.sample_ids[row] for row in rows),
             scene_types=tuple(self._scene_types[row] for row in rows),
+            datasets=tuple(self.datasets[row] for row in rows),
             focal=self._focal[rows],
             planes=planes,
         )

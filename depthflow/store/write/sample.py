@@ -12,7 +12,7 @@ from depthflow.datasets.camera import Camera, camera_of_frame
 from depthflow.datasets.decode import decode_frame
 from depthflow.datasets.frames import Frame
 from depthflow.datasets.reject import RejectError
-from depthflow.store.schema import PLANE_DTYPES, ROW_SCHEMA, plane_batch
+from depthflow.store.schema import IDENTITY_FIELDS, PLANE_DTYPES, ROW_SCHEMA, plane_batch, with_dataset
 from depthflow.store.write.planes import Planes, depth_figures, make_planes
 
 
@@ -66,7 +66,7 @@ def make_sample(frame: Frame, members: Mapping[str, bytes], layout: SampleLayout
     source_height, source_width = decoded.valid_mask.shape
     stored_camera = camera.resized(height=layout.height, width=layout.width) if camera else None
     row = {
-        **{name: getattr(frame, name) for name in ("sample_id", "split", "scene_type", "scene", "scan")},
+        **{field.name: getattr(frame, field.name) for field in IDENTITY_FIELDS},
         "source_height": source_height,
         "source_width": source_width,
         **{name: getattr(stored_camera, name, None) for name in ("fx_px", "fy_px", "cx_px", "cy_px")},
@@ -108,4 +108,5 @@ def from_batch(batch: pa.RecordBatch) -> Sample:
     """Returns the sample of a batch of one row; its planes are views of the batch."""
     fields = batch.schema
     planes = {name: plane_batch(batch.column(name), fields.field(name))[0] for name in PLANE_DTYPES}
-    return Sample(row=batch.select(ROW_SCHEMA.names).to_pylist()[0], planes=Planes(**planes))
+    [row] = with_dataset(pa.Table.from_batches([batch])).select(ROW_SCHEMA.names).to_pylist()
+    return Sample(row=row, planes=Planes(**planes))

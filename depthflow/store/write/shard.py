@@ -15,7 +15,14 @@ import xxhash
 from depthflow.datasets.reject import RejectError
 from depthflow.errors import StoreError
 from depthflow.storage.files import StoreFiles
-from depthflow.store.schema import PLANE_DTYPES, REJECT_SCHEMA, ROW_SCHEMA, SECONDS_FIELD, shard_schema
+from depthflow.store.schema import (
+    PLANE_DTYPES,
+    REJECT_SCHEMA,
+    ROW_SCHEMA,
+    SECONDS_FIELD,
+    shard_schema,
+    with_dataset,
+)
 from depthflow.store.write.plan import PlannedSample, ShardPlan
 from depthflow.store.write.sample import Sample, SampleLayout, to_table
 
@@ -160,7 +167,7 @@ def read_shard_record(files: StoreFiles, path: str) -> ShardRecord:
     """Reads a committed shard's record from the shard; how long its samples took is not in there."""
     content = files.read(path)
     with pq.ParquetFile(pa.BufferReader(content)) as shard:
-        rows = shard.read(columns=ROW_SCHEMA.names).cast(ROW_SCHEMA).replace_schema_metadata(None)
+        rows = with_dataset(shard.read(columns=ROW_SCHEMA.names)).cast(ROW_SCHEMA).replace_schema_metadata(None)
         rejects = json.loads(shard.metadata.metadata[b"depthflow.rejects"])
     return ShardRecord(
         path=path,

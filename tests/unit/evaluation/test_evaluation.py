@@ -8,9 +8,9 @@ from depthflow.evaluation.evaluate import Evaluation
 from depthflow.metrics import METRIC_NAMES
 
 
-def image(row: int, *, scene_type: str = "indoors", low: float = 1.0, high: float = 3.0, **metrics: float):
+def image(row: int, *, scene_type="indoors", dataset="diode", low: float = 1.0, high: float = 3.0, **metrics: float):
     """An image's row; its metrics are 0.5 unless given."""
-    facts = {"row": row, "sample_id": f"id{row}", "scene_type": scene_type, "scene": "scene_00000"}
+    facts = {"row": row, "sample_id": f"id{row}", "scene_type": scene_type, "dataset": dataset}
     return {**facts, "pred_min": low, "pred_max": high, **dict.fromkeys(METRIC_NAMES, 0.5), **metrics}
 
 
@@ -34,6 +34,25 @@ def test_metrics_by_scene_type():
     )
     assert metrics["outdoor"]["delta1"] == 0.25
     assert metrics["indoors"]["delta1"] == 0.5
+
+
+def test_metrics_by_data_set_where_there_are_several():
+    result = evaluation(
+        image(0, abs_rel=0.1),
+        image(1, abs_rel=0.3, dataset="tum"),
+        image(2, abs_rel=0.8, dataset="tum", scene_type="outdoor"),
+        image(3, abs_rel=0.2, dataset="my set/(2)"),
+    )
+    assert {name: group["abs_rel"] for name, group in result.metrics.items()} == pytest.approx(
+        {
+            "all": 0.35,
+            "indoors": 0.2,
+            "outdoor": 0.8,
+            "dataset diode": 0.1,
+            "dataset my_set__2_": 0.2,
+            "dataset tum": 0.55,
+        }
+    )
 
 
 def test_a_scene_type_that_is_not_there_is_nan():

@@ -34,6 +34,14 @@ def outcome(challenger: tuple[float, ...], champion: tuple[float, ...], policy: 
     )
 
 
+def test_a_single_data_set_is_not_judged():
+    better, worse = {"abs_rel": 0.1}, {"abs_rel": 0.9}
+    new, old = candidate("version 2", 0.1, 0.1, 0.1), candidate("version 1", 0.2, 0.2, 0.2)
+    new = replace(new, metrics={**new.metrics, "dataset tum": worse})
+    old = replace(old, metrics={**old.metrics, "dataset tum": better})
+    assert decide(challenger=new, champion=old, policy=POLICY).promote
+
+
 @pytest.mark.parametrize(
     ("challenger", "champion", "promoted"),
     [

@@ -95,23 +95,23 @@ def test_a_run_says_whose_it_is_and_which_program_made_it():
 def test_metrics_of_a_logged_model_are_those_of_the_run():
     with mlflow_run(experiment="e", name="r", tags={}) as run_log:
         for step in (1, 2):
-            run_log.metrics({"val/a": step / 2, "val/b": step / 4}, step=step)
+            run_log.metrics({"val/a": step / 2, "val/dataset tum/b": step / 4}, step=step)
         client = MlflowClient(run_log.tracking_uri)
-        before = client.get_metric_history(run_log.run_id, "val/b")
+        before = client.get_metric_history(run_log.run_id, "val/dataset tum/b")
         experiment_id = client.get_run(run_log.run_id).info.experiment_id
         model_id = client.create_logged_model(experiment_id, source_run_id=run_log.run_id).model_id
         dataset = Dataset("store", "f00", "local", "{}")
         for _ in range(2):
-            values = {"val/a": 0.5, "val/b": 0.25}
+            values = {"val/a": 0.5, "val/dataset tum/b": 0.25}
             run_log.metrics(values, step=1, timed_as="val/a", model_id=model_id, dataset=dataset)
     found = client.get_logged_model(model_id).metrics
     assert {(m.key, m.value, m.step, m.dataset_name, m.dataset_digest) for m in found} == {
         ("val/a", 0.5, 1, "store", "f00"),
-        ("val/b", 0.25, 1, "store", "f00"),
+        ("val/dataset tum/b", 0.25, 1, "store", "f00"),
     }
     assert len(found) == 2
     times = [(metric.step, metric.value, metric.timestamp) for metric in before]
-    after = client.get_metric_history(run_log.run_id, "val/b")
+    after = client.get_metric_history(run_log.run_id, "val/dataset tum/b")
     assert sorted((metric.step, metric.value, metric.timestamp) for metric in after) == sorted(times)
 
 

@@ -7,8 +7,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from depthflow.reports.catalogue_section import catalogue_counts
 from depthflow.reports.data_report import REPORT, read_accounting, read_report, write_report
-from depthflow.reports.data_sections import MAX_REJECTS_LISTED, catalogue_counts, refused, slowest
+from depthflow.reports.data_sections import MAX_REJECTS_LISTED, refused, slowest
 from depthflow.reports.survey import sample_rows
 from depthflow.store.store import MANIFEST, open_store
 
@@ -244,3 +245,43 @@ def test_a_report_of_other_content_is_none(store, tmp_path):
     assert read_report(open_store(str(tmp_path / "out"))) is None
     (tmp_path / "out" / REPORT).unlink()
     assert read_report(open_store(str(tmp_path / "out"))) is None
+
+
+# --- several data sets ---
+
+
+def test_each_data_set_is_shown_apart(mixed, parse_html, tmp_path):
+    shutil.copytree(mixed.files.root, tmp_path / "out")
+    store = open_store(str(tmp_path / "out"))
+    write_report(store)
+    report = parse_html(read_report(store))
+    assert report.text_of("h2")[2:5] == ["Depth", "Data sets", "Valid and edge pixels"]
+    assert report.table("data set", "split", "scene type", "scenes", "samples") == [
+        ["diode", "train", "indoors", "1", "30"],
+        ["diode", "train", "outdoor", "1", "12"],
+        ["diode", "val", "indoors", "1", "4"],
+        ["tum", "train", "indoors", "1", "28"],
+        ["tum", "val", "indoors", "1", "3"],
+    ]
+    heads = ["figure", "data set", "least", "1%", "5%", "median", "95%", "99%", "greatest"]
+    [depth] = [rows for head, *rows in report.tables if head == heads]
+    of_tum = [row["depth_max_m"] for row in sample_rows(store) if row["dataset"] == "tum"]
+    assert next(row for row in depth if row[:2] == ["greatest depth", "tum"])[-1] == f"{max(of_tum):.2f}"
+    assert any(alt.startswith("Histogram of depth by data set") for alt in report.attributes("img", "alt"))
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        *("accounting.parquet", "index.parquet", "manifest.json", "rejects.parquet", "report.html"),
+        *("split=train", "split=val"),
+    }
+
+
+def test_only_diode_is_compared_with_its_catalogue(mixed):
+    """The id of the rejected frame of tum has five parts between underscores, the third of them indoors."""
+    _, rows, _ = counts(mixed)
+    found = {row[:2]: row[-2:] for row in rows}
+    assert found == {
+        ("train", "indoors"): (30, 0),
+        ("train", "outdoor"): (12, 0),
+        ("val", "indoors"): (4, 0),
+        ("val", "outdoor"): (0, 0),
+        ("val", "(name not DIODE's)"): (0, 1),
+    }

@@ -69,9 +69,12 @@ def test_a_group_without_counts_can_be_drawn():
     assert "none" in words(draw({"all": COUNTS, "none": np.zeros(3, np.int64)}))
 
 
-def test_there_is_a_colour_for_each_group():
-    with pytest.raises(ValueError, match="zip"):
-        draw({str(k): COUNTS for k in range(len(GROUP_COLOURS) + 1)})
+def test_more_groups_than_colours_differ_in_their_lines():
+    count = 2 * len(GROUP_COLOURS)
+    svg = draw({f"group {k}": COUNTS for k in range(count)})
+    outlines = re.findall(r'style="(fill: none;[^"]*)"', svg)
+    styles = {style for style in outlines if "stroke-width: 1.4" in style and "linejoin" in style}
+    assert len(styles) == count
 
 
 @pytest.mark.parametrize("label", ["models/$\\frac$", "a$b_1$", "cost$"])

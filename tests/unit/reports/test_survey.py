@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from depthflow.reports.survey import (
     BATCH_SIZE,
     DEPTH_BINS,
-    by_scene_type,
     depth_histogram,
     drawn_samples,
     evenly_spaced,
@@ -19,6 +18,7 @@ from depthflow.reports.survey import (
     oddities,
     robust_z,
     sample_rows,
+    values_by,
 )
 from depthflow.store.read.reader import SplitReader
 
@@ -135,9 +135,9 @@ def test_robust_z_is_of_differences(values, moved):
     np.testing.assert_allclose(robust_z(np.array(values) + moved), z, atol=1e-6)
 
 
-def row(sample_id, scene_type="indoors", *, median=2.0, greatest=8.0, valid=0.5, edge=0.1):
+def row(sample_id, scene_type="indoors", dataset="diode", *, median=2.0, greatest=8.0, valid=0.5, edge=0.1):
     figures = {"depth_median_m": median, "depth_max_m": greatest, "valid_fraction": valid, "edge_fraction": edge}
-    return {"sample_id": sample_id, "scene_type": scene_type, **figures}
+    return {"sample_id": sample_id, "scene_type": scene_type, "dataset": dataset, **figures}
 
 
 def test_oddities_by_hand():
@@ -155,8 +155,13 @@ def test_oddities_by_hand():
     assert len(found) == 21
 
 
+def test_each_data_set_is_judged_by_itself():
+    near, far = [row(f"n{k}") for k in range(9)], [row(f"f{k}", dataset="tum", median=20.0) for k in range(9)]
+    assert {odd.z for odd in oddities(near + far)} == {0.0}
+
+
 def test_values_by_scene_type(rows):
-    values = by_scene_type(rows, "depth_median_m")
+    values = values_by(rows, "scene_type", "depth_median_m")
     assert {scene_type: len(of_type) for scene_type, of_type in values.items()} == {"indoors": 45, "outdoor": 30}
     outdoor = [r["depth_median_m"] for r in sorted(rows, key=itemgetter("sample_id")) if r["scene_type"] == "outdoor"]
     assert sorted(values["outdoor"]) == sorted(outdoor)

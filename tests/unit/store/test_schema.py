@@ -20,7 +20,7 @@ from depthflow.store.schema import (
 HEIGHT, WIDTH = 3, 5
 SCHEMA = shard_schema(height=HEIGHT, width=WIDTH, metadata={"key": "value"})
 LOGICAL = {
-    *("sample_id", "split", "scene_type", "scene", "scan", "rgb", "log_depth", "valid_mask", "edge_mask"),
+    *("sample_id", "dataset", "split", "scene_type", "scene", "scan", "rgb", "log_depth", "valid_mask", "edge_mask"),
     *("source_height", "source_width", "fx_px", "fy_px", "cx_px", "cy_px"),
     *("depth_min_m", "depth_median_m", "depth_max_m", "valid_fraction"),
 }

@@ -21,7 +21,7 @@ from depthflow.store.manifest import FORMAT
 from depthflow.store.read.reader import SplitReader
 from depthflow.store.schema import INDEX_SCHEMA, PLANE_DTYPES, REJECT_SCHEMA
 from depthflow.store.store import fingerprint, open_store
-from tests.stores import write_index
+from tests.stores import as_before_datasets, write_index
 
 
 @pytest.fixture
@@ -425,3 +425,49 @@ def test_a_fingerprint_depends_on_each_setting(small, tmp_path, write, change):
         write.triplet(source, "val", "00003_00001_indoors_901_000", rgb, depth, mask * 0)
     after = write.store(tmp_path / "after", source, **changes)
     assert after.fingerprint != before.fingerprint
+
+
+# --- data sets ---
+
+
+def test_samples_are_of_the_data_sets_of_their_frames(mixed):
+    rows = mixed.index.select(["dataset", "split"]).to_pylist()
+    assert Counter((row["dataset"], row["split"]) for row in rows) == {
+        ("diode", "train"): 42,
+        ("tum", "train"): 28,
+        ("diode", "val"): 4,
+        ("tum", "val"): 3,
+    }
+    reader = SplitReader(mixed, "val")
+    batch = reader.read(range(7))
+    assert [name.startswith("tum/") for name in batch.sample_ids] == [name == "tum" for name in batch.datasets]
+    shard = pq.read_table(f"{mixed.files.root}/split=val/part-00000.parquet", partitioning=None)
+    assert Counter(shard["dataset"].to_pylist()) == {"diode": 4, "tum": 3}
+
+
+def test_a_store_without_the_column_is_diodes(small, copy):
+    as_before_datasets(copy)
+    store = open_store(str(copy))
+    assert "dataset" not in pq.read_schema(copy / "index.parquet").names
+    assert store.index.equals(small.store.index)
+    assert store.fingerprint == small.store.fingerprint
+    before, after = (SplitReader(opened, "train").read(range(70)) for opened in (small.store, store))
+    assert after.datasets == ("diode",) * 70
+    assert after.sample_ids == before.sample_ids
+    np.testing.assert_array_equal(after.log_depth, before.log_depth)
+    write_report(store)
+
+
+@pytest.mark.parametrize("gone", [0, 1])
+def test_shards_without_the_column_are_kept_by_a_run_that_finishes_the_store(small, copy, write, gone):
+    as_before_datasets(copy)
+    (copy / "manifest.json").unlink()
+    shards = sorted(copy.glob("split=train/*.parquet"))
+    for path in shards[:gone]:
+        path.unlink()
+    kept = {path: path.read_bytes() for path in shards[gone:]}
+    store = write.store(copy, small.source)
+    assert all(path.read_bytes() == content for path, content in kept.items())
+    assert store.fingerprint == small.store.fingerprint
+    assert store.index["dataset"].to_pylist() == ["diode"] * 75
+    assert len(SplitReader(store, "train").read(range(70)).sample_ids) == 70

@@ -89,6 +89,7 @@ class Split:
         generator = np.random.default_rng(0)
         self.group_sizes = [8, 8, 8, 6]
         self.sample_ids = [f"00022_00193_indoors_{row:03d}_000" for row in range(30)]
+        self.datasets = ["tum" if row % 3 == 0 else "diode" for row in range(30)]
         self.focal = np.geomspace(0.5, 2.0, 30)
         self.planes = {
             "rgb": generator.integers(0, 256, (30, 4, 6, 3), dtype=np.uint8),
@@ -106,6 +107,7 @@ class Split:
         return SampleBatch(
             sample_ids=tuple(self.sample_ids[row] for row in rows),
             scene_types=(),
+            datasets=(),
             focal=self.focal[rows],
             planes=planes,
         )
@@ -183,6 +185,24 @@ def test_a_samples_draw_does_not_depend_on_its_batch():
     first = draws_by_row(EVERYTHING)
     assert draws_by_row(replace(EVERYTHING, global_batch_size=5)) == first
     assert len(set(first.values())) == 30
+
+
+def test_a_sample_that_an_epoch_repeats_has_other_draws():
+    """Its first draws are those of an epoch without weights. A resume has the rest of the epoch, repeats included."""
+    weighted = replace(EVERYTHING, dataset_weights=(("tum", 8.0),))
+    once, drawn = draws_by_row(EVERYTHING), {}
+    for batch in batches_of(weighted):
+        for row, values in zip(batch.batch_rows.tolist(), batch.draws.tolist(), strict=True):
+            drawn.setdefault(row, []).append(tuple(values))
+    assert sum(map(len, drawn.values())) == 30
+    assert sum(len(drawn[row]) for row in range(0, 30, 3)) == 27  # Of 10 rows, by 8 / 9 of 30 draws.
+    for row, values in drawn.items():
+        assert once[row] in values
+        assert len(set(values)) == len(values)
+    whole = batches_of(weighted)
+    halves = [batches_of(weighted, step=2, rank=rank, num_workers=2) for rank in range(2)]
+    for wanted, *parts in zip(whole[2:], *halves, strict=True):
+        np.testing.assert_array_equal(np.concatenate([part.draws for part in parts]), wanted.draws)
 
 
 @pytest.mark.parametrize("change", [{"epoch": 3}, {"seed": 4}])

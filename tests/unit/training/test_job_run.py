@@ -9,8 +9,9 @@ from depthflow.training.job_run import describe
 from depthflow.training.trainer import TrainingOutcome
 
 
-def test_the_description_is_a_table_of_the_scene_types_that_were_validated():
-    metrics = {f"val/{group}{name}": 0.123456 for group in ("", "indoors/") for name in ("abs_rel", "rmse", "delta1")}
+def test_the_description_is_a_table_of_the_groups_that_were_validated():
+    groups = ("", "indoors/", "dataset tum/")
+    metrics = {f"val/{group}{name}": 0.123456 for group in groups for name in ("abs_rel", "rmse", "delta1")}
     outcome = TrainingOutcome(network=cast(Any, None), metrics=metrics, epoch=3, checkpoint="")
     store = SimpleNamespace(files=SimpleNamespace(root="s3://mira:hunter2@bucket/store"), fingerprint="f00")
     text = describe(outcome, RECIPES["smoke"](), store=cast(SampleStore, store))
@@ -19,6 +20,6 @@ def test_the_description_is_a_table_of_the_scene_types_that_were_validated():
         "| --- | --- | --- | --- |",
         "| all | 0.1235 | 0.1235 | 0.1235 |",
         "| indoors | 0.1235 | 0.1235 | 0.1235 |",
-        "",
+        "| dataset tum | 0.1235 | 0.1235 | 0.1235 |",
     ]
     assert "Recipe smoke, epoch 3 of " in text and "trained on s3://***@bucket/store (fingerprint f00)" in text

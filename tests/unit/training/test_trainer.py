@@ -89,6 +89,25 @@ def test_both_splits_are_needed(tmp_path, counts, missing):
 
 
 @pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        (
+            (("kitti", 2.0),),
+            r"kitti, of which the training split has no sample\. It holds 2 of diode, 1 of tum\.",
+        ),
+        ((("val", 2.0),), "names val"),
+        ((("diode", 0.0), ("tum", 0.0)), "leaves nothing to train on"),
+    ],
+)
+def test_weights_are_of_data_sets_in_the_training_split(tmp_path, weights, message):
+    rows = [{**ROWS[0], "sample_id": f"{k}", "dataset": name} for k, name in enumerate(("diode", "tum", "diode"))]
+    store = write_index(tmp_path, [*rows, {**ROWS[1], "dataset": "val"}], height=64, width=64)
+    with pytest.raises(StoreError, match=message):
+        sized(replace(smoke(), dataset_weights=weights), store)
+    assert sized(replace(smoke(), dataset_weights=(("tum", 3.0),)), store).dataset_weights == (("tum", 3.0),)
+
+
+@pytest.mark.parametrize(
     ("asked", "stored", "message"),
     [
         ((64, 64), (128, 128), r"of 128 x 128.*trains at 64 x 64\. .*--height 64 --width 64\. Without.*smoke, demo, "),

@@ -3,8 +3,10 @@
 import math
 
 import keras
+import numpy as np
 import pytest
 
+from depthflow.metrics import image_metrics
 from depthflow.store.read.reader import SplitReader
 from depthflow.training.validation import Validator
 
@@ -30,3 +32,18 @@ def test_a_canonical_prediction_is_validated_in_metres(real_store, group):
     focal = 1 / (2 * math.tan(math.radians(30)))
     assert abs_rel(1.0, "canonical") == pytest.approx(abs_rel(1.0 + math.log(focal), "none"), rel=1e-6)
     assert abs_rel(1.0, "canonical") != pytest.approx(abs_rel(1.0, "none"), rel=1e-2)
+
+
+def test_each_data_set_is_validated_apart(mixed, group):
+    """Four images of diode and three of tum, predicted 1 m everywhere."""
+    validator = Validator(constant_network(0.0, None), SplitReader(mixed, "val"), group, max_batch_size=3)
+    found = validator.metrics(validator.sums(beat=lambda doing: None))
+    batch = SplitReader(mixed, "val").read(range(7))
+    errors = [
+        image_metrics(depth_pred=np.ones_like(depth), depth_gt=np.exp(depth), valid_mask=mask)["abs_rel"]
+        for depth, mask in zip(batch.log_depth, batch.valid_mask, strict=True)
+    ]
+    for name in ("diode", "tum"):
+        of_name = [error for error, dataset in zip(errors, batch.datasets, strict=True) if dataset == name]
+        assert found[f"val/dataset {name}/abs_rel"] == pytest.approx(np.mean(of_name), rel=1e-5)
+    assert found["val/abs_rel"] == found["val/indoors/abs_rel"] == pytest.approx(np.mean(errors), rel=1e-5)

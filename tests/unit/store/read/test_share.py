@@ -1,6 +1,7 @@
 """A worker's share of an epoch: every sample once, whoever reads, wherever it was interrupted."""
 
 import json
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from depthflow.errors import StoreError
+from depthflow.store.read.epoch import epoch_batches, shuffled_rows
 from depthflow.store.read.reader import SampleBatch, SplitReader
 from depthflow.store.read.share import EpochShare, Position
 
@@ -32,7 +34,8 @@ class Rows:
     def read(self, rows, *, upcoming):
         self.announced.extend(upcoming)
         self.asked.extend(rows.tolist())
-        return SampleBatch(sample_ids=tuple(rows.tolist()), scene_types=(), focal=np.full(len(rows), np.nan), planes={})
+        focal = np.full(len(rows), np.nan)
+        return SampleBatch(sample_ids=tuple(rows.tolist()), scene_types=(), datasets=(), focal=focal, planes={})
 
 
 def shares(reader, position, batch, num_workers):
@@ -160,3 +163,53 @@ def test_a_real_split_is_resumed_with_its_planes(small):
     for wanted, *halves in zip(whole[3:], *parts, strict=True):
         for name, plane in wanted.samples.planes.items():
             np.testing.assert_array_equal(np.concatenate([half.samples.planes[name] for half in halves]), plane)
+
+
+# --- weights of data sets ---
+
+
+@pytest.mark.parametrize("dataset_weights", [{}, {"tum": 3}])
+def test_a_mixture_is_read_by_any_number_of_workers_and_taken_up_anywhere(mixed, dataset_weights):
+    def read(*, num_workers, **position):
+        """Each step's (sample id, repeat, pixels), as the workers have them together."""
+        parts = [
+            list(
+                EpochShare(
+                    SplitReader(mixed, "train"),
+                    position=Position(seed=4, epoch=1, **position),
+                    global_batch_size=8,
+                    rank=rank,
+                    num_workers=num_workers,
+                    dataset_weights=dataset_weights,
+                )
+            )
+            for rank in range(num_workers)
+        ]
+        assert all(part[-1].next_position == Position(seed=4, epoch=2) for part in parts)
+        return [
+            [
+                (part.samples.sample_ids[k], part.samples.datasets[k], repeat, part.samples.rgb[k].tobytes())
+                for part in step
+                for k, repeat in enumerate(part.repeats.tolist())
+            ]
+            for step in zip(*parts, strict=True)
+        ]
+
+    whole = read(num_workers=1)
+    assert [len(batch) for batch in whole] == [8] * 7 + [7, 7]
+    assert read(num_workers=3) == whole
+    assert read(num_workers=2, step=5) == whole[5:]
+    drawn = [sample for batch in whole for sample in batch]
+    assert len({sample[:3] for sample in drawn}) == 70
+    of_tum = [repeat for _, dataset, repeat, _ in drawn if dataset == "tum"]
+    # Of 70 draws 17.5 and 52.5: equal remainders, so the first data set by name has one more.
+    assert Counter(of_tum) == ({0: 28, 1: 24} if dataset_weights else {0: 28})
+
+
+def test_without_weights_the_order_is_that_of_before():
+    """These rows were written down before weights existed."""
+    before = [[4, 6, 2, 7], [3, 0, 8], [5, 1]]
+    share = EpochShare(Rows([3, 4, 2]), position=Position(seed=5, epoch=7), global_batch_size=4, rank=0, num_workers=1)
+    order = shuffled_rows([3, 4, 2], seed=5, epoch=7)
+    assert [batch.batch_rows.tolist() for batch in share] == before
+    assert [rows.tolist() for rows in epoch_batches(order, global_batch_size=4)] == before

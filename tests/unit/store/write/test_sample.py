@@ -129,11 +129,17 @@ def test_planes_taken_from_a_batch_are_views_of_it():
     assert not any(plane.flags.writeable for plane in planes.values())
 
 
+def test_a_batch_that_an_older_version_staged_is_of_diode():
+    sample = make_sample(triplet(), members_of(*frame_of(0, 8, 8)), layout_of(8, 8))
+    (batch,) = to_table([sample], shard_schema(height=8, width=8, metadata={})).drop_columns(["dataset"]).to_batches()
+    assert from_batch(batch).row == sample.row
+
+
 def test_a_row_states_the_triplets_names_and_checksums():
     members = members_of(*frame_of(0, 6, 8))
     row = make_sample(triplet(camera=CAMERA), members, layout_of(3, 4)).row
     wanted = {"sample_id": "00001_00002_outdoor_003_000", "split": "val", "scene_type": "outdoor"}
-    wanted |= {"scene": "scene_00001", "scan": "scan_00002", "source_height": 6, "source_width": 8}
+    wanted |= {"dataset": "diode", "scene": "scene_00001", "scan": "scan_00002", "source_height": 6, "source_width": 8}
     assert row.items() >= wanted.items()
     assert [row[k] for k in ("fx_px", "fy_px", "cx_px", "cy_px")] == pytest.approx([5.0, 4.5, 2.0, 1.5])
     assert len({row[f"{name}_xxh3"] for name in ("rgb", "depth", "mask", "content")}) == 4

@@ -17,7 +17,7 @@ help: ## Say what there is
 
 venv: .venv/.installed ## Make .venv with exact versions; LOCK=requirements-gpu.lock adds CUDA
 
-demo: venv ## Run the whole chain on a mini-DIODE, or with SOURCE=DIR on your own tree
+demo: venv ## Run the whole chain on a mini-DIODE, or with SOURCE=DIR on your own frames
 	$(BIN)/python pipelines/demo.py --out "$(OUT)" $(if $(SOURCE),--source "$(SOURCE)")
 
 test: venv ## Run tests/unit, tests/contract and tests/integration: every part, and each command once

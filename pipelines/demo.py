@@ -1,4 +1,4 @@
-"""The whole chain, command by command, on a mini-DIODE or on your own tree."""
+"""The whole chain, command by command, on a mini-DIODE or on your own frames."""
 
 import os
 import sys

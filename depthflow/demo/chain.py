@@ -11,18 +11,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import cv2
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from depthflow.command import call_command
 from depthflow.datasets.archive import is_archive
 from depthflow.datasets.frame_table import path_of
-from depthflow.datasets.layouts import find_frames, recognised
-from depthflow.datasets.listing import list_tree
+from depthflow.datasets.frames import SPLITS
+from depthflow.datasets.image_file import decode_rgb
 from depthflow.demo.config import DemoConfig
 from depthflow.errors import DepthflowError
 from depthflow.storage.files import open_output
 from depthflow.storage.location import is_uri
 from depthflow.store.store import SampleStore, open_store
+from depthflow.store.write.sources import read_member, read_tree
 
 MINI_DIODE = ["--scans", "48", "--samples-per-scan", "8", "--height", "192", "--width", "256"]
 IMAGES_TRAINED_ON = 17_280
@@ -32,7 +35,7 @@ MARKER = ".depthflow-demo"
 
 
 def check_source(source: str, out: Path) -> None:
-    """Checks that the source is a tree of DIODE's layout on a disk, outside the demo's own folder.
+    """Checks that the source is a folder of frames on a disk, or a table of them, outside the demo's own folder.
 
     Raises:
         DepthflowError: if it is not.
@@ -42,8 +45,7 @@ def check_source(source: str, out: Path) -> None:
             f"The demo predicts images of its source, so it needs a folder on a disk. Received: {source}. "
             "preprocess.py reads archives and object stores as they are."
         )
-    listing = list_tree(source)
-    find_frames(listing, recognised(listing), ("train", "val"))
+    read_tree(source, SPLITS)
     if Path(source).resolve().is_relative_to(out):
         raise DepthflowError(f"The source {source} lies in the demo's own folder {out}. Pass another --out.")
 
@@ -72,7 +74,7 @@ def run_chain(config: DemoConfig, out: Path, pipelines: Path) -> dict[str, Any]:
     samples, full = out / "samples", out / "val-full-resolution"
     if config.source is None:
         results["synthesize"] = run("synthesize", "--out", source, *MINI_DIODE)
-    frames = ["--source", source, *_resplit(source)]
+    frames = ["--source", source, *_resplit(read_tree(str(source), SPLITS).frames)]
     results["preprocess"] = run("preprocess", *frames, "--out", samples, "--height", 64, "--width", 64)
     store = open_store(str(samples))
     height, width = _source_size(store)
@@ -85,7 +87,7 @@ def run_chain(config: DemoConfig, out: Path, pipelines: Path) -> dict[str, Any]:
     results["evaluate"] = run("evaluate", "--model", challenger, "--samples", full, "--out", out / "evaluation")
     results["promote"] = run("promote", "--samples", full)
     model = champion if results["promote"]["champion"] else challenger
-    images = _some_images(source, store)
+    images = _some_images(source, store, out / "photographs")
     results["predict"] = run("predict", "--model", model, "--images", *images, "--out", out / "predictions")
     return results
 
@@ -101,12 +103,15 @@ def _run(pipelines: Path, command: str, *arguments: object) -> dict[str, Any]:
         raise DepthflowError(f"{command} failed: {error}", details=error.details) from error
 
 
-def _resplit(source: Path) -> list[str]:
-    """Returns the flags that divide a source with only one split, such as val.tar.gz unpacked, into both."""
-    has_train = (source / "train").is_dir()
-    if has_train and (source / "val").is_dir():
+def _resplit(frames: pa.Table) -> list[str]:
+    """Returns the flags that divide frames of one split alone, such as those of val.tar.gz unpacked, into both."""
+    readable = frames.filter(pc.equal(frames["reason"], ""))
+    splits = pc.unique(readable["split"]).to_pylist()
+    if len(splits) != 1:
         return []
-    return ["--resplit", "train" if has_train or source.name == "train" else "val"]
+    scans = readable.select(("scene_type", "scene", "scan")).group_by(["scene_type", "scene", "scan"]).aggregate([])
+    divisible = len(scans) > len(pc.unique(scans["scene_type"]))
+    return ["--resplit", splits[0] if divisible else "time"]
 
 
 def _source_size(store: SampleStore) -> tuple[int, int]:
@@ -120,11 +125,16 @@ def _source_size(store: SampleStore) -> tuple[int, int]:
     return sizes.pop()
 
 
-def _some_images(source: Path, store: SampleStore) -> list[str]:
-    """Returns a few of the val images, from different scans."""
+def _some_images(source: Path, store: SampleStore, folder: Path) -> list[str]:
+    """Returns a few of the val images; those that are no files of their own are written into a folder."""
     wanted = store.split_index("val")["sample_id"].combine_chunks()
-    listing = list_tree(str(source))
-    frames = find_frames(listing, recognised(listing), ("train", "val"))
-    found = frames.filter(pc.is_in(frames["sample_id"], wanted))["image"].to_pylist()
-    found = [path_of(place) for place in found]
-    return found[:: max(1, len(found) // IMAGES_PREDICTED)][:IMAGES_PREDICTED]
+    frames = read_tree(str(source), SPLITS).frames
+    places = [path_of(place) for place in frames.filter(pc.is_in(frames["sample_id"], wanted))["image"].to_pylist()]
+    some = places[:: max(1, len(places) // IMAGES_PREDICTED)][:IMAGES_PREDICTED]
+    return [place if Path(place).is_file() else _written(place, folder / f"{n}.png") for n, place in enumerate(some)]
+
+
+def _written(place: str, path: Path) -> str:
+    path.parent.mkdir(exist_ok=True)
+    cv2.imwrite(str(path), decode_rgb(read_member(place))[..., ::-1])
+    return str(path)

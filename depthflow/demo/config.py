@@ -8,7 +8,7 @@ class DemoConfig(RayConfig):
     """Runs the whole chain on a mini-DIODE, or on your own tree."""
 
     source: str | None = None
-    """Tree in DIODE's layout. Default: synthesize a mini-DIODE."""
+    """Folder of frames in any layout, or a table of them. Default: synthesize a mini-DIODE."""
     out: str = "demo-out"
     """Folder for everything the demo writes. Output of an earlier demo is replaced."""
     num_workers: int = 2

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from depthflow.datasets.archive import archive_bytes, archive_identity, is_archive
+from depthflow.datasets.frames import SPLITS
 from depthflow.errors import SourceError, StoreError
 from depthflow.observability.gauges import StageGauges
 from depthflow.observability.logs import fields
@@ -36,12 +37,16 @@ from depthflow.store.write.sources import (
     read_archive,
     read_tree,
 )
-from depthflow.store.write.splits import split_by_scene
+from depthflow.store.write.split_files import read_split_files, split_by_files
+from depthflow.store.write.splits import split_by_scene, split_by_time
 from depthflow.store.write.staging import Segment, plan_staging, sample_maker, stage_segment
 from depthflow.store.write.tasks import Limits, Outcome, Reporter, check_rejects, run_tasks
 
 Progress = Callable[[int, int], None]
 """Called with the number of items done and the total."""
+
+BY_FILES = "file"
+"""What a manifest states as resplit if its splits come from --split-file."""
 
 _log = logging.getLogger(__name__)
 
@@ -60,13 +65,14 @@ def preprocess(config: PreprocessConfig, progress: Callable[[str], Progress]) ->
     files, locations, splits = open_files(config.out), [*map(absolute, config.source)], source_splits(config)
     identities = {location: archive_identity(location) for location in locations if is_archive(location)}
     layouts = dict(zip(locations, config.layouts, strict=True))
+    read_split_files(config.split_file)  # One that cannot be read fails before the sources are listed.
     trees = (path for path in locations if path not in identities)
     listed: dict[str, Source] = {path: read_tree(path, splits, layouts[path]) for path in trees}
     limits = Limits(sample_timeout_s=config.sample_timeout_s, max_rejects=config.max_rejects)
     with files.writer_lock() as files:
         files.remove_temporaries()
         _require_same_settings(files, content_config(config))
-        if listed or not _holds_archives(files, identities):
+        if listed or config.split_file or not _holds_archives(files, identities):
             _list_archives(identities, files, limits, progress("archives listed, in MiB"))
             for location, identity in identities.items():
                 listed[location] = read_archive(location, identity, splits, files, layouts[location])
@@ -79,14 +85,17 @@ def preprocess(config: PreprocessConfig, progress: Callable[[str], Progress]) ->
 def content_config(config: PreprocessConfig) -> dict[str, Any]:
     """Returns the part of the configuration that the store's content depends on."""
     unused = {"val_fraction"} if config.resplit is None else set()
+    unused |= {"gap_s"} if config.resplit != "time" else set()
     ignored = {"source", "layout", "out", "num_cpus", "verbose", "require_complete", "max_rejects", "report"}
-    ignored |= {"sample_timeout_s"}
+    ignored |= {"sample_timeout_s", "split_file"}
     settings = {name: value for name, value in dataclasses.asdict(config).items() if name not in ignored | unused}
-    return settings | {"splits": sorted(config.splits)}
+    return settings | {"splits": sorted(config.splits), "resplit": BY_FILES if config.split_file else config.resplit}
 
 
 def source_splits(config: PreprocessConfig) -> tuple[str, ...]:
     """Returns the splits to take from the sources."""
+    if config.resplit == "time" or config.split_file:
+        return SPLITS
     return (config.resplit,) if config.resplit else config.splits
 
 
@@ -109,9 +118,7 @@ def plan_shards(config: PreprocessConfig, sources: Sequence[Source]) -> list[Sha
             f"{dict(Counter(rows['reason'].to_pylist()))}. For example {first['sample_id']}: {first['problem']}. Fix "
             "the source, then run the same command again."
         )
-    if config.resplit:
-        rows = split_by_scene(rows, val_fraction=config.val_fraction, seed=config.seed)
-        rows = rows.filter(pc.is_in(rows["split"], pa.array(config.splits)))
+    rows = _divided(rows, config)
     schema = shard_schema(height=config.height, width=config.width, metadata={})
     return deal_to_shards(
         rows,
@@ -120,6 +127,17 @@ def plan_shards(config: PreprocessConfig, sources: Sequence[Source]) -> list[Sha
         seed=config.seed,
         settings=json.dumps(content_config(config), sort_keys=True),
     )
+
+
+def _divided(rows: pa.Table, config: PreprocessConfig) -> pa.Table:
+    """Returns the rows to be stored, in the splits that the flags ask for."""
+    if config.split_file:
+        rows = split_by_files(rows, read_split_files(config.split_file), config.splits)
+    elif config.resplit == "time":
+        rows = split_by_time(rows, val_fraction=config.val_fraction, gap_s=config.gap_s, seed=config.seed)
+    elif config.resplit:
+        rows = split_by_scene(rows, val_fraction=config.val_fraction, seed=config.seed)
+    return rows.filter(pc.is_in(rows["split"], pa.array(config.splits)))
 
 
 def _require_same_settings(files: StoreFiles, settings: Mapping[str, Any]) -> None:

@@ -247,8 +247,8 @@ def _split_codes(
 def _require_unique(level: _Level, codes: np.ndarray, names: list[str]) -> None:
     """Raises SourceError if a listed name stands for several frames, scans or scenes."""
     encoded = level.entities.combine_chunks().dictionary_encode()
-    entities, count = encoded.indices.to_numpy().astype(np.int64), len(encoded.dictionary)
-    used = [(hits[which], entities[which]) for hits in level.hits for which in [np.flatnonzero(codes[hits])]]
+    entities, count = encoded.indices.to_numpy(), len(encoded.dictionary)
+    used = [(hits[which].astype(np.int64), entities[which]) for hits in level.hits for which in [np.flatnonzero(codes[hits])]]
     pairs = np.unique(np.concatenate([name * count + entity for name, entity in used]))
     repeated = np.flatnonzero(pairs[1:] // max(count, 1) == pairs[:-1] // max(count, 1))
     if len(repeated):

@@ -93,8 +93,8 @@ def split_by_time(rows: pa.Table, *, val_fraction: float, gap_s: float, seed: in
     rows = divided(rows, np.where(is_val, "val", "train"))
     require_splits(
         rows,
-        f"--resplit time leaves {{}} empty: none of {len(scans)} scans has frames on both sides of a gap of {gap_s:g} s. "
-        "Reduce --gap-s or --val-fraction, or divide the source by scene with --resplit train or val.",
+        f"--resplit time leaves {{}} empty: each of {len(scans)} scans is too short for both splits and a gap of "
+        f"{gap_s:g} s. Reduce --gap-s or --val-fraction, or divide the source by scene with --resplit train or val.",
     )
     return rows
 

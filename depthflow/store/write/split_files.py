@@ -177,7 +177,7 @@ def _matches(rows: pa.Table, names: list[str]) -> Iterator[_Level]:
         hits = []
         for key in keys:
             found = pc.index_in(key, wanted.cast(key.type), skip_nulls=True).fill_null(-1).to_numpy()
-            hits.append(np.where(is_free[found], found, -1))
+            hits.append(np.where(is_free[found], found, np.int64(-1)))
         for found in hits:
             is_free[found[found >= 0]] = False
         yield _Level(entities, hits)
@@ -248,9 +248,8 @@ def _require_unique(level: _Level, codes: np.ndarray, names: list[str]) -> None:
     """Raises SourceError if a listed name stands for several frames, scans or scenes."""
     encoded = level.entities.combine_chunks().dictionary_encode()
     entities, count = encoded.indices.to_numpy(), len(encoded.dictionary)
-    used = [(hits[which].astype(np.int64), entities[which]) for hits in level.hits for which in [np.flatnonzero(codes[hits])]]
-    pairs = np.unique(np.concatenate([name * count + entity for name, entity in used]))
-    repeated = np.flatnonzero(pairs[1:] // max(count, 1) == pairs[:-1] // max(count, 1))
+    pairs = np.unique(np.concatenate([(hits * count + entities)[codes[hits] > 0] for hits in level.hits]))
+    repeated = np.flatnonzero(pairs[1:] // count == pairs[:-1] // count)
     if len(repeated):
         pair = pairs[repeated[0]], pairs[repeated[0] + 1]
         one, other = (encoded.dictionary[int(code % count)].as_py() for code in pair)

@@ -86,6 +86,7 @@ def write():
         tree=write_tree,
         archive=write_archive,
         store=write_store,
+        config=config_of,
     )
 
 

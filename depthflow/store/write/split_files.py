@@ -254,7 +254,7 @@ def _require_unique(level: _Level, codes: np.ndarray, names: list[str]) -> None:
         pair = pairs[repeated[0]], pairs[repeated[0] + 1]
         one, other = (encoded.dictionary[int(code % count)].as_py() for code in pair)
         raise SourceError(
-            f"--split-file names {names[int(pair[0] // count)]}, which may be {one} or {other}. Write which, in full."
+            f"--split-file names {names[int(pair[0] // count)].lstrip('#')}, which may be {one} or {other}. Write which, in full."
         )
 
 
@@ -266,7 +266,7 @@ def _require_one_split(
     if not len(twice):
         return
     row = int(twice[0])
-    named = sorted({names[hits[row]] for hits in level.hits if codes[hits[row]]})
+    named = sorted({names[hits[row]].lstrip("#") for hits in level.hits if codes[hits[row]]})
     raise SourceError(
         f"--split-file names {' and '.join(named)} for train and for val, which leaves {len(twice)} frames in both, "
         f"such as {rows['sample_id'][row]}. Remove what is named from one list."

@@ -88,7 +88,7 @@ def split_by_time(rows: pa.Table, *, val_fraction: float, gap_s: float, seed: in
     is_long_enough = np.bincount(groups[is_readable & ~is_val & ~in_gap], minlength=len(scans)) > 0
     is_val &= is_long_enough[groups]
     in_gap &= is_long_enough[groups]
-    problem = f"less than {gap_s:g} s (--gap-s) from the frames of val, and before or after them in the same scan"
+    problem = f"less than {gap_s:g} s (--gap-s) before or after the frames of val in its scan"
     rows = rejected(rows, in_gap, "split_gap", problem)
     rows = divided(rows, np.where(is_val, "val", "train"))
     require_splits(

@@ -253,9 +253,8 @@ def _require_unique(level: _Level, codes: np.ndarray, names: list[str]) -> None:
     if len(repeated):
         pair = pairs[repeated[0]], pairs[repeated[0] + 1]
         one, other = (encoded.dictionary[int(code % count)].as_py() for code in pair)
-        raise SourceError(
-            f"--split-file names {names[int(pair[0] // count)].lstrip('#')}, which may be {one} or {other}. Write which, in full."
-        )
+        name = names[int(pair[0] // count)].lstrip("#")
+        raise SourceError(f"--split-file names {name}, which may be {one} or {other}. Write which, in full.")
 
 
 def _require_one_split(

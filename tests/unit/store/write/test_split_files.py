@@ -118,6 +118,11 @@ def test_the_most_specific_name_wins(divide):
     }
 
 
+def test_a_name_of_a_scan_is_not_taken_for_a_scenes(divide):
+    samples = [*SAMPLES, planned("tum", "seq-02", "a", "0", "0.png")]
+    assert {f.scan for f in divide(samples, val="seq-02") if f.split == "val"} == {"seq-02"}
+
+
 def test_with_both_lists_the_others_are_rejects(divide):
     samples = [*SAMPLES, planned("scannet", "scene0002", "scene0002_00", "0", "0.jpg", split="val", reason="r")]
     frames = divide(samples, train="my chess", val="scene0001_00")

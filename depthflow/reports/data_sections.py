@@ -106,9 +106,9 @@ def catalogue_counts(
     return Section(heading="Counts against the catalogue", parts=[*parts, *_scan_counts(accounting)])
 
 
-def _figures(accounting: Accounting, *, pooled_as: str | None) -> dict[tuple[str, ...], dict[str, int | None]]:
+def _figures(accounting: Accounting, *, pooled_as: str | None) -> dict[tuple[str, str], dict[str, int | None]]:
     """Returns the numbers of `Count.figures` by split and scene type, or by scene type if all splits are pooled."""
-    found: dict[tuple[str, ...], dict[str, int | None]] = {}
+    found: dict[tuple[str, str], dict[str, int | None]] = {}
     for total in accounting.scene_types:
         place, figures = (pooled_as or total.place.split, total.place.scene_type), total.figures()
         before = found.get(place, dict.fromkeys(figures, 0))

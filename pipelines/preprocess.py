@@ -3,6 +3,7 @@
 import logging
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Any
 
@@ -37,6 +38,7 @@ def main(config: PreprocessConfig) -> dict[str, Any]:
     if report:
         tell(f"The data report: {report}")
     return {
+        "status": _status(manifest["rejects_by_reason"]),
         "out": store.files.root,
         "samples": manifest["samples"],
         "rejects": manifest["rejects"],
@@ -74,7 +76,15 @@ def describe(config: PreprocessConfig) -> dict[str, Any]:
         )
     if warning := implausible_depths([row for row in read if "reason" not in row]):
         tell(warning, level=logging.WARNING)
-    return {"frames": f"{config.out.rstrip('/')}/{FRAMES}", **summary(rows, sources)}
+    found = summary(rows, sources)
+    return {"status": _status(found["rejects_by_reason"]), "frames": f"{config.out.rstrip('/')}/{FRAMES}", **found}
+
+
+def _status(rejects_by_reason: Mapping[str, int]) -> str:
+    """Returns rejects if any input was refused that the flags did not ask to leave out."""
+    from depthflow.store.write.splits import LEFT_OUT
+
+    return "rejects" if rejects_by_reason.keys() - {*LEFT_OUT} else "ok"
 
 
 if __name__ == "__main__":

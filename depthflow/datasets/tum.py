@@ -85,7 +85,7 @@ def _scan_frames(listing: Listing, folder: str, names: Mapping[str, str], camera
         for file in _unlisted(listing, folder, found):
             problem = f"{file.path} is not listed in {_LISTS[member]}"
             name = posixpath.splitext(file.name)[0]
-            yield make_frame({member: file}, **names, name=name, problem=problem, reason="not_listed")
+            yield make_frame({member: file}, **names, name=name, problem=problem, reason="unlisted_file")
 
 
 def _frame(

@@ -5,7 +5,7 @@ from depthflow.flags import RayConfig, flags, require_folder, require_positive
 
 @flags
 class DemoConfig(RayConfig):
-    """Runs the whole chain on a mini-DIODE, or on your own tree."""
+    """Runs the whole chain on a mini-DIODE, or on your own frames."""
 
     source: str | None = None
     """Folder of frames in any layout, or a table of them. Default: synthesize a mini-DIODE."""

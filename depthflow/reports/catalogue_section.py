@@ -12,18 +12,21 @@ from depthflow.store.schema import FIRST_DATASET
 
 UNNAMED = "(name not DIODE's)"
 """The scene type of an input that has none."""
+RESPLIT_FLAGS = {"time": "--resplit time", "file": "--split-file"}
+"""What a manifest states as resplit if all splits of the source were pooled, and the flag that asked for it."""
 
 
 def catalogue_counts(
     manifest: Mapping[str, Any], accounting: Accounting, rows: Sequence[Row], rejects: Sequence[Mapping[str, Any]]
 ) -> Section:
     """Expected, found, stored and refused, by split and scene type and then by scan; nothing of other data sets."""
-    drawn_from = manifest["config"]["resplit"]
+    resplit = manifest["config"]["resplit"]
+    drawn_from = " + ".join(accounting.splits) if resplit in RESPLIT_FLAGS else resplit
     stored = Counter((drawn_from or row["split"], row["scene_type"]) for row in rows if row["dataset"] == FIRST_DATASET)
     refused = Counter((drawn_from or row["split"], scene_type_of(row["sample_id"]) or UNNAMED) for row in rejects)
     lines = [
-        (*total.place[:2], *total.figures().values(), stored[total.place[:2]], refused[total.place[:2]])
-        for total in accounting.scene_types
+        (*place, *figures.values(), stored[place], refused[place])
+        for place, figures in _figures(accounting, pooled_as=drawn_from if resplit in RESPLIT_FLAGS else None).items()
     ]
     unnamed = [((split, kind), count) for (split, kind), count in sorted(refused.items()) if kind == UNNAMED]
     lines += [(*place, *[None] * 5, 0, count) for place, count in unnamed]
@@ -35,11 +38,25 @@ def catalogue_counts(
         "val. Found are distinct ids with DIODE's names and all three files; what lacks one is rejected.",
     ]
     if drawn_from:
+        flag = RESPLIT_FLAGS.get(resplit, "--resplit")
         parts.append(
-            f"The stored splits were drawn anew from the source's {drawn_from} (--resplit): train and val are counted "
+            f"The stored splits were drawn anew from the source's {drawn_from} ({flag}): train and val are counted "
             "together here, and samples of a split that was not asked for are neither stored nor rejected."
         )
     return Section(heading="Counts against the catalogue", parts=[*parts, *_scan_counts(accounting)])
+
+
+def _figures(accounting: Accounting, *, pooled_as: str | None) -> dict[tuple[str, str], dict[str, int | None]]:
+    """Returns the numbers of `Count.figures` by split and scene type, or by scene type if all splits are pooled."""
+    found: dict[tuple[str, str], dict[str, int | None]] = {}
+    for total in accounting.scene_types:
+        place, figures = (pooled_as or total.place.split, total.place.scene_type), total.figures()
+        before = found.get(place, dict.fromkeys(figures, 0))
+        found[place] = {
+            name: None if number is None or figures[name] is None else number + (figures[name] or 0)
+            for name, number in before.items()
+        }
+    return found
 
 
 def _verdict(accounting: Accounting) -> str:

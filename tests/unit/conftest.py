@@ -77,6 +77,7 @@ def write():
         triplet=write_triplet,
         tree=write_tree,
         store=write_store,
+        config=config_of,
     )
 
 

@@ -1,7 +1,9 @@
 """Flags of preprocess.py."""
 
+import math
 from typing import TYPE_CHECKING, Annotated, Literal
 
+from depthflow.datasets.frames import SPLITS
 from depthflow.datasets.layouts import LAYOUTS
 from depthflow.flags import RayConfig, Split, explained, flags, require, require_known, require_positive
 
@@ -10,6 +12,10 @@ if TYPE_CHECKING:
     LayoutName = str
 else:
     LayoutName = Literal[tuple(LAYOUTS)]
+
+
+SPLIT_OF = {"train": "train", "val": "val", "test": "val"}
+"""Names of splits in --split-file, and what each counts as."""
 
 
 @flags
@@ -29,10 +35,16 @@ class PreprocessConfig(RayConfig):
     """Stored width in pixels."""
     splits: tuple[Split, ...] = ("train", "val")
     """Splits to store."""
-    resplit: Split | None = None
-    """Derive both splits from this one, by scene (by scan if there is only one scene)."""
+    resplit: Literal[Split, "time"] | None = None
+    """Derive both splits from train or from val, by scene (by scan if there is only one scene). time: from both, and
+    cut each scan into a block of time for either split."""
     val_fraction: float = 0.2
-    """With --resplit, target fraction of each scene type's samples in val."""
+    """With --resplit, target fraction of each scene type's samples in val; with --resplit time, of each scan's."""
+    gap_s: float = 1.0
+    """With --resplit time, seconds between the blocks. The frames in between become rejects."""
+    split_file: tuple[str, ...] = ()
+    """Take the splits from lists: train=FILE val=FILE (or test=FILE), or one of them. A line names a scene, a scan, a
+    sample ID or an image's path."""
     seed: int = 0
     """Seed for dealing samples to shards and for --resplit."""
     shard_mib: int = 256
@@ -68,15 +80,31 @@ class PreprocessConfig(RayConfig):
         require_known(layout=(self.layout, LAYOUTS))
         fits = len(self.layout) in (0, 1, len(self.source))
         require(fits, f"--layout takes one name, or one for each --source. Received: {' '.join(self.layout)}")
+        self._check_split_files()
+        require(0 <= self.gap_s < math.inf, f"--gap-s must be finite and not negative. Received: {self.gap_s}")
         require(0 < self.val_fraction < 1, f"--val-fraction must be above 0 and below 1. Received: {self.val_fraction}")
         require(
             self.edge_relative_jump > 0, f"--edge-relative-jump must be positive. Received: {self.edge_relative_jump}"
         )
         require(self.edge_radius_px >= 0, f"--edge-radius-px must not be negative. Received: {self.edge_radius_px}")
 
+    def _check_split_files(self) -> None:
+        for file in self.split_file:
+            split, _, path = file.partition("=")
+            require(
+                split in SPLIT_OF and path != "",
+                f"--split-file takes SPLIT=FILE, SPLIT being one of: {', '.join(SPLIT_OF)}. Received: {file}",
+            )
+        require(
+            not (self.split_file and self.resplit),
+            f"--split-file and --resplit exclude each other: leave one out. Received: --resplit {self.resplit}",
+        )
+
     @property
     def source_splits(self) -> tuple[str, ...]:
         """The splits to take from the sources."""
+        if self.resplit == "time" or self.split_file:
+            return SPLITS
         return (self.resplit,) if self.resplit else self.splits
 
     @property

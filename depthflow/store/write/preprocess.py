@@ -32,9 +32,13 @@ from depthflow.store.write.sources import (
     Source,
     account_for,
 )
-from depthflow.store.write.splits import split_by_scene
+from depthflow.store.write.split_files import read_split_files, split_by_files
+from depthflow.store.write.splits import LEFT_OUT, split_by_scene, split_by_time
 from depthflow.store.write.staging import Segment, plan_staging, sample_maker, stage_segment
 from depthflow.store.write.tasks import Limits, Outcome, Reporter, check_rejects, run_tasks
+
+BY_FILES = "file"
+"""What a manifest states as resplit if its splits come from --split-file."""
 
 _log = logging.getLogger(__name__)
 
@@ -51,11 +55,12 @@ def preprocess(config: PreprocessConfig, progress: Callable[[str], Progress]) ->
             process, or cannot be written; if a sample takes too long, or too many inputs are rejected.
     """
     files, identities = open_files(config.out), archive_identities(config)
+    read_split_files(config.split_file)  # One that cannot be read fails before the sources are listed.
     limits = Limits(sample_timeout_s=config.sample_timeout_s, max_rejects=config.max_rejects)
     with files.writer_lock() as files:
         files.remove_temporaries()
         _require_same_settings(files, content_config(config))
-        if len(identities) < len(config.source) or not _holds_archives(files, identities):
+        if len(identities) < len(config.source) or config.split_file or not _holds_archives(files, identities):
             sources = list_sources(config, files, limits, progress)
             _write_store(config, sources, files, limits, progress)
         files.remove(STAGING)
@@ -84,10 +89,11 @@ def dry_run(config: PreprocessConfig, progress: Callable[[str], Progress]) -> tu
 def content_config(config: PreprocessConfig) -> dict[str, Any]:
     """Returns the part of the configuration that the store's content depends on."""
     unused = {"val_fraction"} if config.resplit is None else set()
+    unused |= {"gap_s"} if config.resplit != "time" else set()
     ignored = {"source", "layout", "out", "num_cpus", "verbose", "require_complete", "max_rejects", "report"}
-    ignored |= {"sample_timeout_s", "dry_run"}
+    ignored |= {"sample_timeout_s", "dry_run", "split_file"}
     settings = {name: value for name, value in dataclasses.asdict(config).items() if name not in ignored | unused}
-    return settings | {"splits": sorted(config.splits)}
+    return settings | {"splits": sorted(config.splits), "resplit": BY_FILES if config.split_file else config.resplit}
 
 
 def sample_layout(config: PreprocessConfig) -> SampleLayout:
@@ -125,10 +131,18 @@ def plan_rows(config: PreprocessConfig, sources: Sequence[Source]) -> pa.Table:
             f"{dict(Counter(rows['reason'].to_pylist()))}. For example {first['sample_id']}: {first['problem']}. Fix "
             "the source, then run the same command again."
         )
-    if config.resplit:
+    return _divided(rows, config)
+
+
+def _divided(rows: pa.Table, config: PreprocessConfig) -> pa.Table:
+    """Returns the rows to be stored, in the splits that the flags ask for."""
+    if config.split_file:
+        rows = split_by_files(rows, read_split_files(config.split_file), config.splits)
+    elif config.resplit == "time":
+        rows = split_by_time(rows, val_fraction=config.val_fraction, gap_s=config.gap_s, seed=config.seed)
+    elif config.resplit:
         rows = split_by_scene(rows, val_fraction=config.val_fraction, seed=config.seed)
-        rows = rows.filter(pc.is_in(rows["split"], pa.array(config.splits)))
-    return rows
+    return rows.filter(pc.is_in(rows["split"], pa.array(config.splits)))
 
 
 def _require_same_settings(files: StoreFiles, settings: Mapping[str, Any]) -> None:
@@ -179,6 +193,9 @@ def _write_store(
     if files.exists(MANIFEST):
         return
     unread = pa.concat_tables([plan.rows.filter(pc.not_equal(plan.rows["reason"], "")) for plan in plans])
+    if limits.max_rejects is not None:
+        left_out = sum(reason in LEFT_OUT for reason in unread["reason"].to_pylist())
+        limits = limits._replace(max_rejects=limits.max_rejects + left_out)
     example = "".join(f"{row['sample_id']} ({row['problem']})" for row in unread.slice(0, 1).to_pylist())
     check_rejects(unread.num_rows, max_rejects=limits.max_rejects, example=example)
     layout = sample_layout(config)

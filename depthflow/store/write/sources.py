@@ -112,7 +112,7 @@ def read_archive(
 
 
 def account_for(sources: Sequence[Source], splits: tuple[str, ...], *, must_be_diode: bool = False) -> Accounting:
-    """Counts complete frames; where any are DIODE's, those alone.
+    """Counts the complete frames of DIODE; nothing is expected of other data sets.
 
     Args:
         must_be_diode: Whether to compare with DIODE's catalogue even if no source has the names of its scans.
@@ -121,7 +121,7 @@ def account_for(sources: Sequence[Source], splits: tuple[str, ...], *, must_be_d
     whole = [source.frames.filter(pc.equal(source.frames["reason"], "")) for source in sources]
     diode = [frames.filter(pc.equal(frames["dataset"], "diode")) for frames in whole]
     compared = must_be_diode or any(is_diode(_tuples(f), catalogue=catalogue) for f in diode if f.num_rows)
-    counted = pa.concat_tables([FRAME_SCHEMA.empty_table(), *(diode if compared else whole)])
+    counted = pa.concat_tables([FRAME_SCHEMA.empty_table(), *diode])
     return account(_tuples(counted), splits=splits, catalogue=catalogue if compared else {})
 
 

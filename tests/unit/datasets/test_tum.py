@@ -121,7 +121,7 @@ def test_files_that_no_list_names_or_that_are_gone_are_reported(tmp_path):
     write_image(tmp_path / SCAN / "rgb/7.png")
     (tmp_path / SCAN / f"depth/{DEPTHS[0]}.PNG").unlink()
     found = frames_of(tmp_path, "tum")
-    assert found[f"{PREFIX}/7"].reason == "not_listed"
+    assert found[f"{PREFIX}/7"].reason == "unlisted_file"
     assert f"{SCAN}/rgb/7.png is not listed in rgb.txt" in found[f"{PREFIX}/7"].problem
     assert found[f"{PREFIX}/{IMAGES[0]}"].members.keys() == {"rgb"}
     assert found[f"{PREFIX}/{IMAGES[1]}"].members.keys() == {"rgb", "depth"}

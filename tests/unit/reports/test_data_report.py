@@ -150,6 +150,26 @@ def test_resplit_is_counted_by_the_sources_split(tmp_path, write):
     assert "drawn anew from the source's val" in others[1]
 
 
+def test_pooled_splits_are_counted_together(tmp_path, write):
+    """Time of DIODE is the order of its ids: at 30 Hz, 0.1 s are 3 frames, so 10 give 8 - 2 of train and 2 of val."""
+    write.tree(tmp_path / "tree", {"train": {"00007_00082_outdoor": 10}, "val": {"00019_00183_indoors": 1}})
+    (tmp_path / "val.txt").write_text("scan_00183\n")
+    flags = {
+        "--resplit time": {"resplit": "time", "gap_s": 0.1},
+        "--split-file": {"split_file": (f"val={tmp_path / 'val.txt'}",)},
+    }
+    for flag, changes in flags.items():
+        store = write.store(tmp_path / flag, tmp_path / "tree", **changes)
+        verdict, table, others = counts(store)
+        assert verdict == "A part of DIODE's train and val: 11 of 26,229 samples."
+        rejects = 2 if flag == "--resplit time" else 0
+        assert table == [
+            ("train + val", "indoors", 8574 + 325, 1, 8574 + 324, 0, 0, 1, 0),
+            ("train + val", "outdoor", 16884 + 446, 10, 16874 + 446, 0, 0, 10 - rejects, rejects),
+        ]
+        assert f"from the source's train + val ({flag})" in others[1]
+
+
 def test_every_reject_is_listed_and_escaped(store, report):
     reasons = report.table("reason", "inputs", "for example", "its message")
     assert {reason: int(count) for reason, count, *_ in reasons} == store.manifest["rejects_by_reason"]

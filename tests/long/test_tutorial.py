@@ -1,5 +1,5 @@
 """Runs every command of docs/tutorial.md verbatim and in order, and compares its result with the page. The
-commands of docs/how-to/own-data.md run likewise, on frames that the test writes to DIR.
+commands of docs/how-to/own-data.md run likewise, DIR and OTHER being real frames of 7-Scenes and of Redwood.
 
 Commands that need something a laptop may lack are parsed in tests/contract/test_pages.py. The Python programs of the
 other pages run in the tutorial's folder too, since they read its files.
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from depthflow.command import last_json_line
+from tests.layout_trees import real
 from tests.pages import PAGES, ROOT, Block, blocks_of
 
 TUTORIAL = ROOT / "docs" / "tutorial.md"
@@ -60,14 +61,18 @@ def test_the_tutorial_does_what_it_says(shared_ray, command_server, tmp_path):
         assert (tmp_path / "tutorial-out" / report / "report.html").is_file()
 
 
-def test_own_data_ends_in_a_model(shared_ray, command_server, tmp_path, write_triplet):
-    for scene, split in enumerate(("train", "train", "val", "val")):
-        for view in range(4):
-            write_triplet(tmp_path / "DIR", split=split, scene=scene, view=view, size=(480, 640))
+def test_own_data_ends_in_a_promoted_model(shared_ray, command_server, tmp_path, shared):
+    for name, layout in (("DIR", "seven_scenes"), ("OTHER", "redwood")):
+        (tmp_path / name).symlink_to(real(shared, layout), target_is_directory=True)
     blocks = [block for block in blocks_of(OWN_DATA) if block.language == "sh"]
     results = [run_command(block, line, "", command_server, tmp_path) for block in blocks for line in block.lines]
-    assert [result["model_uri"] for result in results if "model_uri" in result] == ["models:/depthflow/1"]
-    assert [np.load(path).shape for path in sorted((tmp_path / "own-depth").glob("*.npy"))] == [(480, 640)] * 8
+    trained = [result["model_uri"] for result in results if "model_uri" in result]
+    assert trained == ["models:/depthflow/1", "models:/depthflow/2"]
+    assert [result["decision"] for result in results if "decision" in result] == ["promoted"]
+    stores = [result for result in results if "fingerprint" in result and "shards" in result]
+    assert [store["samples"] + store["rejects"] for store in stores] == [200, 40, 205]
+    assert {reason for store in stores for reason in store["rejects_by_reason"]} == {"split_gap"}
+    assert [np.load(path).shape for path in sorted((tmp_path / "own-depth").glob("*.npy"))] == [(480, 640)]
 
 
 def run_command(block: Block, line: str, shown: str, command_server, folder: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import yaml
 from mlflow import MlflowClient
 from PIL import Image
 
@@ -180,6 +182,11 @@ class TestOverHttp:
         assert example.stat().st_size < 100_000
         assert len(server.post(json.loads(example.read_text()))["predictions"]) == 1
 
+    def test_a_lens_makes_no_difference_to_a_network_that_learned_with_one(self, server, photo):
+        request = {"inputs": photo[None, ::8, ::8].tolist()}
+        with_lens = {**request, "params": {"fx_px": 500.0, "fy_px": 510.0}}
+        assert server.post(with_lens) == server.post(request)
+
     @pytest.mark.parametrize(
         ("record", "params", "said"),
         [
@@ -187,6 +194,8 @@ class TestOverHttp:
             ("photo.jpg", {}, "Image 1 of 1 was rejected: not_base64"),
             ("A" * 100_000, {}, "Image 1 of 1 was rejected: unreadable_image"),
             ("", {"output_format": "tiff"}, "output_format must be one of array, npy, png. Received: 'tiff'"),
+            ("", {"fx_px": 500.0}, "fx_px and fy_px must be focal lengths in pixels of the image, both or neither"),
+            ("", {"fx_px": 500.0, "fy_px": -1.0}, "fx_px and fy_px must be focal lengths in pixels of the image"),
         ],
     )
     def test_an_error_says_what_is_wrong_without_repeating_the_image(self, server, record, params, said):
@@ -194,6 +203,26 @@ class TestOverHttp:
         error = server.post(request, code=400)
         assert error["error_code"] == "INVALID_PARAMETER_VALUE"
         assert said in error["message"] and len(error["message"]) < 600
+
+
+def test_the_lens_over_http(demo, bare, tmp_path):
+    """Of the champion, its saved camera replaced by the canonical one: depth grows with the focal length."""
+    [network] = demo.folder.parent.glob("**/network.keras")
+    model = next(folder for folder in network.parents if (folder / "MLmodel").is_file())
+    shutil.copytree(model, tmp_path / "model")
+    description = yaml.safe_load((tmp_path / "model/MLmodel").read_text())
+    config = description["flavors"]["python_function"]["config"]
+    assert config["model_camera"]["camera"] == "none"
+    config["model_camera"] = {"camera": "canonical", "median_focal": 1.0}
+    (tmp_path / "model/MLmodel").write_text(yaml.safe_dump(description))
+    rgb = np.random.default_rng(0).integers(0, 255, (1, 60, 80, 3), dtype=np.uint8)
+    with ServedModel(SERVE.replace("models:/depthflow@champion", "model"), tmp_path, bare) as server:
+        lenses = [{}, {"fx_px": 80.0, "fy_px": 60.0}, {"fx_px": 160.0, "fy_px": 120.0}, {"fx_px": 320.0, "fy_px": 60.0}]
+        answers = [server.post({"inputs": rgb.tolist(), "params": lens})["predictions"] for lens in lenses]
+    unknown, once, twice, anamorphic = map(np.array, answers)
+    np.testing.assert_allclose(unknown, once, rtol=1e-5)  # The median of training: relative focal 1.
+    np.testing.assert_allclose(twice, 2 * once, rtol=1e-5)
+    np.testing.assert_allclose(anamorphic, 2 * once, rtol=1e-5)
 
 
 def test_evaluation_does_not_depend_on_the_number_of_workers(run, demo, tmp_path):

@@ -40,7 +40,7 @@ from depthflow.storage.files import DiskFiles
 from depthflow.store.write.config import PreprocessConfig
 from depthflow.store.write.plan import ShardPlan, plan_samples
 from depthflow.store.write.preprocess import sample_layout, shard_work
-from depthflow.store.write.sample import make_sample
+from depthflow.store.write.sample import Sample, make_sample
 from depthflow.store.write.sources import Source
 from depthflow.store.write.tasks import Reporter
 
@@ -64,14 +64,14 @@ class Benchmark:
 
 
 def main(benchmark: Benchmark) -> dict[str, float]:
-    """Measures every side at each size, in a process of its own."""
+    """Measures every side at each size, in a process that begins with the workers' environment."""
     Path(benchmark.work).mkdir(parents=True, exist_ok=True)
     os.environ.update(WORKER_ENVIRONMENT)
     figures: dict[str, float] = {}
-    for height, width in SIZES:
-        with multiprocessing.get_context("spawn").Pool(1) as pool:
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        for height, width in SIZES:
             found = pool.apply(measure, (benchmark, height, width))
-        figures |= {f"{height}x{width}/{name}": value for name, value in found.items()}
+            figures |= {f"{height}x{width}/{name}": value for name, value in found.items()}
     print(*(f"{name:<24} {value:8.3f}" for name, value in figures.items()), sep="\n", flush=True)
     return figures
 
@@ -82,8 +82,15 @@ def measure(benchmark: Benchmark, height: int, width: int) -> dict[str, float]:
     frames = some_frames(benchmark.source, benchmark.frames)
     layout = sample_layout(PreprocessConfig(source=(benchmark.source,), out="", height=height, width=width))
 
-    def sample(frame: Frame) -> None:
-        make_sample(frame, {name: Path(path).read_bytes() for name, path in frame.members.items()}, layout)
+    def each(make: Callable[[Frame], object]) -> Callable[[], None]:
+        def make_all() -> None:
+            for frame in frames:
+                make(frame)  # What it made is dropped, and its memory used for the next.
+
+        return make_all
+
+    def sample(frame: Frame) -> Sample:
+        return make_sample(frame, {name: Path(path).read_bytes() for name, path in frame.members.items()}, layout)
 
     def stored() -> None:
         planned = tuple(plan_samples([Source(location=benchmark.source, frames=frames)]))
@@ -93,9 +100,9 @@ def measure(benchmark: Benchmark, height: int, width: int) -> dict[str, float]:
             assert outcome.done == len(frames) and not outcome.rejects
 
     sides: dict[str, Callable[[], object]] = {
-        "decode": lambda: [decoded(frame) for frame in frames],
-        "loop": lambda: [loop_sample(frame, height=height, width=width) for frame in frames],
-        "sample": lambda: [sample(frame) for frame in frames],
+        "decode": each(decoded),
+        "loop": each(lambda frame: loop_sample(frame, height=height, width=width)),
+        "sample": each(sample),
         "stored": stored,
     }
     times: dict[str, list[float]] = {name: [] for name in sides}

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import OpenEXR
 
+from depthflow.datasets.image_file import decode_grey_png
 from depthflow.datasets.npy_file import decode_npy
 from depthflow.datasets.reject import RejectError
 
@@ -29,6 +30,8 @@ def decode_depth(content: bytes) -> np.ndarray:
     Raises:
         RejectError: unreadable_array, wrong_dtype or wrong_shape.
     """
+    if (millimetres := decode_grey_png(content)) is not None:
+        return millimetres
     for start, decode in DECODERS:
         if content.startswith(start):
             return decode(content)

@@ -7,9 +7,10 @@ share s of both sides, enlarged, is what a lens of 1 / s times the focal length 
 shorter lenses too without inventing pixels, the reference (factor 1) is itself a cut, of the share min(factors): the
 factor z shows the share min(factors) / z, the smallest factor is the whole image, and the reference alone is not
 resampled: every cut is resized to its size, the image by area or bilinearly, depth by point sampling. Each is then
-predicted with its own focal length, by the predictor that predict.py and evaluate.py use.
+predicted with its own focal length, by the predictor that predict.py and evaluate.py use; a model of the canonical
+camera again without, when its training images' median stands in, as if it had been trained with --camera none.
 
-For each model and factor:
+For each of these and each factor:
 
 - abs_rel: mean over images, over the whole cut, so that a longer lens also sees another part of the room;
 - centre/abs_rel: the same over what all cuts show, the share min / max of the image;
@@ -33,7 +34,7 @@ import tyro
 from depthflow.metrics import counted_pixels, image_metrics
 from depthflow.models.interface import Predictor
 from depthflow.observability.noise import TENSORFLOW_ENVIRONMENT
-from depthflow.store.read.reader import SampleBatch, SplitReader
+from depthflow.store.read.reader import SampleBatch, SplitReader, worker_pass
 from depthflow.store.store import open_store
 from depthflow.store.write.planes import point_sample_index, resize_rgb
 
@@ -88,23 +89,25 @@ def main(benchmark: Benchmark) -> dict[str, Any]:
     for model in find_models(benchmark.model):
         if model.output != "metres":
             raise SystemExit(f"{model.uri} predicts {model.output}, and a lens changes only metres.")
-        batches = (
-            reader.read(np.arange(start, min(start + benchmark.batch_size, len(reader))))
-            for start in range(0, len(reader), benchmark.batch_size)
-        )
-        found[model.uri] = {"camera": model.camera.camera, **lens_figures(model.load(), batches, benchmark.factors)}
-        print(table(model.uri, found[model.uri]), flush=True)
+        predictor, found[model.uri] = model.load(), {"camera": model.camera.camera}
+        for lens in ("known", "unknown") if model.camera.camera == "canonical" else ("known",):
+            batches = worker_pass(reader, max_batch_size=benchmark.batch_size, rank=0, num_workers=1)
+            shown = lens_figures(predictor, batches, benchmark.factors, lens_is_known=lens == "known")
+            found[model.uri][lens] = shown
+            print(table(f"{model.uri}, camera {model.camera.camera}, lens {lens}", shown), flush=True)
     return {"samples": len(reader), "fingerprint": store.fingerprint, "models": found}
 
 
-def lens_figures(predictor: Predictor, batches: Iterable[SampleBatch], factors: Sequence[float]) -> dict[str, Any]:
+def lens_figures(
+    predictor: Predictor, batches: Iterable[SampleBatch], factors: Sequence[float], *, lens_is_known: bool = True
+) -> dict[str, Any]:
     """Predicts every view of every image: figures by factor, and the largest change of both abs_rel."""
     images: dict[float, list[dict[str, float]]] = {factor: [] for factor in factors}
     for batch in batches:
         if np.isnan(batch.focal).any():
             raise SystemExit(f"The camera of some images is unknown, such as that of {batch.sample_ids[0]}.")
         for factor in factors:
-            images[factor] += view_figures(predictor, seen_with(batch, factor, factors))
+            images[factor] += view_figures(predictor, seen_with(batch, factor, factors), lens_is_known=lens_is_known)
     figures = {
         factor: {
             "abs_rel": float(np.nanmean([image["abs_rel"] for image in rows])),
@@ -121,12 +124,11 @@ def lens_figures(predictor: Predictor, batches: Iterable[SampleBatch], factors: 
     return {"factors": {str(factor): row for factor, row in figures.items()}, **largest}
 
 
-def view_figures(predictor: Predictor, view: View) -> list[dict[str, float]]:
+def view_figures(predictor: Predictor, view: View, *, lens_is_known: bool) -> list[dict[str, float]]:
     """Predicts a view: for each image abs_rel, centre/abs_rel and scale, NaN without a valid pixel."""
     rows = []
-    for depth_pred, depth_gt, valid_mask in zip(
-        predictor(view.rgb, view.focal), view.depth_m, view.valid_mask, strict=True
-    ):
+    predicted = predictor(view.rgb, view.focal if lens_is_known else None)
+    for depth_pred, depth_gt, valid_mask in zip(predicted, view.depth_m, view.valid_mask, strict=True):
         centre = valid_mask & view.in_centre
         whole, inner = (
             image_metrics(depth_pred=depth_pred, depth_gt=depth_gt, valid_mask=mask)["abs_rel"]
@@ -169,7 +171,7 @@ def centre_cut(height: int, width: int, share: float) -> tuple[slice, slice]:
 def table(name: str, found: dict[str, Any]) -> str:
     """Returns a model's figures as lines of text."""
     columns = ("abs_rel", "change", "centre/abs_rel", "centre/change", "scale")
-    lines = [f"\n{name} (camera {found['camera']})", " ".join(f"{column:>15}" for column in ("factor", *columns))]
+    lines = [f"\n{name}", " ".join(f"{column:>15}" for column in ("factor", *columns))]
     for factor, row in found["factors"].items():
         cells = [f"{row[column]:+.1%}" if "change" in column else f"{row[column]:.4f}" for column in columns]
         lines.append(" ".join(f"{cell:>15}" for cell in (factor, *cells)))

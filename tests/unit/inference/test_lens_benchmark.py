@@ -48,7 +48,7 @@ def batch(rgb, depth_m, valid_mask=None):
 
 
 class SizeOfSquare:
-    """Knows that the white square's side is 0.4 m, so its apparent size and the lens give its distance."""
+    """Knows that the white square's side is 0.4 m: its apparent size and the lens, or a guess of it, give its distance."""
 
     output = "metres"
 
@@ -57,7 +57,7 @@ class SizeOfSquare:
 
     def __call__(self, rgb, focal=None):
         seen = np.sqrt(rgb[..., 0].mean(axis=(1, 2)) / 255)
-        depth_m = 0.4 * (focal if self._own_focal is None else self._own_focal) / seen
+        depth_m = 0.4 * (self._own_focal if focal is None else focal) / seen
         return np.broadcast_to(depth_m[:, None, None], rgb.shape[:3]).astype(np.float32)
 
 
@@ -70,7 +70,8 @@ def test_a_predictor_that_knows_the_lens_has_the_same_error_with_each(lens):
 
 def test_one_that_does_not_is_wrong_by_the_factor(lens):
     own = 0.9 * CAMERA.relative_focal / 0.5  # The reference is half of the image, and takes everything for 10% nearer.
-    found = lens.lens_figures(SizeOfSquare(own_focal=own), [batch(square(2.0), 2.0)], FACTORS)
+    squares = [batch(square(2.0), 2.0)]
+    found = lens.lens_figures(SizeOfSquare(own_focal=own), squares, FACTORS, lens_is_known=False)
     rows = found["factors"].values()
     assert [row["scale"] for row in rows] == pytest.approx([1.8, 0.9, 0.45], rel=0.02)
     assert [row["abs_rel"] for row in rows] == pytest.approx([0.8, 0.1, 0.55], abs=0.02)

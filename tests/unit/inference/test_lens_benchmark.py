@@ -48,7 +48,7 @@ def batch(rgb, depth_m, valid_mask=None):
 
 
 class SizeOfSquare:
-    """Knows that the white square's side is 0.4 m: its apparent size and the lens, or a guess of it, give its distance."""
+    """Knows the white square's side, 0.4 m: its apparent size and the lens, or a guess of it, give its distance."""
 
     output = "metres"
 

@@ -10,7 +10,7 @@ import numpy as np
 import OpenEXR
 
 from depthflow.datasets.hdf5_file import MAGIC, decode_hdf5
-from depthflow.datasets.image_file import MAX_PIXELS, decode_with_opencv
+from depthflow.datasets.image_file import MAX_PIXELS, decode_grey_png, decode_with_opencv
 from depthflow.datasets.npy_file import NPY_START, decode_npy
 from depthflow.datasets.reject import RejectError
 
@@ -33,6 +33,8 @@ def decode_depth(content: bytes) -> np.ndarray:
     Raises:
         RejectError: unreadable_array, wrong_dtype or wrong_shape.
     """
+    if (millimetres := decode_grey_png(content)) is not None:
+        return millimetres
     for start, decode in DECODERS:
         if content.startswith(start):
             return decode(content)

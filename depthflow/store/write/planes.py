@@ -57,16 +57,16 @@ def make_planes(
     )
     if views:
         sampled, seen = seen_by_depth(*views, shape=valid_mask.shape, height=height, width=width)
-        stored_valid = valid_mask[sampled] & seen
+        stored_valid = sample_points(valid_mask, sampled) & seen
     else:
         sampled = point_sample_index(valid_mask.shape, height=height, width=width)
-        stored_valid = valid_mask[sampled]
-    log_depth = np.log(np.where(stored_valid, depth_m[sampled], np.float32(1.0)), dtype=np.float32)
+        stored_valid = sample_points(valid_mask, sampled)
+    stored_depth_m = np.where(stored_valid, sample_points(depth_m, sampled), np.float32(1.0))
     return Planes(
         rgb=resize_rgb(rgb, height=height, width=width),
-        log_depth=log_depth,
+        log_depth=np.log(stored_depth_m, dtype=np.float32),
         valid_mask=stored_valid,
-        edge_mask=edges[sampled],
+        edge_mask=sample_points(edges, sampled),
     )
 
 
@@ -90,6 +90,12 @@ def point_sample_index(shape: tuple[int, ...], *, height: int, width: int) -> tu
     rows = ((2 * np.arange(height) + 1) * shape[0]) // (2 * height)
     columns = ((2 * np.arange(width) + 1) * shape[1]) // (2 * width)
     return np.ix_(rows, columns)  # type: ignore[return-value]
+
+
+def sample_points(plane: np.ndarray, index: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """Returns `plane[index]` of an open mesh, in half of the time: whole rows first, then their columns."""
+    rows, columns = index
+    return plane.take(rows.ravel(), axis=0).take(columns.ravel(), axis=1)
 
 
 def seen_by_depth(
@@ -131,8 +137,7 @@ def depth_edges(*, depth_m: np.ndarray, valid_mask: np.ndarray, relative_jump: f
     kernel = np.ones((3, 3), np.uint8)
     valid = valid_mask.view(np.uint8)
     ratio = np.float32(1 + relative_jump)
-    with np.errstate(invalid="ignore"):
-        depth_or_0 = cv2.patchNaNs(np.multiply(depth_m, valid_mask), 0.0)  # An invalid infinity times 0 is NaN.
+    depth_or_0 = cv2.copyTo(depth_m, valid)
     depth_or_far = np.full(depth_m.shape, np.float32(1e30))
     cv2.copyTo(depth_m, valid, depth_or_far)
     farthest = cv2.dilate(depth_or_0, kernel)
@@ -160,12 +165,14 @@ def depth_figures(planes: Planes) -> dict[str, float]:
     log_depth = planes.log_depth[planes.valid_mask]
     if log_depth.size == 0:
         raise ValueError("no stored pixel is valid")
-    middle = [(log_depth.size - 1) // 2, log_depth.size // 2]
+    middle = log_depth.size // 2
+    ordered = np.partition(log_depth, middle)
+    lower = ordered[middle] if log_depth.size % 2 else ordered[:middle].max()  # A second rank costs twice as much.
     return {
         "depth_min_m": math.exp(log_depth.min()),
-        "depth_median_m": float(np.exp(np.partition(log_depth, middle)[middle], dtype=np.float64).mean()),
+        "depth_median_m": float(np.exp([lower, ordered[middle]], dtype=np.float64).mean()),
         "depth_max_m": math.exp(log_depth.max()),
         "log_depth_mean": float(log_depth.mean(dtype=np.float64)),
-        "valid_fraction": float(planes.valid_mask.mean()),
-        "edge_fraction": float(planes.edge_mask.mean()),
+        "valid_fraction": float(np.count_nonzero(planes.valid_mask) / planes.valid_mask.size),
+        "edge_fraction": float(np.count_nonzero(planes.edge_mask) / planes.edge_mask.size),
     }

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from depthflow.datasets.decode import decode_frame
+from depthflow.datasets.depth_files import decode_depth
 from depthflow.datasets.frames import DepthEncoding
-from depthflow.datasets.image_file import decode_rgb
+from depthflow.datasets.image_file import decode_rgb, is_turned
 from depthflow.datasets.npy_file import decode_npy
 from depthflow.datasets.reject import RejectError
 
@@ -400,6 +401,29 @@ def test_a_png_with_a_flipped_bit_is_rejected_or_unchanged():
     assert refused > len(whole) - 20  # What follows the pixels may be anything.
 
 
+@settings(max_examples=60)
+@given(height=st.integers(1, 40), width=st.integers(1, 40), seed=st.integers(0, 999), level=st.integers(0, 9))
+def test_a_depth_png_decodes_as_with_opencv(height, width, seed, level):
+    generator = np.random.default_rng(seed)
+    depth = generator.integers(0, generator.integers(2, 65537), (height, width), dtype=np.uint16)
+    content = cv2.imencode(".png", depth, [cv2.IMWRITE_PNG_COMPRESSION, level])[1].tobytes()
+    for one in (content, with_orientation(content, 6), content + b"behind its end"):
+        np.testing.assert_array_equal(decode_depth(one), depth)
+
+
+def test_a_depth_png_with_a_flipped_bit_is_rejected_or_unchanged():
+    depth = np.random.default_rng(3).integers(0, 65536, (9, 7), dtype=np.uint16)
+    whole, refused = png(depth), 0
+    for place in range(len(whole)):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << place % 8
+        try:
+            np.testing.assert_array_equal(decode_depth(bytes(damaged)), depth)
+        except RejectError:
+            refused += 1
+    assert refused > len(whole) - 20
+
+
 def with_orientation(whole: bytes, orientation: int) -> bytes:
     """The PNG with EXIF data that ask for one of eight rotations and reflections; 1 is for none."""
     exif = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0" + bytes([orientation, 0, 0, 0, 0, 0, 0, 0])
@@ -422,12 +446,36 @@ def test_a_frame_whose_image_is_to_be_turned_is_rejected(orientation, side):
     assert caught.value.reason == "turned_image"
 
 
+@pytest.mark.parametrize("orientation", range(10))
+@pytest.mark.parametrize("endian", ["<", ">"])
 @pytest.mark.parametrize("kind", ["jpeg", "webp"])
-def test_nor_is_an_image_of_another_format_turned(kind):
+def test_an_image_of_another_format_is_turned_where_opencv_turns_it(kind, endian, orientation):
+    exif, file = Image.Exif(), io.BytesIO()
+    exif.endian = endian
+    exif[0x0112] = orientation
+    Image.fromarray(RGB).save(file, kind, exif=exif)
+    content = np.frombuffer(file.getvalue(), np.uint8)
+    stored = cv2.imdecode(content, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    shown = cv2.imdecode(content, cv2.IMREAD_COLOR)
+    assert is_turned(file.getvalue(), decode_rgb(file.getvalue())) == (not np.array_equal(stored, shown))
+    assert is_turned(file.getvalue(), decode_rgb(file.getvalue())) == (2 <= orientation <= 8)
+
+
+@pytest.mark.parametrize("kept", range(0, 30, 3))
+def test_a_jpeg_with_damaged_exif_data_is_turned_where_opencv_turns_it(kept):
     exif, file = Image.Exif(), io.BytesIO()
     exif[0x0112] = 3
-    Image.fromarray(RGB).save(file, kind, exif=exif)
-    assert reason({**members(), "rgb": file.getvalue()}) == "turned_image"
+    Image.fromarray(RGB).save(file, "jpeg", exif=exif.tobytes()[:kept])
+    content = np.frombuffer(file.getvalue(), np.uint8)
+    stored = cv2.imdecode(content, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    rgb = decode_rgb(file.getvalue())
+    assert is_turned(file.getvalue(), rgb) == (not np.array_equal(stored, rgb[..., ::-1]))
+
+
+def test_a_jpeg_whose_comment_speaks_of_exif_is_not_turned():
+    file = io.BytesIO()
+    Image.fromarray(RGB).save(file, "jpeg", comment=b"Exif\0\0II*\0")
+    assert not is_turned(file.getvalue(), decode_rgb(file.getvalue()))
 
 
 def test_a_frame_with_exif_data_for_an_upright_image_is_taken():

@@ -2,8 +2,7 @@
 
     python benchmarks/frames.py --source FOLDER --work DIR
 
-FOLDER holds frames as 7-Scenes has them, of one camera: frame-NNNNNN.color.jpg (or .png) and frame-NNNNNN.depth.png in
-millimetres, 0 and 65535 where there is none. DIR is a scratch folder. For each stored size:
+FOLDER holds frames in the layout of 7-Scenes. DIR is a scratch folder. For each stored size:
 
 - loop: cv2.imread of both files, metres, mask, log and cv2.resize, as a user would write it; it checks and writes
   nothing;
@@ -34,10 +33,12 @@ import numpy as np
 import tyro
 
 from depthflow.cluster.session import WORKER_ENVIRONMENT
-from depthflow.datasets.camera import Camera
 from depthflow.datasets.depth_files import decode_depth
-from depthflow.datasets.frames import DepthEncoding, Frame
+from depthflow.datasets.frame_table import frame_table, frames_of
+from depthflow.datasets.frames import SPLITS, Frame
 from depthflow.datasets.image_file import decode_rgb
+from depthflow.datasets.layouts import find_frames
+from depthflow.datasets.listing import list_tree
 from depthflow.storage.files import DiskFiles
 from depthflow.store.write.config import PreprocessConfig
 from depthflow.store.write.plan import ShardPlan, plan_samples
@@ -46,8 +47,6 @@ from depthflow.store.write.sample import Sample, make_sample
 from depthflow.store.write.sources import Source
 from depthflow.store.write.tasks import Reporter
 
-CAMERA = Camera(width=640, height=480, fx_px=585.0, fy_px=585.0, cx_px=320.0, cy_px=240.0)
-MILLIMETRES = DepthEncoding(units_per_m=1000, invalid=(0, 65535))
 SIZES = ((256, 256), (128, 160))
 
 
@@ -95,8 +94,8 @@ def measure(benchmark: Benchmark, height: int, width: int) -> dict[str, float]:
         return make_sample(frame, contents(frame), layout)
 
     def stored() -> None:
-        planned = tuple(plan_samples([Source(location=benchmark.source, frames=frames)]))
-        plan = ShardPlan(path="0.parquet", samples=planned, settings="")
+        rows = plan_samples([Source(location=benchmark.source, frames=frame_table(frames))])
+        plan = ShardPlan(path="0.parquet", rows=rows, settings="")
         with tempfile.TemporaryDirectory(dir=benchmark.work) as folder:
             outcome = shard_work(layout, DiskFiles(folder))(plan, Reporter(lambda report: None, 0))
             assert outcome.done == len(frames) and not outcome.rejects
@@ -120,24 +119,8 @@ def measure(benchmark: Benchmark, height: int, width: int) -> dict[str, float]:
 
 
 def some_frames(source: str, count: int) -> list[Frame]:
-    """Returns the folder's first frames."""
-    images = sorted(Path(source).glob("frame-*.color.*"))[:count]
-    if not images:
-        raise SystemExit(f"{source} has no frame-*.color.jpg. Pass a folder of frames as 7-Scenes has them.")
-    return [
-        Frame(
-            sample_id=f"frames/{image.name}",
-            split="train",
-            scene_type="indoors",
-            scene="scene",
-            scan="scan",
-            members={"rgb": str(image), "depth": str(image.with_name(image.name.partition(".")[0] + ".depth.png"))},
-            dataset="frames",
-            encoding=MILLIMETRES,
-            camera=CAMERA,
-        )
-        for image in images
-    ]
+    """Returns the folder's first frames, as `preprocess.py` lists them."""
+    return frames_of(find_frames(list_tree(source), "seven_scenes", SPLITS).slice(0, count))
 
 
 def decoded(frame: Frame) -> tuple[np.ndarray, np.ndarray]:

@@ -67,8 +67,8 @@ def _read_camera(listing: Listing, folder: str) -> Camera:
         return Camera.of_opencv(width=stated["width"], height=stated["height"], fx=fx, fy=fy, cx=cx, cy=cy)
     except (ValueError, TypeError, KeyError) as error:
         raise SourceError(
-            f"{where(listing, file)} is not a camera of Open3D: {error!r}. It needs width, height and intrinsic_matrix with nine "
-            "numbers, column by column. Fix it, or remove it."
+            f"{where(listing, file)} is not a camera of Open3D: {error!r}. It needs width, height and "
+            "intrinsic_matrix with nine numbers, column by column. Fix it, or remove it."
         ) from None
 
 

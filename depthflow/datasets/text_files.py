@@ -54,7 +54,7 @@ def parse_table(text: str, *, columns: int, place: str) -> list[list[float]]:
 
 
 def parse_matrix(text: str, *, size: int, place: str) -> list[float]:
-    """Returns a (size, size) matrix row by row, from a line per row or one line; raises SourceError for anything else."""
+    """Returns a (size, size) matrix row by row, from one line or a line per row; raises SourceError if it is none."""
     lines = list(numbered_lines(text))
     if len(lines) == 1:
         return parse_numbers(lines[0][1], count=size * size, place=place, number=lines[0][0])

@@ -23,15 +23,7 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from depthflow.datasets.camera import Camera, Intrinsics
-from depthflow.datasets.folders import (
-    IMAGE_ENDINGS,
-    by_stem,
-    make_frame,
-    pair_stems,
-    parents_of,
-    rooted,
-    split_of,
-)
+from depthflow.datasets.folders import IMAGE_ENDINGS, by_stem, make_frame, pair_stems, parents_of, rooted, split_of
 from depthflow.datasets.frames import DepthEncoding, Frame, frame_id
 from depthflow.datasets.intrinsics import matrix_camera, pinhole
 from depthflow.datasets.listing import Listing, SourceFile, printable
@@ -62,7 +54,7 @@ def fits(listing: Listing) -> bool:
 
 
 def frames(listing: Listing) -> Iterator[Frame]:
-    """Yields the frames of a source; see above for what is paired."""
+    """Yields the frames of a source, incomplete ones included."""
     yield from _drive_frames(listing)
     selections = {}
     for folder, files in listing.folders.items():

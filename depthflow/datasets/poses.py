@@ -19,8 +19,7 @@ def finite_poses(matrices: np.ndarray) -> list[Pose | None]:
     Args:
         matrices: (N, 4, 4).
     """
-    finite = np.isfinite(matrices).all(axis=(1, 2))
-    return [tuple(row) if known else None for row, known in zip(matrices.reshape(-1, 16).tolist(), finite, strict=True)]
+    return [tuple(row.tolist()) if np.isfinite(row).all() else None for row in matrices.reshape(-1, 16)]
 
 
 def as_poses(rotations: np.ndarray, translations_m: np.ndarray) -> list[Pose | None]:

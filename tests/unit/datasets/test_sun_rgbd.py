@@ -92,7 +92,7 @@ def test_damaged_intrinsics_are_named_with_the_line(tmp_path, lines, line):
     write_tree(tmp_path)
     write_text(tmp_path / SAMPLES[0] / "intrinsics.txt", *lines)
     with pytest.raises(
-        SourceError, match=rf"{SAMPLES[0]}/intrinsics.txt of .*, line {line}: expected 3 (lines of 3 )?numbers, received"
+        SourceError, match=rf"{SAMPLES[0]}/intrinsics.txt of .*, line {line}: expected 3 (lines|numbers).*, received"
     ):
         frames_of(tmp_path, "sun_rgbd")
 

@@ -26,14 +26,14 @@ import cv2
 import numpy as np
 
 from depthflow.datasets.camera import Camera, Intrinsics
+from depthflow.datasets.folders import by_stem, make_frame, pair_stems, parents_of, rooted
 from depthflow.datasets.frames import DepthEncoding, Frame, frame_id
+from depthflow.datasets.intrinsics import pinhole
 from depthflow.datasets.listing import Listing
-from depthflow.datasets.members import IMAGE_ENDINGS, by_stem, child, frame_members, rooted
-from depthflow.datasets.poses import as_poses, inverted
-from depthflow.datasets.text_files import parse_table, parse_text, pinhole, where
+from depthflow.datasets.poses import Pose, as_poses, inverted
+from depthflow.datasets.text_files import parse_numbers, parse_table, where
 
-_MEMBERS = {"rgb": "lowres_wide", "depth": "lowres_depth", "confidence": "confidence"}
-_ENDINGS = {"rgb": IMAGE_ENDINGS}
+_IMAGES, _DEPTHS, _CONFIDENCE = "lowres_wide", "lowres_depth", "confidence"
 _CAMERAS, _TRAJECTORY, _VISITS = "lowres_wide_intrinsics", "lowres_wide.traj", "metadata.csv"
 _SPLITS = {"Training": "train", "Validation": "val"}
 _NAME = re.compile(r"(?P<video>[^_]+)_(?P<time>\d+(?:\.\d+)?)")
@@ -43,51 +43,40 @@ _CAMERA_MS, _POSE_MS = 1, 5
 
 def fits(listing: Listing) -> bool:
     """Returns whether any folder is named lowres_wide."""
-    return any(folder.rpartition("/")[2] == _MEMBERS["rgb"] for folder in listing.folders)
+    return bool(parents_of(listing, _IMAGES))
 
 
 def frames(listing: Listing) -> Iterator[Frame]:
     """Yields the frames of all recordings of a source."""
-    recordings = {}
-    for folder in listing.folders:
-        parent, _, name = folder.rpartition("/")
-        if name in (_MEMBERS["rgb"], _MEMBERS["depth"]):
-            recordings[parent] = None
     visits = _visits(listing)
-    for recording in recordings:
+    for recording in parents_of(listing, _IMAGES, _DEPTHS):
         yield from _recording(listing, recording, visits)
 
 
 def _recording(listing: Listing, recording: str, visits: Mapping[str, str]) -> Iterator[Frame]:
-    folders = listing.folders
-    files = {
-        member: by_stem(folders.get(child(recording, name), {}), _ENDINGS.get(member, (".png",)))
-        for member, name in _MEMBERS.items()
-    }
+    confidence = by_stem(listing.files_in(recording, _CONFIDENCE), (".png",))
     cameras, poses = _cameras(listing, recording), _poses(listing, recording)
     path = rooted(listing, recording).split("/")
     split = next((_SPLITS[part] for part in path if part in _SPLITS), "train")
     video = path[-1].removesuffix("_frames")
     visit = visits.get(video, "")
-    for stem in sorted({*files["rgb"], *files["depth"]}):
+    for stem, files in pair_stems(listing.files_in(recording, _IMAGES), listing.files_in(recording, _DEPTHS)):
         match = _NAME.fullmatch(stem)
         time_s = float(match["time"]) if match else None
-        members = frame_members({member: found.get(stem) for member, found in files.items()})
-        if match is None and not members["problem"]:
-            members |= {"problem": f"the name {stem} is not VIDEO_TIME", "reason": "bad_name"}
-        yield Frame(
+        yield make_frame(
+            {**files, "confidence": confidence.get(stem)},
+            problem="" if match else f"the name {stem} is not VIDEO_TIME",
+            reason="" if match else "bad_name",
             sample_id=frame_id("arkitscenes", video, match["time"] if match else stem),
             split=split,
-            scene_type="indoors",
             scene=f"visit_{visit}" if visit else video,
             scan=video,
-            required=("rgb", "depth", "confidence") if files["confidence"] else ("rgb", "depth"),
+            required=("rgb", "depth", "confidence") if confidence else ("rgb", "depth"),
             dataset="arkitscenes",
             time_s=time_s,
             encoding=DepthEncoding(units_per_m=1000, min_confidence=2),
             camera=_nearest(cameras, time_s, _CAMERA_MS) or listing.camera,
             pose=_nearest(poses, time_s, _POSE_MS),
-            **members,
         )
 
 
@@ -105,20 +94,20 @@ def _milliseconds(time_s: float) -> int:
 
 def _cameras(listing: Listing, recording: str) -> dict[int, Camera | Intrinsics]:
     """Returns millisecond to camera."""
-    files = by_stem(listing.folders.get(child(recording, _CAMERAS), {}), (".pincam",))
+    files = by_stem(listing.files_in(recording, _CAMERAS), (".pincam",))
     cameras = {}
     for (stem, file), text in zip(files.items(), listing.texts(files.values()), strict=True):
         if match := _NAME.fullmatch(stem):
             place = where(listing, file)
-            width, height, *numbers = parse_text(text, count=6, place=place)
+            width, height, *numbers = parse_numbers(text.strip(), count=6, place=place, number=1)
             camera = pinhole(*numbers, size=(width, height), place=place)
             cameras[_milliseconds(float(match["time"]))] = camera
     return cameras
 
 
-def _poses(listing: Listing, recording: str) -> dict[int, tuple[float, ...] | None]:
+def _poses(listing: Listing, recording: str) -> dict[int, Pose | None]:
     """Returns millisecond to camera to world."""
-    file = listing.folders.get(recording, {}).get(_TRAJECTORY)
+    file = listing.files_in(recording).get(_TRAJECTORY)
     rows = np.array(parse_table(listing.text(file), columns=7, place=where(listing, file)) if file else [])
     if not len(rows):
         return {}

@@ -8,16 +8,16 @@ import re
 from collections.abc import Iterable
 
 from depthflow.datasets.camera import Camera
+from depthflow.datasets.folders import IMAGE_ENDINGS, Members, make_frame
 from depthflow.datasets.frames import SPLITS, Frame
 from depthflow.datasets.listing import Listing, SourceFile, printable
 
 MEMBER_SUFFIXES = {"rgb": ".png", "depth": "_depth.npy", "mask": "_depth_mask.npy"}
-"""In lower or upper case. A .jpg, .jpeg, .webp, .tif or .tiff is the image of a depth that has no .png."""
+"""In lower or upper case. A file with another of `IMAGE_ENDINGS` is the image of a depth that has no .png."""
 
 _MEMBER_OF_SUFFIX = {suffix: member for member, suffix in MEMBER_SUFFIXES.items()}
-_MEMBER = re.compile(
-    r"(?P<stem>.*?)(?P<suffix>\.png|\.jpe?g|\.webp|\.tiff?|_depth\.npy|_depth_mask\.npy)", re.DOTALL | re.IGNORECASE
-)
+_SUFFIXES = "|".join(map(re.escape, dict.fromkeys([*MEMBER_SUFFIXES.values(), *IMAGE_ENDINGS])))
+_MEMBER = re.compile(rf"(?P<stem>.*?)(?P<suffix>{_SUFFIXES})", re.DOTALL | re.IGNORECASE)
 _SAMPLE_ID = re.compile(r"(?P<scene>\d{5})_(?P<scan>\d{5})_(?P<scene_type>indoors|outdoor)_\d{3}_\d{3}")
 
 
@@ -58,7 +58,7 @@ def group_triplets(split: str, files: Iterable[SourceFile], camera: Camera | Non
         files: Their parents are relative to the split's folder.
         camera: The camera that the source states, if any.
     """
-    groups: dict[tuple[str, str, int], dict[str, SourceFile]] = {}
+    groups: dict[tuple[str, str, int], Members] = {}
     others: list[tuple[tuple[str, str, int], SourceFile]] = []
     for file in files:
         found = _MEMBER.fullmatch(file.name)
@@ -78,7 +78,7 @@ def group_triplets(split: str, files: Iterable[SourceFile], camera: Camera | Non
     return [_triplet(split, *key[:2], groups[key], camera) for key in sorted(groups)]
 
 
-def _triplet(split: str, parent: str, stem: str, members: dict[str, SourceFile], camera: Camera | None) -> Frame:
+def _triplet(split: str, parent: str, stem: str, files: Members, camera: Camera | None) -> Frame:
     scene_type, scene, scan = "", "", ""
     problem = f"the name {stem} is not SSSSS_NNNNN_{{indoors,outdoor}}_AAA_BBB"
     match = _SAMPLE_ID.fullmatch(stem)
@@ -86,17 +86,16 @@ def _triplet(split: str, parent: str, stem: str, members: dict[str, SourceFile],
         scene_type, scene, scan = match["scene_type"], f"scene_{match['scene']}", f"scan_{match['scan']}"
         expected = f"{scene_type}/{scene}/{scan}"
         problem = "" if parent == expected else f"it lies in {printable(parent)} instead of {expected}"
-    unsafe = next((file.problem for file in members.values() if file.problem), "")
-    return Frame(
+    return make_frame(
+        files,
+        problem=problem,
+        reason="bad_name" if problem else "",
         sample_id=stem,
         split=split,
         scene_type=scene_type,
         scene=scene,
         scan=scan,
-        members={member: file.place for member, file in members.items()},
         required=tuple(MEMBER_SUFFIXES),
         dataset="diode",
         camera=camera,
-        problem=unsafe or problem,
-        reason="unsafe_member" if unsafe else "bad_name" if problem else "",
     )

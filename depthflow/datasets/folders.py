@@ -1,4 +1,4 @@
-"""Groups the files of a source's folders into frames."""
+"""What the layouts share: finds the files of frames in a source's folders, and makes frames of them."""
 
 import posixpath
 import re
@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from depthflow.datasets.frames import Frame, frame_id
+from depthflow.datasets.frames import SPLITS, Frame
 from depthflow.datasets.listing import Listing, SourceFile, printable
 
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
-"""Of images, in lower or upper case."""
+"""Endings of images, in lower or upper case."""
 Members = dict[str, SourceFile]
 """rgb, depth, mask or confidence to its file."""
 
@@ -21,8 +21,14 @@ def by_stem(files: Mapping[str, SourceFile], endings: tuple[str, ...]) -> dict[s
     for name in sorted(files):
         stem, ending = posixpath.splitext(name)
         if ending.lower() in endings:
-            found[name if stem in found else stem] = files[name]
+            found[printable(name if stem in found else stem)] = files[name]
     return found
+
+
+def parents_of(listing: Listing, *names: str) -> list[str]:
+    """Returns the folders that have a subfolder of one of these names, in order."""
+    split = [posixpath.split(folder) for folder in listing.folders]
+    return list(dict.fromkeys(parent for parent, name in split if name in names))
 
 
 def pair_folders(
@@ -34,19 +40,18 @@ def pair_folders(
         images: Names that the subfolder of images may have, best first.
         depths: Name of the subfolder of depth maps.
     """
-    split = [posixpath.split(folder) for folder in listing.folders]
-    parents = dict.fromkeys(parent for parent, name in split if name in (*images, depths))
-
-    def files(parent: str, names: Iterable[str]) -> Mapping[str, SourceFile]:
-        found = (listing.folders.get(posixpath.join(parent, name)) for name in names)
-        return next(filter(None, found), {})
-
-    return {parent: (files(parent, images), files(parent, (depths,))) for parent in parents}
+    found = {}
+    for parent in parents_of(listing, *images, depths):
+        of_images = (listing.files_in(parent, name) for name in images)
+        found[parent] = next(filter(None, of_images), {}), listing.files_in(parent, depths)
+    return found
 
 
-def pair_stems(images: Mapping[str, SourceFile], depths: Mapping[str, SourceFile]) -> Iterator[tuple[str, Members]]:
-    """Yields the names of a folder's images and depth maps in order, and the files of each."""
-    found = {"rgb": by_stem(images, IMAGE_ENDINGS), "depth": by_stem(depths, (".png",))}
+def pair_stems(
+    images: Mapping[str, SourceFile], depths: Mapping[str, SourceFile], depth_endings: tuple[str, ...] = (".png",)
+) -> Iterator[tuple[str, Members]]:
+    """Yields the stems of a folder's images and depth maps, shorter ones first, and the files of each."""
+    found = {"rgb": by_stem(images, IMAGE_ENDINGS), "depth": by_stem(depths, depth_endings)}
     for stem in sorted({*found["rgb"], *found["depth"]}, key=lambda stem: (len(stem), stem)):
         yield stem, {member: files[stem] for member, files in found.items() if stem in files}
 
@@ -56,6 +61,16 @@ def scan_names(listing: Listing, folders: Iterable[str]) -> dict[str, str]:
     last = {folder: posixpath.basename(folder) or listing.name for folder in folders}
     count = Counter(last.values())
     return {folder: printable(name if count[name] == 1 else folder or name) for folder, name in last.items()}
+
+
+def rooted(listing: Listing, folder: str) -> str:
+    """Returns a folder's path that begins with the source's name, as the source may be any folder of a data set."""
+    return printable(f"{listing.name}/{folder}".rstrip("/"))
+
+
+def split_of(path: str, default: str = "train") -> str:
+    """Returns the first part of a path that names a split."""
+    return next((part for part in path.split("/") if part in SPLITS), default)
 
 
 def frame_number(name: str) -> int | None:
@@ -70,21 +85,19 @@ def video_time_s(name: str) -> float | None:
     return None if number is None else number / 30
 
 
-def make_frame(files: Members, *, dataset: str, scene: str, scan: str, name: str, **fields: Any) -> Frame:
-    """Returns the frame of some files; a file that must not be read is the frame's problem.
+def make_frame(files: Mapping[str, SourceFile | None], *, problem: str = "", reason: str = "", **fields: Any) -> Frame:
+    """Returns the frame of some files; a file that must not be read is the frame's first problem.
 
     Args:
-        name: Name of the frame within its scan.
-        fields: Further fields of `Frame`.
+        files: Member to its file, or to None if there is none.
+        problem, reason: Why the frame cannot be a sample otherwise, or empty.
+        fields: The other fields of `Frame`. Defaults to train and indoors.
     """
-    unsafe = next((file.problem for file in files.values() if file.problem), "")
-    if unsafe:
-        fields |= {"problem": unsafe, "reason": "unsafe_member"}
+    found = {member: file for member, file in files.items() if file is not None}
+    unsafe = next((file.problem for file in found.values() if file.problem), "")
     return Frame(
-        sample_id=frame_id(dataset, scene, scan, printable(name)),
         **{"split": "train", "scene_type": "indoors", **fields},
-        scene=scene,
-        scan=scan,
-        members={member: file.place for member, file in files.items()},
-        dataset=dataset,
+        members={member: file.place for member, file in found.items()},
+        problem=unsafe or problem,
+        reason="unsafe_member" if unsafe else reason,
     )

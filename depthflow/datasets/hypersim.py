@@ -17,8 +17,9 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from depthflow.datasets.camera import Camera
+from depthflow.datasets.folders import Members, make_frame
 from depthflow.datasets.frames import DepthEncoding, Frame, frame_id
-from depthflow.datasets.listing import Listing, SourceFile, printable
+from depthflow.datasets.listing import Listing, printable
 from depthflow.errors import SourceError
 
 CAMERA = Camera(width=1024, height=768, fx_px=886.81, fy_px=886.81, cx_px=512.0, cy_px=384.0)
@@ -55,29 +56,27 @@ def frames(listing: Listing) -> Iterator[Frame]:
         if camera is None:
             nominal.add(scene)
         for frame, members in sorted(of_camera.items()):
-            unsafe = next((file.problem for file in members.values() if file.problem), "")
             skewed = camera if isinstance(camera, str) else ""
-            yield Frame(
+            yield make_frame(
+                members,
+                problem=skewed,
+                reason="no_camera" if skewed else "",
                 sample_id=frame_id("hypersim", scene, scan, frame),
                 split=splits.get((scene, scan, int(frame)), "train"),
-                scene_type="indoors",
                 scene=scene,
                 scan=scan,
-                members={member: file.place for member, file in members.items()},
                 dataset="hypersim",
                 encoding=DepthEncoding(kind="ray"),
                 camera=None if isinstance(camera, str) else camera or CAMERA,
-                problem=unsafe or skewed,
-                reason="unsafe_member" if unsafe else "no_camera" if skewed else "",
             )
     if nominal:
         what = f"{len(nominal)} scenes, such as {min(nominal)}, have no row in a {CAMERAS_FILE}"
         _log.warning("%s: they get the nominal camera. Put ml-hypersim's file into the source.", what)
 
 
-def _members(listing: Listing) -> dict[tuple[str, str], dict[str, dict[str, SourceFile]]]:
+def _members(listing: Listing) -> dict[tuple[str, str], dict[str, Members]]:
     """Returns folder above and number of a camera to number of a frame to its image and its depth."""
-    found: dict[tuple[str, str], dict[str, dict[str, SourceFile]]] = {}
+    found: dict[tuple[str, str], dict[str, Members]] = {}
     for parent, files in listing.folders.items():
         folder = _FOLDER.fullmatch(parent)
         if folder is None:

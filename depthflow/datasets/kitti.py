@@ -16,24 +16,18 @@ first and last frames of a drive, whose images become rejects (missing_member). 
 and oxts are not read. Plain pairs are recognised by their list, since ten digits alone do not tell the scale.
 """
 
+import posixpath
 import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from depthflow.datasets.camera import Camera, Intrinsics
-from depthflow.datasets.frames import SPLITS, DepthEncoding, Frame, frame_id
+from depthflow.datasets.folders import IMAGE_ENDINGS, by_stem, make_frame, pair_stems, parents_of, rooted, split_of
+from depthflow.datasets.frames import DepthEncoding, Frame, frame_id
+from depthflow.datasets.intrinsics import matrix_camera, pinhole
 from depthflow.datasets.listing import Listing, SourceFile, printable
-from depthflow.datasets.members import IMAGE_ENDINGS, by_stem, child, frame_members, rooted
-from depthflow.datasets.text_files import (
-    damaged,
-    numbered_lines,
-    parse_numbers,
-    parse_object,
-    parse_text,
-    pinhole,
-    where,
-)
+from depthflow.datasets.text_files import damaged, numbered_lines, parse_numbers, parse_object, where
 
 _DRIVE = r"(?P<drive>\d{4}_\d\d_\d\d_drive_\d{4}_sync)"
 _RAW = re.compile(rf"(?:.*/)?{_DRIVE}/(?P<camera>image_0[23])/data")
@@ -53,27 +47,25 @@ def fits(listing: Listing) -> bool:
         path = rooted(listing, folder)
         if _RAW.fullmatch(path) or _TRUTH.fullmatch(path) or _ANONYMOUS.fullmatch(path) or _is_selection(path, files):
             return True
-        numbered = _PAIRS in files and _is_numbered(listing.folders.get(child(folder, "depth"), {}))
+        numbered = _PAIRS in files and _is_numbered(listing.files_in(folder, "depth"))
         if numbered and '"depth_scale"' in listing.text(files[_PAIRS]):
             return True
     return False
 
 
 def frames(listing: Listing) -> Iterator[Frame]:
-    """Yields the frames of a source; see above for what is paired."""
+    """Yields the frames of a source, incomplete ones included."""
     yield from _drive_frames(listing)
-    selections, pairs = {}, {}
+    selections = {}
     for folder, files in listing.folders.items():
-        parent, _, name = folder.rpartition("/")
         path = rooted(listing, folder)
         if _ANONYMOUS.fullmatch(path) or _is_selection(path, files):
-            selections[parent] = None
-        elif name in ("rgb", "depth") and _is_numbered(files):
-            pairs[parent] = None
+            selections[posixpath.dirname(folder)] = None
     for parent in selections:
         yield from _selection_frames(listing, parent)
-    for parent in pairs:
-        yield from _pair_frames(listing, parent)
+    for parent in parents_of(listing, "rgb", "depth"):
+        if any(_is_numbered(listing.files_in(parent, name)) for name in ("rgb", "depth")):
+            yield from _pair_frames(listing, parent)
 
 
 def _is_selection(path: str, files: Mapping[str, SourceFile]) -> bool:
@@ -85,15 +77,15 @@ def _is_numbered(files: Mapping[str, SourceFile]) -> bool:
     return any(_NUMBER.fullmatch(stem) for stem in by_stem(files, IMAGE_ENDINGS))
 
 
-def _frame(scene: str, scan: str, name: str, files: dict[str, SourceFile | None], **fields: Any) -> Frame:
-    return Frame(
+def _frame(scene: str, scan: str, name: str, files: Mapping[str, SourceFile | None], **fields: Any) -> Frame:
+    return make_frame(
+        files,
         sample_id=frame_id("kitti", scan, name),
         scene_type="outdoor",
         scene=scene,
         scan=scan,
         dataset="kitti",
         **{"encoding": DepthEncoding(units_per_m=_UNITS_PER_M), **fields},
-        **frame_members(files),
     )
 
 
@@ -145,7 +137,7 @@ def _drives(listing: Listing) -> tuple[dict[tuple[str, str], _Drive], dict[str, 
         match = raw or truth
         if match is None:
             continue
-        split = next((part for part in path.split("/") if part in SPLITS), "")
+        split = split_of(path, default="")
         if split and (truth or match["drive"] not in splits):
             splits[match["drive"]] = split
         drive = drives.setdefault((match["drive"], match["camera"]), _Drive({}, {}))
@@ -194,8 +186,9 @@ def _times(listing: Listing) -> dict[str, dict[str, float]]:
     """Returns folder of images to frame number to seconds; a frame has none if the file ends before it."""
     files = {}
     for folder, found in listing.folders.items():
-        if _TIMES in found and _RAW.fullmatch(rooted(listing, child(folder, "data"))):
-            files[child(folder, "data")] = found[_TIMES]
+        images = posixpath.join(folder, "data")
+        if _TIMES in found and _RAW.fullmatch(rooted(listing, images)):
+            files[images] = found[_TIMES]
     times = {}
     for (folder, file), text in zip(files.items(), listing.texts(files.values()), strict=True):
         times[folder] = {}
@@ -214,10 +207,9 @@ def _times(listing: Listing) -> dict[str, dict[str, float]]:
 def _selection_frames(listing: Listing, parent: str) -> Iterator[Frame]:
     """Yields the frames of a folder with image/, groundtruth_depth/ and intrinsics/, which all are for validation."""
     found: dict[tuple[str, str, str], dict[str, SourceFile | None]] = {}
-    anonymous = _ANONYMOUS.fullmatch(rooted(listing, child(parent, "image")))
+    anonymous = _ANONYMOUS.fullmatch(rooted(listing, posixpath.join(parent, "image")))
     for kind, member in (("image", "rgb"), ("groundtruth_depth", "depth")):
-        files = listing.folders.get(child(parent, kind), {})
-        for stem, file in by_stem(files, IMAGE_ENDINGS).items():
+        for stem, file in by_stem(listing.files_in(parent, kind), IMAGE_ENDINGS).items():
             match = _SELECTED.fullmatch(stem)
             if match:
                 key = match["drive"], f"{match['drive']}/{match['camera']}", f"{match['number']}_cropped"
@@ -225,33 +217,30 @@ def _selection_frames(listing: Listing, parent: str) -> Iterator[Frame]:
                 name = anonymous["name"] if anonymous else parent
                 key = name, name, stem
             found.setdefault(key, {})[member] = file
-    matrices = by_stem(listing.folders.get(child(parent, "intrinsics"), {}), (".txt",))
+    matrices = by_stem(listing.files_in(parent, "intrinsics"), (".txt",))
     texts = dict(zip(matrices, listing.texts(matrices.values()), strict=True))
     for (scene, scan, name), files in sorted(found.items()):
         image = files.get("rgb")
         stem = image.name.rpartition(".")[0] if image else ""
-        camera = _matrix_camera(texts[stem], where(listing, matrices[stem])) if stem in texts else listing.camera
+        camera = listing.camera
+        if stem in texts:
+            camera = matrix_camera(texts[stem], place=where(listing, matrices[stem]))
         yield _frame(scene, scan, name, files, split="val", camera=camera)
-
-
-def _matrix_camera(text: str, place: str) -> Pinhole:
-    fx, _, cx, _, fy, cy, *_ = parse_text(text, count=9, place=place)
-    return pinhole(fx, fy, cx + 0.5, cy + 0.5, place=place)
 
 
 def _pair_frames(listing: Listing, parent: str) -> Iterator[Frame]:
     """Yields pairs of one name; annotations.json lists rgb, depth, cam_in (fx, fy, cx, cy) and depth_scale of each."""
-    rgb, depth = (by_stem(listing.folders.get(child(parent, name), {}), IMAGE_ENDINGS) for name in ("rgb", "depth"))
-    stated = _stated_pairs(listing, listing.folders.get(parent, {}).get(_PAIRS))
+    images, depths = listing.files_in(parent, "rgb"), listing.files_in(parent, "depth")
+    stated = _stated_pairs(listing, listing.files_in(parent).get(_PAIRS))
     scene = printable(parent or listing.name)
-    for name in sorted({*rgb, *depth}):
+    for name, files in pair_stems(images, depths, IMAGE_ENDINGS):
         camera, units_per_m = stated.get(name, (listing.camera, _UNITS_PER_M))
         yield _frame(
             scene,
             scene,
             name,
-            {"rgb": rgb.get(name), "depth": depth.get(name)},
-            split=next((part for part in rooted(listing, parent).split("/") if part in SPLITS), "train"),
+            files,
+            split=split_of(rooted(listing, parent)),
             camera=camera,
             encoding=DepthEncoding(units_per_m=units_per_m),
         )

@@ -5,7 +5,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -46,67 +46,35 @@ class Layout:
     frames: Callable[[Listing], Iterable[Frame] | pa.Table]
 
 
+class _Module(Protocol):
+    """A module of a layout; see `Layout`."""
+
+    def fits(self, listing: Listing) -> bool: ...
+
+    def frames(self, listing: Listing) -> Iterable[Frame] | pa.Table: ...
+
+
+def _layout(module: _Module, help: str) -> Layout:
+    return Layout(help=help, fits=module.fits, frames=module.frames)
+
+
 LAYOUTS: dict[str, Layout] = {
-    "diode": Layout(
-        help="{train,val}/{indoors,outdoor}/scene_SSSSS/scan_NNNNN/*{.png,_depth.npy,_depth_mask.npy}",
-        fits=diode.fits,
-        frames=diode.frames,
+    "diode": _layout(diode, "{train,val}/{indoors,outdoor}/scene_SSSSS/scan_NNNNN/*{.png,_depth.npy,_depth_mask.npy}"),
+    "table": _layout(table, "your own table: frames.csv or frames.parquet with a row per frame"),
+    "tum": _layout(tum, "SCAN/{rgb.txt,depth.txt,groundtruth.txt}, lists of times and paths"),
+    "seven_scenes": _layout(seven_scenes, "SCENE/seq-NN/frame-NNNNNN.{color.png,depth.png,pose.txt}"),
+    "redwood": _layout(redwood, "SCAN/{color/NNNNN.jpg,depth/NNNNN.png,trajectory.log}, also Open3D's"),
+    "scannet": _layout(scannet, "sceneNNNN_NN/{color/N.jpg,depth/N.png,pose/N.txt,intrinsic/*.txt}"),
+    "kitti": _layout(
+        kitti, "DATE/DRIVE/image_0{2,3}/data/*.png and {train,val}/DRIVE/proj_depth/groundtruth/image_0{2,3}/*.png"
     ),
-    "table": Layout(
-        help="your own table: frames.csv or frames.parquet with a row per frame",
-        fits=table.fits,
-        frames=table.frames,
+    "sun_rgbd": _layout(sun_rgbd, "SENSOR/SET/SAMPLE/{image/*.jpg,depth/*.png,intrinsics.txt,scene.txt}"),
+    "arkitscenes": _layout(arkitscenes, "{Training,Validation}/VIDEO/{lowres_wide,lowres_depth,confidence}/*.png"),
+    "record3d": _layout(record3d, "NAME/EXR_RGBD/{rgb/N.jpg,depth/N.exr,metadata.json}"),
+    "hypersim": _layout(
+        hypersim, "ai_VVV_NNN/images/scene_cam_XX_{final_preview/*.jpg,geometry_hdf5/*.depth_meters.hdf5}"
     ),
-    "tum": Layout(
-        help="SCAN/{rgb.txt,depth.txt,groundtruth.txt}, lists of times and paths",
-        fits=tum.fits,
-        frames=tum.frames,
-    ),
-    "seven_scenes": Layout(
-        help="SCENE/seq-NN/frame-NNNNNN.{color.png,depth.png,pose.txt}",
-        fits=seven_scenes.fits,
-        frames=seven_scenes.frames,
-    ),
-    "redwood": Layout(
-        help="SCAN/{color/NNNNN.jpg,depth/NNNNN.png,trajectory.log}, also Open3D's",
-        fits=redwood.fits,
-        frames=redwood.frames,
-    ),
-    "scannet": Layout(
-        help="sceneNNNN_NN/{color/N.jpg,depth/N.png,pose/N.txt,intrinsic/*.txt}",
-        fits=scannet.fits,
-        frames=scannet.frames,
-    ),
-    "kitti": Layout(
-        help="DATE/DRIVE/image_0{2,3}/data/*.png and {train,val}/DRIVE/proj_depth/groundtruth/image_0{2,3}/*.png",
-        fits=kitti.fits,
-        frames=kitti.frames,
-    ),
-    "sun_rgbd": Layout(
-        help="SENSOR/SET/SAMPLE/{image/*.jpg,depth/*.png,intrinsics.txt,scene.txt}",
-        fits=sun_rgbd.fits,
-        frames=sun_rgbd.frames,
-    ),
-    "arkitscenes": Layout(
-        help="{Training,Validation}/VIDEO/{lowres_wide,lowres_depth,confidence}/*.png",
-        fits=arkitscenes.fits,
-        frames=arkitscenes.frames,
-    ),
-    "record3d": Layout(
-        help="NAME/EXR_RGBD/{rgb/N.jpg,depth/N.exr,metadata.json}",
-        fits=record3d.fits,
-        frames=record3d.frames,
-    ),
-    "hypersim": Layout(
-        help="ai_VVV_NNN/images/scene_cam_XX_{final_preview/*.jpg,geometry_hdf5/*.depth_meters.hdf5}",
-        fits=hypersim.fits,
-        frames=hypersim.frames,
-    ),
-    "nyu_mat": Layout(
-        help="nyu_depth_v2_labeled.mat, unpacked",
-        fits=nyu_mat.fits,
-        frames=nyu_mat.frames,
-    ),
+    "nyu_mat": _layout(nyu_mat, "nyu_depth_v2_labeled.mat, unpacked"),
 }
 """Layouts by the names that --layout takes."""
 

@@ -1,5 +1,6 @@
 """Lists the files of a source, so that a layout can tell what they are, wherever they lie."""
 
+import posixpath
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -70,6 +71,10 @@ class Listing:
         for file in self.files:
             found.setdefault(file.parent, {}).setdefault(file.name, file)
         return dict(sorted(found.items()))
+
+    def files_in(self, *parts: str) -> Mapping[str, SourceFile]:
+        """Returns a folder's files by name, given the parts of its path; none if there is no such folder."""
+        return self.folders.get(posixpath.join(*parts), {})
 
     @cached_property
     def name(self) -> str:

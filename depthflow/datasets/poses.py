@@ -1,24 +1,37 @@
-"""Camera poses of other conventions as depthflow's: camera to world, camera axes x right, y down, z forward, metres."""
+"""Camera poses of every convention as depthflow's: camera to world, camera axes x right, y down, z forward, metres."""
 
-import math
+from collections.abc import Sequence
 
 import numpy as np
 
+from depthflow.datasets.listing import Listing, SourceFile
+from depthflow.datasets.text_files import parse_matrix, where
+
+Pose = tuple[float, ...]
+"""4 x 4, row by row."""
 OPENGL = np.diag([1.0, -1.0, -1.0])
 """Axes of OpenCV's camera, as here, in those of OpenGL's: x right, y up, z backward."""
 
 
-def as_poses(rotations: np.ndarray, translations_m: np.ndarray) -> list[tuple[float, ...] | None]:
-    """Returns 4 x 4 matrices row by row; None where a value is not finite.
+def finite_poses(matrices: np.ndarray) -> list[Pose | None]:
+    """Returns poses; None where one has a NaN or an infinity, by which data sets mark a lost track.
+
+    Args:
+        matrices: (N, 4, 4).
+    """
+    return [tuple(row.tolist()) if np.isfinite(row).all() else None for row in matrices.reshape(-1, 16)]
+
+
+def as_poses(rotations: np.ndarray, translations_m: np.ndarray) -> list[Pose | None]:
+    """Returns poses, None where a value is not finite.
 
     Args:
         rotations: (N, 3, 3), camera to world.
         translations_m: (N, 3).
     """
-    poses = np.tile(np.eye(4), (len(rotations), 1, 1))
-    poses[:, :3, :3], poses[:, :3, 3] = rotations, translations_m
-    rows = poses.reshape(-1, 16).tolist()
-    return [tuple(row) if all(map(math.isfinite, row)) else None for row in rows]
+    matrices = np.tile(np.eye(4), (len(rotations), 1, 1))
+    matrices[:, :3, :3], matrices[:, :3, 3] = rotations, translations_m
+    return finite_poses(matrices)
 
 
 def inverted(rotations: np.ndarray, translations_m: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -41,3 +54,16 @@ def quaternion_rotations(quaternions: np.ndarray) -> np.ndarray:
         [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
     ]
     return np.moveaxis(np.array(rows), -1, 0)
+
+
+def read_poses(listing: Listing, files: Sequence[SourceFile | None]) -> list[Pose | None]:
+    """Reads files that hold a camera-to-world matrix each; None where there is no file or no finite pose.
+
+    Raises:
+        SourceError: if a file is no 4 x 4 matrix.
+    """
+    found = [file for file in files if file is not None]
+    texts = zip(found, listing.texts(found), strict=True)
+    matrices = [parse_matrix(text, size=4, place=where(listing, file)) for file, text in texts]
+    poses = dict(zip(found, finite_poses(np.reshape(matrices, (-1, 4, 4))), strict=True))
+    return [poses[file] if file else None for file in files]

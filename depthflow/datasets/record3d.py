@@ -21,11 +21,12 @@ from pathlib import Path
 import numpy as np
 
 from depthflow.datasets.camera import Camera, Intrinsics
+from depthflow.datasets.folders import by_stem, make_frame, pair_stems, parents_of, rooted
 from depthflow.datasets.frames import Frame, frame_id
+from depthflow.datasets.intrinsics import pinhole
 from depthflow.datasets.listing import UNREAD_FORMATS, Listing, SourceFile
-from depthflow.datasets.members import IMAGE_ENDINGS, by_stem, child, frame_members, rooted
-from depthflow.datasets.poses import OPENGL, as_poses, quaternion_rotations
-from depthflow.datasets.text_files import damaged, parse_object, pinhole, where
+from depthflow.datasets.poses import OPENGL, Pose, as_poses, quaternion_rotations
+from depthflow.datasets.text_files import damaged, parse_object, where
 
 _EXPORT, _METADATA = "EXR_RGBD", "metadata.json"
 
@@ -33,7 +34,7 @@ _EXPORT, _METADATA = "EXR_RGBD", "metadata.json"
 def fits(listing: Listing) -> bool:
     """Returns whether any folder is an export (metadata.json and depth/*.exr) or holds an .r3d file, zipped or not."""
     return any(
-        (_METADATA in files and _has(listing.folders.get(child(folder, "depth"), {}), ".exr"))
+        (_METADATA in files and _has(listing.files_in(folder, "depth"), ".exr"))
         or _has(files, ".r3d")
         or (folder.rpartition("/")[2] == "rgbd" and _has(files, ".depth"))
         for folder, files in listing.folders.items()
@@ -42,15 +43,12 @@ def fits(listing: Listing) -> bool:
 
 def frames(listing: Listing) -> Iterator[Frame]:
     """Yields the frames of all recordings of a source; one for each .r3d file."""
-    exports = {}
     for folder, files in listing.folders.items():
         parent, _, name = folder.rpartition("/")
-        if name in ("rgb", "depth"):
-            exports[parent] = None
         stored = by_stem(files, (".r3d", *((".depth",) if name == "rgbd" else ())))
         for stem, file in stored.items():
             yield _unreadable(listing, parent if name == "rgbd" else folder, stem, file)
-    for export in exports:
+    for export in parents_of(listing, "rgb", "depth"):
         yield from _export(listing, export)
 
 
@@ -67,40 +65,33 @@ def _scan(listing: Listing, folder: str) -> str:
 
 
 def _unreadable(listing: Listing, folder: str, stem: str, file: SourceFile) -> Frame:
-    return Frame(
-        sample_id=frame_id("record3d", _scan(listing, folder), stem),
-        split="train",
-        scene_type="indoors",
-        scene=_scan(listing, folder),
-        scan=_scan(listing, folder),
+    scan = _scan(listing, folder)
+    return make_frame(
+        {"depth": file},
+        problem=f"{file.path} cannot be read: {UNREAD_FORMATS['.r3d']}",
+        reason="lzfse_depth",
+        sample_id=frame_id("record3d", scan, stem),
+        scene=scan,
+        scan=scan,
         dataset="record3d",
-        **{
-            **frame_members({"depth": file}),
-            "problem": file.problem or f"{file.path} cannot be read: {UNREAD_FORMATS['.r3d']}",
-            "reason": "unsafe_member" if file.problem else "lzfse_depth",
-        },
     )
 
 
 def _export(listing: Listing, folder: str) -> Iterator[Frame]:
-    rgb = by_stem(listing.folders.get(child(folder, "rgb"), {}), IMAGE_ENDINGS)
-    depth = by_stem(listing.folders.get(child(folder, "depth"), {}), (".exr",))
-    file = listing.folders.get(folder, {}).get(_METADATA)
+    file = listing.files_in(folder).get(_METADATA)
     metadata = _Metadata(listing, file) if file else None
     scan = _scan(listing, folder)
-    for name in sorted({*rgb, *depth}, key=lambda name: (len(name), name)):  # As they were taken.
+    for name, files in pair_stems(listing.files_in(folder, "rgb"), listing.files_in(folder, "depth"), (".exr",)):
         number = int(name) if name.isdecimal() else None
-        yield Frame(
+        yield make_frame(
+            files,
             sample_id=frame_id("record3d", scan, name),
-            split="train",
-            scene_type="indoors",
             scene=scan,
             scan=scan,
             dataset="record3d",
             time_s=metadata.time_s(number) if metadata else None,
             camera=metadata.camera(number) if metadata else listing.camera,
             pose=metadata.pose(number) if metadata else None,
-            **frame_members({"rgb": rgb.get(name), "depth": depth.get(name)}),
         )
 
 
@@ -132,12 +123,10 @@ class _Metadata:
         """Returns a list's (N, columns) float64, N = 0 if there is none; or, of a `whole` one, its only row."""
         stated = self._stated.get(name) or []
         try:
-            rows = np.array(stated, np.float64).reshape(1 if whole else len(stated), columns)
+            return np.array(stated, np.float64).reshape(1 if whole else len(stated), columns)
         except (TypeError, ValueError):
-            raise damaged(
-                self._place, 1, f"{name} of {columns} numbers{'' if whole else ' each'}", str(stated)
-            ) from None
-        return rows
+            wanted = f"{name} of {columns} numbers{'' if whole else ' each'}"
+            raise damaged(self._place, 1, wanted, str(stated)) from None
 
     def camera(self, number: int | None) -> Camera | Intrinsics:
         """Returns a frame's own camera, or the recording's."""
@@ -151,6 +140,6 @@ class _Metadata:
             return float(self._times[number, 0])
         return number / self._fps if number is not None and self._fps > 0 else None
 
-    def pose(self, number: int | None) -> tuple[float, ...] | None:
+    def pose(self, number: int | None) -> Pose | None:
         """Returns a frame's pose, if it is known."""
         return self._poses[number] if number is not None and number < len(self._poses) else None

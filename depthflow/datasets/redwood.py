@@ -10,14 +10,15 @@ matrix one after another. Without it, the camera is the PrimeSense's default, as
 """
 
 import json
-import posixpath
 from collections.abc import Iterator
 
+import numpy as np
+
 from depthflow.datasets.camera import PRIMESENSE_CAMERA, Camera
-from depthflow.datasets.camera_files import Pose, finite_pose
 from depthflow.datasets.folders import frame_number, make_frame, pair_folders, pair_stems, scan_names, video_time_s
-from depthflow.datasets.frames import DepthEncoding, Frame
+from depthflow.datasets.frames import DepthEncoding, Frame, frame_id
 from depthflow.datasets.listing import Listing
+from depthflow.datasets.poses import Pose, finite_poses
 from depthflow.datasets.text_files import damaged, numbered_lines, parse_numbers, where
 from depthflow.errors import SourceError
 
@@ -31,7 +32,7 @@ _ENCODING = DepthEncoding(units_per_m=1000, invalid=(0,))
 def fits(listing: Listing) -> bool:
     """Returns whether any folder holds images, depth maps, and a trajectory or camera as Open3D names them."""
     return any(
-        images and depths and not {_TRAJECTORY, *_CAMERAS}.isdisjoint(listing.folders.get(folder, {}))
+        images and depths and not {_TRAJECTORY, *_CAMERAS}.isdisjoint(listing.files_in(folder))
         for folder, (images, depths) in pair_folders(listing, _IMAGES, _DEPTHS).items()
     )
 
@@ -44,10 +45,10 @@ def frames(listing: Listing) -> Iterator[Frame]:
         for name, files in pair_stems(*folders[folder]):
             yield make_frame(
                 files,
+                sample_id=frame_id("redwood", scan, name),
                 dataset="redwood",
                 scene=scan,
                 scan=scan,
-                name=name,
                 time_s=video_time_s(name),
                 encoding=_ENCODING,
                 camera=camera,
@@ -56,7 +57,7 @@ def frames(listing: Listing) -> Iterator[Frame]:
 
 
 def _read_camera(listing: Listing, folder: str) -> Camera:
-    files = listing.folders.get(folder, {})
+    files = listing.files_in(folder)
     file = next((files[name] for name in _CAMERAS if name in files), None)
     if file is None:
         return listing.camera or PRIMESENSE_CAMERA
@@ -65,16 +66,15 @@ def _read_camera(listing: Listing, folder: str) -> Camera:
         fx, _, _, _, fy, _, cx, cy, _ = stated["intrinsic_matrix"]
         return Camera.of_opencv(width=stated["width"], height=stated["height"], fx=fx, fy=fy, cx=cx, cy=cy)
     except (ValueError, TypeError, KeyError) as error:
-        where = posixpath.join(listing.location, file.path)
         raise SourceError(
-            f"{where} is not a camera of Open3D: {error!r}. It needs width, height and intrinsic_matrix with nine "
-            "numbers, column by column. Fix it, or remove it."
+            f"{where(listing, file)} is not a camera of Open3D: {error!r}. It needs width, height and "
+            "intrinsic_matrix with nine numbers, column by column. Fix it, or remove it."
         ) from None
 
 
 def _read_trajectory(listing: Listing, folder: str) -> dict[int | None, Pose | None]:
     """Returns the number of a frame to its pose."""
-    file = listing.folders.get(folder, {}).get(_TRAJECTORY)
+    file = listing.files_in(folder).get(_TRAJECTORY)
     if file is None:
         return {}
     place = where(listing, file)
@@ -84,10 +84,8 @@ def _read_trajectory(listing: Listing, folder: str) -> dict[int | None, Pose | N
     ]
     if len(rows) % 5:
         raise damaged(place, rows[-1][0], "five lines per frame", f"{len(rows)} lines")
-    found: dict[int | None, Pose | None] = {}
-    for begin in range(0, len(rows), 5):
-        number, line, (frame, _, _) = rows[begin]
+    for number, line, (frame, *_) in rows[::5]:
         if not frame.is_integer():
             raise damaged(place, number, "three integers", line)
-        found[int(frame)] = finite_pose(value for _, _, row in rows[begin + 1 : begin + 5] for value in row)
-    return found
+    matrices = np.reshape([values for index, (*_, values) in enumerate(rows) if index % 5], (-1, 4, 4))
+    return {int(values[0]): pose for (*_, values), pose in zip(rows[::5], finite_poses(matrices), strict=True)}

@@ -22,11 +22,12 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 
-from depthflow.datasets.camera import PRIMESENSE_CAMERA, Camera
-from depthflow.datasets.camera_files import read_intrinsics, read_poses
+from depthflow.datasets.camera import PRIMESENSE_CAMERA, Camera, Intrinsics
 from depthflow.datasets.folders import IMAGE_ENDINGS, Members, make_frame, scan_names, video_time_s
-from depthflow.datasets.frames import DepthEncoding, Frame
+from depthflow.datasets.frames import DepthEncoding, Frame, frame_id
+from depthflow.datasets.intrinsics import matrix_camera
 from depthflow.datasets.listing import Listing, SourceFile, printable
+from depthflow.datasets.poses import read_poses
 from depthflow.datasets.text_files import damaged, numbered_lines, where
 from depthflow.storage.location import absolute
 
@@ -85,7 +86,7 @@ def _read_splits(listing: Listing, scene: str) -> dict[str, str]:
     """Returns seq-NN to its split, as a scene's TrainSplit.txt and TestSplit.txt state it."""
     found = {}
     for name, split in _SPLITS.items():
-        file = listing.folders.get(scene, {}).get(name)
+        file = listing.files_in(scene).get(name)
         if file is None:
             continue
         for number, line in numbered_lines(listing.text(file)):
@@ -103,11 +104,10 @@ def _scan_frames(
     camera, depth_camera = _cameras(listing, folder)
     poses = read_poses(listing, [files.get("pose") for files in groups.values()])
     for (name, files), pose in zip(groups.items(), poses, strict=True):
-        members = {"rgb": files.get("color"), "depth": files.get("depth")}
         yield make_frame(
-            {member: file for member, file in members.items() if file},
+            {"rgb": files.get("color"), "depth": files.get("depth")},
+            sample_id=frame_id(names["dataset"], names["scene"], names["scan"], printable(name)),
             **names,
-            name=name,
             time_s=video_time_s(name),
             encoding=_ENCODING,
             camera=camera,
@@ -116,9 +116,9 @@ def _scan_frames(
         )
 
 
-def _cameras(listing: Listing, folder: str) -> tuple[Camera, Camera | None]:
+def _cameras(listing: Listing, folder: str) -> tuple[Camera | Intrinsics, Camera | None]:
     """Returns the image's camera, and the depth map's if that is another one."""
     file = listing.folders[folder].get("camera-intrinsics.txt")
     if file:
-        return read_intrinsics(listing, file, 3, [(640, 480)]), None
+        return matrix_camera(listing.text(file), place=where(listing, file), resolutions=[(640, 480)]), None
     return listing.camera or PRIMESENSE_CAMERA, _DEPTH_CAMERA

@@ -15,10 +15,11 @@ samples of one folder make a scan. Without a scene.txt, the folder is the scene.
 
 from collections.abc import Iterator, Mapping
 
-from depthflow.datasets.frames import SPLITS, DepthEncoding, Frame, frame_id
+from depthflow.datasets.folders import IMAGE_ENDINGS, by_stem, make_frame, parents_of, rooted, split_of
+from depthflow.datasets.frames import DepthEncoding, Frame, frame_id
+from depthflow.datasets.intrinsics import matrix_camera
 from depthflow.datasets.listing import Listing, SourceFile, printable
-from depthflow.datasets.members import IMAGE_ENDINGS, by_stem, child, frame_members, rooted
-from depthflow.datasets.text_files import parse_text, pinhole, where
+from depthflow.datasets.text_files import where
 
 _SENSORS = ("kv1", "kv2", "realsense", "xtion")
 _INTRINSICS, _SCENE = "intrinsics.txt", "scene.txt"
@@ -27,55 +28,47 @@ _ENCODING = DepthEncoding(units_per_m=1000, packing="sun_rgbd")
 
 def fits(listing: Listing) -> bool:
     """Returns whether any folder holds intrinsics.txt, an image/ and a depth/ or depth_bfx/."""
-    folders = listing.folders
     return any(
         _INTRINSICS in files
-        and child(folder, "image") in folders
-        and (child(folder, "depth") in folders or child(folder, "depth_bfx") in folders)
-        for folder, files in folders.items()
+        and listing.files_in(folder, "image")
+        and (listing.files_in(folder, "depth") or listing.files_in(folder, "depth_bfx"))
+        for folder, files in listing.folders.items()
     )
 
 
 def frames(listing: Listing) -> Iterator[Frame]:
     """Yields the samples of a source, those without an image or a depth included."""
-    folders = listing.folders
-    samples = dict.fromkeys(
-        folder.rpartition("/")[0] for folder in folders if folder.rpartition("/")[2] in ("image", "depth")
-    )
+    samples = parents_of(listing, "image", "depth")
     texts: dict[str, dict[str, str]] = {}
     for name in (_INTRINSICS, _SCENE):
-        files = {sample: folders[sample][name] for sample in samples if name in folders.get(sample, {})}
+        files = {sample: file for sample in samples if (file := listing.files_in(sample).get(name))}
         texts[name] = dict(zip(files, listing.texts(files.values()), strict=True))
     for sample in samples:
         yield _frame(listing, sample, texts[_INTRINSICS].get(sample), texts[_SCENE].get(sample, "").strip())
 
 
 def _frame(listing: Listing, sample: str, intrinsics: str | None, room: str) -> Frame:
-    folders = listing.folders
     camera = listing.camera
     if intrinsics is not None:
-        place = where(listing, folders[sample][_INTRINSICS])
-        fx, _, cx, _, fy, cy, *_ = parse_text(intrinsics, count=9, place=place)
-        camera = pinhole(fx, fy, cx + 0.5, cy + 0.5, place=place)  # Pixel centres at integers.
-    images = by_stem(folders.get(child(sample, "image"), {}), IMAGE_ENDINGS)
-    depths = by_stem(folders.get(child(sample, "depth"), {}), (".png",))
-    members = frame_members({"rgb": _first(images), "depth": _first(depths)})
-    if len(images) > 1 or len(depths) > 1:
-        several = f"{sample} has {len(images)} images and {len(depths)} depth maps, not one of each"
-        members |= {"problem": members["problem"] or several, "reason": members["reason"] or "bad_name"}
+        camera = matrix_camera(intrinsics, place=where(listing, listing.files_in(sample)[_INTRINSICS]))
+    images = by_stem(listing.files_in(sample, "image"), IMAGE_ENDINGS)
+    depths = by_stem(listing.files_in(sample, "depth"), (".png",))
+    several = len(images) > 1 or len(depths) > 1
+    problem = f"{sample} has {len(images)} images and {len(depths)} depth maps, not one of each"
     path = rooted(listing, sample).split("/")
     first = next((place for place, part in enumerate(path) if part in _SENSORS), 0)
     scan, name = "/".join(path[first:-1]) or path[-1], path[-1]
-    return Frame(
+    return make_frame(
+        {"rgb": _first(images), "depth": _first(depths)},
+        problem=problem if several else "",
+        reason="bad_name" if several else "",
         sample_id=frame_id("sun_rgbd", scan, name),
-        split=next((part for part in path if part in SPLITS), "train"),
-        scene_type="indoors",
+        split=split_of("/".join(path)),
         scene="/".join([*scan.split("/")[:2], printable(room)]) if room else scan,
         scan=scan,
         dataset="sun_rgbd",
         encoding=_ENCODING,
         camera=camera,
-        **members,
     )
 
 

@@ -93,9 +93,7 @@ def _complete_camera(
     sized = pc.or_(pc.or_(centred, resolution_needed), pc.or_(pc.is_valid(width), pc.is_valid(height)))
     for name, values, needed in (("fx_px", fx, stated), ("width", width, sized), ("height", height, sized)):
         lacks = pc.and_(pc.and_(stated, needed), pc.is_null(values))
-        mistakes.add(
-            names[name], pc.if_else(lacks, "a camera needs fx_px, and width and height or cx_px and cy_px", None)
-        )
+        mistakes.add(names[name], pc.if_else(lacks, _CAMERA_NEEDS, None))
     columns[names["fy_px"]] = pc.coalesce(columns[names["fy_px"]], columns[names["fx_px"]])
     for centre, size in (("cx_px", "width"), ("cy_px", "height")):
         half = pc.divide(columns[names[size]].cast(pa.float64()), 2.0)

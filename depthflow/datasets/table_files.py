@@ -16,7 +16,7 @@ from depthflow.errors import SourceError
 from depthflow.storage.location import is_uri, object_store, reported
 
 _INSIDE = r"#[^#/]+$"
-"""What follows the path in a place inside of an HDF5 file."""
+"""What follows the path in a place in an HDF5 file."""
 _ABSOLUTE = r"^(/|[a-z][a-z0-9+.-]*://)"
 _LISTED_AT_ONCE = 32
 

@@ -1,10 +1,9 @@
-"""Parses the small text files of layouts: numbers, tables, JSON, cameras. A damaged file is a SourceError."""
+"""Parses the small text files of layouts: numbers, tables, matrices, JSON. A damaged file is a SourceError."""
 
 import json
 from collections.abc import Iterator
 from typing import Any
 
-from depthflow.datasets.camera import Camera, Intrinsics
 from depthflow.datasets.listing import Listing, SourceFile
 from depthflow.errors import SourceError
 
@@ -55,23 +54,14 @@ def parse_table(text: str, *, columns: int, place: str) -> list[list[float]]:
 
 
 def parse_matrix(text: str, *, size: int, place: str) -> list[float]:
-    """Returns a (size, size) matrix row by row; raises SourceError if the file holds anything else."""
+    """Returns a (size, size) matrix row by row, from one line or a line per row; raises SourceError if it is none."""
+    lines = list(numbered_lines(text))
+    if len(lines) == 1:
+        return parse_numbers(lines[0][1], count=size * size, place=place, number=lines[0][0])
     rows = parse_table(text, columns=size, place=place)
     if len(rows) != size:
         raise damaged(place, max(1, len(text.splitlines())), f"{size} lines of {size} numbers", f"{len(rows)} lines")
     return [value for row in rows for value in row]
-
-
-def parse_text(text: str, *, count: int, place: str) -> list[float]:
-    """Returns the numbers of a file, on one line or several; raises SourceError unless there are `count`."""
-    lines = list(numbered_lines(text))
-    if len(lines) != 1 and lines and count % len(lines) == 0:
-        return [
-            value
-            for number, line in lines
-            for value in parse_numbers(line, count=count // len(lines), place=place, number=number)
-        ]
-    return parse_numbers(" ".join(line for _, line in lines), count=count, place=place, number=1)
 
 
 def parse_object(text: str, *, place: str) -> dict[str, Any]:
@@ -83,18 +73,3 @@ def parse_object(text: str, *, place: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise damaged(place, 1, "a JSON object", str(found))
     return found
-
-
-def pinhole(*numbers: float, place: str, size: tuple[float, float] | None = None, line: int = 1) -> Camera | Intrinsics:
-    """Returns a camera; raises SourceError for impossible values.
-
-    Args:
-        numbers: fx, fy, cx, cy in pixels, the principal point from the image's corner. OpenCV counts from the first
-            pixel's centre, 0.5 less.
-        size: Width and height; by default those of the image.
-    """
-    try:
-        fields: dict[str, Any] = dict(zip(("fx_px", "fy_px", "cx_px", "cy_px"), numbers, strict=True))
-        return Camera(width=int(size[0]), height=int(size[1]), **fields) if size else Intrinsics(**fields)
-    except (ValueError, OverflowError) as error:
-        raise damaged(place, line, f"a camera ({error})", str(numbers)) from None

@@ -16,13 +16,15 @@ import posixpath
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from depthflow.datasets.camera import PRIMESENSE_CAMERA, Camera
-from depthflow.datasets.camera_files import Pose, quaternion_pose
-from depthflow.datasets.folders import IMAGE_ENDINGS, Members, make_frame, scan_names
-from depthflow.datasets.frames import DepthEncoding, Frame
-from depthflow.datasets.listing import Listing, SourceFile
+from depthflow.datasets.folders import IMAGE_ENDINGS, make_frame, scan_names
+from depthflow.datasets.frames import DepthEncoding, Frame, frame_id
+from depthflow.datasets.listing import Listing, SourceFile, printable
+from depthflow.datasets.poses import Pose, as_poses, quaternion_rotations
 from depthflow.datasets.text_files import damaged, numbered_lines, parse_numbers, parse_table, where
 
 _LISTS = {"rgb": "rgb.txt", "depth": "depth.txt"}
@@ -76,25 +78,22 @@ def _scan_frames(listing: Listing, folder: str, names: Mapping[str, str], camera
     pairs = [(image, depths[partners[i]] if i in partners else None) for i, image in enumerate(images)]
     poses = _nearest_poses(listing, folder, [image.time_s for image in images])
     for (image, depth), pose in zip(pairs, poses, strict=True):
-        yield _frame(names, image, {"rgb": image, "depth": depth}, camera, pose)
+        files = {"rgb": image.file, "depth": depth and depth.file}
+        yield _frame(names, image.path, files, time_s=image.time_s, camera=camera, pose=pose)
     used = {*partners.values()}
     for number, depth in enumerate(depths):
         if number not in used:
-            yield _frame(names, depth, {"depth": depth}, camera, None)
+            yield _frame(names, depth.path, {"depth": depth.file}, time_s=depth.time_s, camera=camera)
     for member, found in entries.items():
         for file in _unlisted(listing, folder, found):
             problem = f"{file.path} is not listed in {_LISTS[member]}"
-            name = posixpath.splitext(file.name)[0]
-            yield make_frame({member: file}, **names, name=name, problem=problem, reason="unlisted_file")
+            yield _frame(names, file.name, {member: file}, problem=problem, reason="unlisted_file")
 
 
-def _frame(
-    names: Mapping[str, str], named: _Entry, found: Mapping[str, _Entry | None], camera: Camera, pose: Pose | None
-) -> Frame:
-    files: Members = {member: entry.file for member, entry in found.items() if entry and entry.file}
-    name = posixpath.splitext(posixpath.basename(named.path))[0]
-    fields = {"time_s": named.time_s, "encoding": _ENCODING, "camera": camera, "pose": pose}
-    return make_frame(files, **names, name=name, **fields)
+def _frame(names: Mapping[str, str], path: str, files: Mapping[str, SourceFile | None], **fields: Any) -> Frame:
+    stem = printable(posixpath.splitext(posixpath.basename(path))[0])
+    sample_id = frame_id(*names.values(), stem)
+    return make_frame(files, sample_id=sample_id, **names, encoding=_ENCODING, **fields)
 
 
 def _read_list(listing: Listing, folder: str, name: str) -> list[_Entry]:
@@ -151,11 +150,12 @@ def _nearest_poses(listing: Listing, folder: str, times: Sequence[float]) -> lis
     """Returns the pose of groundtruth.txt nearest to each time, None where there is none within 20 ms."""
     file = listing.folders[folder].get("groundtruth.txt")
     table = parse_table(listing.text(file), columns=8, place=where(listing, file)) if file else []
-    known = sorted(row for row in table if math.isfinite(row[0]))
-    stamps = [values[0] for values in known]
+    known = np.array(sorted(row for row in table if math.isfinite(row[0]))).reshape(-1, 8)
+    stamps, poses = known[:, 0].tolist(), as_poses(quaternion_rotations(known[:, 4:]), known[:, 1:4])
     found = []
     for time_s in times:
         middle = bisect_left(stamps, time_s)
-        near = min(known[max(0, middle - 1) : middle + 1], key=lambda values: abs(values[0] - time_s), default=None)
-        found.append(quaternion_pose(*near[1:]) if near and abs(near[0] - time_s) <= _MAX_GAP_S else None)
+        near = range(max(0, middle - 1), min(len(stamps), middle + 1))
+        gap_s, nearest = min(((abs(stamps[index] - time_s), index) for index in near), default=(math.inf, 0))
+        found.append(poses[nearest] if gap_s <= _MAX_GAP_S else None)
     return found

@@ -114,7 +114,7 @@ def test_the_internal_format_is_refused_with_a_way_out(tmp_path):
         ('{"w": 4\n"h": 3}', "line 2: expected a JSON object .Expecting"),
         ("[1]", "line 1: expected a JSON object"),
         (json.dumps({**METADATA, "K": [1, 2]}), "line 1: expected K of 9 numbers"),
-        (json.dumps({**METADATA, "K": [0] * 9}), "line 1: expected a camera .fx_px must be"),
+        (json.dumps({**METADATA, "K": [0] * 9}), "line 1: expected intrinsics .fx_px must be"),
         (json.dumps({**METADATA, "w": None}), "line 1: expected a number w"),
         (json.dumps({**METADATA, "poses": [[1, 2]]}), "line 1: expected poses of 7 numbers each"),
     ],

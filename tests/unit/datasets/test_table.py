@@ -296,7 +296,7 @@ def test_a_wrong_scale_is_warned_about_before_anything_is_made(folder, capsys):
     write_csv(folder, "image,depth,depth_units_per_m", "hall/1.png,hall/1_mm.png,1.001")
     line = ["--source", str(folder), "--out", str(folder / "out"), "--dry-run"]
     call_command(ROOT / "pipelines/preprocess.py", line)
-    assert "look like millimetres" in capsys.readouterr().err
+    assert "looks like millimetres" in capsys.readouterr().err
 
 
 def test_bytes_that_are_no_parquet(folder):

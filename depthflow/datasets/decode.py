@@ -116,7 +116,8 @@ def _unit_missing(values: np.ndarray) -> str:
     median = np.median(values[values > 0]) if (values > 0).any() else 0
     return (
         f"depth in metres must be floating point, received {values.dtype} with a median of {median:g}. Integers are "
-        "mostly millimetres: pass the --layout that they come from, whose encoding has a units_per_m, or store metres"
+        "mostly millimetres: pass the --layout that they come from, state depth_units_per_m in your frame table, or "
+        "store metres"
     )
 
 

@@ -20,6 +20,7 @@ from depthflow.datasets.frames import DepthEncoding
 from depthflow.datasets.layouts import find_frames, recognised
 from depthflow.datasets.listing import list_tree
 from depthflow.errors import SourceError
+from depthflow.store.write.config import PreprocessConfig
 from depthflow.store.write.sample import SampleLayout, make_sample
 from depthflow.store.write.sources import read_member
 from tests.commands import ROOT
@@ -421,3 +422,15 @@ def test_a_dry_run_lists_faults_rather_than_what_the_flags_leave_out(folder, cap
     assert result["rejects_by_reason"]["missing_member"] == 20
     assert told.count("missing_member") == 20
     assert told.count("split_gap") == 1
+
+
+def test_a_folder_of_no_layout_is_told_all_of_them(folder, capsys):
+    line = ["--source", str(folder), "--out", str(folder / "out"), "--dry-run"]
+    with pytest.raises(SourceError, match=r"has no file of any layout .*: diode, table, tum, .*your own table"):
+        call_command(ROOT / "pipelines/preprocess.py", line)
+
+
+def test_a_source_whose_path_no_store_can_name_is_refused(tmp_path):
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/latin\xe9")
+    with pytest.raises(ValueError, match=r"--source must be valid UTF-8: rename it\. Received: .*latin\\xe9"):
+        PreprocessConfig(source=(path,), out="out")

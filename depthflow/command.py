@@ -99,7 +99,9 @@ def _outcome(
         line = shlex.join(["python", *sys.argv, *flags])
         return _failed(f"Interrupted. To continue: {line}"), EXIT_INTERRUPTED
     except DepthflowError as error:
-        tell(f"error: {error}", error.details, level=logging.ERROR)
+        tell(f"error: {error.lines[0]}", error.details, level=logging.ERROR)
+        for line in error.lines[1:]:
+            tell(line, level=logging.ERROR)
         return {**error.details, **_failed(str(error))}, error.exit_code
     except ParserExit:  # Of a command line within this one.
         raise

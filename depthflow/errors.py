@@ -3,7 +3,7 @@
 import errno
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,19 +19,27 @@ class DepthflowError(Exception):
     """A message for the user: what was wrong, what was received, what to do.
 
     Args:
-        message: Text for people.
+        message: Text for people, a line.
+        lines: Further lines, without control characters.
         details: Values for programs, added to the command's JSON result.
         exit_code: Exit code of the command.
     """
 
-    def __init__(self, message: str = "", *, details: Mapping[str, Any] | None = None, exit_code: int = 1) -> None:
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        lines: Sequence[str] = (),
+        details: Mapping[str, Any] | None = None,
+        exit_code: int = 1,
+    ) -> None:
         super().__init__(message)
-        self._message = message  # Ray Data appends its advice on retries to `args`.
+        self.lines = (message, *lines)  # Ray Data appends its advice on retries to `args`.
         self.details = dict(details or {})
         self.exit_code = exit_code
 
     def __str__(self) -> str:
-        return self._message
+        return "\n".join(self.lines)
 
 
 class SourceError(DepthflowError):

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar, dataclass_transform, get_or
 import docstring_parser
 import tyro
 
-from depthflow.observability.safe_text import without_credentials
+from depthflow.observability.safe_text import escape_controls, without_credentials
 
 Split = Literal["train", "val"]
 """Splits of a store."""
@@ -47,7 +47,7 @@ def explained(what: str, helps: Mapping[str, str]) -> Any:
 def require(condition: bool, message: str) -> None:
     """Raises ValueError with this message unless the condition holds."""
     if not condition:
-        raise ValueError(without_credentials(message))
+        raise ValueError(escape_controls(without_credentials(message)))
 
 
 def require_positive(**flags: int | None) -> None:

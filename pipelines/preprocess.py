@@ -3,7 +3,7 @@
 import logging
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable
 from contextlib import nullcontext
 from typing import Any
 
@@ -77,14 +77,15 @@ def describe(config: PreprocessConfig) -> dict[str, Any]:
     if warning := implausible_depths([row for row in read if "reason" not in row]):
         tell(warning, level=logging.WARNING)
     found = summary(rows, sources)
-    return {"status": _status(found["rejects_by_reason"]), "frames": f"{config.out.rstrip('/')}/{FRAMES}", **found}
+    reasons = {*found["rejects_by_reason"], *(row["reason"] for row in read if "reason" in row)}
+    return {"status": _status(reasons), "frames": f"{config.out.rstrip('/')}/{FRAMES}", **found}
 
 
-def _status(rejects_by_reason: Mapping[str, int]) -> str:
+def _status(reasons: Iterable[str]) -> str:
     """Returns rejects if any input was refused that the flags did not ask to leave out."""
     from depthflow.store.write.splits import LEFT_OUT
 
-    return "rejects" if rejects_by_reason.keys() - {*LEFT_OUT} else "ok"
+    return "rejects" if {*reasons} - {*LEFT_OUT} else "ok"
 
 
 if __name__ == "__main__":

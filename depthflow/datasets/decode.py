@@ -14,7 +14,7 @@ from depthflow.datasets.npy_file import NPY_START, decode_npy
 from depthflow.datasets.reject import RejectError
 
 _ASPECT_TOLERANCE = 0.02
-"""Largest relative difference between the aspect ratios of an image and its depth map, if they share one camera."""
+"""Largest relative difference between the aspect ratios of an image, its depth map and their camera."""
 _KINECT_DISPARITY = (2047, 0xFF07)
 """Largest raw value of a Kinect's 11-bit disparity, which means no measurement, and the same with its bytes swapped."""
 
@@ -68,6 +68,8 @@ def decode_frame(
     values = _plane(decode_depth(members["depth"]), "depth")
     masks = {name: _decode_mask(members[name], name) for name in ("mask", "confidence") if name in members}
     _check_shapes(rgb, values, masks, same_view=depth_camera is None)
+    _check_camera(camera, rgb.shape, "image")
+    _check_camera(depth_camera, values.shape, "depth")
     of_image = camera.resized(height=rgb.shape[0], width=rgb.shape[1]) if camera else None
     depth_m = _metres(values, encoding, depth_camera or of_image)
     called_valid = (
@@ -89,9 +91,22 @@ def _check_shapes(rgb: np.ndarray, depth: np.ndarray, masks: Mapping[str, np.nda
     for name, mask in masks.items():
         if mask.shape != depth.shape:
             raise RejectError("shape_mismatch", f"depth {depth.shape} and {name} {mask.shape} differ")
-    aspects = rgb.shape[1] * depth.shape[0], rgb.shape[0] * depth.shape[1]
-    if same_view and abs(aspects[0] - aspects[1]) > _ASPECT_TOLERANCE * max(aspects):
+    if same_view and not _same_aspect(rgb.shape, depth.shape):
         raise RejectError("shape_mismatch", f"image {rgb.shape[:2]} and depth {depth.shape} differ in aspect ratio")
+
+
+def _check_camera(camera: Camera | Intrinsics | None, shape: tuple[int, ...], what: str) -> None:
+    """Raises RejectError if the camera is that of pictures of another aspect ratio, such as upright ones."""
+    if isinstance(camera, Camera) and not _same_aspect((camera.height, camera.width), shape):
+        raise RejectError(
+            "shape_mismatch",
+            f"{what} {shape[:2]} and the size of its camera, {camera.height} x {camera.width}, differ in aspect ratio",
+        )
+
+
+def _same_aspect(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
+    aspects = one[1] * other[0], one[0] * other[1]
+    return abs(aspects[0] - aspects[1]) <= _ASPECT_TOLERANCE * max(aspects)
 
 
 def _metres(values: np.ndarray, encoding: DepthEncoding, camera: Camera | None) -> np.ndarray:
@@ -119,7 +134,8 @@ def _unit_missing(values: np.ndarray) -> str:
     median = np.median(values[values > 0]) if (values > 0).any() else 0
     return (
         f"depth in metres must be floating point, received {values.dtype} with a median of {median:g}. Integers are "
-        "mostly millimetres: pass the --layout that they come from, whose encoding has a units_per_m, or store metres"
+        "mostly millimetres: pass the --layout that they come from, state depth_units_per_m in your frame table, or "
+        "store metres"
     )
 
 

@@ -33,6 +33,8 @@ _SLICE = re.compile(
     r"(?P<path>.+\.(?:h5|hdf5|he5|mat))#(?P<dataset>[^\[\]]+?)(?:\[(?P<index>\d+)\])?(?P<transposed>\.T)?",
     re.IGNORECASE | re.DOTALL,
 )
+INSIDE = r"(?is)(\.(?:h5|hdf5|he5|mat))#[^\[\]]+(?:\[\d+\])?(?:\.T)?$"
+"""The end of a slice's place, from the ending of the file on; for Arrow, whose patterns are RE2's."""
 
 
 @dataclass(frozen=True)

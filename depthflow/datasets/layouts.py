@@ -88,7 +88,8 @@ def recognised(listing: Listing) -> str:
     fitting = [name for name, layout in LAYOUTS.items() if layout.fits(listing)]
     if len(fitting) > 1:
         raise SourceError(
-            f"{listing.location} fits several layouts: {', '.join(fitting)}. Pass --layout with one of them."
+            f"{listing.location} fits several layouts: {', '.join(fitting)}. Pass --layout with one of them, or "
+            "each of its folders as a source of its own."
         )
     return fitting[0] if fitting else "diode"
 
@@ -103,6 +104,12 @@ def find_frames(listing: Listing, layout: str, splits: tuple[str, ...]) -> pa.Ta
     every: Any = frames if isinstance(frames, pa.Table) else frame_table(frames)
     found = _scenes_by_data_set(every.filter(pc.is_in(every["split"], pa.array(splits))))
     if not found.num_rows:
+        if not any(one.fits(listing) for one in LAYOUTS.values()):
+            raise SourceError(
+                f"The source {listing.location} has no file of any layout among its {len(listing.files):,} files: "
+                f"{', '.join(LAYOUTS)}. See --layout for the names of their files, or write your own table "
+                "(frames.csv), and pass the folder or archive that holds them."
+            )
         raise SourceError(
             f"The source {listing.location} holds no sample of {' or '.join(splits)} in {layout.upper()}'s layout, "
             f"{LAYOUTS[layout].help}. Pass the folder or archive that holds them, and see --layout and --splits."

@@ -1,12 +1,14 @@
 """The layout table: a user's own frame table, as frames.csv or frames.parquet of a folder, or as the source itself.
 
 A row is a frame. The columns image and depth say where its files are, relative to the table's folder; all other columns
-of `FRAME_SCHEMA` are optional. In CSV, depth_invalid and pose are numbers separated by spaces.
+of `FRAME_SCHEMA` are optional. In CSV, cells are separated by commas, semicolons or tabs, and the numbers of
+depth_invalid and pose by spaces.
 """
 
 # pyright: reportAttributeAccessIssue=false
 # pyarrow.compute makes its functions when it is imported.
 
+import csv
 import io
 from typing import Any
 
@@ -22,13 +24,12 @@ from depthflow.datasets.table_files import find_places
 from depthflow.errors import SourceError
 
 NAMES = ("frames.csv", "frames.parquet")
-_CAMERA_NEEDS = "a camera needs fx_px, and width and height or cx_px and cy_px"
 _ENDING = r"\.[A-Za-z0-9]{1,5}$"
 
 
 def fits(listing: Listing) -> bool:
     """Returns whether the source is a table, or has one on its top level."""
-    return len(_tables(listing)) == 1
+    return len(_tables(listing)) > 0
 
 
 def frames(listing: Listing) -> pa.Table:
@@ -42,6 +43,7 @@ def frames(listing: Listing) -> pa.Table:
     if len(found) != 1:
         raise SourceError(f"{listing.location} must have one of {' and '.join(NAMES)} on its top level.")
     given, mistakes = _read(listing, found[0]), Mistakes()
+    where = f"The frame table {found[0].path}" + ("" if is_table(listing.location) else f" of {listing.location}")
     unknown_columns(given, mistakes)
     columns = {name: read_column(given, name, mistakes) for name in FRAME_SCHEMA.names}
     _complete_camera(columns, CAMERA_COLUMNS, mistakes, resolution_needed=False)
@@ -49,14 +51,16 @@ def frames(listing: Listing) -> pa.Table:
     _name_frames(columns)
     missing = Mistakes()
     for name in MEMBER_COLUMNS.values():
-        columns[name], lost = find_places(columns[name], listing, needed=name in ("image", "depth"))
+        needed = name in ("image", "depth") and name not in mistakes.columns
+        columns[name], lost = find_places(columns[name], listing, needed=needed)
         problems = missing.add(name, lost)
         first = pc.and_(pc.is_valid(problems), pc.equal(columns["reason"], ""))
         columns["reason"] = pc.if_else(first, "missing_member", columns["reason"])
         columns["problem"] = pc.if_else(first, problems, columns["problem"])
     if mistakes.found:
-        where = "" if is_table(listing.location) else f" of {listing.location}"
-        raise SourceError(f"The frame table {found[0].path}{where} has mistakes:\n{mistakes.told(missing)}")
+        raise SourceError(f"{where} has mistakes:", lines=mistakes.told(missing))
+    if not given.num_rows:
+        raise SourceError(f"{where} has no row: it needs one for each frame.")
     return pa.table(columns, schema=FRAME_SCHEMA)
 
 
@@ -67,20 +71,33 @@ def _tables(listing: Listing) -> list[SourceFile]:
 
 
 def _read(listing: Listing, file: SourceFile) -> Any:
-    content = io.BytesIO(listing.read(file))
+    content = listing.read(file)
     try:
         if file.name.lower().endswith(".parquet"):
-            return pq.read_table(content)
-        names = content.readline().decode("utf-8-sig").strip().split(",")
-        content.seek(0)
-        texts = dict.fromkeys((name.strip().strip('"') for name in names), pa.string())
-        return pa.csv.read_csv(
-            content,
-            read_options=pa.csv.ReadOptions(use_threads=False),  # With threads, errors tell no row.
-            convert_options=pa.csv.ConvertOptions(column_types=texts, strings_can_be_null=True, null_values=[""]),
-        )
-    except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
-        raise SourceError(f"The frame table {file.path} of {listing.location} cannot be read: {error}") from None
+            return pq.ParquetFile(io.BytesIO(content)).read()
+        return _read_csv(content)
+    except (OSError, UnicodeDecodeError, csv.Error, pa.ArrowException) as error:
+        advice = ". Save it as CSV in UTF-8." if isinstance(error, UnicodeDecodeError) else ""
+        raise SourceError(
+            f"The frame table {file.path} of {listing.location} cannot be read: {str(error).strip()}{advice}"
+        ) from None
+
+
+def _read_csv(content: bytes) -> Any:
+    """Returns a table of texts, with the separator that is the most frequent one in the line of column names."""
+    text = content.decode("utf-8-sig").lstrip("\r\n")
+    separator = max(",;\t", key=text[: len(text.splitlines()[0])].count) if text else ","
+    names = next(csv.reader(io.StringIO(text, newline=None), delimiter=separator), [])
+    table = pa.csv.read_csv(
+        io.BytesIO(content),
+        # With threads, errors tell no row. A cell must be smaller than a block.
+        read_options=pa.csv.ReadOptions(use_threads=False, block_size=len(content) + 1),
+        parse_options=pa.csv.ParseOptions(delimiter=separator),
+        convert_options=pa.csv.ConvertOptions(
+            column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=True, null_values=[""]
+        ),
+    )
+    return table.rename_columns([name.strip() for name in table.column_names])
 
 
 def _complete_camera(

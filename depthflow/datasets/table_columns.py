@@ -4,6 +4,7 @@
 # pyarrow.compute makes its functions when it is imported.
 
 import difflib
+import math
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import pyarrow.compute as pc
 
 from depthflow.datasets.frame_table import CAMERA_COLUMNS, DEPTH_CAMERA_COLUMNS, FRAME_SCHEMA
 from depthflow.datasets.frames import SCENE_TYPES, SPLITS
+from depthflow.observability.safe_text import escape_controls
 
 DEFAULTS = {
     "dataset": "own",
@@ -31,6 +33,8 @@ CHOICES = {
     "depth_kind": ("planar", "ray"),
     "depth_packing": ("plain", "sun_rgbd"),
 }
+_LOWEST, _HIGHEST = 1e-9, 1e9
+"""Of units and cameras."""
 POSITIVE = ("depth_units_per_m", *CAMERA_COLUMNS.values(), *DEPTH_CAMERA_COLUMNS.values())
 _TOLD = 20
 """Number of mistakes that a message lists."""
@@ -43,10 +47,12 @@ class Mistakes:
 
     Attributes:
         found: How many there are.
+        columns: Columns that are wrong as a whole.
     """
 
     def __init__(self) -> None:
         self.found = 0
+        self.columns: set[str] = set()
         self._told: list[tuple[int, str]] = []
 
     def add(self, column: str, texts: Any) -> Any:
@@ -70,14 +76,15 @@ class Mistakes:
     def add_column(self, column: str, text: str) -> None:
         """Adds a mistake of a whole column."""
         self.found += 1
+        self.columns.add(column)
         self._told.append((-1, f"column {column}: {text}"))
 
-    def told(self, *others: "Mistakes") -> str:
-        """Returns these mistakes and others, those of the first rows first."""
+    def told(self, *others: "Mistakes") -> list[str]:
+        """Returns a line for each of these mistakes and others, those of the first rows first."""
         every = [self, *others]
         lines = sorted(line for mistakes in every for line in mistakes._told)[:_TOLD]
         more = sum(mistakes.found for mistakes in every) - len(lines)
-        return "\n".join([*(f"  {text}" for _, text in lines), *([f"  and {more} more"] if more else [])])
+        return [*(f"  {escape_controls(text)}" for _, text in lines), *([f"  and {more} more"] if more else [])]
 
 
 def unknown_columns(table: pa.Table, mistakes: Mistakes) -> None:
@@ -131,6 +138,7 @@ def _read(given: pa.Array, name: str, kind: pa.DataType, mistakes: Mistakes) -> 
 def _number(given: pa.Array, name: str, kind: pa.DataType, mistakes: Mistakes) -> pa.Array:
     """Returns a column of numbers; NaN, as pandas writes it, is no value."""
     if pa.types.is_string(given.type):
+        given = pc.if_else(pc.equal(pc.utf8_lower(given), "nan"), None, given)
         wrong = pc.and_(pc.is_valid(given), pc.invert(pc.match_substring_regex(given, _NUMBER)))
         _add(mistakes, name, given, wrong, "is not a number")
         given = pc.if_else(wrong, None, given)
@@ -140,12 +148,13 @@ def _number(given: pa.Array, name: str, kind: pa.DataType, mistakes: Mistakes) -
         mistakes.add_column(name, f"it must hold numbers, and has {given.type}")
         return pa.nulls(len(given), kind)
     values = pc.if_else(pc.is_nan(values), None, values)
-    wrong = pc.invert(pc.is_finite(values))
+    wrong, what = pc.invert(pc.is_finite(values)), "finite number"
     if name in POSITIVE:
-        wrong = pc.or_(wrong, pc.less_equal(values, 0))
+        wrong = pc.or_(wrong, pc.or_(pc.less(values, _LOWEST), pc.greater(values, _HIGHEST)))
+        what = f"positive number between {_LOWEST:g} and {_HIGHEST:g}"
     if pa.types.is_integer(kind):
-        wrong = pc.or_(wrong, pc.not_equal(values, pc.floor(values)))
-    _add(mistakes, name, values, wrong, f"is not a {'positive ' if name in POSITIVE else ''}number that can stand here")
+        wrong, what = pc.or_(wrong, pc.not_equal(values, pc.floor(values))), "positive whole number"
+    _add(mistakes, name, values, wrong, f"is not a {what}")
     return pc.if_else(wrong, None, values).cast(kind)
 
 
@@ -167,9 +176,14 @@ def _numbers(given: pa.Array, name: str, mistakes: Mistakes) -> pa.Array:
     except pa.ArrowException:
         mistakes.add_column(name, f"it must hold lists of numbers, and has {shown.type}")
         return pa.nulls(len(shown), kind)
+    is_number = pc.fill_null(pc.is_finite(values.flatten()), False).to_numpy(zero_copy_only=False)
+    strange = np.isin(np.arange(len(values)), pc.list_parent_indices(values).to_numpy()[~is_number])
     if name == "pose":
-        wrong = pc.not_equal(pc.list_value_length(values), _POSE_NUMBERS)
-        _add(mistakes, name, None, wrong, f"needs {_POSE_NUMBERS} numbers")
+        wrong = pc.or_(pc.not_equal(pc.list_value_length(values), _POSE_NUMBERS), pa.array(strange))
+        _add(mistakes, name, None, wrong, f"needs {_POSE_NUMBERS} finite numbers")
+    elif strange.any():  # NaN is no depth, whether it is listed or not.
+        lists = [[n for n in numbers or [] if n is not None and math.isfinite(n)] for numbers in values.to_pylist()]
+        values = pa.array(lists, kind)
     return values
 
 

@@ -11,12 +11,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from depthflow.datasets.hdf5_file import INSIDE
 from depthflow.datasets.listing import Listing, printable
 from depthflow.errors import SourceError
 from depthflow.storage.location import is_uri, object_store, reported
 
-_INSIDE = r"#[^#/]+$"
-"""What follows the path in a place in an HDF5 file."""
 _ABSOLUTE = r"^(/|[a-z][a-z0-9+.-]*://)"
 _LISTED_AT_ONCE = 32
 
@@ -40,7 +39,7 @@ def find_places(paths: pa.Array, listing: Listing, *, needed: bool) -> tuple[pa.
     else:
         absolute = pc.match_substring_regex(names, _ABSOLUTE)
         places = pc.if_else(absolute, names, pc.binary_join_element_wise(listing.root, names, "/"))
-        files = pc.replace_substring_regex(places, _INSIDE, "")
+        files = pc.replace_substring_regex(places, INSIDE, r"\1")
         known = _files_beside(pc.unique(pc.struct_field(pc.extract_regex(files, r"^(?P<folder>.*)/"), "folder")))
         there = pc.or_(pc.is_in(places, known), pc.is_in(files, known))
     absent = pc.binary_join_element_wise("there is no file ", names, "")
@@ -64,12 +63,19 @@ def _names_in(folder: str) -> Iterable[str]:
         filesystem, path = object_store(folder, SourceError)
         with reported(f"The folder {folder} cannot be listed", SourceError):
             try:
-                return [key.rpartition("/")[2] for key in filesystem.ls(path, detail=False)]
+                entries = filesystem.ls(path, detail=True)
+                return [entry["name"].rpartition("/")[2] for entry in entries if entry["type"] == "file"]
             except FileNotFoundError:
                 return []
     try:
-        return [entry.name for entry in os.scandir(folder or "/") if printable(entry.name) == entry.name]
+        return [entry.name for entry in os.scandir(folder or "/") if _is_named_file(entry)]
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
         raise SourceError(f"The folder {folder} cannot be read: {error.strerror}. Check its permissions.") from None
+
+
+def _is_named_file(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a plain file, or a link to one, whose name a table can hold."""
+    is_file = entry.is_file(follow_symlinks=False) or os.path.isfile(entry.path)  # noqa: PTH113  # Of a loop: False.
+    return is_file and printable(entry.name) == entry.name

@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from depthflow.observability.safe_text import escape_controls
 
 EMPTY_CELL = "–"
 DENSE_COLUMNS = 10
@@ -167,9 +170,21 @@ class Page:
         """The page as HTML; every text in it is escaped."""
         loader = PackageLoader("depthflow.reports", package_path="")
         environment = Environment(
-            loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+            loader=loader,
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+            finalize=_without_controls,
         )
         return environment.get_template("page.html").render(page=self)
+
+
+def _without_controls(value: Any) -> Any:
+    """Escapes what whoever shows the page in a terminal must not get; line ends stay."""
+    if not isinstance(value, str) or isinstance(value, Markup):
+        return value
+    return "\n".join(map(escape_controls, value.split("\n")))
 
 
 def _cell(value: Any, spec: str) -> str:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from depthflow.datasets.frames import SPLITS
 from depthflow.datasets.layouts import LAYOUTS
+from depthflow.datasets.listing import printable
 from depthflow.flags import RayConfig, Split, explained, flags, require, require_known, require_positive
 
 HELP = {name: layout.help for name, layout in LAYOUTS.items()}
@@ -67,6 +68,8 @@ class PreprocessConfig(RayConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.seed >= 0, f"--seed must not be negative. Received: {self.seed}")
+        for path in self.source:
+            require(printable(path) == path, f"--source must be valid UTF-8: rename it. Received: {printable(path)}")
         require(len(self.source) > 0, "--source needs at least one folder or archive. Received: none")
         require(
             self.max_rejects is None or self.max_rejects >= 0,

@@ -17,6 +17,7 @@ from depthflow.storage.files import StoreFiles
 from depthflow.store.write.plan import planned_samples
 from depthflow.store.write.sample import SampleLayout, make_sample
 from depthflow.store.write.sources import ArchiveSource, Source, read_member
+from depthflow.store.write.splits import LEFT_OUT
 
 FRAMES = "frames.parquet"
 _READ_OF_EACH = 3
@@ -43,6 +44,10 @@ def understood(rows: pa.Table, sources: Sequence[Source]) -> Iterator[str]:
         for dataset in pc.unique(frames["dataset"]).to_pylist():
             yield f"  {dataset}: {_described(frames.filter(pc.equal(frames['dataset'], dataset)))}"
     refused = rows.filter(pc.not_equal(rows["reason"], ""))
+    is_left_out = pc.is_in(refused["reason"], pa.array(LEFT_OUT))
+    for reason, count in Counter(refused["reason"].filter(is_left_out).to_pylist()).items():
+        yield f"  left out: {count:,} frames: {reason}: {rows['problem'][pc.index(rows['reason'], reason).as_py()]}"
+    refused = refused.filter(pc.invert(is_left_out))
     for row in refused.slice(0, _LISTED).to_pylist():
         yield f"  refused: {row['sample_id']}: {row['reason']}: {row['problem']}"
     if refused.num_rows > _LISTED:
@@ -64,20 +69,23 @@ def _described(frames: pa.Table) -> str:
 
 
 def _depth(frames: pa.Table) -> str:
-    units = "/".join(f"{value:g}" for value in pc.unique(frames["depth_units_per_m"]).to_pylist())
+    units = " or ".join(
+        "m" if value == 1 else f"1/{value:g} m" for value in pc.unique(frames["depth_units_per_m"]).to_pylist()
+    )
     kinds = {"planar": "along the optical axis", "ray": "along the rays"}
     kind = " or ".join(kinds[kind] for kind in pc.unique(frames["depth_kind"]).to_pylist())
-    invalid = sorted({value for values in frames["depth_invalid"].to_pylist() for value in values})
-    return f"in 1/{units} m {kind}, invalid {', '.join(f'{value:g}' for value in invalid) or 'none'}"
+    invalid = sorted({0, *(value for values in frames["depth_invalid"].to_pylist() for value in values)})
+    return f"in {units} {kind}, invalid {', '.join(f'{value:g}' for value in invalid)}"
 
 
 def _camera(frames: pa.Table) -> str:
-    known = frames.filter(pc.is_valid(frames["width"]))
+    known = frames.filter(pc.is_valid(frames["fx_px"]))
     if not known.num_rows:
         return "unknown"
     first = known.select(("width", "height", "fx_px", "fy_px")).slice(0, 1).to_pylist()[0]
     others = "" if known.num_rows == frames.num_rows else f", unknown in {frames.num_rows - known.num_rows:,}"
-    return f"such as {first['width']} x {first['height']} with fx {first['fx_px']:g}, fy {first['fy_px']:g}{others}"
+    size = f"such as {first['width']} x {first['height']}" if first["width"] else "of each image's size"
+    return f"{size} with fx {first['fx_px']:g}, fy {first['fy_px']:g}{others}"
 
 
 def _count(frames: pa.Table, name: str) -> int:

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from depthflow.datasets.camera import Camera
 from depthflow.datasets.decode import decode_frame
 from depthflow.datasets.depth_files import decode_depth
 from depthflow.datasets.frames import DepthEncoding
@@ -598,3 +599,11 @@ def test_an_npy_of_an_impossible_shape_is_rejected(shape):
     content = npy_of_header(f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}\n")
     with pytest.raises(RejectError, match="the depth is not a plain"):
         decode_npy(content, "depth")
+
+
+@pytest.mark.parametrize("which", ["camera", "depth_camera"])
+def test_a_camera_of_another_shape_is_refused(which):
+    turned = Camera(width=HEIGHT * 8, height=WIDTH * 8, fx_px=50, fy_px=50, cx_px=4, cy_px=4)
+    with pytest.raises(RejectError, match=f"its camera, {WIDTH * 8} x {HEIGHT * 8}, differ in aspect"):
+        decode_frame(members(), **{which: turned})
+    decode_frame(members(), **{which: Camera(width=WIDTH * 8, height=HEIGHT * 8, fx_px=50, fy_px=50, cx_px=4, cy_px=4)})

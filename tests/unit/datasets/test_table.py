@@ -1,6 +1,8 @@
 """A user's own frame table: what is read of it, what stands for what it leaves out, and how mistakes are told."""
 
 import io
+import os
+import runpy
 import tarfile
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from depthflow.command import call_command
+from depthflow.command import call_command, run_command
 from depthflow.datasets.archive import archive_listing, scan_archive
 from depthflow.datasets.camera import Camera, Intrinsics
 from depthflow.datasets.frame_table import frames_of
@@ -18,6 +20,7 @@ from depthflow.datasets.frames import DepthEncoding
 from depthflow.datasets.layouts import find_frames, recognised
 from depthflow.datasets.listing import list_tree
 from depthflow.errors import SourceError
+from depthflow.store.write.config import PreprocessConfig
 from depthflow.store.write.sample import SampleLayout, make_sample
 from depthflow.store.write.sources import read_member
 from tests.commands import ROOT
@@ -171,14 +174,17 @@ def test_missing_files_alone_are_rejects(folder):
     [
         ("depth_units_per_m", "0", "row 1, column depth_units_per_m: 0.0 is not a positive number"),
         ("depth_units_per_m", "-1000", "is not a positive number"),
-        ("width", "640.5", "row 1, column width: 640.5 is not a positive number"),
+        ("width", "640.5", "row 1, column width: 640.5 is not a positive whole number"),
         ("time_s", "noon", "row 1, column time_s: noon is not a number"),
-        ("time_s", "1e999", "row 1, column time_s: inf is not a number"),
+        ("time_s", "1e999", "row 1, column time_s: inf is not a finite number"),
         ("split", "training", "row 1, column split: training is none of train, val"),
         ("scene_type", "garden", "garden is none of indoors, outdoor"),
         ("depth_kind", "z", "z is none of planar, ray"),
         ("depth_invalid", "none", "row 1, column depth_invalid: none is not numbers separated by spaces"),
-        ("pose", "1 0 0", "row 1, column pose: it needs 16 numbers"),
+        ("pose", "1 0 0", "row 1, column pose: it needs 16 finite numbers"),
+        ("pose", " ".join(["1e999"] * 16), "row 1, column pose: it needs 16 finite numbers"),
+        ("width", "1e30", "row 1, column width: 1e+30 is not a positive whole number"),
+        ("depth_units_per_m", "1e-300", "1e-300 is not a positive number between 1e-09 and 1e+09"),
         ("fx_px", "500", "row 1, column width: a camera needs fx_px, and width and height or cx_px and cy_px"),
     ],
 )
@@ -196,6 +202,7 @@ def test_a_wrong_value_is_told(folder, column, value, told):
         (["image,depth,depth", "hall/1.png,a,b"], "column depth: there are several of this name"),
         (["image,depth", "hall/1.png"], "Row #2: Expected 2 columns, got 1"),
         ([""], "cannot be read"),
+        (["image,depth"], r"The frame table frames\.csv of .* has no row"),
     ],
 )
 def test_a_wrong_table_is_told(folder, lines, told):
@@ -303,3 +310,127 @@ def test_bytes_that_are_no_parquet(folder):
     (folder / "frames.parquet").write_bytes(io.BytesIO(b"PAR1 not").getvalue())
     with pytest.raises(SourceError, match=r"The frame table frames\.parquet of .* cannot be read"):
         table_frames(folder)
+
+
+def test_a_missing_column_is_told_once(folder):
+    write_csv(folder, "image", *["hall/1.png"] * 30)
+    with pytest.raises(SourceError) as info:
+        table_frames(folder)
+    assert str(info.value).splitlines()[1:] == ["  column depth: it is missing"]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("start", ["", "\ufeff", "\n\n"])
+def test_a_csv_of_any_spreadsheet(folder, end, separator, start):
+    rows = [["image", " depth", '"scene"', "width", "fx_px"], ["hall/1.png", " hall/1_mm.png ", "007", "", "NaN"]]
+    text = start + "".join(f"{separator.join(row)}\n" for row in rows)
+    (folder / "frames.csv").write_bytes(text.replace("\n", end).encode())
+    (frame,) = table_frames(folder)
+    assert (frame.scene, frame.members["depth"]) == ("own/007", f"{folder}/hall/1_mm.png")
+
+
+def test_a_cell_may_be_larger_than_a_block_of_the_reader(folder):
+    write_csv(folder, "image,depth,scene", "hall/1.png,hall/1_mm.png," + "a" * 3_000_000)
+    (frame,) = table_frames(folder)
+    assert len(frame.scene) == len("own/") + 3_000_000
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
+@pytest.mark.parametrize("column", ["scene", "é"])
+def test_a_csv_of_another_encoding_is_told_what_to_do(folder, encoding, column):
+    (folder / "frames.csv").write_bytes(f"image,depth,{column}\nhall/1.png,hall/1_mm.png,é\n".encode(encoding))
+    with pytest.raises(SourceError, match=r"Save it as CSV in UTF-8\.$"):
+        table_frames(folder)
+
+
+def test_a_parquet_with_numbers_that_lists_and_cameras_cannot_hold(folder):
+    table = pa.table(
+        {
+            "image": ["hall/1.png", "hall/2.png"],
+            "depth": ["hall/1_mm.png", "hall/2_mm.png"],
+            "depth_invalid": [[float("nan"), 7.0], [None]],
+            "pose": [[float("nan")] * 16, [None] * 16],
+        }
+    )
+    pq.write_table(table, folder / "frames.parquet")
+    with pytest.raises(SourceError) as info:
+        table_frames(folder)
+    assert str(info.value).splitlines()[1:] == [f"  row {n}, column pose: it needs 16 finite numbers" for n in (1, 2)]
+    pq.write_table(table.drop_columns("pose"), folder / "frames.parquet")
+    first, second = table_frames(folder)
+    assert (first.encoding.invalid, second.encoding.invalid) == ((7.0,), ())
+
+
+def test_a_parquet_with_a_column_twice_is_told(folder):
+    table = pa.Table.from_arrays([pa.array(["hall/1.png"])] * 3, names=["image", "depth", "depth"])
+    pq.write_table(table, folder / "frames.parquet")
+    with pytest.raises(SourceError, match="column depth: there are several of this name"):
+        table_frames(folder)
+
+
+def test_what_is_no_file_is_missing(folder):
+    (folder / "hall/folder.png").mkdir()
+    (folder / "hall/broken.png").symlink_to("nowhere")
+    os.mkfifo(folder / "hall/fifo.png")
+    (folder / "hall/link.png").symlink_to("1.png")
+    write_csv(folder, "image,depth", *(f"hall/{n}.png,hall/1_mm.png" for n in ("folder", "broken", "fifo", "link")))
+    assert [frame.reason for frame in table_frames(folder)] == ["missing_member"] * 3 + [""]
+
+
+def test_only_places_that_are_read_count_as_inside_a_file(folder):
+    (folder / "all.h5").write_bytes(b"x")
+    inside = ["all.h5#group/depth[3].T", "ALL.h5#a", "all.h5#depths[0", "all.h5#depths[-1]", "hall/1.png#depths"]
+    write_csv(folder, "image,depth", *(f"hall/1.png,{place}" for place in inside))
+    assert [frame.reason for frame in table_frames(folder)] == ["", *["missing_member"] * 4]
+
+
+def test_mistakes_are_lines_on_stderr_whatever_the_names_hold(folder, capsys):
+    write_csv(folder, "image,depth,time_s", 'hall/1.png,hall/1_mm.png,"\x1b[31ma\nb"', '"x\ny.png",hall/1_mm.png,1')
+    script = runpy.run_path(str(ROOT / "pipelines/preprocess.py"), run_name="preprocess")
+    assert run_command(script["main"], "", ["--source", str(folder), "--out", str(folder / "out"), "--dry-run"]) == 1
+    assert capsys.readouterr().err.splitlines() == [
+        f"error: The frame table frames.csv of {folder} has mistakes:",
+        r"  row 1, column time_s: \x1b[31ma\nb is not a number",
+        r"  row 2, column image: there is no file x\ny.png",
+    ]
+
+
+def test_two_tables_in_a_folder_are_told_without_a_layout(folder):
+    write_csv(folder, "image,depth", "hall/1.png,hall/1_mm.png")
+    pq.write_table(pa.table({"image": ["a"], "depth": ["b"]}), folder / "frames.parquet")
+    assert recognised(list_tree(str(folder))) == "table"
+
+
+def test_a_dry_run_tells_what_it_refuses_when_it_reads(folder, capsys):
+    write_csv(folder, "image,depth,fx_px,cx_px,cy_px", "hall/1.png,hall/1_mm.png,2,2,1.5")
+    line = ["--source", str(folder), "--out", str(folder / "out"), "--dry-run"]
+    assert call_command(ROOT / "pipelines/preprocess.py", line)["status"] == "rejects"
+    told = capsys.readouterr().err
+    assert "depth in m along the optical axis, invalid 0; camera of each image's size with fx 2, fy 2" in told
+    assert "depth_units_per_m" in told
+
+
+def test_a_dry_run_lists_faults_rather_than_what_the_flags_leave_out(folder, capsys):
+    for number in range(40):
+        put_frame(folder / "hall", number)
+    rows = [f"hall/{n}.png,hall/{n}_mm.png,1000,{n}" for n in range(60)]
+    write_csv(folder, "image,depth,depth_units_per_m,time_s", *rows)
+    line = ["--source", str(folder), "--out", str(folder / "out"), "--dry-run", "--resplit", "time", "--gap-s", "15"]
+    result = call_command(ROOT / "pipelines/preprocess.py", line)
+    told = capsys.readouterr().err
+    assert result["rejects_by_reason"]["missing_member"] == 20
+    assert told.count("missing_member") == 20
+    assert told.count("split_gap") == 1
+
+
+def test_a_folder_of_no_layout_is_told_all_of_them(folder, capsys):
+    line = ["--source", str(folder), "--out", str(folder / "out"), "--dry-run"]
+    with pytest.raises(SourceError, match=r"has no file of any layout .*: diode, table, tum, .*your own table"):
+        call_command(ROOT / "pipelines/preprocess.py", line)
+
+
+def test_a_source_whose_path_no_store_can_name_is_refused(tmp_path):
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/latin\xe9")
+    with pytest.raises(ValueError, match=r"--source must be valid UTF-8: rename it\. Received: .*latin\\xe9"):
+        PreprocessConfig(source=(path,), out="out")

@@ -108,3 +108,10 @@ def test_paper_cuts_no_table():
     """There is no scrolling on paper, so a table goes over what the screen would hide."""
     printed = page("text").to_html().split("@media print", 1)[1].split("</style>")[0]
     assert ".wide { overflow: visible; }" in printed
+
+
+def test_names_hold_no_control_characters():
+    name = "a\x1b[31mb\x9b2J\u202ec\nd"
+    html = page(name, Facts(values={name: name}), Table(columns={name: ""}, rows=[[name]]), title=name).to_html()
+    assert not {*"\x1b\x9b\u202e"} & {*html}
+    assert html.count(r"a\x1b[31mb\x9b2J\u202ec") == 7

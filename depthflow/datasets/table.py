@@ -24,6 +24,7 @@ from depthflow.datasets.table_files import find_places
 from depthflow.errors import SourceError
 
 NAMES = ("frames.csv", "frames.parquet")
+_CAMERA_NEEDS = "a camera needs fx_px, and width and height or cx_px and cy_px"
 _ENDING = r"\.[A-Za-z0-9]{1,5}$"
 
 

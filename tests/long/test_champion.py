@@ -190,7 +190,7 @@ class TestOverHttp:
     @pytest.mark.parametrize(
         ("record", "params", "said"),
         [
-            ("bm8gaW1hZ2U=", {}, "Image 1 of 1 was rejected: unreadable_image: 8 bytes that cannot be decoded"),
+            ("bm8gaW1hZ2U=", {}, "Image 1 of 1 was rejected: unreadable_image: the image's 8 bytes cannot be decoded"),
             ("photo.jpg", {}, "Image 1 of 1 was rejected: not_base64"),
             ("A" * 100_000, {}, "Image 1 of 1 was rejected: unreadable_image"),
             ("", {"output_format": "tiff"}, "output_format must be one of array, npy, png. Received: 'tiff'"),

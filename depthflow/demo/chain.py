@@ -22,6 +22,7 @@ from depthflow.datasets.frames import SPLITS
 from depthflow.datasets.image_file import decode_rgb
 from depthflow.demo.config import DemoConfig
 from depthflow.errors import DepthflowError
+from depthflow.observability.safe_text import escape_controls
 from depthflow.storage.files import open_output
 from depthflow.storage.location import is_uri
 from depthflow.store.store import SampleStore, open_store
@@ -95,7 +96,7 @@ def run_chain(config: DemoConfig, out: Path, pipelines: Path) -> dict[str, Any]:
 def _run(pipelines: Path, command: str, *arguments: object) -> dict[str, Any]:
     """Runs a command in this process, on the demo's Ray, and returns its result."""
     line = [*map(str, arguments)]
-    print(f"\n$ python {shlex.join([f'pipelines/{command}.py', *line])}", file=sys.stderr, flush=True)
+    print(f"\n$ python {escape_controls(shlex.join([f'pipelines/{command}.py', *line]))}", file=sys.stderr, flush=True)
     try:
         with contextlib.redirect_stdout(sys.stderr):
             return call_command(pipelines / f"{command}.py", line)

@@ -23,13 +23,16 @@ import s3fs
 
 from depthflow.datasets.archive import archive_identity, open_archive, scan_archive
 from depthflow.datasets.camera import Camera
+from depthflow.datasets.decode import decode_frame
+from depthflow.datasets.frame_table import frames_of
 from depthflow.datasets.listing import read_camera
 from depthflow.errors import LockLostError, SourceError, StoreError
 from depthflow.storage.files import open_files
 from depthflow.storage.lock import object_lock
 from depthflow.store.store import open_store
-from depthflow.store.write.sources import list_archive, read_member
+from depthflow.store.write.sources import list_archive, read_member, read_tree
 from tests.archives import KINDS, pack
+from tests.layout_trees import depth_values, write_depth, write_image, write_text
 from tests.object_store import serving_bucket
 from tests.stores import diode_frames
 
@@ -148,6 +151,30 @@ def test_missing_bucket(s3, tmp_path):
         diode_frames("s3://gone/tree", ("train",))
     with pytest.raises(SourceError, match=r"no archive at s3://gone/a\.tar\.gz"):
         archive_identity("s3://gone/a.tar.gz")
+
+
+def test_frames_of_other_layouts(s3, root, tmp_path):
+    """A folder as 7-Scenes has it, with poses, and a table with absolute and relative paths."""
+    for number in (0, 1):
+        write_image(tmp_path / f"frame-{number:06d}.color.png", key=number)
+        write_depth(tmp_path / f"frame-{number:06d}.depth.png", depth_values(key=number))
+        write_text(tmp_path / f"frame-{number:06d}.pose.txt", "1 0 0 0.5", "0 1 0 0", "0 0 1 0", "0 0 0 1")
+    s3.put(f"{tmp_path}/", f"{root}/kitchen/", recursive=True)
+    image, depth = (f"frame-000000.{name}.png" for name in ("color", "depth"))
+    depths = (f"{root}/kitchen/{depth}", f"kitchen/{depth}", f"gone/{depth}")
+    rows = [f"kitchen/{image},{place},1000" for place in depths]
+    s3.pipe(f"{root}/mine.csv", "\n".join(["image,depth,depth_units_per_m", *rows]).encode())
+    source = read_tree(f"{root}/kitchen", ("train",))
+    assert source.layout == "seven_scenes"
+    frames = frames_of(source.frames)
+    assert [frame.pose[3] for frame in frames] == [0.5, 0.5]
+    table = frames_of(read_tree(f"{root}/mine.csv", ("train",)).frames)
+    assert [frame.reason for frame in table] == ["", "", "missing_member"]
+    wanted = depth_values(key=0)
+    for frame in (frames[0], table[0], table[1]):
+        members = {name: read_member(place) for name, place in frame.members.items()}
+        decoded = decode_frame(members, frame.encoding)
+        np.testing.assert_allclose(decoded.depth_m, wanted / 1000, rtol=1e-6)
 
 
 def test_missing_source(root):

@@ -139,7 +139,8 @@ def find_frames(listing: Listing, layout: str, splits: tuple[str, ...]) -> pa.Ta
         if not any(one.fits(listing) for one in LAYOUTS.values()):
             raise SourceError(
                 f"The source {listing.location} holds no sample of {' or '.join(splits)}: its "
-                f"{len(listing.files):,} files fit no layout of {', '.join(LAYOUTS)}. Pass the folder or archive that holds them or your own table "
+                f"{len(listing.files):,} files fit no layout of {', '.join(LAYOUTS)}. "
+                "Pass the folder or archive that holds them or your own table "
                 "(frames.csv), and see --layout and --splits."
             )
         raise SourceError(

@@ -106,9 +106,10 @@ def find_frames(listing: Listing, layout: str, splits: tuple[str, ...]) -> pa.Ta
     if not found.num_rows:
         if not any(one.fits(listing) for one in LAYOUTS.values()):
             raise SourceError(
-                f"The source {listing.location} has no file of any layout among its {len(listing.files):,} files: "
-                f"{', '.join(LAYOUTS)}. See --layout for the names of their files, or write your own table "
-                "(frames.csv), and pass the folder or archive that holds them."
+                f"The source {listing.location} holds no sample of {' or '.join(splits)}: its "
+                f"{len(listing.files):,} files fit no layout of {', '.join(LAYOUTS)}. "
+                "Pass the folder or archive that holds them or your own table "
+                "(frames.csv), and see --layout and --splits."
             )
         raise SourceError(
             f"The source {listing.location} holds no sample of {' or '.join(splits)} in {layout.upper()}'s layout, "

@@ -120,7 +120,7 @@ def _complete_camera(
 
 def _name_frames(columns: dict[str, Any]) -> None:
     """Fills ids by the images' paths, and scans and scenes by their folders."""
-    path = pc.fill_null(columns["image"].cast(pa.string()), "")
+    path = pc.replace_substring_regex(pc.fill_null(columns["image"].cast(pa.string()), ""), r"^(\./+)+", "")
     stem = pc.replace_substring_regex(pc.replace_substring_regex(path, r"^[./]+", ""), _ENDING, "")
     named = pc.binary_join_element_wise(columns["dataset"], stem, "/")
     columns["sample_id"] = pc.coalesce(columns["sample_id"], named)

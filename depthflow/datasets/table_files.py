@@ -11,7 +11,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from depthflow.datasets.hdf5_file import INSIDE
 from depthflow.datasets.listing import Listing, printable
 from depthflow.errors import SourceError
 from depthflow.storage.location import is_uri, object_store, reported
@@ -30,6 +29,8 @@ def find_places(paths: pa.Array, listing: Listing, *, needed: bool) -> tuple[pa.
     Returns:
         (n,) binary, null where there is none; (n,) strings, null where nothing is wrong.
     """
+    from depthflow.datasets.hdf5_file import INSIDE  # --help lists the layouts, and must not wait for libraries.
+
     names = pc.replace_substring_regex(paths.cast(pa.string()), r"^\./+", "")
     if listing.root is None:
         known = pa.array([file.path for file in listing.files], pa.string())

@@ -7,6 +7,7 @@ from depthflow.datasets.frames import SPLITS
 from depthflow.datasets.layouts import LAYOUTS
 from depthflow.datasets.listing import printable
 from depthflow.flags import RayConfig, Split, explained, flags, require, require_known, require_positive
+from depthflow.storage.location import absolute
 
 HELP = {name: layout.help for name, layout in LAYOUTS.items()}
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ class PreprocessConfig(RayConfig):
         require(self.seed >= 0, f"--seed must not be negative. Received: {self.seed}")
         for path in self.source:
             require(printable(path) == path, f"--source must be valid UTF-8: rename it. Received: {printable(path)}")
+            require(absolute(path) != absolute(self.out), f"--out must be no --source. Received: {path}")
         require(len(self.source) > 0, "--source needs at least one folder or archive. Received: none")
         require(
             self.max_rejects is None or self.max_rejects >= 0,

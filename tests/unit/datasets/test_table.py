@@ -426,8 +426,20 @@ def test_a_dry_run_lists_faults_rather_than_what_the_flags_leave_out(folder, cap
 
 def test_a_folder_of_no_layout_is_told_all_of_them(folder, capsys):
     line = ["--source", str(folder), "--out", str(folder / "out"), "--dry-run"]
-    with pytest.raises(SourceError, match=r"has no file of any layout .*: diode, table, tum, .*your own table"):
+    with pytest.raises(SourceError, match=r"fit no layout of diode, table, tum, .*your own table"):
         call_command(ROOT / "pipelines/preprocess.py", line)
+
+
+def test_one_folder_is_one_scan_however_it_is_written(folder):
+    put_frame(folder, "top")
+    rows = [f"{start}top.png,hall/1_mm.png" for start in ("", "./", ".//./")]
+    write_csv(folder, "image,depth", *rows, "./hall/1.png,hall/1_mm.png", "hall/2.png,hall/1_mm.png")
+    assert [frame.scene for frame in table_frames(folder)] == ["own/own"] * 3 + ["own/hall"] * 2
+
+
+def test_a_store_is_not_written_into_its_source(tmp_path):
+    with pytest.raises(ValueError, match="--out must be no --source"):
+        PreprocessConfig(source=(str(tmp_path),), out=f"{tmp_path}/")
 
 
 def test_a_source_whose_path_no_store_can_name_is_refused(tmp_path):

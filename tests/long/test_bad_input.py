@@ -39,7 +39,11 @@ def test_missing_source(run, tmp_path):
 
 def test_source_without_samples(run, tmp_path):
     (tmp_path / "empty").mkdir()
-    refused(run("preprocess", "--source", "empty", "--out", "store", cwd=tmp_path), "has no file of any layout", "diode, table, tum")
+    refused(
+        run("preprocess", "--source", "empty", "--out", "store", cwd=tmp_path),
+        "no sample",
+        "fit no layout of diode, table, tum",
+    )
     assert not (tmp_path / "store" / "manifest.json").exists()
 
 

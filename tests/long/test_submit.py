@@ -11,7 +11,7 @@ def test_bad_data_determines_the_last_line_and_exit_code(submit, tmp_path):
     done = submit("preprocess", "--source", tmp_path / "empty", "--out", tmp_path / "store")
     assert done.code == 1
     assert done.result["status"] == "failed" and done.result["job_status"] == "FAILED"
-    assert "no sample" in done.result["error"] and "DIODE's layout" in done.result["error"]
+    assert "no sample" in done.result["error"] and "fit no layout" in done.result["error"]
 
 
 def test_a_failed_preflight_ends_the_job(submit, tmp_path):

@@ -166,7 +166,7 @@ def test_folders_are_not_members(listed):
     "members", [{}, {"README.md": b"x"}, {"test/indoors/x.png": b"x"}, {f"trains/{FOLDER}/{STEM}.png": b""}]
 )
 def test_an_archive_without_train_and_val_is_rejected(listed, members):
-    with pytest.raises(SourceError, match=r"diode\.tar\.gz has no file of any layout"):
+    with pytest.raises(SourceError, match=r"diode\.tar\.gz holds no sample of train or val"):
         listed(members.items())
 
 

@@ -178,7 +178,7 @@ def test_frames_of_other_layouts(s3, root, tmp_path):
 
 
 def test_missing_source(root):
-    with pytest.raises(SourceError, match="has no file of any layout"):
+    with pytest.raises(SourceError, match="holds no sample of train or val"):
         diode_frames(f"{root}/tree", ("train", "val"))
     with pytest.raises(SourceError, match=r"a\.png can no longer be read: it is gone"):
         read_member(f"{root}/a.png")

@@ -460,7 +460,7 @@ def test_the_list_of_members_survives_storage(tmp_path):
 def test_an_archive_that_holds_nothing_has_no_samples(tmp_path):
     tarfile.open(tmp_path / "a.tar.gz", "w:gz").close()
     files = open_files(str(tmp_path / "store"))
-    with pytest.raises(SourceError, match="has no file of any layout"):
+    with pytest.raises(SourceError, match="holds no sample"):
         segments_in(str(tmp_path / "a.tar.gz"), files)
 
 

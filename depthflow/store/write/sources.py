@@ -34,6 +34,7 @@ from depthflow.storage.foreign_file import UnsafeFileError, read_foreign_file
 
 STAGING = ".staging"
 ACCOUNTED = ("split", "scene_type", "scene", "scan", "sample_id")
+"""Columns of a frame that `account` counts by."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +43,8 @@ class Source:
 
     Attributes:
         location: Path or URI of a tree, a table or an archive.
-        layout: Name of its layout, given or recognised.
         frames: Everything it holds as `FRAME_SCHEMA`, incomplete frames included.
+        layout: Name of its layout, given or recognised.
     """
 
     location: str
@@ -120,12 +121,12 @@ def account_for(sources: Sequence[Source], splits: tuple[str, ...], *, must_be_d
     catalogue = expected_counts()
     whole = [source.frames.filter(pc.equal(source.frames["reason"], "")) for source in sources]
     diode = [frames.filter(pc.equal(frames["dataset"], "diode")) for frames in whole]
-    compared = must_be_diode or any(is_diode(_tuples(f), catalogue=catalogue) for f in diode if f.num_rows)
+    compared = must_be_diode or any(is_diode(_places_and_ids(f), catalogue=catalogue) for f in diode if f.num_rows)
     counted = pa.concat_tables([FRAME_SCHEMA.empty_table(), *diode])
-    return account(_tuples(counted), splits=splits, catalogue=catalogue if compared else {})
+    return account(_places_and_ids(counted), splits=splits, catalogue=catalogue if compared else {})
 
 
-def _tuples(frames: pa.Table) -> Iterator[Any]:
+def _places_and_ids(frames: pa.Table) -> Iterator[Any]:
     """Yields the places and ids that `account` counts."""
     return zip(*(texts(frames[name]) for name in ACCOUNTED), strict=True)
 

@@ -10,7 +10,7 @@ PYTEST := $(BIN)/python -m pytest
 TWO_AT_A_TIME := -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help venv depth-anything demo test test-long test-nodes coverage check docs format lock clean system-libraries
+.PHONY: help venv demo test test-long test-nodes coverage check docs format lock clean system-libraries
 
 help: ## Say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-14s %s\n", $$1, $$2}'
@@ -47,41 +47,31 @@ format: venv ## Rewrite the code as ruff formats it
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-depth-anything: .venv-depth-anything/.installed ## Make the environment that Depth Anything V2 runs in
-
 RESOLVE := $(BIN)/uv pip compile pyproject.toml --extra cluster --extra s3 --extra gcs --universal --python-version 3.11 \
 	--generate-hashes --no-emit-index-url --no-emit-find-links --no-header
 
-# Three files, since one would not do: CUDA adds 13 packages (about 3 GB) to requirements.lock, and PyTorch needs another
-# CUDA than TensorFlow. uv.lock and pylock.toml hold such variants in one file, but record the address of the index.
-lock: venv ## Resolve pyproject.toml anew into all lock files
+# Two files, since CUDA adds 13 packages (about 3 GB). uv.lock and pylock.toml hold such variants in one file, but record
+# the address of the index.
+lock: venv ## Resolve pyproject.toml anew into both lock files
 	$(RESOLVE) --extra dev --extra bench --extra docs --upgrade --output-file requirements.lock
 	$(RESOLVE) --extra dev --extra bench --extra docs --extra gpu --constraints requirements.lock --output-file requirements-gpu.lock
-	$(RESOLVE) --extra depth-anything --constraints requirements.lock --output-file requirements-depth-anything.lock
 
-clean: ## Remove the environments and what the demo made
-	rm -rf .venv .venv-depth-anything demo-out tutorial-out site .coverage
-
-.venv/.installed: $(LOCK) pyproject.toml | system-libraries
-	$(call install,.venv,$(LOCK))
-
-.venv-depth-anything/.installed: requirements-depth-anything.lock pyproject.toml | system-libraries
-	$(call install,.venv-depth-anything,requirements-depth-anything.lock)
+clean: ## Remove the environment and what the demo made
+	rm -rf .venv demo-out tutorial-out site .coverage
 
 # uv, of the locked version, installs the rest; pip does where uv cannot, behind a mirror that only pip is told of, say.
-PIP := bin/python -m pip install --quiet --disable-pip-version-check
-UV := bin/uv pip install --quiet --python
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+UV := $(BIN)/uv pip install --quiet --python
 
-define install
+.venv/.installed: $(LOCK) pyproject.toml | system-libraries
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "depthflow needs Python 3.11 or newer: pass PYTHON=python3.12, say."; exit 1; }
-	$(PYTHON) -m venv $(1)
-	@awk '/^[^ #]/ { is_uv = /^uv==/ } is_uv' requirements.lock >$(1)/uv.lock
-	$(1)/$(PIP) --require-hashes -r $(1)/uv.lock
-	$(1)/$(UV) $(1)/bin/python --require-hashes -r $(2) || $(1)/$(PIP) --require-hashes -r $(2)
-	$(1)/$(PIP) --no-deps --no-build-isolation --editable .
+	$(PYTHON) -m venv .venv
+	@awk '/^[^ #]/ { is_uv = /^uv==/ } is_uv' requirements.lock >.venv/uv.lock
+	$(PIP) --require-hashes -r .venv/uv.lock
+	$(UV) $(BIN)/python --require-hashes -r $(LOCK) || $(PIP) --require-hashes -r $(LOCK)
+	$(PIP) --no-deps --no-build-isolation --editable .
 	@touch $@
-endef
 
 # uv leaves the bytecode to the first import, so imports must write it, though containers often say otherwise.
 unexport PYTHONDONTWRITEBYTECODE

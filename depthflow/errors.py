@@ -62,6 +62,10 @@ class TrainingError(DepthflowError):
     """Training cannot start, or ended in a way that a retry would not fix."""
 
 
+class WeightsError(TrainingError):
+    """Pre-trained weights that cannot be read, or are not those of the network."""
+
+
 class PlacementError(DepthflowError):
     """Work that never fits on this machine or cluster."""
 

@@ -33,7 +33,12 @@ def main(config: EvaluateConfig) -> dict[str, Any]:
         models[baseline.uri] = baseline
     with ray_session(config.num_cpus):
         evaluations, depth_m = evaluate_models(
-            models, store=store, split=config.split, protocol=protocol, num_workers=config.num_workers, shown=shown_rows
+            {name: model.load for name, model in models.items()},
+            store=store,
+            split=config.split,
+            protocol=protocol,
+            num_workers=config.num_workers,
+            shown=shown_rows,
         )
     if baseline:
         del depth_m[baseline.uri]  # The report shows no flat maps.

@@ -28,7 +28,6 @@ def main(config: PredictConfig) -> dict[str, Any]:
                 paths,
                 load=model.load_tiled(config.tile_px),
                 outputs=one,
-                python=model.python,
                 **vars(plan_pool(config.num_workers, **cluster_capacity())),
             )
             for model, one in zip(models, outputs, strict=True)

@@ -44,7 +44,7 @@ def challenge(config: PromoteConfig, champion: str | None) -> "Record":
     models = find_rivals(config.model_name, champion)
     with ray_session(config.num_cpus):
         evaluations, _ = evaluate_models(
-            {model.uri: model for model in models},
+            {model.uri: model.load for model in models},
             store=open_store(config.samples or ""),
             split=config.split,
             protocol=find_protocol(config.protocol),

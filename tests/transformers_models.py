@@ -10,13 +10,13 @@ from safetensors.numpy import save_file
 WIDTH, HEADS = 32, 2
 DINOV2 = {"model_type": "dinov2", "hidden_size": WIDTH, "num_attention_heads": HEADS}
 VIT = {
-    **{"hidden_size": WIDTH, "num_attention_heads": HEADS, "num_hidden_layers": 3, "intermediate_size": 2 * WIDTH},
+    **{"hidden_size": WIDTH, "num_attention_heads": HEADS, "num_hidden_layers": 4, "intermediate_size": 2 * WIDTH},
     **{"image_size": 224, "patch_size": 14},
 }
 DEPTH = {
     "model_type": "depth_anything",
     **{"reassemble_hidden_size": WIDTH, "neck_hidden_sizes": [8, 8, 16, 16], "fusion_hidden_size": 8},
-    "head_hidden_size": 8,
+    "head_hidden_size": 32,
 }
 FOUR_LAYERS = {"num_hidden_layers": 4, "mlp_ratio": 2, "out_features": [f"stage{i}" for i in (1, 2, 3, 4)]}
 TWELVE_LAYERS = {"out_features": [f"stage{i}" for i in (3, 6, 9, 12)]}
@@ -31,14 +31,15 @@ MODELS: dict[str, dict[str, Any]] = {
         **{"depth_estimation_type": "metric", "max_depth": 20},
         "backbone_config": {**DINOV2, **FOUR_LAYERS, "image_size": 70, "reshape_hidden_states": False},
     },
-    "dinov2": {**DINOV2, "num_hidden_layers": 3, "image_size": 518},
+    "dinov2": {**DINOV2, "num_hidden_layers": 4, "image_size": 518},
     "registers": {
         **DINOV2,
-        **{"model_type": "dinov2_with_registers", "num_register_tokens": 4, "num_hidden_layers": 3},
+        **{"model_type": "dinov2_with_registers", "num_register_tokens": 4, "num_hidden_layers": 4},
         **{"image_size": 224, "patch_size": 14},
     },
     "vit": {**VIT, "model_type": "vit"},
-    "deit": {**VIT, "model_type": "deit"},
+    # As facebook/deit-small-patch16-224: with the classifier it was trained with.
+    "deit": {**VIT, "model_type": "vit", "architectures": ["ViTForImageClassification"]},
 }
 """Name to configuration."""
 
@@ -73,18 +74,23 @@ def _random(name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 def shapes_of(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     """Returns the shapes of a model's tensors by their names in its file."""
-    if config["model_type"] != "depth_anything":
-        return _transformer_shapes(config)
-    backbone = _transformer_shapes(config["backbone_config"])
-    return {**{f"backbone.{name}": shape for name, shape in backbone.items()}, **_dpt_shapes(config)}
+    if config["model_type"] == "depth_anything":
+        return {**_prefixed("backbone", _transformer_shapes(config["backbone_config"])), **_dpt_shapes(config)}
+    shapes = _transformer_shapes(config)
+    if "architectures" in config:
+        return {**_prefixed(config["model_type"], shapes), **_affine("classifier", 2, config["hidden_size"])}
+    return shapes | (_affine("pooler.dense", WIDTH, WIDTH) if config["model_type"] == "vit" else {})
+
+
+def _prefixed(prefix: str, shapes: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    return {f"{prefix}.{name}": shape for name, shape in shapes.items()}
 
 
 def _transformer_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     width, patch = config["hidden_size"], config.get("patch_size", 14)
-    kind = config["model_type"]
-    is_vit = kind in ("vit", "deit")
+    is_vit = config["model_type"] == "vit"
     hidden = config["intermediate_size"] if is_vit else width * config.get("mlp_ratio", 4)
-    positions = (config["image_size"] // patch) ** 2 + (2 if kind == "deit" else 1)
+    positions = (config["image_size"] // patch) ** 2 + 1
     shapes: dict[str, tuple[int, ...]] = {
         "embeddings.cls_token": (1, 1, width),
         "embeddings.position_embeddings": (1, positions, width),
@@ -94,12 +100,8 @@ def _transformer_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     }
     if not is_vit:
         shapes["embeddings.mask_token"] = (1, width)
-    if kind == "dinov2_with_registers":
+    if "num_register_tokens" in config:
         shapes["embeddings.register_tokens"] = (1, config["num_register_tokens"], width)
-    if kind == "deit":
-        shapes["embeddings.distillation_token"] = (1, 1, width)
-    if is_vit:
-        shapes |= _affine("pooler.dense", width, width)
     names = VIT_BLOCK if is_vit else DINOV2_BLOCK
     for block in range(config.get("num_hidden_layers", 12)):
         layer = f"encoder.layer.{block}"

@@ -19,7 +19,7 @@ from depthflow.evaluation.breakdown import Breakdown, total
 from depthflow.evaluation.protocols import Protocol, check_output, rows_of
 from depthflow.evaluation.worker import Evaluated, EvaluationWorker
 from depthflow.metrics import dataset_groups, mean_over_images
-from depthflow.models.interface import LoadableModel, LoadPredictor, Output
+from depthflow.models.interface import LoadPredictor, Output
 from depthflow.observability.gauges import StageGauges
 from depthflow.observability.progress import ProgressLine
 from depthflow.placement import ANYWHERE, cluster_capacity, plan_pool
@@ -103,7 +103,7 @@ def image_groups(images: Sequence[Mapping[str, Any]]) -> dict[str, list[int]]:
 
 
 def evaluate_models(
-    models: Mapping[str, LoadableModel],
+    models: Mapping[str, LoadPredictor],
     *,
     store: SampleStore,
     split: str,
@@ -111,9 +111,10 @@ def evaluate_models(
     num_workers: int | None,
     shown: Callable[[Evaluation], Sequence[int]] = lambda evaluation: (),
 ) -> tuple[dict[str, Evaluation], dict[str, dict[int, np.ndarray]]]:
-    """Evaluates models on a running Ray, in one pass per Python interpreter.
+    """Evaluates models on a running Ray, in one pass.
 
     Args:
+        models: Name to the function that loads the model in a worker.
         num_workers: Number of processes that hold the models. None: one per GPU, or one without GPUs.
         shown: Returns the rows whose predictions are wanted, given the evaluation of the first model.
 
@@ -125,21 +126,10 @@ def evaluate_models(
         StoreError: if the split is missing.
         PlacementError: if the processes can never be placed.
     """
-    evaluations: dict[str, Evaluation] = {}
-    depth_m: dict[str, dict[int, np.ndarray]] = {}
-    for python in dict.fromkeys(model.python for model in models.values()):
-        evaluator = Evaluator(
-            {name: model.load for name, model in models.items() if model.python == python},
-            store=store,
-            split=split,
-            protocol=protocol,
-            python=python,
-            **vars(plan_pool(num_workers, **cluster_capacity())),
-        )
-        with closing(evaluator):  # Returns its CPUs to the next one.
-            evaluations |= evaluator.evaluate()
-            depth_m |= evaluator.depth_m(shown(next(iter(evaluations.values()))))
-    return evaluations, depth_m
+    plan = plan_pool(num_workers, **cluster_capacity())
+    with closing(Evaluator(models, store=store, split=split, protocol=protocol, **vars(plan))) as evaluator:
+        evaluations = evaluator.evaluate()
+        return evaluations, evaluator.depth_m(shown(next(iter(evaluations.values()))))
 
 
 class Evaluator:
@@ -150,7 +140,6 @@ class Evaluator:
         num_workers: Number of processes.
         use_gpu: Whether each process gets a GPU.
         label_selector: Labels of the nodes that may run them.
-        python: Interpreter of these processes; None for Ray's own.
 
     Raises:
         ProtocolError: if the protocol does not allow this store.
@@ -167,7 +156,6 @@ class Evaluator:
         num_workers: int,
         use_gpu: bool,
         label_selector: Mapping[str, str] = ANYWHERE,
-        python: str | None = None,
     ) -> None:
         self._names, self._store, self._split, self._protocol = tuple(models), store, split, protocol
         rows = rows_of(protocol, store, split)
@@ -186,7 +174,6 @@ class Evaluator:
             max_task_retries=2,
             max_concurrency=BATCHES_AT_ONCE,
             scheduling_strategy=PlacementGroupSchedulingStrategy(group),
-            runtime_env={"py_executable": python} if python else {},
         )(EvaluationWorker)
         self._workers = [worker_class.remote(dict(models), protocol, store, split) for _ in range(count)]
 

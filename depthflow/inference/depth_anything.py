@@ -1,26 +1,24 @@
-"""Depth Anything V2 (Yang et al. 2024, arXiv:2406.09414), through transformers' depth-estimation pipeline.
+"""Depth Anything V2 (Yang et al. 2024, arXiv:2406.09414) as a predictor, resized as transformers' pipeline does it."""
 
-It needs the extra depth-anything in a separate environment, because PyTorch and tensorflow[and-cuda] require different
-CUDA versions. Ray starts the processes that use it with that environment's interpreter.
-"""
+from functools import lru_cache
+from typing import TYPE_CHECKING
 
-import json
-import os
-import sys
-from importlib.util import find_spec
-from pathlib import Path
-
+import cv2
 import numpy as np
+from PIL import Image
 
-from depthflow.errors import RegistryError
 from depthflow.models.interface import Output
+from depthflow.models.transformers_folder import TransformersFolder, open_transformers
+
+if TYPE_CHECKING:
+    import keras
 
 HUB = {"depth-anything-v2-small": "depth-anything/Depth-Anything-V2-Small-hf"}
 """Name to repository on Hugging Face. Only the small model's licence, Apache-2.0, allows every use."""
 PREFIX = "depth-anything:"
 """Precedes a local folder or a repository on Hugging Face."""
-PYTHON_VARIABLE = "DEPTHFLOW_DEPTH_ANYTHING_PYTHON"
-PACKAGES = ("torch", "transformers")
+NETWORKS_KEPT = 2
+"""Number of networks in memory, one per size of images: those of upright and of wide photos, for example."""
 
 
 def is_depth_anything(model: str) -> bool:
@@ -28,77 +26,57 @@ def is_depth_anything(model: str) -> bool:
     return model in HUB or model.startswith(PREFIX)
 
 
-def location(model: str) -> str:
-    """Returns what transformers loads: an absolute folder or a repository on Hugging Face.
-
-    Raises:
-        RegistryError: if the folder does not exist or is not a transformers model.
-    """
-    if model in HUB:
-        return HUB[model]
-    place = model.removeprefix(PREFIX)
-    folder = Path(place).absolute()
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise RegistryError(
-                f"The folder {folder} is not a transformers model: it has no config.json. Pass the folder that has it."
-            )
-        return str(folder)
-    if place.count("/") != 1 or place.startswith((".", "/")):
-        known = ", ".join(HUB)
-        raise RegistryError(f"There is no folder {folder}. Pass {PREFIX}FOLDER, {PREFIX}OWNER/NAME or {known}.")
-    return place
-
-
-def output_of(model: str) -> Output:
-    """Returns what a model predicts: metres if its config, or without one its name, says that it was fine-tuned to."""
-    place = location(model)
-    config = Path(place) / "config.json"
-    if config.is_file():
-        kind = json.loads(config.read_text()).get("depth_estimation_type", "relative")
-    else:
-        kind = "metric" if "metric" in place.lower() else "relative"
-    return "metres" if kind == "metric" else "relative inverse depth"
-
-
-def python() -> str:
-    """Returns an interpreter with PyTorch and transformers: this one, or that of their own environment.
-
-    Raises:
-        RegistryError: if there is none, with the command that creates it.
-    """
-    if all(find_spec(package) for package in PACKAGES):
-        return sys.executable
-    own = Path(sys.prefix).with_name(".venv-depth-anything") / "bin" / "python"
-    chosen = os.environ.get(PYTHON_VARIABLE, str(own))
-    if not Path(chosen).is_file():
-        raise RegistryError(
-            f"Depth Anything needs an environment of its own, and there is no {chosen}. Create it with `make "
-            f"depth-anything`, or set {PYTHON_VARIABLE} to an interpreter with depthflow[depth-anything]."
-        )
-    return chosen
-
-
-class DepthAnythingPredictor:
-    """The pipeline as a predictor, on a GPU if there is one.
+def open_depth_anything(model: str) -> TransformersFolder:
+    """Opens a Depth Anything model, and downloads it first if it is on the hub and not in the cache.
 
     Args:
         model: A name in `HUB`, or `PREFIX` followed by a folder or repository.
+
+    Raises:
+        WeightsError: if there is no such model, it cannot be downloaded, or it is damaged or another one.
+    """
+    from depthflow.models.depth_anything import depth_anything_vit
+
+    folder = open_transformers(HUB.get(model, model.removeprefix(PREFIX)))
+    depth_anything_vit(folder)
+    return folder
+
+
+def output_of(folder: TransformersFolder) -> Output:
+    """Returns what a model predicts."""
+    from depthflow.models.depth_anything import is_metric
+
+    return "metres" if is_metric(folder) else "relative inverse depth"
+
+
+class DepthAnythingPredictor:
+    """A Depth Anything model as a predictor, with a network per size of images.
+
+    Args:
+        folder: Model.
+
+    Raises:
+        WeightsError: if its tensors are not those of its configuration, with the first image.
     """
 
-    def __init__(self, model: str) -> None:
-        import torch  # pyright: ignore[reportMissingImports]
-        from transformers import pipeline  # pyright: ignore[reportMissingImports]
+    def __init__(self, folder: TransformersFolder) -> None:
+        self.output: Output = output_of(folder)
+        self._folder = folder
+        self._network = lru_cache(NETWORKS_KEPT)(self._build)
 
-        self.output: Output = output_of(model)
-        device = 0 if torch.cuda.is_available() else "cpu"
-        self._pipeline = pipeline("depth-estimation", model=location(model), device=device)
+    def _build(self, height: int, width: int) -> "keras.Model":
+        from depthflow.models.depth_anything import build_depth_anything
+
+        return build_depth_anything(self._folder, height=height, width=width)
 
     def __call__(self, rgb: np.ndarray, focal: np.ndarray | None = None) -> np.ndarray:
         """Predicts (B, H, W) float32, metres or relative inverse depth (0 at infinity), from (B, H, W, 3) uint8."""
-        from PIL import Image
+        from depthflow.models.depth_anything import network_size
 
-        results = self._pipeline([Image.fromarray(image) for image in rgb], batch_size=len(rgb))
-        maps = [np.asarray(result["predicted_depth"], np.float32) for result in results]
-        # The pipeline's bicubic interpolation undershoots zero next to points at infinity.
-        return np.maximum(np.stack(maps).reshape(rgb.shape[:3]), 0.0)
+        height, width = rgb.shape[1:3]
+        size = network_size(self._folder, height=height, width=width)
+        resized = [Image.fromarray(image).resize(size[::-1], Image.Resampling.BICUBIC) for image in rgb]
+        depth = self._network(*size).predict_on_batch(np.stack(resized))[..., 0]
+        maps = [cv2.resize(one, (width, height), interpolation=cv2.INTER_CUBIC) for one in depth]
+        # Bicubic interpolation undershoots zero next to points at infinity.
+        return np.maximum(np.stack(maps), 0.0)

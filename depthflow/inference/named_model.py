@@ -9,6 +9,7 @@ from depthflow.inference.predictor import ConstantPredictor, find_network, load_
 from depthflow.inference.tiles import TiledPredictor
 from depthflow.models.canonical_camera import ModelCamera
 from depthflow.models.interface import LoadPredictor, Output
+from depthflow.observability.logs import tell
 from depthflow.registry.versions import CHALLENGER, ResolvedModel, resolve_model
 
 
@@ -20,7 +21,6 @@ class NamedModel:
         uri: URI as given, or models:/NAME/VERSION instead of an alias.
         load: Loads the predictor.
         output: What it predicts.
-        python: Interpreter of processes that hold it; None for Ray's own.
         resolved: What the registry knows about it; None for Depth Anything and the baseline.
         camera: What it knows about cameras.
     """
@@ -28,7 +28,6 @@ class NamedModel:
     uri: str
     load: LoadPredictor
     output: Output
-    python: str | None
     resolved: ResolvedModel | None
     camera: ModelCamera = field(default_factory=ModelCamera)
 
@@ -51,7 +50,7 @@ class NamedModel:
         if depth_m is None:
             return None
         return NamedModel(
-            uri="mean depth", load=lambda: ConstantPredictor(depth_m), output="metres", python=None, resolved=None
+            uri="mean depth", load=lambda: ConstantPredictor(depth_m), output="metres", resolved=None
         )
 
 
@@ -59,7 +58,8 @@ def find_models(names: Sequence[str]) -> list[NamedModel]:
     """Finds models to compare.
 
     Raises:
-        RegistryError: if there is no such model, two are the same, or what one needs is not installed.
+        RegistryError: if there is no such model, or two are the same.
+        WeightsError: if a Depth Anything cannot be had, or is damaged or another model.
     """
     models = [find_model(name) for name in names]
     uris = [model.uri for model in models]
@@ -97,17 +97,19 @@ def find_model(name: str) -> NamedModel:
 
     Args:
         name: models:/NAME@ALIAS, models:/NAME/VERSION, runs:/..., a folder, depth-anything-v2-small, or
-            depth-anything:FOLDER.
+            depth-anything: followed by a folder or a name on the Hugging Face hub.
 
     Raises:
-        RegistryError: if there is no such model, or what it needs is not installed.
+        RegistryError: if there is no such model.
+        WeightsError: if a Depth Anything cannot be had, or is damaged or another model.
     """
     if depth_anything.is_depth_anything(name):
+        folder = depth_anything.open_depth_anything(name)
+        tell(folder.origin)
         return NamedModel(
             uri=name,
-            load=lambda: depth_anything.DepthAnythingPredictor(name),
-            output=depth_anything.output_of(name),
-            python=depth_anything.python(),
+            load=lambda: depth_anything.DepthAnythingPredictor(depth_anything.open_depth_anything(name)),
+            output=depth_anything.output_of(folder),
             resolved=None,
         )
     resolved = resolve_model(name)
@@ -116,7 +118,6 @@ def find_model(name: str) -> NamedModel:
         uri=resolved.uri,
         load=lambda: load_predictor(resolved.download(), sha256=resolved.network_sha256),
         output="metres",
-        python=None,
         resolved=resolved,
         camera=network.camera,
     )

@@ -212,7 +212,6 @@ def predict_images(
     num_workers: int,
     use_gpu: bool,
     label_selector: Mapping[str, str] = ANYWHERE,
-    python: str | None = None,
 ) -> list[dict[str, Any]]:
     """Predicts every image that lacks its files. Broken images are reported and do not stop the others.
 
@@ -223,7 +222,6 @@ def predict_images(
         num_workers: Number of processes that hold the model.
         use_gpu: Whether each process gets a GPU.
         label_selector: Labels of the nodes that may run them.
-        python: Interpreter of these processes; None for Ray's own.
 
     Returns:
         One row per image, sorted by path: path, outputs, camera (where it is known from), reason and message (empty
@@ -248,7 +246,6 @@ def predict_images(
             ),
             num_gpus=1 if use_gpu else None,
             label_selector=dict(label_selector),
-            runtime_env={"py_executable": python} if python else {},
         )
         with unwrapped():
             for result in results.iter_rows():

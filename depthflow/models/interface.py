@@ -38,20 +38,6 @@ LoadPredictor = Callable[[], Predictor]
 """Loads a `Predictor`, once in each process that uses it."""
 
 
-class LoadableModel(Protocol):
-    """A model that other processes can load.
-
-    Attributes:
-        load: Makes the predictor.
-        python: Interpreter of the processes that hold it; None for Ray's own.
-    """
-
-    @property
-    def load(self) -> LoadPredictor: ...  # noqa: D102
-    @property
-    def python(self) -> str | None: ...  # noqa: D102
-
-
 NETWORK_SHA256 = "network_sha256"
 """Name under which the registry and the packaged model keep the SHA-256 of the network's file."""
 

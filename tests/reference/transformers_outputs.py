@@ -50,7 +50,7 @@ def computed(folder: Path, name: str, rgb: np.ndarray) -> np.ndarray:
         if is_depth(name):
             return AutoModelForDepthEstimation.from_pretrained(folder).eval()(values).predicted_depth[0].numpy()
         model = AutoModel.from_pretrained(folder).eval()
-        options = {"interpolate_pos_encoding": True} if name in ("vit", "deit") else {}
+        options = {"interpolate_pos_encoding": True} if MODELS[name]["model_type"] == "vit" else {}
         tokens = model(values, **options).last_hidden_state[0].numpy()
     height, width = (side // 14 for side in rgb.shape[:2])
     return tokens[-height * width :].reshape(height, width, -1)

@@ -17,8 +17,8 @@ class PredictConfig(PoolConfig):
     """Predicts depth for images of any size."""
 
     model: str
-    """MLflow model URI: models:/NAME@champion, models:/NAME/3, runs:/..., a folder, depth-anything-v2-small or
-    depth-anything:FOLDER."""
+    """MLflow model URI: models:/NAME@champion, models:/NAME/3, runs:/..., a folder, depth-anything-v2-small, or
+    depth-anything:PLACE, a folder or name on the Hugging Face hub of any Depth Anything."""
     compare: tuple[str, ...] = ()
     """Other models. NAME.compare.png shows their predictions beside this model's; their files go to a folder per model
     in --out."""

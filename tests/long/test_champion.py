@@ -16,13 +16,15 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 from PIL import Image
+from safetensors.numpy import load_file, save_file
 
 from depthflow.datasets.image_file import decode_rgb
-from depthflow.errors import RegistryError
-from depthflow.inference import depth_anything
+from depthflow.inference.depth_anything import DepthAnythingPredictor
 from depthflow.inference.writers import read_png16
+from depthflow.models.transformers_folder import open_transformers
 from tests.pages import ROOT, blocks_of
 from tests.served_model import ServedModel, bare_environment
+from tests.transformers_models import MODELS, write_model
 
 
 def test_photographs_that_are_done_are_not_predicted_again(run, demo, tmp_path):
@@ -243,48 +245,25 @@ def test_protocol_refuses_a_resized_store(run, demo, tmp_path):
     assert "--height 192 --width 256" in done.result["error"]
 
 
+SMALL = {"backbone_config": {**MODELS["relative"]["backbone_config"], "image_size": 28}}
+"""Looks at images of 28 pixels."""
+
+
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory) -> Path:
-    """A folder as transformers saves a model: random weights, photographs of 28 x 28."""
-    try:
-        interpreter = depth_anything.python()
-    except RegistryError as error:
-        pytest.skip(str(error))
-    folder = tmp_path_factory.mktemp("depth-anything")
-    script = """
-import sys, torch
-from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config, DPTImageProcessor
-torch.manual_seed(0)
-backbone = Dinov2Config(
-    image_size=28, patch_size=14, hidden_size=32, num_hidden_layers=4, num_attention_heads=2, mlp_ratio=2,
-    out_features=["stage1", "stage2", "stage3", "stage4"], reshape_hidden_states=False, apply_layernorm=True,
-)
-config = DepthAnythingConfig(
-    backbone_config=backbone, reassemble_hidden_size=32, neck_hidden_sizes=[8, 8, 16, 16], fusion_hidden_size=8,
-    head_hidden_size=8, patch_size=14,
-)
-model = DepthAnythingForDepthEstimation(config)
-for parameter in model.parameters():
-    torch.nn.init.uniform_(parameter, 0.0, 0.1)  # As it begins, it predicts next to nothing.
-model.save_pretrained(sys.argv[1])
-DPTImageProcessor(
-    size={"height": 28, "width": 28}, keep_aspect_ratio=True, ensure_multiple_of=14, resample=3,
-    image_mean=[0.485, 0.456, 0.406], image_std=[0.229, 0.224, 0.225],
-).save_pretrained(sys.argv[1])
-"""
-    done = subprocess.run([interpreter, "-c", script, folder], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return folder
+    """A folder as transformers saves a Depth Anything: random weights, relative depth."""
+    return write_model(tmp_path_factory.mktemp("depth-anything"), "relative", **SMALL)
 
 
 class TestDepthAnything:
-    """A tiny Depth Anything of transformers' own classes, in the environment that the real one runs in."""
+    """A tiny Depth Anything; tests/unit/models/test_transformers_weights.py compares it with transformers' own."""
 
     def test_evaluated_beside_the_champion_where_a_protocol_aligns(self, run, demo, tiny, tmp_path):
         flags = ("--samples", demo.folder / "val-full-resolution", "--out", "evaluation")
         both = ("--model", "models:/depthflow@champion", "--compare", f"depth-anything:{tiny}")
         done = run("evaluate", *both, *flags, "--protocol", "affine", cwd=tmp_path, env=demo.env)
         assert done.code == 0, done.stderr
+        assert f"Weights of {tiny}, licence: not known here" in done.stderr
         theirs = done.result["compared"][f"depth-anything:{tiny}"]["all"]
         assert done.result["metrics"]["all"]["abs_rel"] > 0 and 0 < theirs["abs_rel"] < 10
         assert (tmp_path / "evaluation" / "report.html").read_text().count("data:image/jpeg") == 72
@@ -292,7 +271,7 @@ class TestDepthAnything:
         assert refused.code == 1
         assert "has no metres" in refused.result["error"] and "--protocol affine" in refused.result["error"]
 
-    def test_predicts_as_the_pipeline_does_and_beside_the_champion(self, run, demo, tiny, tmp_path):
+    def test_predicts_beside_the_champion(self, run, demo, tiny, tmp_path):
         photographs = sorted(demo.folder.glob("mini-diode/val/**/*_000_000.png"))[:2]
         done = run(
             "predict",
@@ -305,19 +284,31 @@ class TestDepthAnything:
         pictures = [path for path in done.result["outputs"] if path.endswith(".compare.png")]
         assert len(pictures) == 2
         [folder] = [path for path in (tmp_path / "out").iterdir() if path.is_dir()]
-        script = """
-import sys, numpy as np
-from PIL import Image
-from transformers import pipeline
-for photograph, ours in zip(sys.argv[2::2], sys.argv[3::2]):
-    theirs = pipeline("depth-estimation", model=sys.argv[1], device="cpu")(Image.open(photograph).convert("RGB"))
-    theirs = np.maximum(theirs["predicted_depth"].numpy(), 0)
-    np.testing.assert_allclose(np.load(ours), theirs, rtol=1e-4, atol=1e-6)
-    assert np.ptp(np.load(ours)) > 1e-3
-"""
-        pairs = [str(each) for path in photographs for each in (path, folder / f"{path.stem}.relative.npy")]
-        compared = subprocess.run([depth_anything.python(), "-c", script, tiny, *pairs], capture_output=True, text=True)
-        assert compared.returncode == 0, compared.stderr[-3000:]
+        predict = DepthAnythingPredictor(open_transformers(str(tiny)))
+        for photograph in photographs:
+            [expected] = predict(decode_rgb(photograph.read_bytes())[None])
+            found = np.load(folder / f"{photograph.stem}.relative.npy")
+            np.testing.assert_allclose(found, expected, rtol=1e-5)
+            assert np.ptp(found) > 1e-3
+
+    @pytest.mark.parametrize("damage", ["truncated", "other shape", "other architecture"])
+    def test_damaged_weights_are_told_in_one_line(self, run, demo, tmp_path, damage):
+        folder = write_model(tmp_path / "model", "dinov2" if damage == "other architecture" else "metric")
+        path, layer = folder / "model.safetensors", "backbone.encoder.layer.1.mlp.fc1.bias"
+        if damage == "truncated":
+            path.write_bytes(path.read_bytes()[:-100])
+        elif damage == "other shape":
+            save_file({**load_file(path), layer: np.zeros(63, np.float32)}, path)
+        photograph = next(demo.folder.glob("mini-diode/val/**/*.png"))
+        flags = ("--model", "depth-anything:model", "--images", photograph, "--out", "out")
+        done = run("predict", *flags, cwd=tmp_path, env=demo.env)
+        said = {
+            "truncated": "model/model.safetensors is damaged: ",
+            "other shape": f"The tensor {layer} of model must have the shape (64,). Received: (63,).",
+            "other architecture": "The model model is not a Depth Anything, but of the type dinov2.",
+        }[damage]
+        assert done.code == 1 and said in done.result["error"] and "\n" not in done.result["error"]
+        assert "Traceback" not in done.stderr
 
     @pytest.mark.parametrize("flags", [("--tile-px", 64), ("--viewer", "--fov-deg", 60)])
     def test_without_metres_no_tiles_and_no_points(self, run, demo, tiny, tmp_path, flags):

@@ -64,7 +64,7 @@ def _random(name: str, shape: tuple[int, ...]) -> np.ndarray:
     standard = ((raw / 2**64 - 0.5) * 12**0.5).reshape(shape)  # Uniform, mean 0, variance 1.
     if name.endswith("head.conv3.bias"):
         return np.full(shape, 1.0, np.float32)  # Most of a relative map is above 0.
-    if "norm" in name and name.endswith("weight") or name.endswith("lambda1"):
+    if ("norm" in name and name.endswith("weight")) or name.endswith("lambda1"):
         return (1 + 0.2 * standard).astype(np.float32)
     if name.endswith("weight"):
         gain = 0.3 if name.endswith("head.conv3.weight") else 1.0  # Metric maps are not all at their largest depth.

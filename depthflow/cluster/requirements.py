@@ -9,6 +9,7 @@ from depthflow.cluster.config import SubmitConfig
 from depthflow.cluster.submission import Job
 from depthflow.command import EXIT_USAGE, parse_command
 from depthflow.errors import ClusterError
+from depthflow.models.transformers_folder import is_hub_name
 from depthflow.observability.logs import LOG_FORMAT
 from depthflow.observability.safe_text import without_credentials
 from depthflow.storage.location import is_uri
@@ -19,6 +20,8 @@ READ = ("samples", "source", "images")
 """Flags that name locations a command reads, which must exist."""
 MODELS = ("model", "compare")
 """Flags that name models: MLflow URIs or folders."""
+DEPTH_ANYTHING = "depth-anything:"
+"""Precedes a folder or a name on the Hugging Face hub."""
 USES_MLFLOW = ("train", "evaluate", "promote", "predict")
 WORK = {"train": "training", "evaluate": "pool", "promote": "pool", "predict": "pool", "preprocess": "data"}
 """What a command runs on the cluster, as a value of doctor.py's --work."""
@@ -170,9 +173,13 @@ def _named_locations(flags: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Returns (flag, location) for every path or URI among the flags."""
     named = [(name, location) for name in (*WRITTEN, *READ, "cache_dir") for location in _locations(flags, [name])]
     weights = flags.get("encoder_weights")
-    if weights not in (None, "imagenet", "none"):
+    if weights not in (None, "imagenet", "none") and not is_hub_name(weights):
         named.append(("encoder_weights", weights))
     for name in MODELS:
-        models = (model.removeprefix("depth-anything:") for model in _locations(flags, [name]))
-        named += [(name, model) for model in models if model.startswith(".") or ("/" in model and ":/" not in model)]
+        for model in _locations(flags, [name]):
+            place = model.removeprefix(DEPTH_ANYTHING)
+            if place != model and not is_hub_name(place):
+                named.append((name, place))
+            elif place == model and (model.startswith(".") or ("/" in model and ":/" not in model)):
+                named.append((name, model))
     return named

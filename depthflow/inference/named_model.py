@@ -9,6 +9,7 @@ from depthflow.inference.predictor import ConstantPredictor, find_network, load_
 from depthflow.inference.tiles import TiledPredictor
 from depthflow.models.canonical_camera import ModelCamera
 from depthflow.models.interface import LoadPredictor, Output
+from depthflow.models.transformers_folder import open_transformers
 from depthflow.observability.logs import tell
 from depthflow.registry.versions import CHALLENGER, ResolvedModel, resolve_model
 
@@ -49,9 +50,7 @@ class NamedModel:
         depth_m = self.resolved.baseline_depth_m if self.resolved else None
         if depth_m is None:
             return None
-        return NamedModel(
-            uri="mean depth", load=lambda: ConstantPredictor(depth_m), output="metres", resolved=None
-        )
+        return NamedModel(uri="mean depth", load=lambda: ConstantPredictor(depth_m), output="metres", resolved=None)
 
 
 def find_models(names: Sequence[str]) -> list[NamedModel]:
@@ -105,11 +104,12 @@ def find_model(name: str) -> NamedModel:
     """
     if depth_anything.is_depth_anything(name):
         folder = depth_anything.open_depth_anything(name)
+        place, output = folder.place, depth_anything.output_of(folder)
         tell(folder.origin)
         return NamedModel(
             uri=name,
-            load=lambda: depth_anything.DepthAnythingPredictor(depth_anything.open_depth_anything(name)),
-            output=depth_anything.output_of(folder),
+            load=lambda: depth_anything.DepthAnythingPredictor(open_transformers(place)),
+            output=output,
             resolved=None,
         )
     resolved = resolve_model(name)

@@ -1,4 +1,7 @@
-"""Depth Anything V1 and V2 (Yang et al. 2024, arXiv:2401.10891 and arXiv:2406.09414) as networks of Keras's own layers."""
+"""Builds Depth Anything V1 and V2 from Keras's own layers.
+
+Source: Yang et al. 2024, arXiv:2401.10891 and arXiv:2406.09414.
+"""
 
 # Keras types its operations loosely.
 # pyright: reportArgumentType=false, reportReturnType=false

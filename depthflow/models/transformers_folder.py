@@ -1,4 +1,4 @@
-"""Reads models as transformers saves them, from a folder or the Hugging Face hub, without PyTorch and without pickle."""
+"""Reads models as transformers saves them, from a folder or the Hugging Face hub, without PyTorch or pickle."""
 
 import hashlib
 import json
@@ -18,6 +18,7 @@ SHARDS = f"{WEIGHTS}.index.json"
 """Names the files of weights that are split into several."""
 DOWNLOADED = (CONFIG, SHARDS, "model*.safetensors")
 """What is downloaded. Pickled weights, which run code when they are loaded, never are."""
+HUB_NAME = re.compile(r"\w[\w.-]*/[\w.-]+")
 FLOATS = ("F64", "F32", "F16", "BF16")
 LICENCES = {
     r"depth-anything/Depth-Anything-V2-(Metric-(Indoor|Outdoor)-)?Small-hf": "Apache-2.0",
@@ -34,10 +35,11 @@ class TransformersFolder:
     """A model of transformers.
 
     Attributes:
-        place: Folder or name on the hub, as it was asked for.
+        place: Absolute folder, or name on the hub.
         folder: Folder with its files.
         config: What its config.json says.
         tensors: Name to float32 array, read when it is asked for.
+        files: Files of its weights, sorted by name.
     """
 
     place: str
@@ -84,7 +86,8 @@ def open_transformers(place: str) -> TransformersFolder:
         WeightsError: if there is no such model, it cannot be downloaded, its weights are pickled or damaged, or it is
             not a model of transformers.
     """
-    folder = Path(place) if Path(place).is_dir() else _download(place)
+    is_folder = Path(place).is_dir()
+    folder = Path(place).absolute() if is_folder else _download(place)
     config = _read_object(folder / CONFIG)
     if not isinstance(config.get("model_type"), str):
         raise WeightsError(
@@ -92,15 +95,21 @@ def open_transformers(place: str) -> TransformersFolder:
             "OWNER/NAME on the Hugging Face hub."
         )
     files = _weight_files(folder)
+    place = str(folder) if is_folder else place
     return TransformersFolder(place=place, folder=folder, config=config, tensors=_Tensors(files), files=files)
+
+
+def is_hub_name(place: str) -> bool:
+    """Returns whether a place is OWNER/NAME on the Hugging Face hub: it looks like one, and there is no such folder."""
+    return bool(HUB_NAME.fullmatch(place)) and not Path(place).exists()
 
 
 def _download(place: str) -> Path:
     """Returns the folder of the cache that has the files of a model on the hub."""
-    if not re.fullmatch(r"\w[\w.-]*/[\w.-]+", place):
+    if not is_hub_name(place):
         raise WeightsError(f"There is no folder {place}. Pass one, or OWNER/NAME on the Hugging Face hub.")
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         cached = Path(snapshot_download(place, allow_patterns=[*DOWNLOADED], local_files_only=True))

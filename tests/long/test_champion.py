@@ -304,8 +304,8 @@ class TestDepthAnything:
         done = run("predict", *flags, cwd=tmp_path, env=demo.env)
         said = {
             "truncated": "model/model.safetensors is damaged: ",
-            "other shape": f"The tensor {layer} of model must have the shape (64,). Received: (63,).",
-            "other architecture": "The model model is not a Depth Anything, but of the type dinov2.",
+            "other shape": f"The tensor {layer} of {folder} must have the shape (64,). Received: (63,).",
+            "other architecture": f"The model {folder} is not a Depth Anything, but of the type dinov2.",
         }[damage]
         assert done.code == 1 and said in done.result["error"] and "\n" not in done.result["error"]
         assert "Traceback" not in done.stderr

@@ -1,4 +1,4 @@
-"""Makes transformers_outputs.npz: what transformers' own classes compute with the models of tests/transformers_models.py.
+"""Makes transformers_outputs.npz: what transformers computes with the models of tests/transformers_models.py.
 
 Run it in an environment of its own, from the root of the repository, and commit the file:
 

@@ -72,7 +72,10 @@ def test_a_command_with_shared_locations_is_submitted(name):
         ("train", "smoke --samples /s --storage /r --encoder-weights w.h5", r"--encoder-weights is relative"),
         ("preprocess", "--source /a b.tar.gz --out /o", r"--source is relative.*Received: b\.tar\.gz"),
         ("evaluate", "--model ./model --samples /s", r"--model is relative"),
+        ("train", "smoke --samples /s --storage /r --encoder-weights ./w/folder", r"--encoder-weights is relative"),
         ("evaluate", "--model models:/m/1 --compare out/model --samples /s", r"--compare is relative"),
+        ("evaluate", "--model depth-anything:model --samples /s", r"--model is relative.*Received: model\."),
+        ("evaluate", "--model depth-anything:tests/unit --samples /s", r"--model is relative.*Received: tests/unit\."),
         ("predict", "--model models:/m/1 --images *.jpg --out /o", r"--images is relative"),
     ],
 )
@@ -81,9 +84,19 @@ def test_a_relative_path_is_rejected(name, line, named):
         check_submittable(name, parsed(name, line), MLFLOW)
 
 
-@pytest.mark.parametrize("model", ["models:/m@champion", "runs:/1/model", "depth-anything-v2-small", "/shared/model"])
+@pytest.mark.parametrize(
+    "model",
+    [
+        *("models:/m@champion", "runs:/1/model", "/shared/model", "depth-anything-v2-small"),
+        *("depth-anything:/shared/model", "depth-anything:owner/name"),
+    ],
+)
 def test_a_model_that_is_not_a_relative_path_passes(model):
     check_submittable("evaluate", parsed("evaluate", f"--model {model} --samples /s"), MLFLOW)
+
+
+def test_weights_of_the_hub_pass():
+    check_submittable("train", parsed("train", "smoke --samples /s --storage /r --encoder-weights a/b"), MLFLOW)
 
 
 @pytest.mark.parametrize("name", ["train", "evaluate", "promote", "predict"])

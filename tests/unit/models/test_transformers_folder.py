@@ -192,7 +192,8 @@ def opened(place: str, settings: dict[str, str]) -> str:
     script = (
         "import sys\nfrom depthflow.errors import TrainingError\n"
         "from depthflow.models.transformers_folder import open_transformers\n"
-        "try:\n    model = open_transformers(sys.argv[1])\n    print(model.sha256, model.revision, len(model.tensors))\n"
+        "try:\n    model = open_transformers(sys.argv[1])\n"
+        "    print(model.sha256, model.revision, len(model.tensors))\n"
         "except TrainingError as error:\n    print(error)\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "NO_PROXY": "127.0.0.1", **settings}

@@ -105,13 +105,22 @@ BACKBONE = MODELS["metric"]["backbone_config"]
     [
         ({"model_type": "zoedepth"}, "is not a Depth Anything, but of the type zoedepth"),
         (MODELS["dinov2"], "is not a Depth Anything, but of the type dinov2"),
-        ({**MODELS["metric"], "backbone_config": {**BACKBONE, "model_type": "swin"}}, r"of the type swin\. Pass one of"),
+        (
+            {**MODELS["metric"], "backbone_config": {**BACKBONE, "model_type": "swin"}},
+            r"of the type swin\. Pass one of",
+        ),
         ({**MODELS["metric"], "backbone_config": None}, "of the type depth_anything"),
         ({**MODELS["metric"], "backbone_config": {**BACKBONE, "use_swiglu_ffn": True}}, "has use_swiglu_ffn True"),
         ({**MODELS["metric"], "head_in_index": 0}, "has head_in_index 0 .* only -1 is read"),
         ({**MODELS["metric"], "reassemble_factors": [4, 2, 1, 1]}, "does not describe a Depth Anything"),
-        ({**MODELS["metric"], "backbone_config": {**BACKBONE, "out_features": ["stage9"]}}, "does not describe a Depth"),
-        ({**MODELS["metric"], "backbone_config": {**BACKBONE, "num_attention_heads": 5}}, "not describe a vision trans"),
+        (
+            {**MODELS["metric"], "backbone_config": {**BACKBONE, "out_features": ["stage9"]}},
+            "does not describe a Depth",
+        ),
+        (
+            {**MODELS["metric"], "backbone_config": {**BACKBONE, "num_attention_heads": 5}},
+            "not describe a vision trans",
+        ),
         ({**MODELS["metric"], "backbone_config": {**BACKBONE, "hidden_size": None}}, "not describe a vision trans"),
     ],
 )

@@ -31,6 +31,16 @@ MODELS: dict[str, dict[str, Any]] = {
         **{"depth_estimation_type": "metric", "max_depth": 20},
         "backbone_config": {**DINOV2, **FOUR_LAYERS, "image_size": 70, "reshape_hidden_states": False},
     },
+    # Its encoder is depthflow's dinov2_tiny, with a decoder dpt of 16 filters.
+    "tiny": {
+        **DEPTH,
+        **{"reassemble_hidden_size": 48, "neck_hidden_sizes": [8, 16, 24, 48], "fusion_hidden_size": 16},
+        "backbone_config": {
+            **DINOV2,
+            **{"hidden_size": 48, "num_attention_heads": 3, "num_hidden_layers": 4, "image_size": 70},
+            **{"out_features": FOUR_LAYERS["out_features"], "reshape_hidden_states": False},
+        },
+    },
     "dinov2": {**DINOV2, "num_hidden_layers": 4, "image_size": 518},
     "registers": {
         **DINOV2,

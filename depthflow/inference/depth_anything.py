@@ -35,7 +35,7 @@ def open_depth_anything(model: str) -> TransformersFolder:
     Raises:
         WeightsError: if there is no such model, it cannot be downloaded, or it is damaged or another one.
     """
-    from depthflow.models.depth_anything import depth_anything_vit
+    from depthflow.models.transformers_config import depth_anything_vit
 
     folder = open_transformers(HUB.get(model, model.removeprefix(PREFIX)))
     depth_anything_vit(folder)
@@ -44,7 +44,7 @@ def open_depth_anything(model: str) -> TransformersFolder:
 
 def output_of(folder: TransformersFolder) -> Output:
     """Returns what a model predicts."""
-    from depthflow.models.depth_anything import is_metric
+    from depthflow.models.transformers_config import is_metric
 
     return "metres" if is_metric(folder) else "relative inverse depth"
 
@@ -71,7 +71,7 @@ class DepthAnythingPredictor:
 
     def __call__(self, rgb: np.ndarray, focal: np.ndarray | None = None) -> np.ndarray:
         """Predicts (B, H, W) float32, metres or relative inverse depth (0 at infinity), from (B, H, W, 3) uint8."""
-        from depthflow.models.depth_anything import network_size
+        from depthflow.models.transformers_config import network_size
 
         height, width = rgb.shape[1:3]
         size = network_size(self._folder, height=height, width=width)

@@ -4,9 +4,8 @@ Every tensor must be there with the expected shape, and none may be left over th
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import cv2
 import keras
@@ -14,21 +13,20 @@ import numpy as np
 from PIL import Image
 
 from depthflow.errors import WeightsError
+from depthflow.models.decoders import HEAD_FILTERS
 from depthflow.models.features import DECODER_PREFIX
-from depthflow.models.transformers_folder import CONFIG, TransformersFolder
+from depthflow.models.transformers_config import (
+    DEPTH_ANYTHING,
+    check_measures,
+    depth_anything_vit,
+    fusion_filters,
+)
+from depthflow.models.transformers_folder import TransformersFolder, open_transformers
 from depthflow.models.vit import VisionTransformer
+from depthflow.recipe import Recipe
 
-DEPTH_ANYTHING = "depth_anything"
-DEFAULTS: dict[str, dict[str, Any]] = {
-    "dinov2": {"patch_size": 14, "layer_norm_eps": 1e-6, "num_register_tokens": 0, "mlp_ratio": 4},
-    "dinov2_with_registers": {"patch_size": 16, "layer_norm_eps": 1e-6, "num_register_tokens": 4, "mlp_ratio": 4},
-    "vit": {"patch_size": 16, "layer_norm_eps": 1e-12, "num_register_tokens": 0, "intermediate_size": 3072},
-}
-"""Type of an encoder to what its config.json leaves out."""
-SIZES = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12}
-"""The same for every type."""
-FIXED = {"hidden_act": "gelu", "qkv_bias": True, "use_swiglu_ffn": False, "apply_layernorm": True, "head_in_index": -1}
-"""Settings of config.json that have no other value here."""
+DEPTH_LAYER = "depth"
+"""Name of a Depth Anything's last convolution."""
 UNUSED = re.compile(
     r"(\w+\.)?(embeddings\.mask_token|pooler\.dense\.\w+)|classifier\.\w+"
     r"|neck\.fusion_stage\.layers\.0\.residual_layer1\.\S+"
@@ -46,74 +44,26 @@ LayerWeights = Iterator[tuple[str, list[np.ndarray]]]
 """Names of layers and their weights, in Keras's order and shapes."""
 
 
-def encoder_config(folder: TransformersFolder) -> Mapping[str, Any]:
-    """Returns the configuration of a model's encoder, with what transformers takes for what is left out.
+def load_pretrained(network: keras.Model, vit: VisionTransformer, recipe: Recipe) -> None:
+    """Loads a recipe's weights: the encoder's, and the decoder's if they are a Depth Anything's and fit.
+
+    The last convolution is left as it is, because it predicts log-depth here and another quantity there.
 
     Raises:
-        WeightsError: if it is of a type, or has a setting, that is not read here.
+        WeightsError: if there are no such weights, or they are damaged or another encoder's.
     """
-    config = folder.config
-    if config["model_type"] == DEPTH_ANYTHING:
-        _check_fixed(folder, config)
-        config = config.get("backbone_config") or {}
-    kind = config.get("model_type")
-    if kind not in DEFAULTS:
-        raise WeightsError(
-            f"The model {folder.place} is of the type {kind or folder.config['model_type']}. Pass one of: "
-            f"{', '.join((DEPTH_ANYTHING, *DEFAULTS))}."
-        )
-    _check_fixed(folder, config)
-    return {**SIZES, **DEFAULTS[kind], **config}
+    folder = open_transformers(recipe.weights)
+    check_measures(folder, vit, encoder=recipe.encoder)
+    load_weights(network, vit, folder, decoder=has_decoder(folder, vit, recipe))
 
 
-def measures(folder: TransformersFolder) -> dict[str, Any]:
-    """Returns those fields of `VisionTransformer` that the tensors of a model depend on.
-
-    Raises:
-        WeightsError: if the model is none that is read here.
-    """
-    config = encoder_config(folder)
-    try:
-        width, heads = int(config["hidden_size"]), int(config["num_attention_heads"])
-        hidden = int(config.get("intermediate_size") or width * config["mlp_ratio"])
-        found = {
-            "patch_px": int(config["patch_size"]),
-            "width": width,
-            "depth": int(config["num_hidden_layers"]),
-            "heads": heads,
-            "registers": int(config["num_register_tokens"]),
-            "layer_scale": config["model_type"] != "vit",
-            "norm_epsilon": float(config["layer_norm_eps"]),
-            "mlp_ratio": hidden // width,
-        }
-        if min(width, heads, found["depth"], found["patch_px"]) > 0 and width % heads == hidden % width == 0:
-            return found
-    except (TypeError, ValueError, ZeroDivisionError):
-        pass
-    raise WeightsError(f"{folder.folder / CONFIG} does not describe a vision transformer. Download the model again.")
-
-
-def _check_fixed(folder: TransformersFolder, config: Mapping[str, Any]) -> None:
-    for name, value in FIXED.items():
-        if config.get(name, value) != value:
-            raise WeightsError(
-                f"The model {folder.place} has {name} {config[name]} in its {CONFIG}, and only {value} is read. Pass "
-                "another model."
-            )
-
-
-def check_measures(folder: TransformersFolder, vit: VisionTransformer, *, encoder: str) -> None:
-    """Checks that a model's encoder is the named one.
-
-    Raises:
-        WeightsError: naming the first measure that differs.
-    """
-    for name, value in measures(folder).items():
-        if (expected := getattr(vit, name)) != value:
-            raise WeightsError(
-                f"The weights of {folder.place} are not those of the encoder {encoder}: {name} is {value} instead of "
-                f"{expected}. Pass the --encoder that they are of, or other --weights."
-            )
+def has_decoder(folder: TransformersFolder, vit: VisionTransformer, recipe: Recipe) -> bool:
+    """Returns whether a model is a Depth Anything whose decoder is that of the recipe."""
+    if folder.config["model_type"] != DEPTH_ANYTHING or (recipe.decoder, recipe.decoder_norm) != ("dpt", "none"):
+        return False
+    own = depth_anything_vit(folder)
+    fits = (own.taps, own.map_filters, fusion_filters(folder)) == (vit.taps, vit.map_filters, *recipe.decoder_filters)
+    return fits and folder.config.get("head_hidden_size", HEAD_FILTERS) == HEAD_FILTERS
 
 
 def load_weights(
@@ -121,17 +71,17 @@ def load_weights(
     vit: VisionTransformer,
     folder: TransformersFolder,
     *,
-    dpt_filters: int | None = None,
-    depth_layer: str | None = None,
+    decoder: bool = False,
+    depth: bool = False,
 ) -> None:
     """Loads a model's tensors into a network.
 
     Args:
-        network: Has the layers of `vit.transformer_maps` and, with `dpt_filters`, of `decoders.dpt`.
+        network: Has the layers of `vit.transformer_maps` and, with `decoder`, of `decoders.dpt`.
         vit: Measures of its transformer.
         folder: Model whose measures are these.
-        dpt_filters: Width of the decoder's fusion, to load it, too; None for the encoder alone.
-        depth_layer: Last 1x1 convolution, to load it, too.
+        decoder: Whether to load a Depth Anything's decoder, too.
+        depth: Whether to load its last convolution, the layer `DEPTH_LAYER`, too.
 
     Raises:
         WeightsError: naming a tensor that is missing, left over, or of another shape.
@@ -142,12 +92,9 @@ def load_weights(
         prefix = f"{folder.config['model_type']}."
     height, width = network.input_shape[1:3]
     weights = dict(_encoder_weights(tensors, prefix, vit, grid=(height // vit.patch_px, width // vit.patch_px)))
-    if dpt_filters:
-        weights |= dict(_dpt_weights(tensors, vit, dpt_filters))
-    if depth_layer:
-        filters = network.get_layer(depth_layer).input.shape[-1]
-        weights[depth_layer] = tensors.convolution("head.conv3", 1, filters, 1)
-    not_asked = ("neck.", "head.") if not dpt_filters else () if depth_layer else ("head.conv3.",)
+    weights |= dict(_dpt_weights(tensors, vit, fusion_filters(folder))) if decoder else {}
+    weights |= {DEPTH_LAYER: tensors.convolution("head.conv3", 1, HEAD_FILTERS, 1)} if depth else {}
+    not_asked = (() if decoder else ("neck.", "head.")) + (() if depth else ("head.conv3.",))
     tensors.check_all_used(besides=not_asked)
     for name, arrays in weights.items():
         network.get_layer(name).set_weights(arrays)
@@ -193,9 +140,9 @@ class _Tensors:
         return [kernel, *([self(f"{name}.bias", filters)] if bias else [])]
 
     def check_all_used(self, besides: tuple[str, ...]) -> None:
-        """Raises WeightsError for a tensor that was not used, unless it is known or begins like one of `besides`."""
+        """Raises WeightsError for a tensor that was not used, unless it is `UNUSED` or begins like one of `besides`."""
         for name in sorted({*self.folder.tensors} - self.used):
-            if not name.startswith(besides or ("\0",)) and not UNUSED.fullmatch(name):
+            if not name.startswith(besides) and not UNUSED.fullmatch(name):
                 raise WeightsError(
                     f"The weights of {self.folder.place} have a tensor that the network has no place for: {name}. "
                     "Pass another model."
@@ -275,6 +222,5 @@ def _dpt_weights(tensors: _Tensors, vit: VisionTransformer, fusion: int) -> Laye
                 name = f"{theirs}residual_layer{residual}.convolution{k}"
                 yield f"{ours}residual{residual}_{k}_conv", tensors.convolution(name, fusion, fusion, 3)
         yield f"{ours}project", tensors.convolution(f"{theirs}projection", fusion, fusion, 1)
-    head = tensors.folder.config.get("head_hidden_size", 32)
     yield f"{DECODER_PREFIX}_head_conv1", tensors.convolution("head.conv1", fusion // 2, fusion, 3)
-    yield f"{DECODER_PREFIX}_head_conv2", tensors.convolution("head.conv2", head, fusion // 2, 3)
+    yield f"{DECODER_PREFIX}_head_conv2", tensors.convolution("head.conv2", HEAD_FILTERS, fusion // 2, 3)

@@ -30,7 +30,7 @@ def is_depth(name: str) -> bool:
 
 def sampled(name: str, output: np.ndarray) -> np.ndarray:
     """Returns what is stored of a map: (H, W) depth or (h, w, channels) features."""
-    step = (29 if output.shape[0] > 100 else 2) if is_depth(name) else (6 if output.shape[0] > 10 else 1)
+    step = (29 if output.shape[0] > 100 else 3) if is_depth(name) else (6 if output.shape[0] > 10 else 1)
     return output[::step, ::step]
 
 

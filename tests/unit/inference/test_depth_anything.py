@@ -6,7 +6,7 @@ import pytest
 from depthflow.errors import WeightsError
 from depthflow.inference import depth_anything
 from depthflow.inference.depth_anything import DepthAnythingPredictor, open_depth_anything
-from depthflow.models.depth_anything import network_size
+from depthflow.models.transformers_config import network_size
 from depthflow.models.transformers_folder import open_transformers
 from tests.reference.transformers_outputs import FILE, PHOTOGRAPHS, PIPELINE_MODEL, key
 from tests.transformers_models import random_image, write_model

@@ -1,18 +1,23 @@
 """Networks with weights of transformers against transformers' own outputs, which tests/reference/ has made."""
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from depthflow.errors import WeightsError
+from depthflow.errors import TrainingError, WeightsError
 from depthflow.models.depth_anything import build_depth_anything
 from depthflow.models.features import IMAGENET_OFFSET, IMAGENET_SCALE
 from depthflow.models.transformers_folder import TransformersFolder, open_transformers
-from depthflow.models.transformers_weights import bicubic_weights, load_weights, measures
+from depthflow.models.network import build_network
+from depthflow.models.transformers_config import measures
+from depthflow.models.transformers_weights import bicubic_weights, load_weights
 from depthflow.models.vit import VisionTransformer, transformer_maps
+from depthflow.recipes import smoke
 from tests.reference.transformers_outputs import FILE, SIDES, is_depth, key, sampled
 from tests.transformers_models import FOUR_LAYERS, MODELS, random_image, write_model
 
@@ -61,6 +66,73 @@ def test_positions_by_hand():
     assert smooth[3] == pytest.approx(inner[-0.5](0.75) + cubic[-0.5](1.75), abs=1e-6)
     np.testing.assert_allclose(bicubic_weights(4, 4, antialias=True), np.eye(4), atol=1e-7)
     np.testing.assert_allclose(bicubic_weights(9, 3, antialias=True).sum(axis=0), 1, atol=1e-6)
+
+
+RECIPE = replace(smoke(), encoder="dinov2_tiny", decoder="dpt", decoder_filters=(16,), height=70, width=98)
+
+
+class TestFineTuning:
+    """What --weights puts into the network of a recipe."""
+
+    @pytest.fixture(scope="class")
+    def tiny(self, tmp_path_factory) -> Path:
+        return write_model(tmp_path_factory.mktemp("tiny"), "tiny")
+
+    def loaded(self, folder: Path, **changes) -> set[str]:
+        """Builds a network and returns the names of the layers whose weights are other than random ones."""
+        recipe = replace(RECIPE, **changes)
+        keras.utils.set_random_seed(0)
+        fresh = build_network(recipe)
+        keras.utils.set_random_seed(0)
+        network = build_network(replace(recipe, weights=str(folder)))
+        pairs = zip(fresh.layers, network.layers, strict=True)
+        return {
+            ours.name
+            for ours, theirs in pairs
+            if any(not np.array_equal(a, b) for a, b in zip(ours.weights, theirs.weights, strict=True))
+        }
+
+    def test_encoder_and_decoder_of_a_depth_anything(self, tiny):
+        """All layers but the last, whose output is log-depth: the map before it is the Depth Anything's."""
+        keras.utils.set_random_seed(0)
+        network = build_network(replace(RECIPE, weights=str(tiny)))
+        theirs = build_depth_anything(open_transformers(str(tiny)), height=70, width=98)
+        rgb = random_image(70, 98)[None]
+        ours, expected = (
+            keras.Model(one.inputs, one.get_layer("decoder_head_relu").output)(rgb) for one in (network, theirs)
+        )
+        np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-5 * np.max(expected))
+        names = self.loaded(tiny)
+        assert {"embed", "block3_fc2", "final_norm", "decoder_reassemble0_resize", "decoder_head_conv2"} <= names
+        assert "log_depth" not in names
+
+    @pytest.mark.parametrize(
+        "changes",
+        [{"decoder": "unet", "decoder_filters": (16, 16, 8, 8)}, {"decoder_filters": (8,)}, {"decoder_norm": "group"}],
+    )
+    def test_another_decoder_begins_at_random(self, tiny, changes):
+        names = self.loaded(tiny, **changes)
+        assert {"embed", "block3_fc2", "final_norm"} <= names
+        assert not [name for name in names if name.startswith(("decoder", "log_depth"))]
+
+    def test_an_encoder_alone(self, tmp_path):
+        sizes = {"hidden_size": 48, "num_attention_heads": 3, "num_hidden_layers": 4, "image_size": 518}
+        names = self.loaded(write_model(tmp_path, "dinov2", **sizes))
+        assert {"embed", "block3_fc2", "final_norm"} <= names
+        assert not [name for name in names if name.startswith(("decoder", "log_depth"))]
+
+    @pytest.mark.parametrize(
+        ("name", "changes", "match"),
+        [
+            ("relative", {}, r"not those of the encoder dinov2_tiny: width is 32 instead of 48\. Pass the --encoder"),
+            ("dinov2", {"hidden_size": 48}, "heads is 2 instead of 3"),
+            ("registers", {"hidden_size": 48, "num_attention_heads": 3}, "registers is 4 instead of 0"),
+            ("vit", {}, "width is 32 instead of 48"),
+        ],
+    )
+    def test_another_encoder_is_named(self, tmp_path, name, changes, match):
+        with pytest.raises(TrainingError, match=match):
+            build_network(replace(RECIPE, weights=str(write_model(tmp_path, name, **changes))))
 
 
 def without(name: str):

@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -68,23 +67,28 @@ def test_positions_by_hand():
     np.testing.assert_allclose(bicubic_weights(9, 3, antialias=True).sum(axis=0), 1, atol=1e-6)
 
 
-RECIPE = replace(smoke(), encoder="dinov2_tiny", decoder="dpt", decoder_filters=(16,), height=70, width=98)
+RECIPE = replace(
+    smoke(),
+    **{"encoder": "dinov2_tiny", "decoder": "dpt", "decoder_filters": (16,), "decoder_norm": "none"},
+    **{"height": 70, "width": 98},
+)
+
+
+@pytest.fixture
+def tiny(folders) -> TransformersFolder:
+    return folders["tiny"]
 
 
 class TestFineTuning:
     """What --weights puts into the network of a recipe."""
 
-    @pytest.fixture(scope="class")
-    def tiny(self, tmp_path_factory) -> Path:
-        return write_model(tmp_path_factory.mktemp("tiny"), "tiny")
-
-    def loaded(self, folder: Path, **changes) -> set[str]:
+    def loaded(self, place: object, **changes) -> set[str]:
         """Builds a network and returns the names of the layers whose weights are other than random ones."""
         recipe = replace(RECIPE, **changes)
         keras.utils.set_random_seed(0)
         fresh = build_network(recipe)
         keras.utils.set_random_seed(0)
-        network = build_network(replace(recipe, weights=str(folder)))
+        network = build_network(replace(recipe, weights=str(place)))
         pairs = zip(fresh.layers, network.layers, strict=True)
         return {
             ours.name
@@ -94,15 +98,16 @@ class TestFineTuning:
 
     def test_encoder_and_decoder_of_a_depth_anything(self, tiny):
         """All layers but the last, whose output is log-depth: the map before it is the Depth Anything's."""
-        keras.utils.set_random_seed(0)
-        network = build_network(replace(RECIPE, weights=str(tiny)))
-        theirs = build_depth_anything(open_transformers(str(tiny)), height=70, width=98)
+        networks = (
+            build_network(replace(RECIPE, weights=tiny.place)),
+            build_depth_anything(tiny, height=70, width=98),
+        )
         rgb = random_image(70, 98)[None]
         ours, expected = (
-            keras.Model(one.inputs, one.get_layer("decoder_head_relu").output)(rgb) for one in (network, theirs)
+            keras.Model(one.inputs[0], one.get_layer("decoder_head_relu").output)(rgb) for one in networks
         )
         np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-5 * np.max(expected))
-        names = self.loaded(tiny)
+        names = self.loaded(tiny.place)
         assert {"embed", "block3_fc2", "final_norm", "decoder_reassemble0_resize", "decoder_head_conv2"} <= names
         assert "log_depth" not in names
 
@@ -111,7 +116,7 @@ class TestFineTuning:
         [{"decoder": "unet", "decoder_filters": (16, 16, 8, 8)}, {"decoder_filters": (8,)}, {"decoder_norm": "group"}],
     )
     def test_another_decoder_begins_at_random(self, tiny, changes):
-        names = self.loaded(tiny, **changes)
+        names = self.loaded(tiny.place, **changes)
         assert {"embed", "block3_fc2", "final_norm"} <= names
         assert not [name for name in names if name.startswith(("decoder", "log_depth"))]
 

@@ -24,10 +24,15 @@ def main(recipe: RecipeChoice, job: TrainJob) -> dict[str, Any]:
     from depthflow.store.store import open_store
     from depthflow.training.job import open_job
     from depthflow.training.job_run import job_run, register
+    from depthflow.training.pretrained import open_pretrained
     from depthflow.training.trainer import absolute_weights, sized, train
 
     version, store = None, open_store(job.samples)
-    recipe = replace(sized(recipe, store), encoder_weights=absolute_weights(recipe.encoder_weights))
+    recipe = sized(recipe, store)
+    recipe = replace(recipe, weights=absolute_weights(recipe.weights, encoder=recipe.encoder))
+    pretrained = open_pretrained(recipe)  # Fails here rather than after Ray has started.
+    if pretrained:
+        tell(pretrained.origin)
     with open_job(recipe, job, store) as folder:
         tell(f"job {folder.root}; if it is cut off, the same command with --resume goes on")
         with job_run(recipe, job, folder, store=store) as run_log:

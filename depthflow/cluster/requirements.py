@@ -172,9 +172,9 @@ def _locations(flags: Mapping[str, Any], names: Sequence[str]) -> tuple[str, ...
 def _named_locations(flags: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Returns (flag, location) for every path or URI among the flags."""
     named = [(name, location) for name in (*WRITTEN, *READ, "cache_dir") for location in _locations(flags, [name])]
-    weights = flags.get("encoder_weights")
+    weights = flags.get("weights")
     if weights not in (None, "imagenet", "none") and not is_hub_name(weights):
-        named.append(("encoder_weights", weights))
+        named.append(("weights", weights))
     for name in MODELS:
         for model in _locations(flags, [name]):
             place = model.removeprefix(DEPTH_ANYTHING)

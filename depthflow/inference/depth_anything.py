@@ -74,9 +74,9 @@ class DepthAnythingPredictor:
         from depthflow.models.transformers_config import network_size
 
         height, width = rgb.shape[1:3]
-        size = network_size(self._folder, height=height, width=width)
-        resized = [Image.fromarray(image).resize(size[::-1], Image.Resampling.BICUBIC) for image in rgb]
-        depth = self._network(*size).predict_on_batch(np.stack(resized))[..., 0]
+        rows, columns = network_size(self._folder, height=height, width=width)
+        resized = [Image.fromarray(image).resize((columns, rows), Image.Resampling.BICUBIC) for image in rgb]
+        depth = self._network(rows, columns).predict_on_batch(np.stack([*map(np.asarray, resized)]))[..., 0]
         maps = [cv2.resize(one, (width, height), interpolation=cv2.INTER_CUBIC) for one in depth]
         # Bicubic interpolation undershoots zero next to points at infinity.
         return np.maximum(np.stack(maps), 0.0)

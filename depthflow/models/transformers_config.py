@@ -108,7 +108,7 @@ def depth_anything_vit(folder: TransformersFolder) -> VisionTransformer:
     config, filters = encoder_config(folder), folder.config.get("neck_hidden_sizes", DEFAULT_MAP_FILTERS)
     stages = config.get("out_features") or [f"stage{index}" for index in config.get("out_indices") or ()]
     known = [f"stage{block}" for block in range(1, config["num_hidden_layers"] + 1)]
-    taps = tuple(known.index(stage) + 1 for stage in stages if stage in known)
+    taps: Any = tuple(known.index(stage) + 1 for stage in stages if stage in known)
     factors = folder.config.get("reassemble_factors", FACTORS)
     if (len(stages), len({*taps}), len(filters), tuple(factors)) != (4, 4, 4, FACTORS):
         raise WeightsError(f"{folder.folder / CONFIG} does not describe a Depth Anything. Download the model again.")

@@ -61,7 +61,7 @@ class TransformersFolder:
     @property
     def licence(self) -> str | None:
         """Licence of the weights; None if it is not known here."""
-        return next((licence for name, licence in LICENCES.items() if re.fullmatch(name, self.place)), None)
+        return licence_of(self.place)
 
     @property
     def revision(self) -> str | None:
@@ -97,6 +97,11 @@ def open_transformers(place: str) -> TransformersFolder:
     files = _weight_files(folder)
     place = str(folder) if is_folder else place
     return TransformersFolder(place=place, folder=folder, config=config, tensors=_Tensors(files), files=files)
+
+
+def licence_of(place: str) -> str | None:
+    """Returns the licence of a model on the hub; None if it is not known here."""
+    return next((licence for name, licence in LICENCES.items() if re.fullmatch(name, place)), None)
 
 
 def is_hub_name(place: str) -> bool:

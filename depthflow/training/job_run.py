@@ -18,6 +18,7 @@ from depthflow.store.read.reader import SplitReader
 from depthflow.store.store import SampleStore
 from depthflow.training.config import BEST_METRIC, TrainJob
 from depthflow.training.job import JobFolder
+from depthflow.training.pretrained import licence_tags, weights_tags
 from depthflow.training.trainer import TrainingOutcome
 
 RECIPE_ARTIFACT = "recipe.json"
@@ -33,6 +34,7 @@ def job_run(recipe: Recipe, job: TrainJob, folder: JobFolder, *, store: SampleSt
         configure_logging(run_log.run_id)
         if run_id is None:
             run_log.params({**asdict(recipe), **asdict(job)})
+            run_log.tag(weights_tags(recipe))
             run_log.document(asdict(recipe), RECIPE_ARTIFACT)
             run_log.samples(store, context="training")
             folder.note(run_id=run_log.run_id)
@@ -67,6 +69,7 @@ def register(
                 "protocol": "stored",
                 "fingerprint": store.fingerprint,
                 "git_commit": git_commit(),
+                **licence_tags(recipe),
                 BASELINE_TAG: repr(float(np.exp(store.mean_log_depth("train")))),
             },
             metrics=validated,

@@ -11,9 +11,9 @@ from safetensors.numpy import load_file, save_file
 from depthflow.errors import TrainingError, WeightsError
 from depthflow.models.depth_anything import build_depth_anything
 from depthflow.models.features import IMAGENET_OFFSET, IMAGENET_SCALE
-from depthflow.models.transformers_folder import TransformersFolder, open_transformers
 from depthflow.models.network import build_network
 from depthflow.models.transformers_config import measures
+from depthflow.models.transformers_folder import TransformersFolder, open_transformers
 from depthflow.models.transformers_weights import bicubic_weights, load_weights
 from depthflow.models.vit import VisionTransformer, transformer_maps
 from depthflow.recipes import smoke

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from depthflow.models.interface import Output
+from depthflow.models.transformers_config import depth_anything_measures, is_metric, network_size
 from depthflow.models.transformers_folder import TransformersFolder, open_transformers
 
 if TYPE_CHECKING:
@@ -35,17 +36,13 @@ def open_depth_anything(model: str) -> TransformersFolder:
     Raises:
         WeightsError: if there is no such model, it cannot be downloaded, or it is damaged or another one.
     """
-    from depthflow.models.transformers_config import depth_anything_vit
-
     folder = open_transformers(HUB.get(model, model.removeprefix(PREFIX)))
-    depth_anything_vit(folder)
+    depth_anything_measures(folder)
     return folder
 
 
 def output_of(folder: TransformersFolder) -> Output:
     """Returns what a model predicts."""
-    from depthflow.models.transformers_config import is_metric
-
     return "metres" if is_metric(folder) else "relative inverse depth"
 
 
@@ -65,14 +62,12 @@ class DepthAnythingPredictor:
         self._network = lru_cache(NETWORKS_KEPT)(self._build)
 
     def _build(self, height: int, width: int) -> "keras.Model":
-        from depthflow.models.depth_anything import build_depth_anything
+        from depthflow.models.depth_anything import build_depth_anything  # Takes seconds.
 
         return build_depth_anything(self._folder, height=height, width=width)
 
     def __call__(self, rgb: np.ndarray, focal: np.ndarray | None = None) -> np.ndarray:
         """Predicts (B, H, W) float32, metres or relative inverse depth (0 at infinity), from (B, H, W, 3) uint8."""
-        from depthflow.models.transformers_config import network_size
-
         height, width = rgb.shape[1:3]
         rows, columns = network_size(self._folder, height=height, width=width)
         resized = [Image.fromarray(image).resize((columns, rows), Image.Resampling.BICUBIC) for image in rgb]

@@ -11,10 +11,10 @@ from keras import layers
 
 from depthflow.models.decoders import dpt_map
 from depthflow.models.features import IMAGENET_OFFSET, IMAGENET_SCALE
-from depthflow.models.transformers_config import DEPTH_ANYTHING, depth_anything_vit, fusion_filters, is_metric
+from depthflow.models.transformers_config import DEPTH_ANYTHING, depth_anything_measures, fusion_filters, is_metric
 from depthflow.models.transformers_folder import TransformersFolder
 from depthflow.models.transformers_weights import DEPTH_LAYER, load_weights
-from depthflow.models.vit import transformer_maps
+from depthflow.models.vit import VisionTransformer, transformer_maps
 
 
 def build_depth_anything(folder: TransformersFolder, *, height: int, width: int) -> keras.Model:
@@ -32,7 +32,7 @@ def build_depth_anything(folder: TransformersFolder, *, height: int, width: int)
     Raises:
         WeightsError: if the model is not a Depth Anything, or its tensors are not those of its configuration.
     """
-    vit = depth_anything_vit(folder)
+    vit = VisionTransformer(**depth_anything_measures(folder))
     rgb = keras.Input((height, width, 3), dtype="uint8", name="rgb")
     scaled = layers.Rescaling(list(IMAGENET_SCALE), offset=list(IMAGENET_OFFSET), dtype="float32", name="scale")(rgb)
     x = dpt_map(transformer_maps(scaled, vit), filters=fusion_filters(folder), norm="none", size=(height, width))

@@ -1,11 +1,13 @@
 """Reads what config.json says of a transformers model: the measures of its transformer, and of a Depth Anything."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from depthflow.errors import WeightsError
 from depthflow.models.transformers_folder import CONFIG, TransformersFolder
-from depthflow.models.vit import VisionTransformer
+
+if TYPE_CHECKING:  # It imports Keras, which takes seconds.
+    from depthflow.models.vit import VisionTransformer
 
 DEPTH_ANYTHING = "depth_anything"
 DEFAULTS: dict[str, dict[str, Any]] = {
@@ -80,7 +82,7 @@ def _check_fixed(folder: TransformersFolder, config: Mapping[str, Any]) -> None:
             )
 
 
-def check_measures(folder: TransformersFolder, vit: VisionTransformer, *, encoder: str) -> None:
+def check_measures(folder: TransformersFolder, vit: "VisionTransformer", *, encoder: str) -> None:
     """Checks that a model's encoder is the named one.
 
     Raises:
@@ -94,8 +96,8 @@ def check_measures(folder: TransformersFolder, vit: VisionTransformer, *, encode
             )
 
 
-def depth_anything_vit(folder: TransformersFolder) -> VisionTransformer:
-    """Returns the measures of a Depth Anything's transformer.
+def depth_anything_measures(folder: TransformersFolder) -> dict[str, Any]:
+    """Returns the fields of a Depth Anything's `VisionTransformer`.
 
     Raises:
         WeightsError: if the model is not a Depth Anything.
@@ -108,11 +110,11 @@ def depth_anything_vit(folder: TransformersFolder) -> VisionTransformer:
     config, filters = encoder_config(folder), folder.config.get("neck_hidden_sizes", DEFAULT_MAP_FILTERS)
     stages = config.get("out_features") or [f"stage{index}" for index in config.get("out_indices") or ()]
     known = [f"stage{block}" for block in range(1, config["num_hidden_layers"] + 1)]
-    taps: Any = tuple(known.index(stage) + 1 for stage in stages if stage in known)
+    taps = tuple(known.index(stage) + 1 for stage in stages if stage in known)
     factors = folder.config.get("reassemble_factors", FACTORS)
     if (len(stages), len({*taps}), len(filters), tuple(factors)) != (4, 4, 4, FACTORS):
         raise WeightsError(f"{folder.folder / CONFIG} does not describe a Depth Anything. Download the model again.")
-    return VisionTransformer(**measures(folder), taps=taps, map_filters=tuple(filters))
+    return {**measures(folder), "taps": taps, "map_filters": tuple(filters)}
 
 
 def fusion_filters(folder: TransformersFolder) -> int:

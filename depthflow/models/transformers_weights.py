@@ -18,7 +18,7 @@ from depthflow.models.features import DECODER_PREFIX
 from depthflow.models.transformers_config import (
     DEPTH_ANYTHING,
     check_measures,
-    depth_anything_vit,
+    depth_anything_measures,
     fusion_filters,
 )
 from depthflow.models.transformers_folder import TransformersFolder, open_transformers
@@ -61,8 +61,9 @@ def has_decoder(folder: TransformersFolder, vit: VisionTransformer, recipe: Reci
     """Returns whether a model is a Depth Anything whose decoder is that of the recipe."""
     if folder.config["model_type"] != DEPTH_ANYTHING or (recipe.decoder, recipe.decoder_norm) != ("dpt", "none"):
         return False
-    own = depth_anything_vit(folder)
-    fits = (own.taps, own.map_filters, fusion_filters(folder)) == (vit.taps, vit.map_filters, *recipe.decoder_filters)
+    own = depth_anything_measures(folder)
+    theirs = own["taps"], own["map_filters"], fusion_filters(folder)
+    fits = theirs == (vit.taps, vit.map_filters, *recipe.decoder_filters)
     return fits and folder.config.get("head_hidden_size", HEAD_FILTERS) == HEAD_FILTERS
 
 

@@ -72,7 +72,7 @@ def test_a_command_with_shared_locations_is_submitted(name):
         ("train", "smoke --samples /s --storage /r --weights w.h5", r"--weights is relative"),
         ("preprocess", "--source /a b.tar.gz --out /o", r"--source is relative.*Received: b\.tar\.gz"),
         ("evaluate", "--model ./model --samples /s", r"--model is relative"),
-        ("train", "smoke --samples /s --storage /r --encoder-weights ./w/folder", r"--encoder-weights is relative"),
+        ("train", "smoke --samples /s --storage /r --encoder-weights ./w/folder", r"--weights is relative"),
         ("evaluate", "--model models:/m/1 --compare out/model --samples /s", r"--compare is relative"),
         ("evaluate", "--model depth-anything:model --samples /s", r"--model is relative.*Received: model\."),
         ("evaluate", "--model depth-anything:tests/unit --samples /s", r"--model is relative.*Received: tests/unit\."),

@@ -27,7 +27,7 @@ LICENCES = {
     r"facebook/deit-(tiny|small|base)-(distilled-)?patch16-224": "Apache-2.0",
     r"google/vit-base-patch16-224(-in21k)?": "Apache-2.0",
 }
-"""Names on the hub, as regular expressions, to their licences, as their model cards state them."""
+"""Names on the hub, as regular expressions, to the licences that their authors state."""
 
 
 @dataclass(frozen=True)

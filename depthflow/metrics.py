@@ -87,8 +87,8 @@ def boundary_metrics(*, depth_pred: np.ndarray, depth_gt: np.ndarray, valid_mask
         valid_mask: (H, W) bool; two neighbours count if both are valid.
 
     Returns:
-        boundary_f1, boundary_precision and boundary_recall, 1 at best. All NaN if the ground truth has no boundary. What
-        is predicted not positive, or NaN, is no boundary.
+        boundary_f1, boundary_precision and boundary_recall, 1 at best. All NaN if the ground truth has no boundary. A
+        predicted depth that is NaN or not positive makes no boundary.
 
     Raises:
         ValueError: if the shapes differ or `valid_mask` is not boolean.

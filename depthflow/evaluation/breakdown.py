@@ -11,7 +11,7 @@ DEPTH_EDGES_M = np.array([0.0, 1.0, 2.0, 3.0, 5.0, 8.0, 12.0, 20.0, 30.0, 50.0, 
 EDGE_DISTANCES_PX = np.array([0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, np.inf])
 """Ranges of distance to the nearest pixel of edge_mask; the first holds the edge pixels."""
 NEAR_EDGE_PX = 4.0
-"""Pixels less than this from a pixel of edge_mask, its own included, are near a depth edge; one of EDGE_DISTANCES_PX."""
+"""Pixels less than this from a pixel of edge_mask are near a depth edge. One of EDGE_DISTANCES_PX."""
 RATIOS = np.linspace(1.01, 2.0, 100)
 """Ratios at which the delta curve is computed; delta1 is its value at 1.25."""
 

@@ -93,8 +93,9 @@ def boundary_metrics(*, depth_pred: np.ndarray, depth_gt: np.ndarray, valid_mask
     Raises:
         ValueError: if the shapes differ or `valid_mask` is not boolean.
 
-    Source: Bochkovskii et al. 2024, arXiv:2410.02073, section 3.3. Ratios and weights are those of the authors' code,
-    which averages precision and recall over the four directions instead of counting all pairs, as the paper writes.
+    Source: Bochkovskii et al. 2024, arXiv:2410.02073, whose formula counts all pairs. The authors' code, which the
+    ratios and weights are from, averages precision and recall over the four directions instead; there, a direction or
+    a ratio without a boundary counts as 0, so that even the truth may have less than 1.
     """
     _check_planes(depth_pred, depth_gt, valid_mask)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):

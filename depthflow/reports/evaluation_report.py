@@ -112,7 +112,7 @@ def _metrics(evaluations: Mapping[str, Evaluation]) -> Section:
         Table(
             columns={"": "", "model": "", "images": ",d", **dict.fromkeys(names, ".4f")},
             rows=[
-                (group, name, count, *(metrics[group][metric] for metric in names))
+                (group, name, count, *(metrics[group].get(metric) for metric in names))
                 for group, count in counts.items()
                 if count
                 for name, metrics in found.items()

@@ -3,22 +3,22 @@
     python benchmarks/accuracy.py --recipe nyu-cpu --samples STORE --work DIR [--seeds 3] [--train="--epochs 8 ..."]
         [--evaluate-on VAL_STORE --protocol devkit] [--split val]
 
-Each seed is a run of train.py, one after the other, with the recipe and the flags of --train. Then evaluate.py
-evaluates the registered version of every run in one pass. Both log to MLFLOW_TRACKING_URI, or else to mlflow.db in DIR.
-A seed that DIR has a result of, from the same command, is not trained a second time.
+Each seed is a run of train.py, one after the other on one Ray, with the recipe and the flags of --train. Then
+evaluate.py evaluates the registered version of every run in one pass. Both log to MLFLOW_TRACKING_URI, or else to
+mlflow.db in DIR. A seed that DIR has a result of, from the same command, is not trained a second time.
 
 Prints the table's head and a row in Markdown: the mean over seeds of each metric over all images and, in brackets, its
-spread, (max - min) / mean. Minutes are those of a run from its first second to the registered version, their mean. The
-last line on stdout is one JSON object with the same and every seed's values.
+spread, (max - min) / mean. Minutes are the mean of what train.py took on a running Ray, up to the registered version.
+The last line on stdout is one JSON object with the same and every seed's values.
 """
 
 import json
 import os
 import shlex
-import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -26,7 +26,8 @@ from typing import Any
 
 import tyro
 
-from depthflow.command import last_json_line
+from depthflow.cluster.session import ray_session
+from depthflow.command import call_command
 from depthflow.registry.tracking import sqlite_uri
 
 PIPELINES = Path(__file__).resolve().parent.parent / "pipelines"
@@ -59,47 +60,45 @@ class Benchmark:
 
 def main(benchmark: Benchmark) -> dict[str, Any]:
     """Trains, evaluates and prints the row; returns the figures."""
+    if benchmark.seeds < 1:
+        raise SystemExit(f"--seeds must be positive. Received: {benchmark.seeds}")
     work = Path(benchmark.work).resolve()
     work.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("MLFLOW_TRACKING_URI", sqlite_uri(work / "mlflow.db"))
-    trained = [train(benchmark, seed, work) for seed in range(benchmark.seeds)]
-    models = [run["model_uri"] for run in trained]
-    evaluated = run_command(
-        "evaluate", "--model", models[0], *(["--compare", *models[1:]] if models[1:] else []),
-        "--samples", benchmark.evaluate_on or benchmark.samples, "--split", benchmark.split,
-        "--protocol", benchmark.protocol, "--out", work / "evaluation",
-    )  # fmt: skip
+    with ray_session(), redirect_stdout(sys.stderr):
+        trained = [train(benchmark, seed, work) for seed in range(benchmark.seeds)]
+        evaluated = evaluate(benchmark, [run["model_uri"] for run in trained], work)
     by_seed = [groups["all"] for groups in (evaluated["metrics"], *evaluated["compared"].values())]
     figures = {name: spread([metrics[name] for metrics in by_seed]) for name in benchmark.metrics}
     minutes = spread([run["minutes"] for run in trained])
     command = shlex.join(["train.py", benchmark.recipe, *shlex.split(benchmark.train)])
     print(markdown(command, minutes, figures), flush=True)
     facts = {name: evaluated[name] for name in ("protocol", "split", "fingerprint", "samples")}
+    models = [run["model_uri"] for run in trained]
     return {"command": command, "models": models, **facts, "minutes": minutes, "metrics": figures}
 
 
 def train(benchmark: Benchmark, seed: int, work: Path) -> dict[str, Any]:
-    """Trains with a seed, unless its result is there: the version's URI, and minutes."""
+    """Trains with a seed on a running Ray, unless its result is there: the command, the version's URI, and minutes."""
     done, storage = work / f"seed-{seed}.json", work / f"seed-{seed}"
     command = [benchmark.recipe, "--samples", benchmark.samples, "--seed", str(seed), *shlex.split(benchmark.train)]
     if done.is_file() and (kept := json.loads(done.read_text()))["command"] == command:
         return kept
     began = time.monotonic()
-    result = run_command("train", *command, "--storage", storage, "--model-name", MODEL_NAME)
-    minutes = (time.monotonic() - began) / 60
-    kept = {"command": command, "model_uri": result["model_uri"], "minutes": minutes}
+    target = ["--storage", str(storage), "--model-name", MODEL_NAME]
+    result = call_command(PIPELINES / "train.py", [*command, *target])
+    kept = {"command": command, "model_uri": result["model_uri"], "minutes": (time.monotonic() - began) / 60}
     done.write_text(json.dumps(kept))
     return kept
 
 
-def run_command(name: str, *arguments: object) -> dict[str, Any]:
-    """Runs a command of pipelines/ as a user does and returns its result."""
-    line = [sys.executable, str(PIPELINES / f"{name}.py"), *map(str, arguments)]
-    done = subprocess.run(line, stdout=subprocess.PIPE, text=True)
-    result = last_json_line(done.stdout)
-    if done.returncode or result is None:
-        raise SystemExit(f"{shlex.join(line)} ended with exit code {done.returncode}: {done.stdout[-2000:]}")
-    return result
+def evaluate(benchmark: Benchmark, models: Sequence[str], work: Path) -> dict[str, Any]:
+    """Evaluates all models in one pass and returns the command's result."""
+    first, *others = models
+    compared = ["--compare", *others] if others else []
+    store = ["--samples", benchmark.evaluate_on or benchmark.samples, "--split", benchmark.split]
+    how = ["--protocol", benchmark.protocol, "--out", str(work / "evaluation")]
+    return call_command(PIPELINES / "evaluate.py", ["--model", first, *compared, *store, *how])
 
 
 def spread(values: Sequence[float | None]) -> dict[str, Any]:

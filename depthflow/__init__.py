@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from depthflow.errors import DepthflowError
     from depthflow.evaluation.protocols import PROTOCOLS, Protocol
     from depthflow.inference.predictor import load_predictor
-    from depthflow.metrics import image_metrics, mean_over_images
+    from depthflow.metrics import boundary_metrics, image_metrics, mean_over_images
     from depthflow.models.losses import Loss
     from depthflow.models.network import build_network
     from depthflow.recipe import Recipe
@@ -34,6 +34,7 @@ __all__ = [
     "Recipe",
     "SampleStore",
     "SplitReader",
+    "boundary_metrics",
     "build_network",
     "image_metrics",
     "load_predictor",
@@ -51,6 +52,7 @@ _HOMES = {
     "Recipe": "recipe",
     "SampleStore": "store.store",
     "SplitReader": "store.read.reader",
+    "boundary_metrics": "metrics",
     "build_network": "models.network",
     "image_metrics": "metrics",
     "load_predictor": "inference.predictor",

@@ -26,7 +26,7 @@ from depthflow.observability.safe_text import escape_controls
 from depthflow.storage.files import open_output
 from depthflow.storage.location import is_uri
 from depthflow.store.store import SampleStore, open_store
-from depthflow.store.write.sources import read_member, read_tree
+from depthflow.store.write.sources import Source, read_member, read_tree
 
 MINI_DIODE = ["--scans", "48", "--samples-per-scan", "8", "--height", "192", "--width", "256"]
 IMAGES_TRAINED_ON = 17_280
@@ -35,8 +35,8 @@ IMAGES_PREDICTED = 3
 MARKER = ".depthflow-demo"
 
 
-def check_source(source: str, out: Path) -> None:
-    """Checks that the source is a folder of frames on a disk, or a table of them, outside the demo's own folder.
+def list_source(source: str, out: Path) -> Source:
+    """Lists the source: a folder of frames on a disk, or a table of them, outside the demo's own folder.
 
     Raises:
         DepthflowError: if it is not.
@@ -46,9 +46,10 @@ def check_source(source: str, out: Path) -> None:
             f"The demo predicts images of its source, so it needs a folder on a disk. Received: {source}. "
             "preprocess.py reads archives and object stores as they are."
         )
-    read_tree(source, SPLITS)
+    listed = read_tree(str(Path(source).resolve()), SPLITS)
     if Path(source).resolve().is_relative_to(out):
         raise DepthflowError(f"The source {source} lies in the demo's own folder {out}. Pass another --out.")
+    return listed
 
 
 def empty_folder(out: Path) -> None:
@@ -63,19 +64,22 @@ def empty_folder(out: Path) -> None:
     marker.write_text("Made by pipelines/demo.py, which replaces this folder when it runs again.\n")
 
 
-def run_chain(config: DemoConfig, out: Path, pipelines: Path) -> dict[str, Any]:
+def run_chain(config: DemoConfig, source: Source | None, out: Path, pipelines: Path) -> dict[str, Any]:
     """Runs the commands of the folder `pipelines` on a running Ray, and returns each result under its command's name.
+
+    Args:
+        source: From `list_source`; None to make a mini-DIODE.
 
     Raises:
         DepthflowError: if a command fails.
     """
     run = partial(_run, pipelines)
     results: dict[str, Any] = {}
-    source = Path(config.source).resolve() if config.source else out / "mini-diode"
     samples, full = out / "samples", out / "val-full-resolution"
-    if config.source is None:
-        results["synthesize"] = run("synthesize", "--out", source, *MINI_DIODE)
-    frames = ["--source", source, *_resplit(read_tree(str(source), SPLITS).frames)]
+    if source is None:
+        results["synthesize"] = run("synthesize", "--out", out / "mini-diode", *MINI_DIODE)
+        source = read_tree(str(out / "mini-diode"), SPLITS)
+    frames = ["--source", source.location, *_resplit(source.frames)]
     results["preprocess"] = run("preprocess", *frames, "--out", samples, "--height", 64, "--width", 64)
     store = open_store(str(samples))
     height, width = _source_size(store)
@@ -88,7 +92,7 @@ def run_chain(config: DemoConfig, out: Path, pipelines: Path) -> dict[str, Any]:
     results["evaluate"] = run("evaluate", "--model", challenger, "--samples", full, "--out", out / "evaluation")
     results["promote"] = run("promote", "--samples", full)
     model = champion if results["promote"]["champion"] else challenger
-    images = _some_images(source, store, out / "photographs")
+    images = _some_images(source.frames, store, out / "photographs")
     results["predict"] = run("predict", "--model", model, "--images", *images, "--out", out / "predictions")
     return results
 
@@ -126,10 +130,9 @@ def _source_size(store: SampleStore) -> tuple[int, int]:
     return sizes.pop()
 
 
-def _some_images(source: Path, store: SampleStore, folder: Path) -> list[str]:
+def _some_images(frames: pa.Table, store: SampleStore, folder: Path) -> list[str]:
     """Returns a few of the val images; those that are no files of their own are written into a folder."""
     wanted = store.split_index("val")["sample_id"].combine_chunks()
-    frames = read_tree(str(source), SPLITS).frames
     places = [path_of(place) for place in frames.filter(pc.is_in(frames["sample_id"], wanted))["image"].to_pylist()]
     some = places[:: max(1, len(places) // IMAGES_PREDICTED)][:IMAGES_PREDICTED]
     return [place if Path(place).is_file() else _written(place, folder / f"{n}.png") for n, place in enumerate(some)]

@@ -10,6 +10,8 @@ DEPTH_EDGES_M = np.array([0.0, 1.0, 2.0, 3.0, 5.0, 8.0, 12.0, 20.0, 30.0, 50.0, 
 """Ranges of true depth; each includes its lower bound."""
 EDGE_DISTANCES_PX = np.array([0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, np.inf])
 """Ranges of distance to the nearest pixel of edge_mask; the first holds the edge pixels."""
+NEAR_EDGE_PX = 4.0
+"""Pixels less than this from a pixel of edge_mask are near a depth edge. One of EDGE_DISTANCES_PX."""
 RATIOS = np.linspace(1.01, 2.0, 100)
 """Ratios at which the delta curve is computed; delta1 is its value at 1.25."""
 
@@ -29,6 +31,12 @@ class Breakdown:
     by_edge_distance: np.ndarray
     within_ratio: np.ndarray
     images: int
+
+    @property
+    def edge_abs_rel(self) -> float:
+        """Mean |relative error| of the pixels near a depth edge; NaN if there are none."""
+        pixels, error, _ = self.by_edge_distance[EDGE_DISTANCES_PX[1:] <= NEAR_EDGE_PX].sum(axis=0)
+        return float(error / pixels) if pixels else float("nan")
 
     def __add__(self, other: "Breakdown") -> "Breakdown":
         return Breakdown(**{name: value + getattr(other, name) for name, value in vars(self).items()})

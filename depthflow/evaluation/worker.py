@@ -10,7 +10,7 @@ import numpy as np
 
 from depthflow.evaluation.breakdown import Breakdown, image_breakdown
 from depthflow.evaluation.protocols import Protocol
-from depthflow.metrics import image_metrics
+from depthflow.metrics import boundary_metrics, image_metrics
 from depthflow.models.interface import LoadPredictor, Output, Predictor
 from depthflow.store.read.reader import SampleBatch, SplitReader
 from depthflow.store.schema import PLANE_DTYPES
@@ -66,21 +66,18 @@ class EvaluationWorker:
         for name, model in self._models.items():
             pred, image_ms = self._predict(name, batch)
             depth_m = [self._metres(model, pred[k], truth) for k, truth in enumerate(truths)]
-            images = [
-                (
-                    {
-                        "row": row,
-                        "sample_id": batch.sample_ids[k],
-                        "scene_type": batch.scene_types[k],
-                        "dataset": batch.datasets[k],
-                        "pred_min": float(pred[k].min()),
-                        "pred_max": float(pred[k].max()),
-                        **image_metrics(depth_pred=depth_m[k], depth_gt=truth.depth_gt, valid_mask=truth.mask),
-                    },
-                    image_breakdown(depth_pred=depth_m[k], **vars(truth)),
-                )
-                for k, (row, truth) in enumerate(zip(rows, truths, strict=True))
-            ]
+            images = []
+            for k, (row, truth) in enumerate(zip(rows, truths, strict=True)):
+                metrics, breakdown = measured(depth_m[k], truth)
+                facts = {
+                    "row": row,
+                    "sample_id": batch.sample_ids[k],
+                    "scene_type": batch.scene_types[k],
+                    "dataset": batch.datasets[k],
+                    "pred_min": float(pred[k].min()),
+                    "pred_max": float(pred[k].max()),
+                }
+                images.append((facts | metrics, breakdown))
             evaluated[name] = Evaluated(images, image_ms)
         return evaluated
 
@@ -115,3 +112,15 @@ class EvaluationWorker:
 
     def _metres(self, model: Predictor, pred: np.ndarray, truth: Truth) -> np.ndarray:
         return self._protocol.metres(pred, depth_gt=truth.depth_gt, mask=truth.mask, output=model.output)
+
+
+def measured(depth_pred: np.ndarray, truth: Truth) -> tuple[dict[str, float], Breakdown]:
+    """Returns an image's metrics, depth boundaries included, and its breakdown.
+
+    Args:
+        depth_pred: (H, W) float, metres, aligned as the protocol says.
+        truth: Ground truth of the image.
+    """
+    planes = {"depth_pred": depth_pred, "depth_gt": truth.depth_gt, "valid_mask": truth.mask}
+    breakdown = image_breakdown(depth_pred=depth_pred, **vars(truth))
+    return image_metrics(**planes) | boundary_metrics(**planes) | {"edge_abs_rel": breakdown.edge_abs_rel}, breakdown

@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 
 from depthflow.datasets.frames import SCENE_TYPES
-from depthflow.evaluation.breakdown import DEPTH_EDGES_M, EDGE_DISTANCES_PX, RATIOS, Breakdown
+from depthflow.evaluation.breakdown import DEPTH_EDGES_M, EDGE_DISTANCES_PX, NEAR_EDGE_PX, RATIOS, Breakdown
 from depthflow.evaluation.evaluate import Evaluation, image_groups
 from depthflow.evaluation.protocols import Protocol
-from depthflow.metrics import METRIC_NAMES, mean_over_images
+from depthflow.metrics import BOUNDARY_NAMES, METRIC_NAMES, mean_over_images
 from depthflow.reports.evaluation_images import image_sections
 from depthflow.reports.page import Details, Facts, Gallery, Page, Part, Picture, Section, Table
 from depthflow.reports.plots import draw_curves, draw_ranges
@@ -108,18 +108,28 @@ def _metrics(evaluations: Mapping[str, Evaluation]) -> Section:
     images = next(iter(evaluations.values())).images  # All models have the same ones.
     counts = {"all": len(images), **{name: len(places) for name, places in image_groups(images).items()}}
     found = {name: evaluation.metrics for name, evaluation in evaluations.items()}
-    rows = [
-        (group, name, count, *metrics[group].values())
-        for group, count in counts.items()
-        for name, metrics in found.items()
-    ]
-    columns = {"": "", "model": "", "images": ",d", **dict.fromkeys(METRIC_NAMES, ".4f")}
+    general, boundaries = (
+        Table(
+            columns={"": "", "model": "", "images": ",d", **dict.fromkeys(names, ".4f")},
+            rows=[
+                (group, name, count, *(metrics[group].get(metric) for metric in names))
+                for group, count in counts.items()
+                if count
+                for name, metrics in found.items()
+            ],
+        )
+        for names in (METRIC_NAMES, BOUNDARY_NAMES)
+    )
     return Section(
         heading="Metrics",
         parts=[
-            Table(columns=columns, rows=[row for row in rows if row[2]]),
+            general,
             "Per image over its counted pixels, then the mean over images that have one. mae, rmse and sq_rel are in "
             "metres; delta1 to delta3 are better high, all else low.",
+            boundaries,
+            "Depth boundaries, whatever the scale of the prediction: neighbouring pixels of which one is 1.05 to 1.25 "
+            f"times as far, better high (arXiv:2410.02073). edge_abs_rel is abs_rel of the pixels less than "
+            f"{NEAR_EDGE_PX:g} px from an edge of the store, better low. Images without a boundary do not count.",
         ],
     )
 

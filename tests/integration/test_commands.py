@@ -9,9 +9,11 @@ from pathlib import Path
 
 import mlflow
 import numpy as np
+import pyarrow.csv as pacsv
 import pytest
 from mlflow import MlflowClient
 
+from depthflow.metrics import BOUNDARY_NAMES
 from tests.browser import opened
 from tests.commands import run_in_new_interpreter
 
@@ -124,6 +126,10 @@ def test_evaluate(run, folder, preprocessed, trained):
     assert used.dataset.digest == preprocessed.result["fingerprint"] and used.tags[0].value == "val"
     logged = client.get_logged_model(input_model.model_id).metrics
     assert evaluated.data.metrics["val/abs_rel"] in [m.value for m in logged if m.run_id == evaluated.info.run_id]
+    overall, table = done.result["metrics"]["all"], pacsv.read_csv(folder / "report" / "images.csv").to_pylist()
+    for name in BOUNDARY_NAMES:
+        assert evaluated.data.metrics[f"val/{name}"] == overall[name] > 0
+        assert f">{name}</th>" in (folder / "report" / "report.html").read_text() and name in table[0]
     tag = client.get_model_version("depthflow", "1").tags["evaluation.devkit"]
     assert tag.startswith(f"abs_rel {done.result['metrics']['all']['abs_rel']:.4g}, ") and len(tag) <= 200
 

@@ -15,7 +15,7 @@ from depthflow.cluster.session import ray_session
 from depthflow.errors import ProtocolError
 from depthflow.evaluation.evaluate import Evaluation, Evaluator
 from depthflow.evaluation.protocols import PROTOCOLS
-from depthflow.metrics import METRIC_NAMES, image_metrics
+from depthflow.metrics import METRIC_NAMES, boundary_metrics, image_metrics
 from depthflow.reports.evaluation_images import PANELS_EACH, shown_rows
 from depthflow.reports.evaluation_report import write_evaluation
 from depthflow.reports.published import published_section
@@ -99,6 +99,7 @@ def test_every_sample_once_and_the_same_metrics_with_any_number_of_workers(store
             assert metrics == pytest.approx(alone[name].metrics[group], rel=1e-9, abs=1e-12)
         for scene_type, breakdown in result.breakdowns.items():
             np.testing.assert_allclose(breakdown.by_depth, alone[name].breakdowns[scene_type].by_depth, rtol=1e-9)
+        assert 0 < result.metrics["all"]["boundary_f1"] < 1 and result.metrics["all"]["edge_abs_rel"] > 0
     assert found["good"].metrics["all"]["abs_rel"] < found["poor"].metrics["all"]["abs_rel"]
 
 
@@ -108,10 +109,13 @@ def test_metrics_of_an_image_are_those_of_its_planes(store, alone):
     for image in alone["good"].images[::97]:
         batch = reader.read([image["row"]])
         assert batch.sample_ids[0] == image["sample_id"]
-        expected = image_metrics(
-            depth_pred=model(batch.rgb)[0], depth_gt=np.exp(batch.log_depth[0]), valid_mask=batch.valid_mask[0]
-        )
-        assert {name: image[name] for name in METRIC_NAMES} == pytest.approx(expected, rel=1e-9)
+        planes = {
+            "depth_pred": model(batch.rgb)[0],
+            "depth_gt": np.exp(batch.log_depth[0]),
+            "valid_mask": batch.valid_mask[0],
+        }
+        expected = image_metrics(**planes) | boundary_metrics(**planes)
+        assert {name: image[name] for name in expected} == pytest.approx(expected, rel=1e-9)
 
 
 def test_latency_is_measured_beside_each_other(alone):

@@ -8,7 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from depthflow.metrics import HIGHER_IS_BETTER, METRIC_NAMES, image_metrics, mean_over_images
+from depthflow.metrics import (
+    BOUNDARY_NAMES,
+    HIGHER_IS_BETTER,
+    METRIC_NAMES,
+    boundary_metrics,
+    image_metrics,
+    mean_over_images,
+)
 
 LN2 = math.log(2.0)
 LOG10_2 = math.log10(2.0)
@@ -83,7 +90,7 @@ def test_every_metric_by_hand():
     assert metrics == pytest.approx(BY_HAND, abs=1e-12)
     assert tuple(metrics) == METRIC_NAMES
     assert all(type(value) is float for value in metrics.values())
-    assert {"delta1", "delta2", "delta3"} == HIGHER_IS_BETTER
+    assert {name for name in METRIC_NAMES if name in HIGHER_IS_BETTER} == {"delta1", "delta2", "delta3"}
 
 
 def test_silog_takes_the_mean_log_ratio_away():
@@ -179,6 +186,130 @@ def test_the_truth_is_perfect(drawn):
     assert all(value == (1.0 if name in HIGHER_IS_BETTER else 0.0) for name, value in metrics.items())
 
 
+# --- depth boundaries of one image ---
+
+
+def boundary(pred, gt, valid=None) -> dict[str, float]:
+    gt = np.array(gt, dtype=np.float32)
+    valid = np.ones(gt.shape, bool) if valid is None else np.array(valid, bool)
+    found = boundary_metrics(depth_pred=np.array(pred, dtype=np.float32), depth_gt=gt, valid_mask=valid)
+    assert all(type(value) is float for value in found.values())
+    return {name.removeprefix("boundary_"): value for name, value in found.items()}
+
+
+def boundaries_by_loops(pred, gt, valid) -> dict[str, float]:
+    """The paper's formula, written another way: pair by pair, in each of both orders."""
+    height, width = gt.shape
+    pairs = [((y, x), (y + 1, x)) for y in range(height - 1) for x in range(width)]
+    pairs += [((y, x), (y, x + 1)) for y in range(height) for x in range(width - 1)]
+    pairs = [(i, j) for i, j in pairs if valid[i] and valid[j]]
+    sums, weight = np.zeros(3), 0.0
+    for t in np.linspace(5, 25, 10):
+        in_pred, in_gt = (
+            {(i, j) for a, b in pairs for i, j in ((a, b), (b, a)) if float(d[j]) / float(d[i]) > 1 + t / 100}
+            for d in (pred, gt)
+        )
+        if in_gt:
+            precision = len(in_pred & in_gt) / len(in_pred) if in_pred else 0.0
+            recall = len(in_pred & in_gt) / len(in_gt)
+            f1 = 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+            sums += (1 + t / 100) * np.array([f1, precision, recall])
+            weight += 1 + t / 100
+    return dict(zip(("f1", "precision", "recall"), sums / weight if weight else [math.nan] * 3, strict=True))
+
+
+STEPS = [[1.0, 1.0, 2.0, 2.0, 1.0], [1.0, 1.0, 1.0, 1.0, 1.0]]
+"""The middle two of the upper row are farther: four pairs of neighbours are a boundary at every ratio."""
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.1, 7.0])
+def test_boundaries_of_the_truth_are_perfect_at_any_scale(scale):
+    assert boundary(np.array(STEPS) * scale, STEPS) == {"f1": 1.0, "precision": 1.0, "recall": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("pred", "gt", "precision", "recall"),
+    [
+        ([[1, 2, 2]], [[1, 2, 1]], 1, 1 / 2),  # One of two is missing.
+        ([[1, 2, 1]], [[1, 2, 2]], 1 / 2, 1),  # One of two is wrong.
+        ([[1, 2, 2, 2]], [[1, 1, 2, 2]], 0, 0),  # One pixel beside.
+        ([[2, 1]], [[1, 2]], 0, 0),  # At the right place, but the other side is farther.
+        ([[1, 1, 1]], [[1, 2, 1]], 0, 0),  # None.
+        ([[1], [2], [1]], [[1], [2], [1]], 1, 1),
+        ([[1, 2], [1, 2]], [[1, 1], [2, 2]], 0, 0),  # Upright instead of level.
+    ],
+)
+def test_boundaries_by_hand(pred, gt, precision, recall):
+    f1 = 2 * precision * recall / (precision + recall) if precision else 0
+    assert boundary(pred, gt) == pytest.approx({"f1": f1, "precision": precision, "recall": recall})
+
+
+def test_a_ratio_at_which_the_truth_has_no_boundary_does_not_count_and_larger_ones_weigh_more():
+    """The truth's 1.15 exceeds five of the ratios, the predicted 1.1 three, and 1.3 all ten."""
+    first, all_five = sum(1.05 + k * 0.2 / 9 for k in range(3)), sum(1.05 + k * 0.2 / 9 for k in range(5))
+    share = pytest.approx(first / all_five)
+    assert boundary([[1, 1.1]], [[1, 1.15]]) == {"f1": share, "precision": share, "recall": share}
+    assert boundary([[1, 1.3]], [[1, 1.15]]) == {"f1": 1.0, "precision": 1.0, "recall": 1.0}
+
+
+@pytest.mark.parametrize("hidden", [np.nan, np.inf, 0.0, -3.0, 50.0])
+def test_neighbours_count_where_both_are_valid(hidden):
+    """The hidden pixel is an edge to its left, where the truth has one, and to its right and below."""
+    gt, pred, valid = np.array(STEPS), np.array(STEPS), np.ones((2, 5), bool)
+    gt[0, 2] = pred[0, 2] = hidden
+    valid[0, 2] = False
+    assert boundary(pred, gt, valid) == {"f1": 1.0, "precision": 1.0, "recall": 1.0}
+    valid[0, 3] = False
+    assert math.isnan(boundary(pred, gt, valid)["f1"])
+
+
+@pytest.mark.parametrize("gt", [[[1.0, 1.04, 1.08]], [[3.0]], [[1.0, 2.0]]])
+def test_without_a_boundary_there_is_no_figure(gt):
+    """Of the last, no pixel is valid."""
+    valid = np.full(np.shape(gt), gt != [[1.0, 2.0]])
+    assert all(math.isnan(value) for value in boundary(np.ones_like(gt), gt, valid).values())
+
+
+def test_a_blurred_edge_is_worse_and_a_wider_blur_more_so():
+    gt = np.full((8, 32), 2.0)
+    gt[:, 16:] = 4.0
+    blurred = {
+        radius: np.stack([np.convolve(np.pad(row, radius, mode="edge"), np.ones(n) / n, mode="valid") for row in gt])
+        for radius, n in ((0, 1), (1, 3), (3, 7))
+    }
+    found = [boundary(pred, gt)["f1"] for pred in blurred.values()]
+    assert found[0] == 1.0 > found[1] > found[2] > 0
+
+
+@pytest.mark.parametrize("broken", [np.nan, 0.0, -1.0])
+def test_a_broken_prediction_has_no_boundary(broken):
+    assert boundary([[broken, 2, 1]], [[1, 2, 1]]) == pytest.approx({"f1": 2 / 3, "precision": 1.0, "recall": 0.5})
+
+
+@given(maps())
+def test_boundaries_equal_the_papers_formula(drawn):
+    pred, gt, valid = drawn
+    assert boundary(pred, gt, valid) == pytest.approx(boundaries_by_loops(pred, gt, valid), nan_ok=True)
+
+
+def test_boundaries_of_near_ratios_equal_the_papers_formula():
+    """Depths close to each other, so that each ratio divides them differently."""
+    rng = np.random.default_rng(0)
+    gt = (3 * np.exp(rng.normal(0, 0.1, (30, 40)))).astype(np.float32)
+    pred = (gt * np.exp(rng.normal(0, 0.05, gt.shape))).astype(np.float32)
+    valid = rng.random(gt.shape) > 0.2
+    found = boundary(pred, gt, valid)
+    assert found == pytest.approx(boundaries_by_loops(pred, gt, valid))
+    assert 0.2 < found["recall"] < 0.9
+
+
+def test_planes_of_boundaries_are_checked():
+    with pytest.raises(ValueError, match="one shape"):
+        boundary_metrics(depth_pred=PRED[:1], depth_gt=GT, valid_mask=VALID)
+    with pytest.raises(ValueError, match="must be bool"):
+        boundary_metrics(depth_pred=PRED, depth_gt=GT, valid_mask=VALID.astype(int))
+
+
 # --- mean over images ---
 
 
@@ -206,3 +337,23 @@ def test_no_image_that_counts_is_nan(images):
     mean = mean_over_images(images)
     assert tuple(mean) == METRIC_NAMES
     assert all(math.isnan(value) for value in mean.values())
+
+
+def test_an_image_without_a_boundary_is_left_out_of_the_boundaries_alone():
+    none = dict.fromkeys(BOUNDARY_NAMES, math.nan)
+    mean = mean_over_images([figures(1.0, **dict.fromkeys(BOUNDARY_NAMES, 0.5)), figures(3.0, **none)])
+    assert mean == figures(2.0, **dict.fromkeys(BOUNDARY_NAMES, 0.5))
+    assert all(math.isnan(mean_over_images([figures(1.0, **none)])[name]) for name in BOUNDARY_NAMES)
+
+
+def test_boundaries_of_a_broken_prediction_stay_visible():
+    fine = dict.fromkeys(BOUNDARY_NAMES, 0.5)
+    broken = fine | {"abs_rel": math.nan, "edge_abs_rel": math.nan}
+    mean = mean_over_images([figures(1.0, **fine), figures(3.0, **broken)])
+    assert math.isnan(mean["edge_abs_rel"]) and mean["boundary_f1"] == 0.5
+
+
+def test_boundaries_are_averaged_where_every_image_has_them():
+    """What is stored of images that were evaluated without them still has a mean."""
+    mean = mean_over_images([figures(1.0), figures(3.0, **dict.fromkeys(BOUNDARY_NAMES, 0.5))])
+    assert mean == figures(2.0)

@@ -4,7 +4,7 @@
 # pyarrow.compute makes its functions when it is imported.
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -17,7 +17,7 @@ from depthflow.storage.files import StoreFiles
 from depthflow.store.write.plan import planned_samples
 from depthflow.store.write.sample import SampleLayout, make_sample
 from depthflow.store.write.sources import ArchiveSource, Source, read_member
-from depthflow.store.write.splits import LEFT_OUT
+from depthflow.store.write.splits import LEFT_OUT, status
 
 FRAMES = "frames.parquet"
 _READ_OF_EACH = 3
@@ -109,12 +109,28 @@ def read_some(rows: pa.Table, sources: Sequence[Source], layout: SampleLayout) -
                 yield {"sample_id": planned.frame.sample_id, "reason": error.reason, "message": error.message}
 
 
-def summary(rows: pa.Table, sources: Sequence[Source]) -> dict[str, Any]:
-    """Returns the counts of the frames that can be read, and of those that are refused, and the sources' layouts."""
+def read_lines(read: Iterable[dict[str, Any]]) -> Iterator[str]:
+    """Yields a line for each of the frames that `read_some` read."""
+    for row in read:
+        is_refused = "reason" in row
+        found = f"{row['reason']}: {row['message']}" if is_refused else f"median depth {row['depth_median_m']:.3g} m"
+        yield f"  read: {row['sample_id']}: {found}"
+
+
+def summary(rows: pa.Table, sources: Sequence[Source], read: Iterable[dict[str, Any]], *, out: str) -> dict[str, Any]:
+    """Returns the counts of the frames that can be read, and of those that are refused, and the sources' layouts.
+
+    Args:
+        read: What `read_some` read.
+        out: Folder of the frame table.
+    """
     whole = rows.filter(pc.equal(rows["reason"], ""))
     reasons = rows.filter(pc.not_equal(rows["reason"], ""))["reason"]
     counts = Counter(zip(whole["split"].to_pylist(), whole["scene_type"].to_pylist(), strict=True))
+    refused_when_read = [row["reason"] for row in read if "reason" in row]
     return {
+        "status": status([*reasons.to_pylist(), *refused_when_read]),
+        "frames": f"{out.rstrip('/')}/{FRAMES}",
         "samples": whole.num_rows,
         "rejects": len(reasons),
         "rejects_by_reason": dict(Counter(reasons.to_pylist())),

@@ -23,7 +23,7 @@ def archive_identities(config: PreprocessConfig) -> dict[str, str]:
 def list_sources(
     config: PreprocessConfig, files: StoreFiles, limits: Limits, progress: Callable[[str], Progress]
 ) -> list[Source]:
-    """Lists the sources, and says which layout was recognised.
+    """Lists the sources, and says which layout was recognised, unless in a dry run, which says more of each.
 
     Raises:
         SourceError: if one is missing, damaged or holds no frame.
@@ -36,7 +36,7 @@ def list_sources(
             source: Source = read_archive(location, identities[location], splits, files, layout)
         else:
             source = read_tree(location, splits, layout)
-        if layout is None:
+        if layout is None and not config.dry_run:
             tell(f"{location}: {source.frames.num_rows:,} frames in the layout {source.layout}")
         listed.append(source)
     return listed

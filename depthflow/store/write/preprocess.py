@@ -33,7 +33,7 @@ from depthflow.store.write.sources import (
     account_for,
 )
 from depthflow.store.write.split_files import read_split_files, split_by_files
-from depthflow.store.write.splits import LEFT_OUT, split_by_scene, split_by_time
+from depthflow.store.write.splits import LEFT_OUT, split_by_scene, split_by_time, status
 from depthflow.store.write.staging import Segment, plan_staging, sample_maker, stage_segment
 from depthflow.store.write.tasks import Limits, Outcome, Reporter, check_rejects, run_tasks
 
@@ -66,6 +66,14 @@ def preprocess(config: PreprocessConfig, progress: Callable[[str], Progress]) ->
         files.remove(STAGING)
         files.remove_temporaries()
     return open_store(files.root)
+
+
+def store_facts(store: SampleStore) -> dict[str, Any]:
+    """Returns what the command says of a store."""
+    manifest = store.manifest
+    counted = ("samples", "rejects", "rejects_by_reason", "counts", "accounting", "shards", "fingerprint")
+    facts = {name: manifest[name] for name in counted} | {"shards": len(manifest["shards"])}
+    return {"status": status(manifest["rejects_by_reason"]), "out": store.files.root, **facts}
 
 
 def dry_run(config: PreprocessConfig, progress: Callable[[str], Progress]) -> tuple[pa.Table, list[Source]]:

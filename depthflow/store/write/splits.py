@@ -22,6 +22,11 @@ FRAMES_PER_S = 30
 """Assumed of a scan whose frames' times are unknown."""
 
 
+def status(reasons: Iterable[str]) -> str:
+    """Returns `rejects` if any input was refused that the flags did not ask to leave out, otherwise `ok`."""
+    return "rejects" if {*reasons} - {*LEFT_OUT} else "ok"
+
+
 def split_by_scene(rows: pa.Table, *, val_fraction: float, seed: int) -> pa.Table:
     """Divides one split into train and val by scene, separately for each scene type.
 

@@ -288,6 +288,7 @@ def test_a_dry_run_writes_a_table_that_is_read_again(folder, capsys):
     assert (result["samples"], result["rejects_by_reason"]) == (4, {"missing_member": 1})
     assert result["counts"] == {"train": {"indoors": 2}, "val": {"indoors": 2}}
     assert "layout table, 5 frames" in told
+    assert told.count("layout") == 1
     assert "depth in 1/1000 m along the optical axis" in told
     assert "refused: own/hall/3: missing_member: row 5, column image: there is no file hall/3.png" in told
     assert "read: own/hall/1: median depth 3 m" in told

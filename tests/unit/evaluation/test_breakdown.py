@@ -3,7 +3,14 @@
 import numpy as np
 import pytest
 
-from depthflow.evaluation.breakdown import DEPTH_EDGES_M, EDGE_DISTANCES_PX, RATIOS, image_breakdown, total
+from depthflow.evaluation.breakdown import (
+    DEPTH_EDGES_M,
+    EDGE_DISTANCES_PX,
+    NEAR_EDGE_PX,
+    RATIOS,
+    image_breakdown,
+    total,
+)
 
 
 def maps(seed: int = 0, shape: tuple[int, int] = (12, 16)) -> dict[str, np.ndarray]:
@@ -31,6 +38,20 @@ def test_by_hand():
     np.testing.assert_allclose(found.by_edge_distance[:3, 1], [1.0, 0.5, 0.7])
     np.testing.assert_allclose(found.within_ratio[RATIOS < 1.19], 0)
     np.testing.assert_allclose(found.within_ratio[(RATIOS > 1.21) & (RATIOS < 1.999)], 0.25)
+
+
+def test_the_error_near_an_edge_is_that_of_pixels_less_than_four_away():
+    """One edge pixel at the left, a second one is not counted; relative errors 1, 0.5, 0.25, 2 and 7, 7 beyond."""
+    depth_gt = np.full((1, 6), 2.0)
+    image = {
+        "depth_gt": depth_gt,
+        "depth_pred": depth_gt * (1 + np.array([[1.0, -0.5, 0.25, 2.0, 7.0, 7.0]])),
+        "mask": np.array([[True, True, False, True, True, True]]),
+    }
+    edge_mask = np.array([[True, False, False, False, False, False]])
+    assert image_breakdown(**image, edge_mask=edge_mask).edge_abs_rel == pytest.approx((1 + 0.5 + 2) / 3)
+    assert np.isnan(image_breakdown(**image, edge_mask=np.zeros((1, 6), bool)).edge_abs_rel)
+    assert NEAR_EDGE_PX in EDGE_DISTANCES_PX
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -11,7 +11,7 @@ from depthflow.evaluation.breakdown import total
 from depthflow.evaluation.evaluate import Evaluation, image_groups
 from depthflow.evaluation.protocols import PROTOCOLS
 from depthflow.evaluation.worker import EvaluationWorker
-from depthflow.metrics import METRIC_NAMES
+from depthflow.metrics import BOUNDARY_NAMES, METRIC_NAMES
 from depthflow.reports.evaluation_images import shown_rows
 from depthflow.reports.evaluation_report import write_evaluation
 
@@ -54,6 +54,10 @@ def test_each_data_set_is_shown_apart(written, parse_html):
     ]
     of_tum = written.evaluation.metrics["dataset tum"]
     assert rows[3][3:] == [f"{of_tum[name]:.4f}" for name in METRIC_NAMES]
+    rows = page.table("", "model", "images", *BOUNDARY_NAMES)
+    assert [row[:3] for row in rows][2:] == [["dataset diode", "model", "4"], ["dataset tum", "model", "3"]]
+    assert rows[3][3:5] == [f"{of_tum[name]:.4f}" for name in BOUNDARY_NAMES[:2]] == ["0.0000", "0.0000"]
+    assert rows[3][6] == f"{of_tum['edge_abs_rel']:.4f}" != "nan"
     headings = page.text_of("h2")
     assert headings[headings.index("Where it errs") + 1] == "Where it errs, by data set"
     by_dataset = page.table("data set", "by", "range", "pixels", "relative error", "signed")

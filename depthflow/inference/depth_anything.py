@@ -18,8 +18,8 @@ HUB = {"depth-anything-v2-small": "depth-anything/Depth-Anything-V2-Small-hf"}
 """Name to repository on Hugging Face. Only the small model's licence, Apache-2.0, allows every use."""
 PREFIX = "depth-anything:"
 """Precedes a local folder or a repository on Hugging Face."""
-NETWORKS_KEPT = 2
-"""Number of networks in memory, one per size of images: those of upright and of wide photos, for example."""
+NETWORKS_KEPT = 4
+"""Number of networks in memory, one per size of images: upright and wide ones of two aspect ratios, say."""
 
 
 def is_depth_anything(model: str) -> bool:

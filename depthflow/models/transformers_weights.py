@@ -178,7 +178,7 @@ def _embedding(tensors: _Tensors, prefix: str, vit: VisionTransformer, grid: tup
     on_grid = positions[1:].reshape(own_side, own_side, width)
     if grid != (own_side, own_side):
         rows, columns = (bicubic_weights(own_side, new, antialias=vit.registers > 0) for new in grid)
-        on_grid = np.einsum("yxd,yh,xw->hwd", on_grid, rows, columns)
+        on_grid = np.einsum("yxd,yh,xw->hwd", on_grid, rows, columns, optimize=True)
     tokens = [tensors(f"{prefix}cls_token", 1, 1, width)[0] + positions[:1], *registers]
     return [
         kernel.transpose(2, 3, 1, 0).reshape(-1, width),

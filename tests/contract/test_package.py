@@ -61,3 +61,12 @@ def test_the_wheel_works_without_the_checkout(wheel, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["26070", "True"]  # Number of samples in the packaged catalogue.
+
+
+def test_no_environment_has_pytorch():
+    """Weights of transformers are read without it; beside TensorFlow it would bring a second CUDA."""
+    locks = sorted(ROOT.glob("*.lock"))
+    assert [path.name for path in locks] == ["requirements-gpu.lock", "requirements.lock"]
+    pinned = {line.partition("==")[0] for path in locks for line in path.read_text().splitlines() if "==" in line}
+    assert {"safetensors", "huggingface-hub"} <= pinned
+    assert not pinned & {"torch", "transformers", "torchvision"}

@@ -21,6 +21,7 @@ ENCODERS_WITHOUT_BATCH_NORM = ("convnext_tiny", "tiny")
 LOSS_TERMS = {
     "tutorial": "squared error + 0.1 Huber",
     "l1": "absolute error",
+    "berhu": "absolute error, squared above a fifth of the image's largest",
     "silog": "scale-invariant",
     "gradient": "differences between neighbours at four scales",
     "smoothness": "edge-aware",

@@ -116,7 +116,10 @@ class Recipe:
     encoder_rate: float = 1.0
     """Learning rate of the encoder as a fraction of the decoder's."""
     frozen_encoder_epochs: int = 0
-    """Number of initial epochs that train only the decoder."""
+    """Number of initial epochs that train only the decoder. All of them: the encoder's weights never change, and take
+    no memory for gradients, moments and averages."""
+    layer_decay: float = 1.0
+    """Learning rate of each block of a vision transformer as a fraction of the next one's, on top of --encoder-rate."""
     schedule: Literal["constant", "cosine"] = "constant"
     """cosine: linear warm-up over the first 5% of the steps, then decay to zero."""
     weight_decay: float = 0.0
@@ -127,6 +130,9 @@ class Recipe:
     """Momentum of an exponential moving average of the weights, such as 0.999. The average is what is registered."""
     accumulation_steps: int = 1
     """Number of parts that each worker splits its share of a batch into, to save memory."""
+    remat: bool = False
+    """Compute the blocks of a vision transformer again in the backward pass instead of keeping what is in them: less
+    memory, longer steps."""
     all_reduce_dtype: Literal["full", "bfloat16"] = "full"
     """Dtype of gradients in the all-reduce. full: as computed, so that N workers equal one. bfloat16: half the bytes,
     with an error of at most N / 256 of the summed magnitudes. A single worker sends nothing."""
@@ -229,8 +235,9 @@ class Recipe:
         )
         self._require("clip_norm", self.clip_norm is None or self.clip_norm > 0, "must be positive")
         self._require("encoder_rate", 0 < self.encoder_rate <= 1, "must be above 0 and at most 1")
-        valid = 0 <= self.frozen_encoder_epochs < self.epochs
-        self._require("frozen_encoder_epochs", valid, f"must be 0 to {self.epochs - 1}, one less than --epochs")
+        self._require("layer_decay", 0 < self.layer_decay <= 1, "must be above 0 and at most 1")
+        valid = 0 <= self.frozen_encoder_epochs <= self.epochs
+        self._require("frozen_encoder_epochs", valid, f"must be 0 to {self.epochs}, the number of --epochs")
         valid = self.ema_momentum is None or 0 < self.ema_momentum < 1
         self._require("ema_momentum", valid, "must be between 0 and 1")
 

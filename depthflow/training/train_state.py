@@ -39,6 +39,9 @@ class TrainState:
         self.model = build_unet(recipe if loads else recipe.blank())
         set_batch_norm(self.model, recipe.batch_norm)
         self.encoder = encoder_variables(self.model)
+        if recipe.frozen_encoder_epochs == recipe.epochs:  # So the optimizer keeps nothing for it.
+            for variable in self.encoder:
+                variable.trainable = False
         self.optimizer = build_optimizer(
             recipe,
             total_steps=recipe.epochs * steps_per_epoch,

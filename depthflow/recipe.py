@@ -286,10 +286,22 @@ class Recipe:
         self._require("clip_norm", self.clip_norm is None or self.clip_norm > 0, "must be positive")
         self._require("encoder_rate", 0 < self.encoder_rate <= 1, "must be above 0 and at most 1")
         self._require("layer_decay", 0 < self.layer_decay <= 1, "must be above 0 and at most 1")
+        self._check_blocks()
         valid = 0 <= self.frozen_encoder_epochs <= self.epochs
         self._require("frozen_encoder_epochs", valid, f"must be 0 to {self.epochs}, the number of --epochs")
         valid = self.ema_momentum is None or 0 < self.ema_momentum < 1
         self._require("ema_momentum", valid, "must be between 0 and 1")
+
+    def _check_blocks(self) -> None:
+        """Checks the fields that are only for vision transformers."""
+        transformers = ", ".join(name for name in ENCODERS if stride_px(name) != CONVOLUTIONS_STRIDE_PX)
+        is_one = stride_px(self.encoder) != CONVOLUTIONS_STRIDE_PX
+        for flag, default in (("--layer-decay", self.layer_decay == 1), ("--remat", not self.remat)):
+            require(
+                default or is_one,
+                f"{flag} is for the blocks of a vision transformer: take --encoder {transformers}. "
+                f"Received: --encoder {self.encoder}",
+            )
 
     @property
     def size(self) -> tuple[int, int]:

@@ -203,20 +203,21 @@ def test_the_networks_convolutions_decay(small_network):
     assert decayed == {"small_conv/kernel", "log_depth/kernel"}
 
 
+TRANSFORMER = {"encoder": "dinov2_tiny", "height": 56, "width": 56}
 BLOCKS = ["embed", "block0_fc1", "block1_attention", "block10_fc2", "final_norm", "decoder1_conv1"]
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_each_block_has_a_fraction_of_the_next_ones_rate(optimizer):
     """Of 11 blocks, the last is the eleventh, not the second."""
-    recipe = plain(optimizer=optimizer, layer_decay=0.9, encoder_rate=0.5)
+    recipe = plain(optimizer=optimizer, layer_decay=0.9, encoder_rate=0.5, **TRANSFORMER)
     after = updated(recipe, [1.0] * 6, [[1.0] * 6], encoder=range(5), layers=BLOCKS)
     fractions = [0.5 * 0.9**12, 0.5 * 0.9**11, 0.5 * 0.9**10, 0.5 * 0.9, 0.5, 1.0]
     assert after == pytest.approx([1 - 0.1 * fraction for fraction in fractions], abs=1e-5)
 
 
 def test_weight_decay_follows_the_rate_of_the_block():
-    recipe = plain(optimizer="sgd", layer_decay=0.5, weight_decay=0.5)
+    recipe = plain(optimizer="sgd", layer_decay=0.5, weight_decay=0.5, **TRANSFORMER)
     after = updated(recipe, [2.0, 2.0], [[0.0, 0.0]], encoder=[0], layers=["block0_fc1", "decoder1_conv1"])
     assert after == pytest.approx([2 - 2 * 0.1 * 0.5 * 0.5, 2 - 2 * 0.1 * 0.5])
 

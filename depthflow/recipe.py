@@ -168,6 +168,9 @@ class Recipe:
     """Momentum of an exponential moving average of the weights, such as 0.999. The average is what is registered."""
     accumulation_steps: int = 1
     """Number of parts that each worker splits its share of a batch into, to save memory."""
+    lora_rank: int = 0
+    """Freeze a vision transformer but for a change of this rank to each attention head's queries and values
+    (arXiv:2106.09685). 0: train all of it."""
     remat: bool = False
     """Compute the blocks of a vision transformer again in the backward pass instead of keeping what is in them: less
     memory, longer steps."""
@@ -286,6 +289,7 @@ class Recipe:
         self._require("clip_norm", self.clip_norm is None or self.clip_norm > 0, "must be positive")
         self._require("encoder_rate", 0 < self.encoder_rate <= 1, "must be above 0 and at most 1")
         self._require("layer_decay", 0 < self.layer_decay <= 1, "must be above 0 and at most 1")
+        self._require("lora_rank", self.lora_rank >= 0, "must not be negative")
         self._check_blocks()
         valid = 0 <= self.frozen_encoder_epochs <= self.epochs
         self._require("frozen_encoder_epochs", valid, f"must be 0 to {self.epochs}, the number of --epochs")
@@ -296,7 +300,11 @@ class Recipe:
         """Checks the fields that are only for vision transformers."""
         transformers = ", ".join(name for name in ENCODERS if stride_px(name) != CONVOLUTIONS_STRIDE_PX)
         is_one = stride_px(self.encoder) != CONVOLUTIONS_STRIDE_PX
-        for flag, default in (("--layer-decay", self.layer_decay == 1), ("--remat", not self.remat)):
+        for flag, default in (
+            ("--layer-decay", self.layer_decay == 1),
+            ("--lora-rank", not self.lora_rank),
+            ("--remat", not self.remat),
+        ):
             require(
                 default or is_one,
                 f"{flag} is for the blocks of a vision transformer: take --encoder {transformers}. "

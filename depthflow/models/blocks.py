@@ -10,6 +10,8 @@ from typing import Any
 
 import keras
 
+from depthflow.models.network import encoder_variables
+
 Tensor = keras.KerasTensor
 
 FINAL_NORM = "final_norm"
@@ -20,6 +22,28 @@ def block_of(name: str) -> int | None:
     """Returns the block, counted from 0, that a layer's name or a variable's path belongs to; None if to none."""
     match = re.match(r"block(\d+)_", name)
     return int(match[1]) if match else None
+
+
+def adapt(model: keras.Model, *, rank: int) -> None:
+    """Freezes a network's encoder and lets a low-rank change of each block's queries and values learn in its place.
+
+    Keras saves a kernel with its change added, so that the saved network is of the same layers as without.
+
+    Args:
+        model: Network, its pre-trained weights loaded.
+        rank: Rank of the change per attention head. 0 does nothing.
+
+    Source: Hu et al. 2021 (LoRA), arXiv:2106.09685.
+    """
+    if not rank:
+        return
+    for variable in encoder_variables(model):
+        variable.trainable = False
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.MultiHeadAttention):
+            for dense in (layer.query_dense, layer.value_dense):
+                with keras.name_scope(layer.name):  # Otherwise all blocks' variables have one path.
+                    dense.enable_lora(rank)
 
 
 def rematerialized(model: keras.Model) -> Callable[[Tensor], Any]:

@@ -10,6 +10,7 @@ import tensorflow as tf
 import xxhash
 
 from depthflow.errors import TrainingError
+from depthflow.models.blocks import adapt
 from depthflow.models.network import build_network, encoder_variables, set_batch_norm
 from depthflow.recipe import Recipe
 from depthflow.store.read.share import Position
@@ -37,6 +38,7 @@ class TrainState:
         self.steps_per_epoch = steps_per_epoch
         loads = group.rank == 0 and checkpoint is None
         self.model = build_network(recipe if loads else recipe.blank())
+        adapt(self.model, rank=recipe.lora_rank)
         set_batch_norm(self.model, recipe.batch_norm)
         self.encoder = encoder_variables(self.model)
         if recipe.frozen_encoder_epochs == recipe.epochs:  # So the optimizer keeps nothing for it.

@@ -151,6 +151,7 @@ def grid(weights: str = "mobilenet.weights.h5") -> dict[str, Cell]:
             weights=None,
             most_workers=2,
         ),
+        "transformer-low-rank": Cell(recipe=replace(transformer, lora_rank=2, accumulation_steps=2), most_workers=2),
         "transformer-frozen": Cell(
             recipe=replace(transformer, frozen_encoder_epochs=1, global_batch_size=12), split=REMAINDER, most_workers=2
         ),

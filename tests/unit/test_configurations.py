@@ -105,6 +105,8 @@ REJECTED = [
     (Recipe, {"layer_decay": 1.1}, "--layer-decay", "1.1"),
     (Recipe, {"layer_decay": 0.9}, "--layer-decay", "--encoder tiny"),
     (Recipe, {"remat": True}, "--remat", "--encoder tiny"),
+    (Recipe, {"lora_rank": 4}, "--lora-rank", "--encoder tiny"),
+    (Recipe, {"lora_rank": -1}, "--lora-rank", "-1"),
     (Recipe, {"ema_momentum": 0.0}, "--ema-momentum", "0.0"),
     (Recipe, {"ema_momentum": 1.0}, "--ema-momentum", "1.0"),
     (Recipe, {"batch_norm": "frozen"}, "--batch-norm", "--weights none"),

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from depthflow.models.blocks import block_of, rematerialized
-from depthflow.models.network import build_network
+from depthflow.models.blocks import adapt, block_of, rematerialized
+from depthflow.models.network import build_network, encoder_variables
 from depthflow.recipes import smoke
 
 RECIPE = replace(
@@ -73,3 +73,21 @@ def test_the_model_is_saved_as_if_it_had_never_been_divided(model, tmp_path):
     assert {type(layer).__module__.partition(".")[0] for layer in loaded.layers} == {"keras"}
     assert len(loaded.layers) == len(build_network(RECIPE).layers)
     np.testing.assert_array_equal(loaded(RGB), model(RGB))
+
+
+def test_a_low_rank_change_begins_at_nothing_and_is_saved_in_the_kernels(tmp_path):
+    model = build_network(RECIPE)
+    before, parameters = np.array(model(RGB)), model.count_params()
+    adapt(model, rank=2)
+    learnt = encoder_variables(model)
+    parts = [f"block{block}_attention/{part}" for block in range(4) for part in ("query", "value")]
+    assert {variable.path for variable in learnt} == {f"{part}/lora_kernel_{k}" for part in parts for k in "ab"}
+    np.testing.assert_array_equal(model(RGB), before)
+    for variable in learnt:
+        variable.assign(np.random.default_rng(1).normal(size=variable.shape))
+    changed = np.array(model(RGB))
+    assert not np.allclose(changed, before, rtol=1e-2)
+    model.save(tmp_path / "network.keras")
+    loaded = keras.models.load_model(tmp_path / "network.keras", safe_mode=True)
+    assert loaded.count_params() == parameters
+    np.testing.assert_allclose(loaded(RGB), changed, rtol=1e-4, atol=1e-5)

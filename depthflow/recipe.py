@@ -153,9 +153,9 @@ class Recipe:
     """Peak learning rate."""
     encoder_rate: float = 1.0
     """Learning rate of the encoder as a fraction of the decoder's."""
-    frozen_encoder_epochs: int = 0
-    """Number of initial epochs that train only the decoder. All of them: the encoder's weights never change, and take
-    no memory for gradients, moments and averages."""
+    frozen_encoder_epochs: int | Literal["all"] = 0
+    """Number of initial epochs that train only the decoder. all: to the end, so that the encoder takes no memory for
+    gradients, moments and averages."""
     layer_decay: float = 1.0
     """Learning rate of each block of a vision transformer as a fraction of the next one's, on top of --encoder-rate."""
     schedule: Literal["constant", "cosine"] = "constant"
@@ -290,32 +290,25 @@ class Recipe:
         self._require("encoder_rate", 0 < self.encoder_rate <= 1, "must be above 0 and at most 1")
         self._require("layer_decay", 0 < self.layer_decay <= 1, "must be above 0 and at most 1")
         self._require("lora_rank", self.lora_rank >= 0, "must not be negative")
-        self._check_blocks()
-        valid = 0 <= self.frozen_encoder_epochs <= self.epochs
-        self._require("frozen_encoder_epochs", valid, f"must be 0 to {self.epochs}, the number of --epochs")
+        is_transformer = stride_px(self.encoder) != CONVOLUTIONS_STRIDE_PX
+        for field, default in (("layer_decay", 1), ("lora_rank", 0), ("remat", False)):
+            valid = is_transformer or getattr(self, field) == default
+            self._require(field, valid, f"needs a vision transformer such as dinov2_small, not {self.encoder}")
+        valid = 0 <= self.frozen_epochs <= self.epochs
+        self._require("frozen_encoder_epochs", valid, f"must be all, or 0 to {self.epochs}, the number of --epochs")
         valid = self.ema_momentum is None or 0 < self.ema_momentum < 1
         self._require("ema_momentum", valid, "must be between 0 and 1")
-
-    def _check_blocks(self) -> None:
-        """Checks the fields that are only for vision transformers."""
-        transformers = ", ".join(name for name in ENCODERS if stride_px(name) != CONVOLUTIONS_STRIDE_PX)
-        is_one = stride_px(self.encoder) != CONVOLUTIONS_STRIDE_PX
-        for flag, default in (
-            ("--layer-decay", self.layer_decay == 1),
-            ("--lora-rank", not self.lora_rank),
-            ("--remat", not self.remat),
-        ):
-            require(
-                default or is_one,
-                f"{flag} is for the blocks of a vision transformer: take --encoder {transformers}. "
-                f"Received: --encoder {self.encoder}",
-            )
 
     @property
     def size(self) -> tuple[int, int]:
         """Input height and width in pixels, once both are known."""
         assert self.height and self.width, f"{self.name} has no size yet: see training.trainer.sized"
         return self.height, self.width
+
+    @property
+    def frozen_epochs(self) -> int:
+        """Number of initial epochs that train only the decoder."""
+        return self.epochs if self.frozen_encoder_epochs == "all" else self.frozen_encoder_epochs
 
     def blank(self) -> "Recipe":
         """Returns this recipe without pre-trained weights to load, for callers that set the weights themselves."""

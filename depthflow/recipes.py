@@ -261,5 +261,5 @@ def depth_anything_small_frozen() -> Recipe:
         name="depth-anything-small-frozen",
         encoder_rate=1.0,
         layer_decay=1.0,
-        frozen_encoder_epochs=20,
+        frozen_encoder_epochs="all",
     )

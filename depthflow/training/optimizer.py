@@ -86,9 +86,9 @@ def build_optimizer(
     }
     optimizer = SGDByLayer(momentum=SGD_MOMENTUM, **common) if recipe.optimizer == "sgd" else AdamByLayer(**common)
     optimizer.decay = recipe.weight_decay
-    if recipe.encoder_rate < 1 or recipe.layer_decay < 1 or recipe.frozen_encoder_epochs:
+    if recipe.encoder_rate < 1 or recipe.layer_decay < 1 or recipe.frozen_epochs:
         optimizer.fractions = _fractions(recipe, [variable.path for variable in encoder])
-        optimizer.frozen_steps = recipe.frozen_encoder_epochs * steps_per_epoch
+        optimizer.frozen_steps = recipe.frozen_epochs * steps_per_epoch
         optimizer.ramp_steps = max(1, int(WARMUP_FRACTION * total_steps))
     if recipe.dtype == "mixed_float16":
         return keras.optimizers.LossScaleOptimizer(optimizer)

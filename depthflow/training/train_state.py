@@ -41,7 +41,7 @@ class TrainState:
         adapt(self.model, rank=recipe.lora_rank)
         set_batch_norm(self.model, recipe.batch_norm)
         self.encoder = encoder_variables(self.model)
-        if recipe.frozen_encoder_epochs == recipe.epochs:  # So the optimizer keeps nothing for it.
+        if recipe.frozen_epochs == recipe.epochs:  # So the optimizer keeps nothing for it.
             for variable in self.encoder:
                 variable.trainable = False
         self.optimizer = build_optimizer(
@@ -58,7 +58,7 @@ class TrainState:
 
     def step(self, batch: TrainingBatch, signals: np.ndarray) -> StepResult:
         """Starts a step on this worker's part of a batch. Reading the result waits for it."""
-        frozen = batch.epoch < self.recipe.frozen_encoder_epochs
+        frozen = batch.epoch < self.recipe.frozen_epochs
         if frozen not in self._steps:
             self._steps[frozen] = build_step(
                 model=self.model,

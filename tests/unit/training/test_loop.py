@@ -254,7 +254,7 @@ def test_only_keep_checkpoints_are_kept(job):
 
 VARIANTS = {
     "average and loss scaling": {"dtype": "mixed_float16", "ema_momentum": 0.9},
-    "frozen encoder": {"frozen_encoder_epochs": 2, "ema_momentum": 0.9},
+    "frozen encoder": {"frozen_encoder_epochs": "all", "ema_momentum": 0.9},
     "frozen epoch": {"frozen_encoder_epochs": 1, "encoder_rate": 0.5},
 }
 

@@ -40,6 +40,7 @@ DECODERS = {
 LOSS_TERMS = {
     "tutorial": "squared error + 0.1 Huber",
     "l1": "absolute error",
+    "berhu": "absolute error, squared above a fifth of the image's largest",
     "silog": "scale-invariant",
     "gradient": "differences between neighbours at four scales",
     "smoothness": "edge-aware",
@@ -152,8 +153,11 @@ class Recipe:
     """Peak learning rate."""
     encoder_rate: float = 1.0
     """Learning rate of the encoder as a fraction of the decoder's."""
-    frozen_encoder_epochs: int = 0
-    """Number of initial epochs that train only the decoder."""
+    frozen_encoder_epochs: int | Literal["all"] = 0
+    """Number of initial epochs that train only the decoder. all: to the end, so that the encoder takes no memory for
+    gradients, moments and averages."""
+    layer_decay: float = 1.0
+    """Learning rate of each block of a vision transformer as a fraction of the next one's, on top of --encoder-rate."""
     schedule: Literal["constant", "cosine"] = "constant"
     """cosine: linear warm-up over the first 5% of the steps, then decay to zero."""
     weight_decay: float = 0.0
@@ -164,6 +168,12 @@ class Recipe:
     """Momentum of an exponential moving average of the weights, such as 0.999. The average is what is registered."""
     accumulation_steps: int = 1
     """Number of parts that each worker splits its share of a batch into, to save memory."""
+    lora_rank: int = 0
+    """Freeze a vision transformer but for a change of this rank to each attention head's queries and values
+    (arXiv:2106.09685). 0: train all of it."""
+    remat: bool = False
+    """Compute the blocks of a vision transformer again in the backward pass instead of keeping what is in them: less
+    memory, longer steps."""
     all_reduce_dtype: Literal["full", "bfloat16"] = "full"
     """Dtype of gradients in the all-reduce. full: as computed, so that N workers equal one. bfloat16: half the bytes,
     with an error of at most N / 256 of the summed magnitudes. A single worker sends nothing."""
@@ -278,8 +288,14 @@ class Recipe:
         )
         self._require("clip_norm", self.clip_norm is None or self.clip_norm > 0, "must be positive")
         self._require("encoder_rate", 0 < self.encoder_rate <= 1, "must be above 0 and at most 1")
-        valid = 0 <= self.frozen_encoder_epochs < self.epochs
-        self._require("frozen_encoder_epochs", valid, f"must be 0 to {self.epochs - 1}, one less than --epochs")
+        self._require("layer_decay", 0 < self.layer_decay <= 1, "must be above 0 and at most 1")
+        self._require("lora_rank", self.lora_rank >= 0, "must not be negative")
+        is_transformer = stride_px(self.encoder) != CONVOLUTIONS_STRIDE_PX
+        for field, default in (("layer_decay", 1), ("lora_rank", 0), ("remat", False)):
+            valid = is_transformer or getattr(self, field) == default
+            self._require(field, valid, f"needs a vision transformer such as dinov2_small, not {self.encoder}")
+        valid = 0 <= self.frozen_epochs <= self.epochs
+        self._require("frozen_encoder_epochs", valid, f"must be all, or 0 to {self.epochs}, the number of --epochs")
         valid = self.ema_momentum is None or 0 < self.ema_momentum < 1
         self._require("ema_momentum", valid, "must be between 0 and 1")
 
@@ -288,6 +304,11 @@ class Recipe:
         """Input height and width in pixels, once both are known."""
         assert self.height and self.width, f"{self.name} has no size yet: see training.trainer.sized"
         return self.height, self.width
+
+    @property
+    def frozen_epochs(self) -> int:
+        """Number of initial epochs that train only the decoder."""
+        return self.epochs if self.frozen_encoder_epochs == "all" else self.frozen_encoder_epochs
 
     def blank(self) -> "Recipe":
         """Returns this recipe without pre-trained weights to load, for callers that set the weights themselves."""

@@ -175,3 +175,91 @@ def nyu_cpu() -> Recipe:
         epochs=16,
         global_batch_size=8,
     )
+
+
+@named
+def fcrn() -> Recipe:
+    """The fully convolutional residual network of Laina et al. 2016: ResNet50, up-projections without skips, berHu.
+
+    python pipelines/train.py fcrn --samples STORE --storage DIR --num-workers 4
+
+    Hyper-parameters are the paper's (arXiv:1606.00373), with two differences: the loss is on log-depth, and the rate
+    falls as a cosine instead of by hand. It has not been run at full size, so its duration and score are unknown.
+    """
+    return Recipe(
+        name="fcrn",
+        encoder="resnet50",
+        weights="imagenet",
+        decoder="fcrn",
+        bottleneck_filters=1024,
+        decoder_filters=(512, 256, 128, 64),
+        decoder_norm="batch",
+        loss=(("berhu", 1.0),),
+        horizontal_flip=True,
+        max_zoom=1.5,
+        colour_jitter=0.2,
+        optimizer="sgd",
+        learning_rate=1e-2,
+        schedule="cosine",
+        weight_decay=1e-4,
+        epochs=20,
+        global_batch_size=16,
+    )
+
+
+@named
+def depth_anything_small_metric() -> Recipe:
+    """Depth Anything V2 small (Apache-2.0), fine-tuned to metres on your own frames.
+
+    python pipelines/train.py depth-anything-small-metric --samples STORE --storage DIR
+
+    STORE has sides in multiples of 14, such as 252 x 336, and frames with a camera; for others pass --camera none or
+    --assume-fov-deg. --weights depth-anything/Depth-Anything-V2-Metric-Indoor-Small-hf (or -Outdoor-) begins in metres.
+    The encoder learns at a tenth of the decoder's rate, and each of its blocks at 0.9 of the next one's. --remat halves
+    the memory of a step (docs/how-to/fine-tune.md). Tests train it with random weights; with the published ones it has
+    not been run, so its duration and score are unknown.
+
+    Sources: Yang et al. 2024, arXiv:2406.09414; rates: Bao et al. 2022 (BEiT), arXiv:2106.08254.
+    """
+    return Recipe(
+        name="depth-anything-small-metric",
+        encoder="dinov2_small",
+        weights="depth-anything/Depth-Anything-V2-Small-hf",
+        decoder="dpt",
+        decoder_filters=(64,),
+        height=252,
+        width=336,
+        loss=(("l1", 1.0), ("silog", 1.0), ("gradient", 0.5)),
+        camera="canonical",
+        horizontal_flip=True,
+        max_zoom=1.5,
+        colour_jitter=0.25,
+        optimizer="adamw",
+        learning_rate=1e-4,
+        encoder_rate=0.1,
+        layer_decay=0.9,
+        schedule="cosine",
+        weight_decay=1e-2,
+        clip_norm=1.0,
+        ema_momentum=0.99,
+        epochs=20,
+        global_batch_size=16,
+    )
+
+
+@named
+def depth_anything_small_frozen() -> Recipe:
+    """As depth-anything-small-metric, but only the decoder learns: for small GPUs and few frames.
+
+    python pipelines/train.py depth-anything-small-frozen --samples STORE --storage DIR
+
+    The encoder has no gradients, moments or averages: a step takes a third of the memory. Not run with the published
+    weights either.
+    """
+    return replace(
+        depth_anything_small_metric(),
+        name="depth-anything-small-frozen",
+        encoder_rate=1.0,
+        layer_decay=1.0,
+        frozen_encoder_epochs="all",
+    )

@@ -33,13 +33,14 @@ FIRST_WORKER = WORKER + r".* (?:training steps|epoch \d+/\d+): "
 
 
 class Training:
-    """`train.py smoke` on two workers as a user runs it; what it prints is read all the time.
+    """`train.py RECIPE` on two workers as a user runs it; what it prints is read all the time.
 
     Args:
         samples: the store.
         storage: its folder for checkpoints.
         flags: more of the command's.
         mlflow: the tracking URI.
+        recipe: its name.
         own_ray: with a Ray that dies with it, as on a laptop; else it joins the tests' one.
         env: more of its environment.
     """
@@ -50,12 +51,13 @@ class Training:
         storage: Path,
         *flags: object,
         mlflow: str,
+        recipe: str = "smoke",
         own_ray: bool = False,
         env: Mapping[str, str] | None = None,
     ) -> None:
         self.storage, self.lines = storage, list[str]()
         fixed = ("--samples", samples, "--storage", storage, "--epochs", EPOCHS, "--global-batch-size", 6)
-        command = [sys.executable, ROOT / "pipelines" / "train.py", "smoke", *fixed, "--num-workers", 2, *flags]
+        command = [sys.executable, ROOT / "pipelines" / "train.py", recipe, *fixed, "--num-workers", 2, *flags]
         environment = {**os.environ, "MLFLOW_TRACKING_URI": mlflow, "PYTHONUNBUFFERED": "1", **(env or {})}
         if own_ray:
             environment.pop("RAY_ADDRESS", None)

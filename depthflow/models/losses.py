@@ -20,6 +20,7 @@ Tensor = keras.KerasTensor
 
 HUBER_WEIGHT = 0.1
 HUBER_DELTA = 1.0
+BERHU_FRACTION = 0.2
 SILOG_LAMBDA = 0.85
 SILOG_EPSILON = 1e-12
 """Added under silog's square root, so that its gradient is finite at zero error. A perfect image's loss is 1e-6."""
@@ -64,6 +65,26 @@ def tutorial_loss(difference: Tensor) -> Tensor:
     size = ops.abs(difference)
     huber = ops.where(size <= HUBER_DELTA, 0.5 * square, HUBER_DELTA * (size - 0.5 * HUBER_DELTA))
     return square + HUBER_WEIGHT * huber
+
+
+def berhu_loss(difference: Tensor) -> Tensor:
+    """Reverse Huber loss per pixel: |d| up to c, and (d^2 + c^2) / (2c) above it.
+
+    c is a fifth of the largest |d| of the image and a constant to the gradient. In the paper c is of the whole batch,
+    which a worker does not see before the backward pass; of one image, N workers compute what one computes.
+
+    Args:
+        difference: (B, H, W) float, predicted minus true log-depth; 0 where invalid.
+
+    Returns:
+        (B, H, W) of the dtype of difference; 0 where invalid.
+
+    Source: Laina et al. 2016, arXiv:1606.00373, section 3.3.
+    """
+    size = ops.abs(difference)
+    threshold = ops.stop_gradient(BERHU_FRACTION * ops.max(size, axis=(1, 2), keepdims=True))
+    divisor = ops.where(threshold > 0, 2 * threshold, ops.ones_like(threshold))
+    return ops.where(size <= threshold, size, (ops.square(size) + ops.square(threshold)) / divisor)
 
 
 def silog_loss(difference: Tensor, valid_mask: Tensor) -> Tensor:
@@ -160,6 +181,10 @@ TERMS: dict[str, Term] = {
     ),
     "l1": Term(
         sums=lambda inputs: [ops.sum(ops.abs(inputs.difference))],
+        counts=lambda valid_mask: [_pixels(valid_mask)],
+    ),
+    "berhu": Term(
+        sums=lambda inputs: [ops.sum(berhu_loss(inputs.difference))],
         counts=lambda valid_mask: [_pixels(valid_mask)],
     ),
     "silog": Term(

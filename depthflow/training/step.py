@@ -11,12 +11,14 @@ and loss scaling are the same on every worker.
 # pyright: reportAssignmentType=false
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import keras
 import tensorflow as tf
 
 from depthflow.models.augmentation import augment, is_augmented
+from depthflow.models.blocks import rematerialized
 from depthflow.models.losses import Loss
 from depthflow.recipe import Recipe
 from depthflow.training.collective import WorkerGroup
@@ -131,6 +133,7 @@ class _Gradients:
     ) -> None:
         self.loss = loss
         self._model, self._optimizer = model, optimizer
+        self._forward = rematerialized(model) if recipe.remat else partial(model, training=True)
         self._parts = recipe.accumulation_steps
         self._frozen_paths = {variable.path for variable in frozen}
         self._variables = [v for v in model.trainable_variables if v.path not in self._frozen_paths]
@@ -167,7 +170,7 @@ class _Gradients:
         self, rgb: tf.Tensor, log_depth: tf.Tensor, valid_mask: tf.Tensor, counts: tf.Tensor
     ) -> tuple[tf.Tensor, list[tf.Tensor]]:
         with tf.GradientTape() as tape:
-            outputs = self._model(rgb, training=True)
+            outputs = self._forward(rgb)
             outputs = outputs if isinstance(outputs, list | tuple) else [outputs]
             sums = self.loss.sums(
                 [output[..., 0] for output in outputs], log_depth=log_depth, valid_mask=valid_mask, rgb=rgb

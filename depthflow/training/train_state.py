@@ -10,6 +10,7 @@ import tensorflow as tf
 import xxhash
 
 from depthflow.errors import TrainingError
+from depthflow.models.blocks import adapt
 from depthflow.models.network import build_network, encoder_variables, set_batch_norm
 from depthflow.recipe import Recipe
 from depthflow.store.read.share import Position
@@ -37,8 +38,12 @@ class TrainState:
         self.steps_per_epoch = steps_per_epoch
         loads = group.rank == 0 and checkpoint is None
         self.model = build_network(recipe if loads else recipe.blank())
+        adapt(self.model, rank=recipe.lora_rank)
         set_batch_norm(self.model, recipe.batch_norm)
         self.encoder = encoder_variables(self.model)
+        if recipe.frozen_epochs == recipe.epochs:  # So the optimizer keeps nothing for it.
+            for variable in self.encoder:
+                variable.trainable = False
         self.optimizer = build_optimizer(
             recipe,
             total_steps=recipe.epochs * steps_per_epoch,
@@ -53,7 +58,7 @@ class TrainState:
 
     def step(self, batch: TrainingBatch, signals: np.ndarray) -> StepResult:
         """Starts a step on this worker's part of a batch. Reading the result waits for it."""
-        frozen = batch.epoch < self.recipe.frozen_encoder_epochs
+        frozen = batch.epoch < self.recipe.frozen_epochs
         if frozen not in self._steps:
             self._steps[frozen] = build_step(
                 model=self.model,

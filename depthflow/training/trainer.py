@@ -217,6 +217,7 @@ def best_outcome(recipe: Recipe, checkpoints: str) -> TrainingOutcome:
         TrainingError: if no epoch ended with finite metrics.
     """
     with loading_tensorflow():  # It takes seconds.
+        from depthflow.models.blocks import adapt
         from depthflow.models.network import build_network, serving_network
         from depthflow.training.checkpoint import best, load_checkpoint
     from depthflow.training.kept_checkpoints import open_checkpoints
@@ -230,6 +231,7 @@ def best_outcome(recipe: Recipe, checkpoints: str) -> TrainingOutcome:
             )
         name, progress = found[0].name, found[1]
         network = build_network(recipe.blank())
+        adapt(network, rank=recipe.lora_rank)
         load_checkpoint(kept.fetch(name), model=network)
     return TrainingOutcome(
         network=serving_network(network),

@@ -17,7 +17,7 @@ from ray.train import LoggingConfig, RunConfig, ScalingConfig
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from depthflow.command import preserve_signal_handlers
-from depthflow.recipe import Recipe
+from depthflow.recipe import LOSS_TERMS, Recipe
 from depthflow.recipes import smoke, tutorial
 from depthflow.store.read.reader import SplitReader
 from depthflow.store.read.share import Position
@@ -33,6 +33,9 @@ STEPS = 10
 EVEN, REMAINDER = "val", "train"
 """A split of 80 samples, ten batches of 8; and one of 115, eight batches of 12 that end in one of 10 and one of 9."""
 SIZES = {EVEN: 80, REMAINDER: 115}
+SIDES_PX = (64, 56)
+"""Of the two stores: 56 is four of a transformer's patches."""
+FINE_TUNING_LOSS = (("l1", 1.0), ("silog", 1.0), ("gradient", 0.5))
 VALID_FRACTIONS = (0.9, 0.5, 0.1, 0.02, 0.002)
 SCALE_THAT_OVERFLOWS = 2.0**40
 """Float16 ends at 65504."""
@@ -87,6 +90,9 @@ def grid(weights: str = "mobilenet.weights.h5") -> dict[str, Cell]:
     adamw = replace(sgd, optimizer="adamw", schedule="cosine", ema_momentum=0.9)
     even, remainder = sgd, replace(sgd, global_batch_size=12)
     frozen = replace(even, encoder="mobilenetv3_large", weights=weights, batch_norm="frozen")
+    dpt = {"encoder": "dinov2_tiny", "decoder": "dpt", "decoder_filters": (16,), "decoder_norm": "none"}
+    transformer = replace(even, **dpt, height=56, width=56)
+    fine_tuned = {"optimizer": "adamw", "schedule": "cosine", "learning_rate": 1e-3, "ema_momentum": 0.9}
     return {
         # Half of batch x norm x accumulation x augmentation: every two of them meet in every combination but one, since
         # accumulation changes whose statistics batch normalisation takes together.
@@ -123,7 +129,9 @@ def grid(weights: str = "mobilenet.weights.h5") -> dict[str, Cell]:
         "every-loss": Cell(
             recipe=replace(
                 adamw,
-                loss=(("tutorial", 1.0), ("silog", 1.0), ("gradient", 0.5), ("smoothness", 0.1), ("l1", 0.5)),
+                loss=tuple(
+                    (name, weight) for name, weight in zip(LOSS_TERMS, (1.0, 0.5, 0.5, 1.0, 0.5, 0.1), strict=True)
+                ),
                 supervised_scales=2,
             ),
             losses=1e-4,
@@ -133,6 +141,19 @@ def grid(weights: str = "mobilenet.weights.h5") -> dict[str, Cell]:
         "float16-overflow": Cell(recipe=replace(even, dtype="mixed_float16"), overflow=True),
         "bfloat16-reduced": Cell(
             recipe=replace(even, all_reduce_dtype="bfloat16"), losses=3e-3, weights=3e-3, most_workers=2
+        ),
+        "transformer": Cell(recipe=transformer, most_workers=2),
+        "transformer-adamw": Cell(
+            recipe=replace(
+                transformer, **fine_tuned, loss=FINE_TUNING_LOSS, encoder_rate=0.5, layer_decay=0.9, remat=True
+            ),
+            losses=1e-4,
+            weights=None,
+            most_workers=2,
+        ),
+        "transformer-low-rank": Cell(recipe=replace(transformer, lora_rank=2, accumulation_steps=2), most_workers=2),
+        "transformer-frozen": Cell(
+            recipe=replace(transformer, frozen_encoder_epochs=1, global_batch_size=12), split=REMAINDER, most_workers=2
         ),
         "resnet50": Cell(recipe=resnet50(), losses=1e-9, weights=1e-9, most_workers=2),
     }
@@ -168,10 +189,10 @@ def train_cells(config: dict[str, Any]) -> None:
     context = ray.train.get_context()
     configure_process(1, seed=0)
     group = WorkerGroup(rank=context.get_world_rank(), size=context.get_world_size())
-    store = open_store(config["samples"])
-    readers = {split: SplitReader(store, split) for split in SIZES}
+    stores = {side: open_store(f"{config['samples']}/{side}") for side in SIDES_PX}
+    readers = {(side, split): SplitReader(stores[side], split) for side in SIDES_PX for split in SIZES}
     for name, cell in config["cells"].items():
-        seen = train_cell(cell, readers[cell.split], group)
+        seen = train_cell(cell, readers[cell.recipe.height, cell.split], group)
         if group.rank == 0:
             np.savez(Path(config["out"]) / f"{name}.npz", **seen)
 
@@ -229,15 +250,17 @@ def weights_checksum(model: Any) -> str:
 
 @pytest.fixture(scope="module")
 def samples(shared_ray, tmp_path_factory, write_triplet) -> str:
-    """A store whose samples' valid fractions differ by a factor of 450."""
+    """The folder of a store for each side, whose samples' valid fractions differ by a factor of 450."""
     folder = tmp_path_factory.mktemp("equality")
     for n, (split, size) in enumerate(SIZES.items()):
         for k in range(size):
             place = {"scene": 100 * n + k // 10, "scan": 100 * n + k // 5, "view": k % 5}
             fraction = VALID_FRACTIONS[k % len(VALID_FRACTIONS)]
             write_triplet(folder / "tree", split=split, **place, valid_fraction=fraction)
-    config = PreprocessConfig(source=(str(folder / "tree"),), out=str(folder / "store"), height=64, width=64)
-    return preprocess(config, lambda _label: lambda _done, _total: None).files.root
+    for side in SIDES_PX:
+        config = PreprocessConfig(source=(str(folder / "tree"),), out=str(folder / str(side)), height=side, width=side)
+        preprocess(config, lambda _label: lambda _done, _total: None)
+    return str(folder)
 
 
 @pytest.fixture(scope="module")
@@ -350,6 +373,7 @@ def test_averaged_weights_are_the_same(trained, num_workers):
 @pytest.mark.parametrize("num_workers", [1, 2])
 def test_encoder_that_is_frozen_stands_still(trained, num_workers):
     assert trained(num_workers, "none-frozen-encoder")["encoder_stood"]
+    assert trained(num_workers, "transformer-frozen")["encoder_stood"]
     assert not trained(num_workers, "group-even")["encoder_stood"]
 
 

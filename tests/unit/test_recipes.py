@@ -29,7 +29,10 @@ def test_a_name_that_is_taken_is_rejected():
 
 
 def test_the_documented_recipes_exist():
-    assert list(RECIPES) == ["smoke", "demo", "tutorial", "diode", "nyu-cpu"]
+    assert list(RECIPES) == [
+        *("smoke", "demo", "tutorial", "diode", "nyu-cpu", "fcrn"),
+        *("depth-anything-small-metric", "depth-anything-small-frozen"),
+    ]
 
 
 def test_tutorial_has_the_tutorials_hyper_parameters():

@@ -16,7 +16,14 @@ from depthflow.registry.runs import RunLog
 from depthflow.registry.spool import MetricSpool
 from depthflow.store.read.reader import SplitReader
 from depthflow.store.store import open_store
-from depthflow.training.checkpoint import MODEL_FILE, checkpoints, latest_whole, read_progress
+from depthflow.training.checkpoint import (
+    MODEL_FILE,
+    checkpoints,
+    latest_whole,
+    load_checkpoint,
+    read_progress,
+    values_of,
+)
 from depthflow.training.config import TrainJob
 from depthflow.training.kept_checkpoints import KeptCheckpoints
 from depthflow.training.loop import TrainingLoop
@@ -247,6 +254,7 @@ def test_only_keep_checkpoints_are_kept(job):
 
 VARIANTS = {
     "average and loss scaling": {"dtype": "mixed_float16", "ema_momentum": 0.9},
+    "frozen encoder": {"frozen_encoder_epochs": "all", "ema_momentum": 0.9},
     "frozen epoch": {"frozen_encoder_epochs": 1, "encoder_rate": 0.5},
 }
 
@@ -284,6 +292,21 @@ def test_a_run_can_be_killed_anywhere(job, uninterrupted, kill_before):
     assert stopped.steps_saved() == ([6] if kill_before >= 6 else [])
     # Without a checkpoint it starts again, from the same seed.
     assert_same_run(stopped, stopped.run(), uninterrupted())
+
+
+def test_an_encoder_frozen_to_the_end_has_no_moments(job, small_network):
+    """Its weights are in the checkpoint all the same, at the same places."""
+    run = job(replace(RECIPE, frozen_encoder_epochs=2))
+    train_state = run.run()
+    learnt = {"log_depth/kernel", "log_depth/bias"}
+    assert {variable.path for variable in train_state.optimizer.variables if "moment" in variable.path}
+    assert not [v.path for v in train_state.optimizer.variables if "small" in v.path]
+    fresh = small_network(size=32, seed=RECIPE.seed)
+    before = values_of(fresh.weights)
+    load_checkpoint(latest_whole(run.checkpoints), model=fresh)
+    for variable, was, now in zip(fresh.weights, before, train_state.model.weights, strict=True):
+        np.testing.assert_array_equal(variable, now)
+        assert np.array_equal(variable, was) == (variable.path not in learnt), variable.path
 
 
 def test_resuming_the_u_net(unet_job):

@@ -23,12 +23,13 @@ def learning_rates(recipe, *, total_steps: int, steps) -> list[float]:
     return rates
 
 
-def begin(recipe, start: list[float], *, encoder=(), names=(), total_steps=10, steps_per_epoch=10):
+def begin(recipe, start: list[float], *, encoder=(), names=(), layers=(), total_steps=10, steps_per_epoch=10):
     """Returns an optimizer and scalar weights; the indices in `encoder` are the encoder's."""
     names = names or ["kernel"] * len(start)
+    layers = layers or [f"layer{k}" for k in range(len(start))]
     variables = []
-    for k, (value, name) in enumerate(zip(start, names, strict=True)):
-        with keras.name_scope(f"layer{k}"):
+    for value, name, layer in zip(start, names, layers, strict=True):
+        with keras.name_scope(layer):
             variables.append(keras.Variable(value, dtype="float32", name=name))
     assert len({variable.path for variable in variables}) == len(variables)
     optimizer = build_optimizer(
@@ -200,6 +201,34 @@ def test_the_networks_convolutions_decay(small_network):
         if not np.array_equal(variable, was)
     }
     assert decayed == {"small_conv/kernel", "log_depth/kernel"}
+
+
+TRANSFORMER = {"encoder": "dinov2_tiny", "height": 56, "width": 56}
+BLOCKS = ["embed", "block0_fc1", "block1_attention", "block10_fc2", "final_norm", "decoder1_conv1"]
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_each_block_has_a_fraction_of_the_next_ones_rate(optimizer):
+    """Of 11 blocks, the last is the eleventh, not the second."""
+    recipe = plain(optimizer=optimizer, layer_decay=0.9, encoder_rate=0.5, **TRANSFORMER)
+    after = updated(recipe, [1.0] * 6, [[1.0] * 6], encoder=range(5), layers=BLOCKS)
+    fractions = [0.5 * 0.9**12, 0.5 * 0.9**11, 0.5 * 0.9**10, 0.5 * 0.9, 0.5, 1.0]
+    assert after == pytest.approx([1 - 0.1 * fraction for fraction in fractions], abs=1e-5)
+
+
+def test_weight_decay_follows_the_rate_of_the_block():
+    recipe = plain(optimizer="sgd", layer_decay=0.5, weight_decay=0.5, **TRANSFORMER)
+    after = updated(recipe, [2.0, 2.0], [[0.0, 0.0]], encoder=[0], layers=["block0_fc1", "decoder1_conv1"])
+    assert after == pytest.approx([2 - 2 * 0.1 * 0.5 * 0.5, 2 - 2 * 0.1 * 0.5])
+
+
+def test_a_factor_per_channel_does_not_decay():
+    """Such as a transformer's layer scale, which Keras names kernel."""
+    scale = keras.Variable([2.0, 2.0], dtype="float32", name="kernel")
+    optimizer = build_optimizer(plain(weight_decay=0.5), total_steps=1, steps_per_epoch=1, encoder=[])
+    optimizer.build([scale])
+    optimizer.apply([keras.ops.zeros(2)], [scale])
+    np.testing.assert_array_equal(scale, 2.0)
 
 
 def test_frozen_epochs_and_the_ramp_by_hand():

@@ -12,6 +12,7 @@ import pytest
 import tensorflow as tf
 
 from depthflow.models.augmentation import NEUTRAL, Column, draw
+from depthflow.models.network import build_network
 from depthflow.recipes import smoke
 from depthflow.training.optimizer import build_optimizer
 from depthflow.training.step import StepInput, build_step
@@ -71,10 +72,10 @@ def begin(group, small_network):
     return start
 
 
-def batch_of(images=7, *, seed=0, valid_fractions=(1.0, 0.5, 0.02)):
+def batch_of(images=7, *, seed=0, valid_fractions=(1.0, 0.5, 0.02), size=SIZE):
     """Returns (rgb, log_depth, valid_mask, draws): images with very different masks, and NaN where invalid."""
     generator = np.random.default_rng(seed)
-    shape = (images, SIZE, SIZE)
+    shape = (images, size, size)
     fractions = np.resize(valid_fractions, images)[:, None, None]
     valid = generator.random(shape) < fractions
     log_depth = generator.normal(1.0, 0.5, shape).astype(np.float32)
@@ -245,6 +246,26 @@ def test_signals_are_returned(begin):
 
 
 # --- precision and compilation ---
+
+
+@pytest.mark.parametrize("frozen", [(), ("block0_", "embed")])
+def test_blocks_that_are_computed_again_change_nothing(group, frozen):
+    """To the last bit, with accumulation, and with some of the blocks frozen."""
+    network = {"encoder": "dinov2_tiny", "decoder": "dpt", "decoder_filters": (8,), "decoder_norm": "none"}
+    recipe = replace(PLAIN, **network, height=28, width=28, learning_rate=1e-3, accumulation_steps=2)
+
+    def build(**_):
+        keras.utils.set_random_seed(0)
+        return build_network(recipe)
+
+    kept, again = (Run(replace(recipe, remat=remat), group, build, frozen=frozen) for remat in (False, True))
+    before = kept.weights()
+    for seed in range(2):
+        batch = batch_of(4, seed=seed, size=28)
+        assert again.step(batch) == kept.step(batch)
+    for path, weights in kept.weights().items():
+        np.testing.assert_array_equal(again.weights()[path], weights)
+        assert np.array_equal(weights, before[path]) == path.startswith(frozen or "no layer"), path
 
 
 def test_xla_changes_nothing(begin):

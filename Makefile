@@ -55,8 +55,8 @@ RESOLVE := $(BIN)/uv pip compile pyproject.toml --extra cluster --extra s3 --ext
 # Three files, since one would not do: CUDA adds 13 packages (about 3 GB) to requirements.lock, and PyTorch needs another
 # CUDA than TensorFlow. uv.lock and pylock.toml hold such variants in one file, but record the address of the index.
 lock: venv ## Resolve pyproject.toml anew into all lock files
-	$(RESOLVE) --extra dev --extra bench --extra docs --upgrade --output-file requirements.lock
-	$(RESOLVE) --extra dev --extra bench --extra docs --extra gpu --constraints requirements.lock --output-file requirements-gpu.lock
+	$(RESOLVE) --extra dev --extra bench --extra docs --extra export --upgrade --output-file requirements.lock
+	$(RESOLVE) --extra dev --extra bench --extra docs --extra export --extra gpu --constraints requirements.lock --output-file requirements-gpu.lock
 	$(RESOLVE) --extra depth-anything --constraints requirements.lock --output-file requirements-depth-anything.lock
 
 clean: ## Remove the environments and what the demo made

@@ -168,7 +168,7 @@ def measure_stages(benchmark: Benchmark, work: Path, network: Path) -> dict[str,
 
 def _stages(folder: str, network: str) -> dict[str, float]:
     predictor = NetworkPredictor.load(network)
-    model: Any = predictor._network
+    model: Any = predictor.network
     height, width = model.input_shape[1:3]
     model.predict_on_batch(np.zeros((1, height, width, 3), np.uint8))
     found: dict[str, list[float]] = {}

@@ -29,8 +29,8 @@ class EvaluateConfig(EvaluationConfig):
     """Evaluates a model under a named protocol, beside the mean-depth baseline."""
 
     model: str
-    """MLflow model URI: models:/NAME@champion, models:/NAME/3, runs:/..., a folder, depth-anything-v2-small or
-    depth-anything:FOLDER."""
+    """MLflow model URI: models:/NAME@champion, models:/NAME/3, runs:/..., a folder, depth-anything-v2-small,
+    depth-anything:FOLDER, or what export.py wrote."""
     compare: tuple[str, ...] = ()
     """Other models to evaluate in the same pass and show in the same report."""
     samples: str

@@ -1,10 +1,12 @@
-"""Finds a model as named on the command line: a registered model, a folder, or Depth Anything."""
+"""Finds a model as named on the command line: a registered model, a folder, an exported network, or Depth Anything."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from depthflow.errors import RegistryError
 from depthflow.inference import depth_anything
+from depthflow.inference.exported import is_exported, load_exported, read_facts
 from depthflow.inference.predictor import ConstantPredictor, find_network, load_predictor
 from depthflow.inference.tiles import TiledPredictor
 from depthflow.models.canonical_camera import ModelCamera
@@ -21,7 +23,7 @@ class NamedModel:
         load: Loads the predictor.
         output: What it predicts.
         python: Interpreter of processes that hold it; None for Ray's own.
-        resolved: What the registry knows about it; None for Depth Anything and the baseline.
+        resolved: What the registry knows about it; None for Depth Anything, exported networks and the baseline.
         camera: What it knows about cameras.
     """
 
@@ -96,8 +98,8 @@ def find_model(name: str) -> NamedModel:
     """Finds a model.
 
     Args:
-        name: models:/NAME@ALIAS, models:/NAME/VERSION, runs:/..., a folder, depth-anything-v2-small, or
-            depth-anything:FOLDER.
+        name: models:/NAME@ALIAS, models:/NAME/VERSION, runs:/..., a folder, an exported network,
+            depth-anything-v2-small, or depth-anything:FOLDER.
 
     Raises:
         RegistryError: if there is no such model, or what it needs is not installed.
@@ -109,6 +111,12 @@ def find_model(name: str) -> NamedModel:
             output=depth_anything.output_of(name),
             python=depth_anything.python(),
             resolved=None,
+        )
+    if is_exported(name):
+        path = str(Path(name).absolute())
+        camera = read_facts(path).camera
+        return NamedModel(
+            uri=path, load=lambda: load_exported(path), output="metres", python=None, resolved=None, camera=camera
         )
     resolved = resolve_model(name)
     network = find_network(resolved.download(), sha256=resolved.network_sha256)

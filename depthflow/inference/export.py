@@ -2,6 +2,8 @@
 
 import json
 import logging
+import os
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +29,7 @@ from depthflow.inference.named_model import NamedModel
 from depthflow.inference.predictor import NetworkPredictor, find_network
 from depthflow.models.canonical_camera import CAMERA
 from depthflow.models.interface import Predictor, file_sha256
+from depthflow.observability.noise import quiet_native_code
 from depthflow.registry.versions import input_example
 from depthflow.storage.files import StoreFiles
 from depthflow.store.read.reader import SplitReader
@@ -84,7 +87,9 @@ def open_source(model: NamedModel) -> Source:
     """
     if model.resolved is None:
         raise RegistryError(f"Only a model that train.py registered can be exported. Received: {model.uri}")
-    import tensorflow as tf
+    os.environ["KERAS_BACKEND"] = "tensorflow"  # Whatever the user's keras.json says.
+    with quiet_native_code():
+        import tensorflow as tf
 
     tf.config.set_visible_devices([], "GPU")  # Its TF32 differs by more than the tolerance, and Ray's workers need it.
     folder = model.resolved.download()
@@ -166,7 +171,7 @@ def export_network(
     for variant in variants:
         require_packages(variant.format)
         path = folder / variant.name
-        with _reported(f"The network cannot be converted to {variant.format}"):
+        with _reported(f"The network cannot be converted to {variant.format}"), quiet_native_code():
             convert(source.network, variant, path, representative)
         run = open_network(str(path), variant.format, height=height, width=width)
         exported[variant.name] = NetworkPredictor(run, source.model.camera)
@@ -186,9 +191,11 @@ def export_network(
 
 def convert(network: "keras.Model", variant: Variant, path: Path, representative: Sequence[np.ndarray] = ()) -> None:
     """Writes a network that computes in float32 as a variant."""
+    import keras
     import tensorflow as tf
 
-    options: dict[str, Any] = {}
+    rgb = keras.InputSpec(shape=network.input_shape, dtype="uint8", name="rgb")
+    options: dict[str, Any] = {"input_signature": [rgb]}
     if variant.weights != "float32":
         options["optimizations"] = [tf.lite.Optimize.DEFAULT]
     if variant.weights == "float16":
@@ -197,6 +204,7 @@ def convert(network: "keras.Model", variant: Variant, path: Path, representative
         options["representative_dataset"] = lambda: ([image[None]] for image in representative)
     if variant.format == "onnx":
         _teach_tf2onnx()
+        warnings.filterwarnings("ignore", message="In the future `np.object`", category=FutureWarning)  # Keras's.
     # Keras compiles grouped convolutions, as of ConvNeXt, with XLA, and tf2onnx does not convert calls of functions.
     tf.config.run_functions_eagerly(True)  # While one function is traced, those that it calls become part of it.
     try:

@@ -5,6 +5,7 @@ Beside each is NAME.json, which says what goes in, what comes out, and which mod
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -17,6 +18,7 @@ from depthflow.errors import RegistryError
 from depthflow.inference.predictor import NetworkPredictor
 from depthflow.models.canonical_camera import CAMERA, ModelCamera
 from depthflow.models.interface import file_sha256
+from depthflow.observability.noise import quiet_native_code
 
 Run = Callable[[np.ndarray], np.ndarray]
 """Maps uint8 (B, h, w, 3) to log-depth (B, h, w, 1)."""
@@ -53,8 +55,7 @@ def _open_onnx(path: str) -> Run:
 def _open_litert(path: str) -> Run:
     from ai_edge_litert.interpreter import Interpreter
 
-    interpreter = Interpreter(path)
-    run = interpreter.get_signature_runner()
+    run = Interpreter(path, num_threads=len(os.sched_getaffinity(0))).get_signature_runner()
     [name] = run.get_input_details()
     return lambda rgb: next(iter(run(**{name: rgb}).values()))
 
@@ -165,7 +166,8 @@ def open_network(path: str, format_name: str, *, height: int, width: int) -> Exp
     require_packages(format_name)
     runtime = RUNTIMES[format_name]
     try:
-        return ExportedNetwork(runtime.open(path), height=height, width=width)
+        with quiet_native_code():
+            return ExportedNetwork(runtime.open(path), height=height, width=width)
     except Exception as error:  # Each runtime has errors of its own.
         raise RegistryError(
             f"{runtime.title} refuses {Path(path).name}: {first_line(error)} Export the model again, or pass another "

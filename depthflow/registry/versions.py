@@ -143,7 +143,7 @@ def _log_model(network: Path, serving_code: Path, example_rgb: np.ndarray, *, co
 def input_example(model_folder: str) -> bytes | None:
     """Returns the image file that `register_network` logged as a packaged model's input example; None without one."""
     try:
-        example = Model.load(model_folder).load_input_example(model_folder)
+        example: Any = Model.load(model_folder).load_input_example(model_folder)
         return b64decode(example["image"][0], validate=True)
     except (MlflowException, OSError, LookupError, TypeError, ValueError):
         return None

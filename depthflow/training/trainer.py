@@ -14,7 +14,7 @@ from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, Tr
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from depthflow.errors import StoreError, TrainingError, unwrapped
-from depthflow.observability.noise import loading_tensorflow
+from depthflow.observability.noise import quiet_native_code
 from depthflow.placement import TrainingPlan, cluster_capacity, plan_training
 from depthflow.recipe import NETWORK_STRIDE_PX, Recipe
 from depthflow.recipes import RECIPES
@@ -216,7 +216,7 @@ def best_outcome(recipe: Recipe, checkpoints: str) -> TrainingOutcome:
     Raises:
         TrainingError: if no epoch ended with finite metrics.
     """
-    with loading_tensorflow():  # It takes seconds.
+    with quiet_native_code():  # It takes seconds.
         from depthflow.models.unet import build_unet, serving_network
         from depthflow.training.checkpoint import best, load_checkpoint
     from depthflow.training.kept_checkpoints import open_checkpoints

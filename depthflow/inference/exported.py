@@ -167,7 +167,9 @@ def open_network(path: str, format_name: str, *, height: int, width: int) -> Exp
     runtime = RUNTIMES[format_name]
     try:
         with quiet_native_code():
-            return ExportedNetwork(runtime.open(path), height=height, width=width)
+            network = ExportedNetwork(runtime.open(path), height=height, width=width)
+            network.predict_on_batch(np.zeros((1, height, width, 3), np.uint8))  # LiteRT refuses only now.
+            return network
     except Exception as error:  # Each runtime has errors of its own.
         raise RegistryError(
             f"{runtime.title} refuses {Path(path).name}: {first_line(error)} Export the model again, or pass another "

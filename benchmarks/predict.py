@@ -215,9 +215,9 @@ def _loader(network: Path) -> LoadPredictor:
 
 
 def _save_network(recipe: str, path: str) -> None:
-    from depthflow.models.unet import build_unet, serving_network
+    from depthflow.models.network import build_network, serving_network
 
-    serving_network(build_unet(replace(RECIPES[recipe](), encoder_weights="none"))).save(path)
+    serving_network(build_network(replace(RECIPES[recipe](), weights="none"))).save(path)
 
 
 def _bare_rate(network: str, short: int, long: int) -> float:

@@ -101,7 +101,7 @@ def _recipe(benchmark: Benchmark) -> Recipe:
     recipe = RECIPES[benchmark.recipe]()
     return replace(
         recipe,
-        encoder_weights="random",  # Never loaded: the network is built blank.
+        weights="random",  # Never loaded: the network is built blank.
         batch_norm="frozen" if benchmark.frozen else "synchronized",
         height=benchmark.height or recipe.height,
         width=benchmark.width or recipe.width,
@@ -128,10 +128,10 @@ def _batch(recipe: Recipe, size: int) -> dict[str, np.ndarray]:
 
 def _network(recipe: Recipe, benchmark: Benchmark) -> tuple[Any, Any]:
     """Model and built optimizer."""
-    from depthflow.models.unet import build_unet, encoder_variables, set_batch_norm
+    from depthflow.models.network import build_network, encoder_variables, set_batch_norm
     from depthflow.training.optimizer import build_optimizer
 
-    model = build_unet(recipe.blank())
+    model = build_network(recipe.blank())
     set_batch_norm(model, recipe.batch_norm)
     optimizer = build_optimizer(recipe, total_steps=1000, steps_per_epoch=100, encoder=encoder_variables(model))
     optimizer.build(model.trainable_variables)

@@ -55,10 +55,10 @@ class Benchmark:
     """Of each run; the first is not counted."""
     repeats: int = 3
     """Runs of each side, in turn."""
-    encoder_weights: str = "none"
+    weights: str = "none"
     """As train.py's; they cost nothing while training."""
     batch_norm: Literal["synchronized", "frozen"] = "synchronized"
-    """As train.py's; frozen needs --encoder-weights."""
+    """As train.py's; frozen needs --weights."""
     decoder_filters: tuple[int, ...] | None = None
     """As train.py's. Default: the recipe's."""
     all_reduce_dtype: Literal["full", "bfloat16"] = "full"
@@ -114,7 +114,7 @@ def _recipe(benchmark: Benchmark, *, workers: int) -> Recipe:
         width=store.width,
         decoder_filters=benchmark.decoder_filters or recipe.decoder_filters,
         all_reduce_dtype=benchmark.all_reduce_dtype,
-        encoder_weights=benchmark.encoder_weights,
+        weights=benchmark.weights,
         batch_norm=benchmark.batch_norm,
         epochs=benchmark.epochs,
         frozen_encoder_epochs=0,
@@ -219,7 +219,7 @@ def _fit(side: Side, ready: Any) -> Figures:
     import tensorflow as tf
 
     from depthflow.models.losses import Loss
-    from depthflow.models.unet import build_unet, encoder_variables, set_batch_norm
+    from depthflow.models.network import build_network, encoder_variables, set_batch_norm
     from depthflow.store.read.reader import SplitReader
     from depthflow.training.optimizer import build_optimizer
 
@@ -230,7 +230,7 @@ def _fit(side: Side, ready: Any) -> Figures:
     samples = reader.read(np.arange(len(reader)))
     truth = np.stack([samples.log_depth, samples.valid_mask.astype(np.float32)], axis=-1)
     steps = -(-len(reader) // recipe.global_batch_size)
-    model = build_unet(recipe)
+    model = build_network(recipe)
     set_batch_norm(model, recipe.batch_norm)
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):

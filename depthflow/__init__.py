@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from depthflow.inference.predictor import load_predictor
     from depthflow.metrics import image_metrics, mean_over_images
     from depthflow.models.losses import Loss
-    from depthflow.models.unet import build_unet
+    from depthflow.models.network import build_network
     from depthflow.recipe import Recipe
     from depthflow.recipes import RECIPES
     from depthflow.store.read.reader import SplitReader
@@ -34,7 +34,7 @@ __all__ = [
     "Recipe",
     "SampleStore",
     "SplitReader",
-    "build_unet",
+    "build_network",
     "image_metrics",
     "load_predictor",
     "make_planes",
@@ -51,7 +51,7 @@ _HOMES = {
     "Recipe": "recipe",
     "SampleStore": "store.store",
     "SplitReader": "store.read.reader",
-    "build_unet": "models.unet",
+    "build_network": "models.network",
     "image_metrics": "metrics",
     "load_predictor": "inference.predictor",
     "make_planes": "store.write.planes",

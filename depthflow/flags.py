@@ -31,9 +31,15 @@ def flags(cls: type[Config]) -> type[Config]:
     return dataclass(frozen=True, kw_only=True)(cls)
 
 
-def flag_help(text: str) -> Any:
-    """Sets the help of a flag, without the line breaks of the source and without a default of None."""
+def flag_help(text: str, *, alias: str | None = None) -> Any:
+    """Sets the help of a flag, without the line breaks of the source and without a default of None.
+
+    Args:
+        text: The help.
+        alias: An older name of the flag.
+    """
     return tyro.conf.arg(
+        aliases=[alias] if alias else None,
         help=" ".join(text.split()),
         help_behavior_hint=lambda default: "" if default in ("", "None") else f"(default: {default})",
     )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from depthflow.flags import explained, flags, require, require_known, require_positive
+from depthflow.flags import explained, flag_help, flags, require, require_known, require_positive
 
 ENCODERS = {
     "resnet50": "as in the tutorial",
@@ -15,9 +15,28 @@ ENCODERS = {
     "efficientnetv2_s": "20 M parameters",
     "mobilenetv3_large": "3 M parameters",
     "tiny": "0.05 M parameters, for tests and the demo",
+    "dinov2_small": "a vision transformer, as in Depth Anything V2",
+    "dinov2_base": "the same of 86 M parameters",
+    "dinov2_large": "the same of 304 M",
+    "dinov2_small_registers": "with register tokens",
+    "dinov2_base_registers": "likewise",
+    "dinov2_large_registers": "likewise",
+    "dinov2_tiny": "0.1 M parameters, for tests",
+    "deit_small": "a plain vision transformer of 22 M parameters",
+    "deit_base": "of 86 M",
+    "vit_base": "of 86 M, with weights of AugReg",
+    "vit_large": "of 304 M",
 }
-"""Help text of each encoder; `depthflow.models.encoders.ENCODERS` builds them."""
+"""Help text of each encoder; `depthflow.models.encoders.ENCODERS` and `depthflow.models.vit.TRANSFORMERS` have them."""
 ENCODERS_WITHOUT_BATCH_NORM = ("convnext_tiny", "tiny")
+PATCHES_PX = {"dinov2": 14, "deit": 16, "vit": 16}
+"""Sides of the patches of vision transformers, by the first word of their names."""
+DECODERS = {
+    "unet": "upsampling and convolutions with the encoder's maps, as in the tutorial",
+    "dpt": "fusion of four maps, as in Depth Anything",
+    "fcrn": "up-projections of the coarsest map",
+}
+"""Help text of each decoder; `depthflow.models.decoders.DECODERS` builds them."""
 LOSS_TERMS = {
     "tutorial": "squared error + 0.1 Huber",
     "l1": "absolute error",
@@ -33,14 +52,22 @@ AUGMENTATIONS = {
 
 if TYPE_CHECKING:
     EncoderName = str
+    DecoderName = str
     LossName = str
     AugmentationName = str
 else:
-    EncoderName, LossName, AugmentationName = (Literal[tuple(table)] for table in (ENCODERS, LOSS_TERMS, AUGMENTATIONS))
+    EncoderName, DecoderName, LossName, AugmentationName = (
+        Literal[tuple(table)] for table in (ENCODERS, DECODERS, LOSS_TERMS, AUGMENTATIONS)
+    )
 NormName = Literal["none", "batch", "group"]
 
-NETWORK_STRIDE_PX = 32
-"""The encoders halve the resolution five times, so a network's sides are multiples of this."""
+CONVOLUTIONS_STRIDE_PX = 32
+"""The convolutional encoders halve the resolution five times."""
+
+
+def stride_px(encoder: str) -> int:
+    """Returns the number of pixels that the sides of an encoder's input are multiples of."""
+    return PATCHES_PX.get(encoder.partition("_")[0], CONVOLUTIONS_STRIDE_PX)
 
 
 @flags
@@ -51,29 +78,40 @@ class Recipe:
     """Name of the recipe that this one derives from. Not a flag."""
     encoder: Annotated[EncoderName, explained("Network that extracts features from the image.", ENCODERS)]
     """A name in `ENCODERS`."""
-    encoder_weights: str
-    """imagenet (through keras.applications), none, or the path of a .weights.h5 file."""
+    weights: Annotated[
+        str,
+        flag_help(
+            "imagenet (through keras.applications), none, the path of a .weights.h5 file, or for a vision transformer "
+            "a folder or hub name of transformers, such as depth-anything/Depth-Anything-V2-Small-hf.",
+            alias="--encoder-weights",
+        ),
+    ]
+    """Pre-trained weights to start from."""
+    decoder: Annotated[DecoderName, explained("Network that makes a depth map of the features.", DECODERS)] = "unet"
+    """A name in `DECODERS`."""
     input_scaling: Literal["encoder", "unit"] = "encoder"
     """encoder: as the encoder's ImageNet weights expect. unit: to [0, 1], as in the tutorial, for comparison."""
     batch_norm: Literal["synchronized", "frozen"] = "synchronized"
     """Batch normalisation in the encoder. synchronized: statistics over the images of all workers. frozen: the
     pre-trained statistics. In the decoder it is always synchronized."""
     bottleneck_filters: int = 0
-    """Filters of two extra convolutions at 1/32 between encoder and decoder. 0: no such convolutions."""
+    """Filters of extra convolutions at 1/32 between encoder and decoder: unet two, fcrn one of 1x1, dpt none. 0: no
+    such convolutions."""
     decoder_filters: tuple[int, ...] = (1024, 512, 256, 128, 64)
-    """Filters of each decoder stage, coarse to fine. Five stages end at full resolution, four at half, three at a
-    quarter; bilinear upsampling does the rest."""
+    """unet, fcrn: filters of each decoder stage, coarse to fine. Five stages end at full resolution, four at half,
+    three at a quarter; bilinear upsampling does the rest. dpt: one number, the filters of the fusion."""
     decoder_norm: NormName = "none"
     """Normalisation after each decoder convolution. batch: statistics over the images of all workers."""
     decoder_upsampling: Literal["nearest", "bilinear"] = "nearest"
-    """Upsampling before the convolutions of each decoder stage."""
+    """Upsampling before the convolutions of each stage of the decoder unet."""
     supervised_scales: int = 1
     """Number of outputs that the training loss sees, finest first, each with half the weight of the one before. The
     registered network has only the finest."""
     height: int | None = 256
-    """Input height in pixels, a multiple of 32. On the command line, defaults to the store's."""
+    """Input height in pixels, a multiple of 32, or of a transformer's patch of 14 or 16. On the command line, defaults
+    to the store's."""
     width: int | None = 256
-    """Input width in pixels, a multiple of 32. On the command line, defaults to the store's."""
+    """Input width in pixels, likewise."""
     dtype: Literal["float32", "float64", "mixed_bfloat16", "mixed_float16"] = "float32"
     """Compute dtype. mixed_*: weights stay float32; mixed_float16 scales the loss. float64 is for equality checks."""
     onednn: bool = False
@@ -160,21 +198,33 @@ class Recipe:
         require(condition, f"--{field.replace('_', '-')} {rule}. Received: {value}")
 
     def _check_network(self) -> None:
-        require_known(encoder=([self.encoder], ENCODERS))
-        stages = len(self.decoder_filters)
+        require_known(encoder=([self.encoder], ENCODERS), decoder=([self.decoder], DECODERS))
+        stride = stride_px(self.encoder)
         for field in ("height", "width"):
             size = getattr(self, field)
-            multiple = f"must be a multiple of {NETWORK_STRIDE_PX}, the encoder's stride"
-            self._require(field, size is None or (size > 0 and size % NETWORK_STRIDE_PX == 0), multiple)
-        valid = 3 <= stages <= 5 and min(self.decoder_filters) >= 1
-        self._require("decoder_filters", valid, "takes three to five numbers of at least 1")
-        self._require("bottleneck_filters", self.bottleneck_filters >= 0, "must not be negative")
+            multiple = f"must be a multiple of {stride}, the encoder's stride"
+            self._require(field, size is None or (size > 0 and size % stride == 0), multiple)
+        self._check_decoder(is_dpt=self.decoder == "dpt")
+
+    def _check_decoder(self, *, is_dpt: bool) -> None:
+        stages = len(self.decoder_filters)
+        few, rule = ((1,), "takes one number, of") if is_dpt else ((3, 4, 5), "takes three to five numbers of")
+        valid = stages in few and min(self.decoder_filters) >= 1 + is_dpt
+        self._require("decoder_filters", valid, f"{rule} at least {1 + is_dpt} with --decoder {self.decoder}")
+        valid = self.bottleneck_filters == 0 if is_dpt else self.bottleneck_filters >= 0
+        self._require("bottleneck_filters", valid, "must be 0 with --decoder dpt" if is_dpt else "must not be negative")
+        valid = self.decoder_upsampling == "nearest" or self.decoder == "unet"
+        self._require("decoder_upsampling", valid, "is only for --decoder unet")
         valid = 1 <= self.supervised_scales <= stages
         self._require("supervised_scales", valid, f"must be 1 to {stages}, the number of decoder stages")
+        valid = self.supervised_scales == 1 or stride_px(self.encoder) == CONVOLUTIONS_STRIDE_PX
+        self._require("supervised_scales", valid, "must be 1 with a vision transformer, whose maps do not halve")
 
     def _check_normalisation(self) -> None:
         synchronized = self.decoder_norm == "batch" or (
-            self.batch_norm == "synchronized" and self.encoder not in ENCODERS_WITHOUT_BATCH_NORM
+            self.batch_norm == "synchronized"
+            and self.encoder not in ENCODERS_WITHOUT_BATCH_NORM
+            and stride_px(self.encoder) == CONVOLUTIONS_STRIDE_PX
         )
         require(
             not (self.xla and synchronized),
@@ -183,9 +233,9 @@ class Recipe:
             f"Received: --batch-norm {self.batch_norm} --decoder-norm {self.decoder_norm}",
         )
         require(
-            self.batch_norm != "frozen" or self.encoder_weights != "none",
-            "--batch-norm frozen keeps pre-trained statistics: pass --encoder-weights imagenet or a file, or "
-            "--batch-norm synchronized. Received: --encoder-weights none",
+            self.batch_norm != "frozen" or self.weights != "none",
+            "--batch-norm frozen keeps pre-trained statistics: pass --weights imagenet or a file, or "
+            "--batch-norm synchronized. Received: --weights none",
         )
 
     def _check_loss(self) -> None:
@@ -241,4 +291,4 @@ class Recipe:
 
     def blank(self) -> "Recipe":
         """Returns this recipe without pre-trained weights to load, for callers that set the weights themselves."""
-        return replace(self, encoder_weights="none", batch_norm="synchronized", xla=False)
+        return replace(self, weights="none", batch_norm="synchronized", xla=False)

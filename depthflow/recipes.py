@@ -43,7 +43,7 @@ def smoke() -> Recipe:
     return Recipe(
         name="smoke",
         encoder="tiny",
-        encoder_weights="none",
+        weights="none",
         decoder_filters=(64, 48, 32, 24, 16),
         decoder_norm="group",
         height=64,
@@ -74,7 +74,7 @@ def demo() -> Recipe:
     return Recipe(
         name="demo",
         encoder="tiny",
-        encoder_weights="none",
+        weights="none",
         decoder_filters=(64, 48, 32),
         decoder_norm="group",
         height=64,
@@ -104,7 +104,7 @@ def tutorial() -> Recipe:
     It differs from the tutorial on purpose in two points: the network scales its input as the ImageNet weights expect
     (the tutorial feeds [0, 1]), and invalid pixels do not enter the loss.
     """
-    return Recipe(name="tutorial", encoder="resnet50", encoder_weights="imagenet", clip_depth="tutorial")
+    return Recipe(name="tutorial", encoder="resnet50", weights="imagenet", clip_depth="tutorial")
 
 
 @named
@@ -121,7 +121,7 @@ def diode() -> Recipe:
     return Recipe(
         name="diode",
         encoder="resnet50",
-        encoder_weights="imagenet",
+        weights="imagenet",
         batch_norm="frozen",
         decoder_filters=(512, 256, 128, 64, 32),
         decoder_norm="group",
@@ -154,7 +154,7 @@ def nyu_cpu() -> Recipe:
     return Recipe(
         name="nyu-cpu",
         encoder="resnet50",
-        encoder_weights="imagenet",
+        weights="imagenet",
         batch_norm="frozen",
         decoder_filters=(256, 128, 64, 32),
         decoder_norm="batch",

@@ -27,7 +27,8 @@ def main(recipe: RecipeChoice, job: TrainJob) -> dict[str, Any]:
     from depthflow.training.trainer import absolute_weights, sized, train
 
     version, store = None, open_store(job.samples)
-    recipe = replace(sized(recipe, store), encoder_weights=absolute_weights(recipe.encoder_weights))
+    recipe = sized(recipe, store)
+    recipe = replace(recipe, weights=absolute_weights(recipe.weights, encoder=recipe.encoder))
     with open_job(recipe, job, store) as folder:
         tell(f"job {folder.root}; if it is cut off, the same command with --resume goes on")
         with job_run(recipe, job, folder, store=store) as run_log:

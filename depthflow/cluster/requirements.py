@@ -169,9 +169,9 @@ def _locations(flags: Mapping[str, Any], names: Sequence[str]) -> tuple[str, ...
 def _named_locations(flags: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Returns (flag, location) for every path or URI among the flags."""
     named = [(name, location) for name in (*WRITTEN, *READ, "cache_dir") for location in _locations(flags, [name])]
-    weights = flags.get("encoder_weights")
+    weights = flags.get("weights")
     if weights not in (None, "imagenet", "none"):
-        named.append(("encoder_weights", weights))
+        named.append(("weights", weights))
     for name in MODELS:
         models = (model.removeprefix("depth-anything:") for model in _locations(flags, [name]))
         named += [(name, model) for model in models if model.startswith(".") or ("/" in model and ":/" not in model)]

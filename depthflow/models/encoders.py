@@ -15,14 +15,12 @@ import keras
 from keras import applications, layers, ops
 
 from depthflow.errors import TrainingError
+from depthflow.models.features import DECODER_PREFIX, IMAGENET_OFFSET, IMAGENET_SCALE, Factor, Features
+from depthflow.models.vit import TRANSFORMERS, transformer_maps
 
-DECODER_PREFIX = "decoder"
-"""Prefix of the names of layers that do not belong to the encoder."""
 HALF_SKIP_FILTERS = 48
 CAFFE_MEANS_BGR = (103.939, 116.779, 123.68)
 """ImageNet channel means that Keras's ResNet50 weights expect, in BGR order and without scaling."""
-IMAGENET_MEANS_RGB = (0.485, 0.456, 0.406)
-IMAGENET_DEVIATIONS_RGB = (0.229, 0.224, 0.225)
 TINY_FILTERS = (16, 24, 32, 48, 64)
 
 
@@ -43,8 +41,8 @@ class Encoder:
 
     build: Callable[..., keras.Model]
     skips: tuple[str | None, str, str, str]
-    scale: float | tuple[float, ...] = 1.0
-    offset: float | tuple[float, ...] = 0.0
+    scale: Factor = 1.0
+    offset: Factor = 0.0
     skips_are_branches: bool = False
     bgr: bool = False
     own_scaling: bool = False
@@ -86,8 +84,8 @@ ENCODERS: dict[str, Encoder] = {
             "convnext_tiny_stage_2_block_8_identity",
         ),
         skips_are_branches=True,
-        scale=tuple(1 / (255 * deviation) for deviation in IMAGENET_DEVIATIONS_RGB),
-        offset=tuple(-m / d for m, d in zip(IMAGENET_MEANS_RGB, IMAGENET_DEVIATIONS_RGB, strict=True)),
+        scale=IMAGENET_SCALE,
+        offset=IMAGENET_OFFSET,
         own_scaling=True,
     ),
     # Tan and Le 2021, arXiv:2104.00298.
@@ -116,19 +114,6 @@ ENCODERS: dict[str, Encoder] = {
 }
 
 
-@dataclass(frozen=True)
-class Features:
-    """An encoder's outputs.
-
-    Attributes:
-        skips: Four maps, fine to coarse, at 1/2, 1/4, 1/8 and 1/16 of the input's resolution.
-        bottom: Map at 1/32.
-    """
-
-    skips: tuple[keras.KerasTensor, ...]
-    bottom: keras.KerasTensor
-
-
 def build_encoder(rgb: keras.KerasTensor, *, name: str, weights: str, input_scaling: str = "encoder") -> Features:
     """Builds an encoder.
 
@@ -136,41 +121,46 @@ def build_encoder(rgb: keras.KerasTensor, *, name: str, weights: str, input_scal
     not pre-trained. EfficientNetV2's stochastic depth is switched off, because its draws would depend on the worker.
 
     Args:
-        rgb: (B, H, W, 3) uint8; H and W multiples of 32.
-        name: Name in `ENCODERS`.
-        weights: imagenet, none, or the path of a .weights.h5 file of the network with include_top=False.
-        input_scaling: encoder, as the ImageNet weights expect; or unit, rgb / 255.
+        rgb: (B, H, W, 3) uint8; H and W multiples of the encoder's stride, 32 or a transformer's patch.
+        name: Name in `ENCODERS` or `TRANSFORMERS`.
+        weights: For a convolutional encoder: imagenet, none, or the path of a .weights.h5 file of the network with
+            include_top=False. A transformer's are loaded when the whole network is there.
+        input_scaling: encoder, as the pre-trained weights expect; or unit, rgb / 255.
 
     Raises:
         TrainingError: if the weights cannot be loaded.
     """
+    if name in TRANSFORMERS:
+        vit = TRANSFORMERS[name]
+        return transformer_maps(_scaled(rgb, input_scaling, name=name, scale=vit.scale, offset=vit.offset), vit)
     encoder = ENCODERS[name]
     if weights != "none" and not encoder.has_weights:
-        raise TrainingError(
-            f"The {name} encoder has no published weights. Pass --encoder-weights none. Received: {weights}"
-        )
-    scaled = _scaled(rgb, name=name, input_scaling=input_scaling)
+        raise TrainingError(f"The {name} encoder has no published weights. Pass --weights none. Received: {weights}")
+    scaled = _scaled(rgb, input_scaling, name=name, scale=encoder.scale, offset=encoder.offset, bgr=encoder.bgr)
     options = {"include_preprocessing": False} if encoder.own_scaling else {}
     backbone = encoder.build(include_top=False, weights=None, input_tensor=scaled, **options)
     for layer in backbone.layers:
         if isinstance(layer, layers.Dropout):
             layer.rate = 0.0
     _load_weights(backbone, weights, encoder.build)
-    skips = [_half_skip(scaled) if skip is None else _map_of(backbone, skip, encoder) for skip in encoder.skips]
-    return Features(skips=tuple(skips), bottom=backbone.output)
+    half, *coarser = (
+        _half_skip(scaled) if skip is None else _map_of(backbone, skip, encoder) for skip in encoder.skips
+    )
+    return Features(skips=(half, *coarser), bottom=backbone.output)
 
 
-def _scaled(rgb: keras.KerasTensor, *, name: str, input_scaling: str) -> keras.KerasTensor:
+def _scaled(
+    rgb: keras.KerasTensor, input_scaling: str, *, name: str, scale: Factor, offset: Factor, bgr: bool = False
+) -> keras.KerasTensor:
     """Returns (B, H, W, 3) float as the backbone expects it, in float32 even under a mixed policy."""
     dtype = keras.config.dtype_policy().variable_dtype
     if input_scaling == "unit":
         return layers.Rescaling(1 / 255, dtype=dtype, name="unit_scale")(rgb)
-    encoder = ENCODERS[name]
-    scale, offset = (list(x) if isinstance(x, tuple) else x for x in (encoder.scale, encoder.offset))
-    if encoder.bgr:
-        bgr = ops.flip(layers.Rescaling(scale, dtype=dtype, name="caffe_cast")(rgb), axis=-1)
-        return layers.Rescaling(1.0, offset=offset, dtype=dtype, name="caffe_means")(bgr)
-    return layers.Rescaling(scale, offset=offset, dtype=dtype, name=f"{name}_scale")(rgb)
+    factor, added = (list(x) if isinstance(x, tuple) else x for x in (scale, offset))
+    if bgr:
+        reversed_channels = ops.flip(layers.Rescaling(factor, dtype=dtype, name="caffe_cast")(rgb), axis=-1)
+        return layers.Rescaling(1.0, offset=added, dtype=dtype, name="caffe_means")(reversed_channels)
+    return layers.Rescaling(factor, offset=added, dtype=dtype, name=f"{name}_scale")(rgb)
 
 
 def _map_of(backbone: keras.Model, name: str, encoder: Encoder) -> keras.KerasTensor:
@@ -195,18 +185,18 @@ def _load_weights(backbone: keras.Model, weights: str, build: Callable[..., kera
             loaded = build(include_top=False, weights="imagenet")
         except Exception as error:  # Keras raises a bare Exception if a download fails.
             raise TrainingError(
-                f"The ImageNet weights cannot be downloaded from here: {error}. Pass --encoder-weights PATH with the "
-                ".weights.h5 file of the encoder without its top, or --encoder-weights none."
+                f"The ImageNet weights cannot be downloaded from here: {error}. Pass --weights PATH with the "
+                ".weights.h5 file of the encoder without its top, or --weights none."
             ) from error
     else:
         if not Path(weights).is_file():
-            raise TrainingError(f"There is no weights file {weights}. Pass --encoder-weights imagenet, none or a path.")
+            raise TrainingError(f"There is no weights file {weights}. Pass --weights imagenet, none or a path.")
         loaded = build(include_top=False, weights=None)
         try:
             loaded.load_weights(weights)
         except (ValueError, OSError, KeyError) as error:
             raise TrainingError(
-                f"{weights} does not hold this encoder's weights. Pass --encoder-weights the .weights.h5 file of the "
+                f"{weights} does not hold this encoder's weights. Pass --weights the .weights.h5 file of the "
                 f"encoder without its top. {error}"
             ) from error
     backbone.set_weights(loaded.get_weights())

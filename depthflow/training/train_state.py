@@ -10,7 +10,7 @@ import tensorflow as tf
 import xxhash
 
 from depthflow.errors import TrainingError
-from depthflow.models.unet import build_unet, encoder_variables, set_batch_norm
+from depthflow.models.network import build_network, encoder_variables, set_batch_norm
 from depthflow.recipe import Recipe
 from depthflow.store.read.share import Position
 from depthflow.training.checkpoint import Snapshot, TrainingProgress, load_checkpoint, values_of
@@ -36,7 +36,7 @@ class TrainState:
         self.group = group
         self.steps_per_epoch = steps_per_epoch
         loads = group.rank == 0 and checkpoint is None
-        self.model = build_unet(recipe if loads else recipe.blank())
+        self.model = build_network(recipe if loads else recipe.blank())
         set_batch_norm(self.model, recipe.batch_norm)
         self.encoder = encoder_variables(self.model)
         self.optimizer = build_optimizer(

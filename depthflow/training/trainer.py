@@ -1,5 +1,6 @@
 """The driver's side of training: starts Ray Train's workers, waits for them, and returns the best network."""
 
+import re
 import threading
 import uuid
 from collections import Counter
@@ -16,8 +17,7 @@ from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from depthflow.errors import StoreError, TrainingError, unwrapped
 from depthflow.observability.noise import quiet_native_code
 from depthflow.placement import TrainingPlan, cluster_capacity, plan_training
-from depthflow.recipe import NETWORK_STRIDE_PX, Recipe
-from depthflow.recipes import RECIPES
+from depthflow.recipe import CONVOLUTIONS_STRIDE_PX, Recipe, stride_px
 from depthflow.registry.runs import RunLog
 from depthflow.storage.files import open_files
 from depthflow.storage.lock import HEARTBEAT_S
@@ -64,13 +64,14 @@ def sized(recipe: Recipe, store: SampleStore) -> Recipe:
         draws_by_weight(sizes, dict(recipe.dataset_weights))
     size = store.height, store.width
     wanted = recipe.height or store.height, recipe.width or store.width
-    if wanted != size or any(side % NETWORK_STRIDE_PX for side in size):
-        height, width = (max(1, round(side / NETWORK_STRIDE_PX)) * NETWORK_STRIDE_PX for side in wanted)
+    stride = stride_px(recipe.encoder)
+    if wanted != size or any(side % stride for side in size):
+        height, width = (max(1, round(side / stride)) * stride for side in wanted)
         raise StoreError(
             f"The store {store.files.root} holds samples of {size[0]} x {size[1]}, and the recipe {recipe.name} trains "
-            + (f"at {wanted[0]} x {wanted[1]}. " if wanted != size else "at multiples of 32. ")
+            + (f"at {wanted[0]} x {wanted[1]}. " if wanted != size else f"at multiples of {stride}. ")
             + f"Write a store for it with preprocess.py --height {height} --width {width}. Without --height and "
-            f"--width, every recipe ({', '.join(RECIPES)}) takes the size of any store in multiples of 32."
+            f"--width, a recipe takes the size of any store in multiples of {stride}."
         )
     return replace(recipe, height=store.height, width=store.width)
 
@@ -86,19 +87,20 @@ def _check_cameras(recipe: Recipe, store: SampleStore, split: str) -> None:
         )
 
 
-def absolute_weights(encoder_weights: str) -> str:
+def absolute_weights(weights: str, *, encoder: str) -> str:
     """Returns the argument with a path made absolute, since Ray Train changes its workers' directory.
 
     Raises:
-        TrainingError: if it is neither imagenet, none nor a file.
+        TrainingError: if it is none of what the encoder takes.
     """
-    if encoder_weights in ("imagenet", "none"):
-        return encoder_weights
-    path = Path(encoder_weights).absolute()
-    if not path.is_file():
-        raise TrainingError(
-            f"There is no weights file {path}. Pass --encoder-weights imagenet, none or the path of a .weights.h5 file."
-        )
+    if weights in ("imagenet", "none"):
+        return weights
+    path, transformer = Path(weights).absolute(), stride_px(encoder) != CONVOLUTIONS_STRIDE_PX
+    if transformer and not path.exists() and re.fullmatch(r"\w[\w.-]*/[\w.-]+", weights):
+        return weights  # OWNER/NAME on the hub.
+    if not (path.is_dir() if transformer else path.is_file()):
+        kinds = "none, a transformers folder or OWNER/NAME" if transformer else "imagenet, none or a .weights.h5 file"
+        raise TrainingError(f"There are no weights at {path}. Pass --weights {kinds}.")
     return str(path)
 
 
@@ -217,7 +219,7 @@ def best_outcome(recipe: Recipe, checkpoints: str) -> TrainingOutcome:
         TrainingError: if no epoch ended with finite metrics.
     """
     with quiet_native_code():  # It takes seconds.
-        from depthflow.models.unet import build_unet, serving_network
+        from depthflow.models.network import build_network, serving_network
         from depthflow.training.checkpoint import best, load_checkpoint
     from depthflow.training.kept_checkpoints import open_checkpoints
 
@@ -229,7 +231,7 @@ def best_outcome(recipe: Recipe, checkpoints: str) -> TrainingOutcome:
                 f"No epoch ended with a finite {BEST_METRIC}: the predictions overflow. Lower --learning-rate."
             )
         name, progress = found[0].name, found[1]
-        network = build_unet(recipe.blank())
+        network = build_network(recipe.blank())
         load_checkpoint(kept.fetch(name), model=network)
     return TrainingOutcome(
         network=serving_network(network),

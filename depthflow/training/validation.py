@@ -9,7 +9,7 @@ import tensorflow as tf
 from depthflow.datasets.frames import SCENE_TYPES
 from depthflow.metrics import METRIC_NAMES, counted_pixels, dataset_groups, image_metrics
 from depthflow.models.canonical_camera import CameraName, to_metres
-from depthflow.models.unet import serving_network
+from depthflow.models.network import serving_network
 from depthflow.store.read.reader import SplitReader, worker_pass
 from depthflow.training.collective import WorkerGroup
 

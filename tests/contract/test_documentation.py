@@ -50,6 +50,10 @@ class Fetched(HTMLParser):
             self.addresses.append(address)
 
 
+OLDER_NAMES = {"--encoder-weights"}
+"""Of flags that have another name now; commands still take them."""
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory) -> Path:
     """The built site."""
@@ -100,7 +104,7 @@ def test_the_reference_has_every_flag_of_every_command(site):
         command, flags = line.split(": ")
         opposites = {f"--no-{flag.removeprefix('--')}" for flag in flags.split()}
         shown = re.findall(r'doc-attribute-name">(--[a-z0-9-]+)<', sections[command])
-        assert {*shown} == {*flags.split()} - opposites, command
+        assert {*shown} == {*flags.split()} - opposites - OLDER_NAMES, command
 
 
 def test_the_reference_has_every_command(site):

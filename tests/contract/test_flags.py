@@ -44,8 +44,8 @@ def helps(command_server):
 
 
 def flags_of(text: str) -> list[str]:
-    found = re.findall(r"^[│ ]+(--[a-z0-9-]+(?:, --[a-z0-9-]+)*)", text, re.MULTILINE)
-    return sorted({flag for line in found for flag in line.split(", ")})
+    found = re.findall(r"^[│ ]+(--[a-z0-9-]+(?:(?: STR)?, --[a-z0-9-]+)*)", text, re.MULTILINE)
+    return sorted({flag for line in found for flag in re.findall(r"--[a-z0-9-]+", line)})
 
 
 def listed() -> dict[str, list[str]]:

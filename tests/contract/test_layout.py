@@ -12,6 +12,7 @@ GUIDE = (ROOT / "CONTRIBUTING.md").read_text()
 SOUGHT = {
     "a reject reason": "CHECKS: dict[",
     "a new encoder": "applications.ResNet50,",
+    "a new decoder": '"fcrn": fcrn',
     "the all-reduce": ".all_reduce(tf.distribute.ReduceOp",
     "the commit of a shard": ".commit(plan.path)",
     "the text of the promotion's refusal": "not lower by the margin",

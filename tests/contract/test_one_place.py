@@ -182,7 +182,7 @@ def test_command_lines_accept_and_document_the_entries(run):
     assert parsed["light"], "a command line needs no Keras"
     shown = parsed["help"]
     assert "pocket For a phone" in shown["train"]
-    assert "tiny,mobilenetv2}" in shown["pocket"] and "mobilenetv2: 2 M parameters" in shown["pocket"]
+    assert "vit_large,mobilenetv2}" in shown["pocket"] and "mobilenetv2: 2 M parameters" in shown["pocket"]
     assert "cauchy: log(1 + squared error)" in shown["pocket"] and "grey: fraction of the images" in shown["pocket"]
     assert "panel,npz}" in shown["predict"] and "npz: NAME.depth.npz" in shown["predict"]
     assert "stored, indoor-5m." in shown["evaluate"] and "stored, indoor-5m." in shown["promote"]
@@ -198,11 +198,11 @@ import numpy as np
 import tensorflow as tf
 from depthflow.models.augmentation import augment, draw
 from depthflow.models.losses import Loss
-from depthflow.models.unet import build_unet, encoder_variables
+from depthflow.models.network import build_network, encoder_variables
 from depthflow.recipes import RECIPES
 
 recipe = replace(RECIPES["pocket"]().blank(), height=64, width=64, augment=(("grey", 1.0),))
-model = build_unet(recipe)
+model = build_network(recipe)
 rgb = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8)
 valid = np.zeros((2, 64, 64), bool)
 valid[:, :32] = True

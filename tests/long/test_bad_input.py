@@ -139,13 +139,13 @@ def test_weights_that_cannot_be_downloaded_name_the_path(run, tmp_path, write_tr
     done = run(
         *("train", "tutorial", "--samples", "store", "--storage", "runs", *flags), cwd=tmp_path, env=nowhere | own_ray
     )
-    refused(done, "cannot be downloaded from here", "--encoder-weights PATH")
+    refused(done, "cannot be downloaded from here", "--weights PATH")
 
 
 def test_missing_weights_file(run, store):
-    flags = ("--encoder-weights", "absent.weights.h5", "--height", 32, "--width", 32)
+    flags = ("--weights", "absent.weights.h5", "--height", 32, "--width", 32)
     done = run("train", "tutorial", "--samples", store, "--storage", "runs", *flags, cwd=store.parent)
-    refused(done, "no weights file", "absent.weights.h5", "--encoder-weights")
+    refused(done, "no weights file", "absent.weights.h5", "--weights")
 
 
 def test_a_folder_that_is_not_a_model(run, store):

@@ -86,7 +86,7 @@ def grid(weights: str = "mobilenet.weights.h5") -> dict[str, Cell]:
     batch_norm = {"decoder_norm": "batch", **float64}
     adamw = replace(sgd, optimizer="adamw", schedule="cosine", ema_momentum=0.9)
     even, remainder = sgd, replace(sgd, global_batch_size=12)
-    frozen = replace(even, encoder="mobilenetv3_large", encoder_weights=weights, batch_norm="frozen")
+    frozen = replace(even, encoder="mobilenetv3_large", weights=weights, batch_norm="frozen")
     return {
         # Half of batch x norm x accumulation x augmentation: every two of them meet in every combination but one, since
         # accumulation changes whose statistics batch normalisation takes together.
@@ -142,7 +142,7 @@ def resnet50() -> Recipe:
     """All 53 batch normalisation layers synchronized; float64, since float32 rounding is amplified by that depth."""
     return replace(
         tutorial(),
-        encoder_weights="none",
+        weights="none",
         decoder_filters=(16, 16, 8, 8, 8),
         height=64,
         width=64,

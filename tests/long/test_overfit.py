@@ -37,7 +37,7 @@ def test_tutorials_unet_overfits_eight_images(eight_images):
     """The loss falls below 5% of its first value within sixty steps, in the step that every worker runs."""
     keras.utils.set_random_seed(0)
     size = {"decoder_filters": (256, 128, 64, 32, 16), "height": 64, "width": 64}
-    recipe = replace(tutorial(), encoder_weights="none", learning_rate=3e-4, epochs=STEPS, **size)
+    recipe = replace(tutorial(), weights="none", learning_rate=3e-4, epochs=STEPS, **size)
     train_state = TrainState(recipe, steps_per_epoch=1, group=WorkerGroup(rank=0, size=1), checkpoint=None)
     ids = [f"image {k}" for k in range(len(eight_images))]
     batch = TrainingBatch(

@@ -95,12 +95,12 @@ from depthflow.inference.outputs import Outputs
 from depthflow.inference.predict import ImagePredictor
 from depthflow.inference.predictor import NetworkPredictor
 from depthflow.inference.lens import Lens
-from depthflow.models.unet import build_unet, serving_network
+from depthflow.models.network import build_network, serving_network
 from depthflow.recipes import smoke
 folder = Path(sys.argv[1])
 kinds = ("npy", "png", "panel", "ply")
 outputs = Outputs(folder=str(folder), kinds=kinds, model="m", output="metres", lens=Lens(fov_deg=60.0), settings={})
-pool = ImagePredictor(lambda: NetworkPredictor(serving_network(build_unet(smoke()))), outputs)
+pool = ImagePredictor(lambda: NetworkPredictor(serving_network(build_network(smoke()))), outputs)
 batches = [{"path": [str(folder / f"{k}.jpg")], "name": [str(k)]} for k in range(3)]
 with ThreadPoolExecutor(3) as threads:
     rows = [json.loads(row) for made in threads.map(pool, batches) for row in made["row"]]

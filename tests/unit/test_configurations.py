@@ -22,7 +22,7 @@ SOUND = {
     SynthesizeConfig: SynthesizeConfig(out="o"),
     DownloadConfig: DownloadConfig(split="val", out="o"),
     PreprocessConfig: PreprocessConfig(source=("s",), out="o"),
-    Recipe: Recipe(name="n", encoder="tiny", encoder_weights="none"),
+    Recipe: Recipe(name="n", encoder="tiny", weights="none"),
     TrainJob: TrainJob(samples="s", storage="t"),
     EvaluateConfig: EvaluateConfig(model="m", samples="s"),
     PromoteConfig: PromoteConfig(samples="s"),
@@ -103,7 +103,7 @@ REJECTED = [
     (Recipe, {"frozen_encoder_epochs": 3, "epochs": 3}, "--frozen-encoder-epochs", "3"),
     (Recipe, {"ema_momentum": 0.0}, "--ema-momentum", "0.0"),
     (Recipe, {"ema_momentum": 1.0}, "--ema-momentum", "1.0"),
-    (Recipe, {"batch_norm": "frozen"}, "--batch-norm", "--encoder-weights none"),
+    (Recipe, {"batch_norm": "frozen"}, "--batch-norm", "--weights none"),
     (Recipe, {"camera": "canonical", "assume_fov_deg": 180.0}, "--assume-fov-deg", "180.0"),
     (Recipe, {"assume_fov_deg": 60.0}, "--assume-fov-deg", "60.0"),
     (Recipe, {"camera": "canonical", "zoom_depth": "keep"}, "--zoom-depth", "keep"),
@@ -111,7 +111,7 @@ REJECTED = [
     (Recipe, {"xla": True, "encoder": "resnet50"}, "--xla", "--batch-norm synchronized --decoder-norm none"),
     (
         Recipe,
-        {"xla": True, "encoder": "resnet50", "encoder_weights": "w", "batch_norm": "frozen", "decoder_norm": "batch"},
+        {"xla": True, "encoder": "resnet50", "weights": "w", "batch_norm": "frozen", "decoder_norm": "batch"},
         "--xla",
         "--batch-norm frozen --decoder-norm batch",
     ),
@@ -179,7 +179,7 @@ ACCEPTED = [
     (Recipe, {"augment": (("gamma", 1.0),)}),
     (Recipe, {"max_zoom": 1.0, "colour_jitter": 0.0, "blur": 0.0, "encoder_rate": 1e-6, "ema_momentum": 1e-6}),
     (Recipe, {"epochs": 3, "frozen_encoder_epochs": 2, "encoder_rate": 1.0, "ema_momentum": 0.9999}),
-    (Recipe, {"encoder": "resnet50", "encoder_weights": "imagenet", "batch_norm": "frozen", "xla": True}),
+    (Recipe, {"encoder": "resnet50", "weights": "imagenet", "batch_norm": "frozen", "xla": True}),
     (Recipe, {"xla": True, "decoder_norm": "group"}),
     (Recipe, {"camera": "canonical", "assume_fov_deg": 60.0}),
     (Recipe, {"encoder": "convnext_tiny", "xla": True}),
@@ -248,13 +248,13 @@ def test_a_blank_recipe_is_the_same_network_without_weights_to_load():
     recipe = replace(
         SOUND[Recipe],
         encoder="resnet50",
-        encoder_weights="imagenet",
+        weights="imagenet",
         batch_norm="frozen",
         xla=True,
         decoder_norm="group",
     )
     blank = recipe.blank()
-    assert blank.encoder_weights == "none"
+    assert blank.weights == "none"
     network = {"encoder", "input_scaling", "bottleneck_filters", "decoder_filters", "decoder_norm", "height", "width"}
     network |= {"decoder_upsampling", "supervised_scales", "dtype"}
     assert {name: getattr(blank, name) for name in network} == {name: getattr(recipe, name) for name in network}

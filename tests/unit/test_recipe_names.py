@@ -7,21 +7,29 @@ import keras
 
 from depthflow import recipe
 from depthflow.models.augmentation import AUGMENTATIONS
+from depthflow.models.decoders import DECODERS
 from depthflow.models.encoders import ENCODERS
 from depthflow.models.losses import TERMS
-from depthflow.models.unet import build_unet
+from depthflow.models.network import build_network
+from depthflow.models.vit import TRANSFORMERS
 from depthflow.recipe import Recipe
 
 
 def test_names_match_the_tables():
-    assert list(recipe.ENCODERS) == list(ENCODERS)
+    assert sorted(recipe.ENCODERS) == sorted([*ENCODERS, *TRANSFORMERS])
+    assert list(recipe.DECODERS) == list(DECODERS)
     assert list(recipe.LOSS_TERMS) == list(TERMS)
     assert list(recipe.AUGMENTATIONS) == list(AUGMENTATIONS)
 
 
+def test_strides_are_those_of_the_encoders():
+    strides = dict.fromkeys(ENCODERS, 32) | {name: vit.patch_px for name, vit in TRANSFORMERS.items()}
+    assert {name: recipe.stride_px(name) for name in recipe.ENCODERS} == strides
+
+
 def test_encoders_without_batch_norm_have_none():
     for name in ENCODERS:
-        network = build_unet(Recipe(name="n", encoder=name, encoder_weights="none", height=64, width=64))
+        network = build_network(Recipe(name="n", encoder=name, weights="none", height=64, width=64))
         has_batch_norm = any(isinstance(layer, keras.layers.BatchNormalization) for layer in network.layers)
         assert has_batch_norm == (name not in recipe.ENCODERS_WITHOUT_BATCH_NORM), name
 

@@ -41,7 +41,7 @@ def test_tutorial_has_the_tutorials_hyper_parameters():
         "constant",
         None,
     )
-    assert (recipe.encoder, recipe.encoder_weights, recipe.decoder_norm) == ("resnet50", "imagenet", "none")
+    assert (recipe.encoder, recipe.weights, recipe.decoder_norm) == ("resnet50", "imagenet", "none")
     assert recipe.decoder_filters == (1024, 512, 256, 128, 64)
     assert (recipe.loss, recipe.clip_depth) == ((("tutorial", 1.0),), "tutorial")
     assert (recipe.batch_norm, recipe.bottleneck_filters, recipe.decoder_upsampling) == ("synchronized", 0, "nearest")
@@ -50,4 +50,4 @@ def test_tutorial_has_the_tutorials_hyper_parameters():
 
 
 def test_smoke_needs_no_download():
-    assert RECIPES["smoke"]().encoder_weights == "none"
+    assert RECIPES["smoke"]().weights == "none"

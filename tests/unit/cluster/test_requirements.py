@@ -69,7 +69,7 @@ def test_a_command_with_shared_locations_is_submitted(name):
         ("train", "smoke --samples store --storage /runs", r"--samples is relative.*Received: store\."),
         ("train", "smoke --samples /s --storage runs", r"--storage is relative.*Received: runs\."),
         ("train", "smoke --samples /s --storage /r --cache-dir c", r"--cache-dir is relative"),
-        ("train", "smoke --samples /s --storage /r --encoder-weights w.h5", r"--encoder-weights is relative"),
+        ("train", "smoke --samples /s --storage /r --weights w.h5", r"--weights is relative"),
         ("preprocess", "--source /a b.tar.gz --out /o", r"--source is relative.*Received: b\.tar\.gz"),
         ("evaluate", "--model ./model --samples /s", r"--model is relative"),
         ("evaluate", "--model models:/m/1 --compare out/model --samples /s", r"--compare is relative"),

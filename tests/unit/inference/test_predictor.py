@@ -12,7 +12,7 @@ import pytest
 from depthflow.errors import RegistryError
 from depthflow.inference.predictor import ConstantPredictor, NetworkPredictor, load_predictor
 from depthflow.models.interface import file_sha256
-from depthflow.models.unet import build_unet
+from depthflow.models.network import build_network
 from depthflow.recipes import smoke
 
 
@@ -39,7 +39,7 @@ def noise(*shape: int) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def tiny():
-    return build_unet(replace(smoke(), height=32, width=64))
+    return build_network(replace(smoke(), height=32, width=64))
 
 
 @pytest.mark.parametrize("size", [(32, 64), (48, 36), (7, 200), (1, 1), (480, 640)])

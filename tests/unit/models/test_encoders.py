@@ -184,13 +184,13 @@ def test_tiny_maps():
 
 @pytest.mark.parametrize("weights", ["imagenet", "/some/file.weights.h5"])
 def test_tiny_has_no_weights_to_load(weights):
-    with pytest.raises(TrainingError, match=f"Pass --encoder-weights none. Received: {weights}"):
+    with pytest.raises(TrainingError, match=f"Pass --weights none. Received: {weights}"):
         encoder("tiny", weights=weights)
 
 
 def test_missing_weights_file_is_rejected(tmp_path):
     path = tmp_path / "absent.weights.h5"
-    with pytest.raises(TrainingError, match=rf"no weights file {path}.*--encoder-weights"):
+    with pytest.raises(TrainingError, match=rf"no weights file {path}.*--weights"):
         encoder("mobilenetv3_large", weights=str(path))
 
 
@@ -202,7 +202,7 @@ def test_failed_download_is_reported(monkeypatch):
 
     offline = replace(APPLICATIONS["mobilenetv3_large"], build=build)
     monkeypatch.setitem(ENCODERS, "mobilenetv3_large", offline)
-    with pytest.raises(TrainingError, match=r"cannot be downloaded from here: URL fetch failure.*--encoder-weights"):
+    with pytest.raises(TrainingError, match=r"cannot be downloaded from here: URL fetch failure.*--weights"):
         encoder("mobilenetv3_large", weights="imagenet")
 
 
@@ -220,5 +220,5 @@ def test_file_without_the_encoders_weights_is_rejected(write, tmp_path):
     write(path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Keras warns of every layer it does not find.
-        with pytest.raises(TrainingError, match=f"{path} does not hold this encoder's weights.*--encoder-weights"):
+        with pytest.raises(TrainingError, match=f"{path} does not hold this encoder's weights.*--weights"):
             encoder("mobilenetv3_large", weights=str(path))

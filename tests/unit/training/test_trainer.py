@@ -110,7 +110,11 @@ def test_weights_are_of_data_sets_in_the_training_split(tmp_path, weights, messa
 @pytest.mark.parametrize(
     ("asked", "stored", "message"),
     [
-        ((64, 64), (128, 128), r"of 128 x 128.*trains at 64 x 64\. .*--height 64 --width 64\. Without.*smoke, demo, "),
+        (
+            (64, 64),
+            (128, 128),
+            r"of 128 x 128.*trains at 64 x 64\. .*--height 64 --width 64\. Without.*of 32",
+        ),
         ((64, None), (128, 96), r"of 128 x 96.*trains at 64 x 96\. .*--height 64 --width 96\. "),
         ((None, None), (240, 300), r"of 240 x 300.*trains at multiples of 32\. .*--height 256 --width 288\. "),
         ((None, None), (8, 64), r"of 8 x 64.*trains at multiples of 32\. .*--height 32 --width 64\. "),
@@ -155,10 +159,22 @@ def test_weights_path_is_made_absolute(tmp_path, monkeypatch):
     """Ray Train changes its workers' directory."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "w.weights.h5").touch()
-    assert absolute_weights("w.weights.h5") == str(tmp_path / "w.weights.h5")
-    assert [absolute_weights(name) for name in ("imagenet", "none")] == ["imagenet", "none"]
-    with pytest.raises(TrainingError, match=r"no weights file .*absent\.h5.*--encoder-weights"):
-        absolute_weights("absent.h5")
+    assert absolute_weights("w.weights.h5", encoder="resnet50") == str(tmp_path / "w.weights.h5")
+    assert [absolute_weights(name, encoder="resnet50") for name in ("imagenet", "none")] == ["imagenet", "none"]
+    for absent in ("absent.h5", "owner/name", "."):
+        with pytest.raises(TrainingError, match=r"no weights at .*--weights imagenet, none or a .weights.h5 file"):
+            absolute_weights(absent, encoder="resnet50")
+
+
+def test_a_transformers_weights_are_a_folder_or_on_the_hub(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "file").touch()
+    assert absolute_weights("model", encoder="dinov2_small") == str(tmp_path / "model")
+    assert absolute_weights("facebook/dinov2-small", encoder="dinov2_small") == "facebook/dinov2-small"
+    for absent in ("file", "absent", "./absent", "a/b/c"):
+        with pytest.raises(TrainingError, match=r"no weights at .*--weights none, a transformers folder or OWNER/NAME"):
+            absolute_weights(absent, encoder="dinov2_small")
 
 
 # --- the task of the workers ---

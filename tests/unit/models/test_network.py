@@ -8,8 +8,8 @@ import pytest
 import tensorflow as tf
 
 from depthflow.errors import TrainingError
-from depthflow.models.unet import (
-    build_unet,
+from depthflow.models.network import (
+    build_network,
     encoder_variables,
     serving_network,
     set_batch_norm,
@@ -42,21 +42,21 @@ def rgb():
 @pytest.fixture(scope="module")
 def network():
     """Returns the tutorial's network at 64 x 64, without ImageNet weights."""
-    return build_unet(replace(tutorial(), height=SIDE, width=SIDE, encoder_weights="none"))
+    return build_network(replace(tutorial(), height=SIDE, width=SIDE, weights="none"))
 
 
 @pytest.fixture(scope="module")
 def narrow_network():
     """Returns ResNet50 with a narrow decoder, for saving."""
-    recipe = replace(tutorial(), height=SIDE, width=SIDE, encoder_weights="none", decoder_norm="batch")
-    return build_unet(replace(recipe, decoder_filters=(8, 8, 8, 8, 8)))
+    recipe = replace(tutorial(), height=SIDE, width=SIDE, weights="none", decoder_norm="batch")
+    return build_network(replace(recipe, decoder_filters=(8, 8, 8, 8, 8)))
 
 
 @pytest.fixture(scope="module", params=["tiny", "convnext_tiny", "mobilenetv3_large"])
 def two_scales(request):
     """Returns a network with two outputs and a narrow decoder."""
     recipe = replace(smoke(), encoder=request.param, decoder_filters=(16, 16, 16, 8), supervised_scales=2)
-    return build_unet(recipe)
+    return build_network(recipe)
 
 
 def predict(model: keras.Model, rgb: np.ndarray) -> np.ndarray:
@@ -155,7 +155,7 @@ def test_keras_file_round_trip_in_safe_mode(narrow_network, rgb, tmp_path):
 
 
 def test_every_operation_is_built_in(network, narrow_network):
-    for model in (network, narrow_network, build_unet(smoke())):
+    for model in (network, narrow_network, build_network(smoke())):
         modules = {type(operation).__module__ for operation in model.operations}
         assert all(module.startswith(("keras.src.layers.", "keras.src.ops.")) for module in modules), modules
         assert not any(isinstance(layer, keras.layers.Lambda) for layer in model.layers)
@@ -193,7 +193,7 @@ def test_batch_norm_in_a_nested_model_is_found():
 
 
 def test_networks_without_batch_norm_never_synchronize():
-    network = build_unet(smoke())
+    network = build_network(smoke())
     set_batch_norm(network, "synchronized")
     assert not has_synchronized_layers(network)
 
@@ -205,7 +205,7 @@ def test_decoder_with_norm_has_no_bias_before_it(narrow_network):
 
 
 def test_tiny_network_shapes_and_dtype():
-    network = build_unet(replace(smoke(), height=64, width=96, dtype="float64"))
+    network = build_network(replace(smoke(), height=64, width=96, dtype="float64"))
     assert network.output_shape == (None, 64, 96, 1)
     assert {weight.dtype for weight in network.get_weights()} == {np.dtype(np.float64)}
     assert predict(network, np.zeros((1, 64, 96, 3), np.uint8)).dtype == np.float64
@@ -222,19 +222,19 @@ def half_policy():
 
 
 def test_dtype_policy_is_restored(half_policy):
-    network = build_unet(replace(smoke(), dtype="float64"))
+    network = build_network(replace(smoke(), dtype="float64"))
     assert network.get_layer("log_depth").compute_dtype == "float64"
     assert keras.config.dtype_policy().name == half_policy
 
 
 def test_dtype_policy_is_restored_after_an_error(half_policy):
     with pytest.raises(TrainingError):
-        build_unet(replace(smoke(), dtype="float64", encoder_weights="imagenet"))
+        build_network(replace(smoke(), dtype="float64", weights="imagenet"))
     assert keras.config.dtype_policy().name == half_policy
 
 
 def test_group_norm_takes_any_filters():
-    assert build_unet(replace(smoke(), decoder_filters=(64, 48, 32, 24, 12))).output_shape == (None, 64, 64, 1)
+    assert build_network(replace(smoke(), decoder_filters=(64, 48, 32, 24, 12))).output_shape == (None, 64, 64, 1)
 
 
 # --- options of the recipe ---
@@ -242,7 +242,7 @@ def test_group_norm_takes_any_filters():
 
 @pytest.mark.parametrize("norm", ["none", "batch", "group"])
 def test_bottleneck_convolves_between_encoder_and_decoder(norm):
-    network = build_unet(replace(smoke(), bottleneck_filters=40, decoder_norm=norm))
+    network = build_network(replace(smoke(), bottleneck_filters=40, decoder_norm=norm))
     kinds = ("conv", "relu") if norm == "none" else ("conv", "norm", "relu")
     expected = [f"decoder0_{kind}{k}" for k in (1, 2) for kind in kinds]
     assert [layer.name for layer in layers_after(network, "tiny5_relu")][: len(expected)] == expected
@@ -252,18 +252,18 @@ def test_bottleneck_convolves_between_encoder_and_decoder(norm):
 
 
 def test_no_bottleneck_by_default():
-    assert not any(layer.name.startswith("decoder0") for layer in build_unet(smoke()).layers)
+    assert not any(layer.name.startswith("decoder0") for layer in build_network(smoke()).layers)
 
 
 @pytest.mark.parametrize("upsampling", ["nearest", "bilinear"])
 def test_upsampling_of_every_stage(upsampling):
-    network = build_unet(replace(smoke(), decoder_upsampling=upsampling))
+    network = build_network(replace(smoke(), decoder_upsampling=upsampling))
     assert {network.get_layer(f"decoder{stage}_up").interpolation for stage in range(1, 6)} == {upsampling}
 
 
 @pytest.mark.parametrize(("stages", "enlargement"), [(5, 1), (4, 2), (3, 4)])
 def test_fewer_stages_end_coarser_and_are_enlarged(stages, enlargement):
-    network = build_unet(replace(smoke(), width=96, decoder_filters=(24, 16, 16, 8, 8)[:stages]))
+    network = build_network(replace(smoke(), width=96, decoder_filters=(24, 16, 16, 8, 8)[:stages]))
     assert network.get_layer("log_depth").output.shape[1:] == (64 // enlargement, 96 // enlargement, 1)
     assert network.output_shape == (None, 64, 96, 1)
     assert network.get_layer(f"decoder{stages}_relu2").output is network.get_layer("log_depth").input
@@ -278,7 +278,7 @@ def test_fewer_stages_end_coarser_and_are_enlarged(stages, enlargement):
 def test_outputs_halve_from_finest_to_coarsest(stages, rgb):
     recipe = replace(smoke(), height=64, width=96, decoder_filters=(24, 16, 16, 8, 8)[:stages])
     for scales in range(2, stages + 1):
-        network = build_unet(replace(recipe, supervised_scales=scales))
+        network = build_network(replace(recipe, supervised_scales=scales))
         assert network.output_shape == [(None, 64 >> k, 96 >> k, 1) for k in range(scales)]
         heads = ["log_depth", "log_depth_half", "log_depth_quarter", "log_depth_eighth", "log_depth_sixteenth"][:scales]
         for k, head in enumerate(heads):
@@ -288,7 +288,7 @@ def test_outputs_halve_from_finest_to_coarsest(stages, rgb):
 @pytest.mark.parametrize("norm", ["none", "batch", "group"])
 def test_gradients_reach_every_trainable_variable(norm, rgb):
     recipe = replace(smoke(), decoder_norm=norm, bottleneck_filters=16, supervised_scales=5)
-    network = build_unet(replace(recipe, decoder_upsampling="bilinear"))
+    network = build_network(replace(recipe, decoder_upsampling="bilinear"))
     with tf.GradientTape() as tape:
         loss = sum(tf.reduce_mean(tf.square(output - 1.0)) for output in network(rgb, training=True))
     for variable, gradient in zip(
@@ -301,7 +301,7 @@ def test_gradients_reach_every_trainable_variable(norm, rgb):
 
 @pytest.mark.parametrize("dtype", ["mixed_bfloat16", "mixed_float16"])
 def test_mixed_policies_predict_float32(dtype, rgb):
-    network = build_unet(replace(smoke(), dtype=dtype, decoder_filters=(16, 16, 8), supervised_scales=3))
+    network = build_network(replace(smoke(), dtype=dtype, decoder_filters=(16, 16, 8), supervised_scales=3))
     assert {weight.dtype for weight in network.weights} == {"float32"}
     assert network.get_layer("decoder1_conv1").compute_dtype == dtype.removeprefix("mixed_")
     for output in network(rgb):

@@ -1,27 +1,25 @@
-"""The U-Net: an encoder, upsampling decoder stages with skips, and linear heads that predict unbounded log-depth."""
+"""The network of a recipe: an encoder, a decoder, and linear heads that predict unbounded log-depth."""
 
 # Keras and TensorFlow type their operations loosely.
 # pyright: reportOptionalOperand=false, reportOperatorIssue=false, reportArgumentType=false, reportReturnType=false
 
-import math
 from collections.abc import Iterator
 
 import keras
 from keras import layers
 
-from depthflow.models.encoders import DECODER_PREFIX, Features, build_encoder
+from depthflow.models.decoders import DECODERS
+from depthflow.models.encoders import build_encoder
+from depthflow.models.features import DECODER_PREFIX
+from depthflow.models.resizing import align_corners
 from depthflow.recipe import Recipe
 
-BATCH_NORM_MOMENTUM = 0.9
-"""Momentum in the decoder, whose statistics then cover tens of steps. With Keras's 0.99 on some hundred images, the
-statistics of the first epochs were still dominated by their initial values."""
 HEAD_PREFIX = "log_depth"
 HEADS = ("log_depth", "log_depth_half", "log_depth_quarter", "log_depth_eighth", "log_depth_sixteenth")
 """Names of the 1x1 convolutions that predict, by output resolution. NAME_up enlarges the output if need be."""
-ENCODER_HALVINGS = 5
 
 
-def build_unet(recipe: Recipe) -> keras.Model:
+def build_network(recipe: Recipe) -> keras.Model:
     """Builds the recipe's network from layers that Keras ships, so that it is saved and loaded without custom code.
 
     With encoder resnet50 and the decoder's fields at their defaults, this is the tutorial's network: skips from
@@ -34,61 +32,36 @@ def build_unet(recipe: Recipe) -> keras.Model:
         shape (B, H / 2^k, W / 2^k, 1).
 
     Raises:
-        TrainingError: if the encoder's weights cannot be loaded.
+        TrainingError: if the weights cannot be loaded.
 
-    Sources: U-Net: Ronneberger et al. 2015, arXiv:1505.04597. Upsampling before a convolution: Odena et al. 2016,
-    doi:10.23915/distill.00003. Outputs at several scales: Godard et al. 2017, arXiv:1609.03677.
+    Source of outputs at several scales: Godard et al. 2017, arXiv:1609.03677.
     """
     previous = keras.config.dtype_policy()
     keras.config.set_dtype_policy(recipe.dtype)
     try:
         rgb = keras.Input((*recipe.size, 3), dtype="uint8", name="rgb")
-        features = build_encoder(
-            rgb, name=recipe.encoder, weights=recipe.encoder_weights, input_scaling=recipe.input_scaling
-        )
-        stages = _decoder(features, recipe)
-        enlargement = 2 ** (ENCODER_HALVINGS - len(stages))
+        features = build_encoder(rgb, name=recipe.encoder, weights=recipe.weights, input_scaling=recipe.input_scaling)
+        stages = DECODERS[recipe.decoder](features, recipe)
         scales = zip(reversed(stages), HEADS[: recipe.supervised_scales], strict=False)
-        outputs = [_head(stage, enlargement=enlargement, name=name) for stage, name in scales]
-        return keras.Model(rgb, outputs if len(outputs) > 1 else outputs[0], name=f"{recipe.encoder}_unet")
+        height, width = recipe.size
+        outputs = [
+            _head(stage, size=(height >> scale, width >> scale), name=name)
+            for scale, (stage, name) in enumerate(scales)
+        ]
+        return keras.Model(rgb, outputs if len(outputs) > 1 else outputs[0], name=f"{recipe.encoder}_{recipe.decoder}")
     finally:
         keras.config.set_dtype_policy(previous)
 
 
-def _decoder(features: Features, recipe: Recipe) -> list[keras.KerasTensor]:
-    """Returns the outputs of the decoder stages, coarse to fine: at 1/16, 1/8, 1/4, 1/2 and 1."""
-    x = features.bottom
-    if recipe.bottleneck_filters:
-        x = _convolve_twice(x, filters=recipe.bottleneck_filters, norm=recipe.decoder_norm, name=f"{DECODER_PREFIX}0")
-    stages = []
-    for stage, filters in enumerate(recipe.decoder_filters, start=1):
-        name = f"{DECODER_PREFIX}{stage}"
-        x = layers.UpSampling2D(2, interpolation=recipe.decoder_upsampling, name=f"{name}_up")(x)
-        if stage <= len(features.skips):
-            x = layers.Concatenate(name=f"{name}_skip")([x, features.skips[-stage]])
-        x = _convolve_twice(x, filters=filters, norm=recipe.decoder_norm, name=name)
-        stages.append(x)
-    return stages
-
-
-def _convolve_twice(x: keras.KerasTensor, *, filters: int, norm: str, name: str) -> keras.KerasTensor:
-    """Applies two 3x3 convolutions, each followed by normalisation and ReLU."""
-    for k in (1, 2):
-        x = layers.Conv2D(filters, 3, padding="same", use_bias=norm == "none", name=f"{name}_conv{k}")(x)
-        if norm == "batch":
-            x = layers.BatchNormalization(momentum=BATCH_NORM_MOMENTUM, name=f"{name}_norm{k}")(x)
-        elif norm == "group":
-            x = layers.GroupNormalization(math.gcd(8, filters), name=f"{name}_norm{k}")(x)
-        x = layers.ReLU(name=f"{name}_relu{k}")(x)
-    return x
-
-
-def _head(x: keras.KerasTensor, *, enlargement: int, name: str) -> keras.KerasTensor:
+def _head(x: keras.KerasTensor, *, size: tuple[int, int], name: str) -> keras.KerasTensor:
     """Predicts a stage's log-depth, enlarged bilinearly; in float32 even under a mixed policy."""
     dtype = keras.config.dtype_policy().variable_dtype
     log_depth = layers.Conv2D(1, 1, dtype=dtype, name=name)(x)
-    if enlargement == 1:
+    if log_depth.shape[1:3] == size:
         return log_depth
+    if any(new % old for new, old in zip(size, log_depth.shape[1:3], strict=True)):  # A patch of 14 pixels, say.
+        return align_corners(log_depth, size, name=f"{name}_up", dtype=dtype)
+    enlargement = size[0] // log_depth.shape[1]
     return layers.UpSampling2D(enlargement, interpolation="bilinear", dtype=dtype, name=f"{name}_up")(log_depth)
 
 
@@ -100,14 +73,14 @@ def serving_network(model: keras.Model) -> keras.Model:
 
 
 def encoder_variables(model: keras.Model) -> list[keras.Variable]:
-    """Returns the trainable variables of a U-Net's encoder, in the order of model.trainable_variables."""
+    """Returns the trainable variables of a network's encoder, in the order of model.trainable_variables."""
     own = [layer for layer in model.layers if not layer.name.startswith((DECODER_PREFIX, HEAD_PREFIX))]
     ids = {id(variable) for layer in own for variable in layer.trainable_variables}
     return [variable for variable in model.trainable_variables if id(variable) in ids]
 
 
 def set_batch_norm(model: keras.Model, mode: str) -> None:
-    """Prepares a U-Net's batch normalisation for data-parallel training.
+    """Prepares a network's batch normalisation for data-parallel training.
 
     Args:
         mode: synchronized: all layers compute statistics over all workers' images. frozen: the encoder's statistics

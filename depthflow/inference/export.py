@@ -194,7 +194,8 @@ def convert(network: "keras.Model", variant: Variant, path: Path, representative
     import keras
     import tensorflow as tf
 
-    rgb = keras.InputSpec(shape=network.input_shape, dtype="uint8", name="rgb")
+    batch = RUNTIMES[variant.format].batch
+    rgb = keras.InputSpec(shape=(batch, *network.input_shape[1:]), dtype="uint8", name="rgb")
     options: dict[str, Any] = {"input_signature": [rgb]}
     if variant.weights != "float32":
         options["optimizations"] = [tf.lite.Optimize.DEFAULT]
@@ -265,6 +266,7 @@ def facts_of(source: Source, variant: Variant, path: Path, difference: float) ->
         "network_sha256": source.sha256,
         "sha256": export_sha256(path),
         "input": {
+            "batch": RUNTIMES[variant.format].batch or "any",
             "height": height,
             "width": width,
             "layout": "NHWC, RGB",

@@ -33,6 +33,8 @@ class Runtime(NamedTuple):
         title: Name, for people.
         ending: Ending of an exported network's name.
         keras_name: What `keras.Model.export` calls the format.
+        batch: Number of images that a network takes at once; None for any number. LiteRT's XNNPACK, which is what makes
+            it fast, cannot resize the tensors of a transformer.
         packages: Modules that converting to the format and running it need.
         open: Loads an exported network.
     """
@@ -40,6 +42,7 @@ class Runtime(NamedTuple):
     title: str
     ending: str
     keras_name: str
+    batch: int | None
     packages: tuple[str, ...]
     open: Callable[[str], Run]
 
@@ -57,7 +60,7 @@ def _open_litert(path: str) -> Run:
 
     run = Interpreter(path, num_threads=len(os.sched_getaffinity(0))).get_signature_runner()
     [name] = run.get_input_details()
-    return lambda rgb: next(iter(run(**{name: rgb}).values()))
+    return lambda rgb: np.concatenate([next(iter(run(**{name: one[None]}).values())) for one in rgb])
 
 
 def _open_saved_model(path: str) -> Run:
@@ -68,9 +71,9 @@ def _open_saved_model(path: str) -> Run:
 
 
 RUNTIMES = {
-    "onnx": Runtime("onnxruntime", ".onnx", "onnx", ("tf2onnx", "onnxruntime"), _open_onnx),
-    "litert": Runtime("LiteRT", ".tflite", "litert", ("ai_edge_litert",), _open_litert),
-    "saved_model": Runtime("TensorFlow", ".saved_model", "tf_saved_model", (), _open_saved_model),
+    "onnx": Runtime("onnxruntime", ".onnx", "onnx", None, ("tf2onnx", "onnxruntime"), _open_onnx),
+    "litert": Runtime("LiteRT", ".tflite", "litert", 1, ("ai_edge_litert",), _open_litert),
+    "saved_model": Runtime("TensorFlow", ".saved_model", "tf_saved_model", None, (), _open_saved_model),
 }
 """By value of --format."""
 

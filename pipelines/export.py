@@ -1,4 +1,4 @@
-"""Export a registered network for onnxruntime, LiteRT or TensorFlow, and check it there."""
+"""Export a registered network for other runtimes, and check it in each."""
 
 import sys
 from pathlib import Path

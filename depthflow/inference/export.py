@@ -3,8 +3,9 @@
 import json
 import logging
 import os
+import re
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -110,8 +111,35 @@ def in_float32(network: "keras.Model") -> "keras.Model":
     def converted(layer: keras.Layer) -> keras.Layer:
         return type(layer).from_config({**layer.get_config(), "dtype": "float32"})
 
+    return _copied(network, converted)
+
+
+def _without_vector_einsums(network: "keras.Model") -> "keras.Model":
+    """Returns a network whose products with a vector, a transformer's layer scale, are depthwise convolutions.
+
+    LiteRT's converter takes such an einsum for a product of matrices, of a wrong shape.
+    """
+    import keras
+
+    def is_scale(layer: keras.Layer) -> bool:
+        labels = re.split(r",|->", layer.equation) if isinstance(layer, keras.layers.EinsumDense) else []
+        return len(labels) == 3 and labels[0] == labels[2] and labels[1] == labels[0][-1:] and len(labels[0]) == 3
+
+    def converted(layer: keras.Layer) -> keras.Layer:
+        if is_scale(layer):
+            return keras.layers.DepthwiseConv1D(1, use_bias=False, name=layer.name)
+        return type(layer).from_config(layer.get_config())
+
+    return _copied(network, converted) if any(map(is_scale, network.layers)) else network
+
+
+def _copied(network: "keras.Model", converted: Callable[["keras.Layer"], "keras.Layer"]) -> "keras.Model":
+    """Returns a network of converted layers with the same weights."""
+    import keras
+
     copy = keras.models.clone_model(network, clone_function=converted)
-    copy.set_weights(network.get_weights())
+    for old, new in zip(network.weights, copy.weights, strict=True):
+        new.assign(old.numpy().reshape(new.shape))
     return copy
 
 
@@ -209,7 +237,9 @@ def convert(network: "keras.Model", variant: Variant, path: Path, representative
     # Keras compiles grouped convolutions, as of ConvNeXt, with XLA, and tf2onnx does not convert calls of functions.
     tf.config.run_functions_eagerly(True)  # While one function is traced, those that it calls become part of it.
     try:
-        network.export(str(path), format=RUNTIMES[variant.format].keras_name, verbose=False, **options)
+        _without_vector_einsums(network).export(
+            str(path), format=RUNTIMES[variant.format].keras_name, verbose=False, **options
+        )
     finally:
         tf.config.run_functions_eagerly(False)
 

@@ -119,6 +119,21 @@ def test_a_grouped_convolution_is_exported_to_onnx(tmp_path):
     assert export(grouped, tmp_path, Variant(format="onnx"))["network.onnx"] < 1e-5
 
 
+def test_a_transformer_is_exported_to_litert(tmp_path):
+    """Its layer scale was an einsum with a vector, which the converter took for a product of matrices."""
+    scaled = keras.layers.EinsumDense(
+        "btd,d->btd", (None, 8), kernel_initializer=keras.initializers.RandomNormal(seed=0)
+    )
+
+    def attended(x):
+        tokens = keras.layers.Reshape((HEIGHT * WIDTH, 8))(x)
+        tokens = keras.layers.Add()([tokens, scaled(keras.layers.MultiHeadAttention(2, 4)(tokens, tokens))])
+        return keras.layers.Reshape((HEIGHT, WIDTH, 8))(keras.layers.LayerNormalization()(tokens))
+
+    variants = [Variant(format=name) for name in RUNTIMES]
+    assert max(export(source_of(network_with(attended)), tmp_path, *variants).values()) < 1e-5
+
+
 def test_a_network_of_mixed_precision_is_exported_in_float32(tmp_path):
     mixed = network_with(keras.layers.Conv2D(8, 3, padding="same", activation="gelu"), dtype="mixed_bfloat16")
     network = in_float32(mixed)

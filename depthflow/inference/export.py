@@ -1,5 +1,6 @@
 """Converts a registered network to ONNX, LiteRT or a SavedModel, and checks it in the runtime that will run it."""
 
+import gc
 import json
 import logging
 import os
@@ -8,7 +9,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -249,9 +250,18 @@ def _teach_tf2onnx() -> None:
     """Adds erfc to tf2onnx: TensorFlow's exact gelu calls it, and ONNX only has erf.
 
     Without this, tf2onnx logs an error and writes a file that onnxruntime refuses. Its log is hidden, since every file
-    is opened in onnxruntime and compared.
+    is opened in onnxruntime and compared. Each of its optimizers copies the graph, in cycles that Python frees so late
+    that the tutorial's network took 20 GB: they are collected before the next one.
     """
+    from tf2onnx import optimizer
     from tf2onnx.handler import tf_op
+
+    def collected(make: Callable[[], Any]) -> Any:
+        gc.collect()
+        return make()
+
+    optimizers: Any = optimizer._get_optimizers()
+    optimizers.update({name: partial(collected, make) for name, make in optimizers.items()})
 
     logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)
 

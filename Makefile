@@ -53,8 +53,8 @@ RESOLVE := $(BIN)/uv pip compile pyproject.toml --extra cluster --extra s3 --ext
 # Two files, since CUDA adds 13 packages (about 3 GB). uv.lock and pylock.toml hold such variants in one file, but record
 # the address of the index.
 lock: venv ## Resolve pyproject.toml anew into both lock files
-	$(RESOLVE) --extra dev --extra bench --extra docs --upgrade --output-file requirements.lock
-	$(RESOLVE) --extra dev --extra bench --extra docs --extra gpu --constraints requirements.lock --output-file requirements-gpu.lock
+	$(RESOLVE) --extra dev --extra bench --extra docs --extra export --upgrade --output-file requirements.lock
+	$(RESOLVE) --extra dev --extra bench --extra docs --extra export --extra gpu --constraints requirements.lock --output-file requirements-gpu.lock
 
 clean: ## Remove the environment and what the demo made
 	rm -rf .venv demo-out tutorial-out site .coverage

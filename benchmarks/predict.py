@@ -1,6 +1,6 @@
 """Compares prediction and evaluation with the bare model.predict of the same network, and times each stage.
 
-    python benchmarks/predict.py --work DIR [--recipe tutorial] [--samples STORE]
+    python benchmarks/predict.py --work DIR [--recipe tutorial] [--samples STORE] [--backends keras onnx litert]
 
 Images of 1024 x 768 are written to DIR, a scratch folder. The network has the recipe's encoder and decoder with random
 weights. Sides alternate, rates are medians, and a ratio is the median over pairs, since other load slows both sides of
@@ -11,7 +11,9 @@ a pair.
   as many images in memory at the network's size;
 - evaluate: the same for `Evaluator.evaluate` over STORE, a store of 768 x 1024 samples;
 - stages: milliseconds per image for reading, shrinking, the network, enlarging and each kind of file, one after the
-  other in one process, for a few sizes.
+  other in one process, for a few sizes;
+- backends: milliseconds per image of `predict_on_batch` at the network's size by Keras and by the exported networks of
+  the other --backends, in one process and in turn, and the rate of each relative to Keras.
 
 The last line on stdout is one JSON object.
 """
@@ -48,8 +50,11 @@ from depthflow.reports.panels import DepthMap, draw_panel
 from depthflow.store.store import open_store
 from depthflow.store.write.planes import resize_rgb
 
+CALLS = 10
+"""Number of calls of each backend per repeat."""
 SIZES = ((768, 1024), (3000, 4000), (4000, 6000))
-Part = Literal["predict", "evaluate", "stages"]
+Part = Literal["predict", "evaluate", "stages", "backends"]
+Backend = Literal["keras", "onnx", "litert", "saved_model"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +69,10 @@ class Benchmark:
     """Store of samples at 768 x 1024. Required for the part evaluate."""
     parts: tuple[Part, ...] = ("predict", "stages")
     """Parts to measure."""
+    backends: tuple[Backend, ...] = ("keras", "onnx", "litert")
+    """Backends to compare in the part backends."""
+    batch_sizes: tuple[int, ...] = (1, 8)
+    """Numbers of images per call in the part backends."""
     photographs: tuple[int, int] = (16, 80)
     """Number of images in the short and in the long run."""
     repeats: int = 3
@@ -83,6 +92,7 @@ def main(benchmark: Benchmark) -> int:
         "predict": measure_predict,
         "evaluate": measure_evaluate,
         "stages": measure_stages,
+        "backends": measure_backends,
     }
     results: dict[str, Any] = {}
     for part in benchmark.parts:
@@ -168,7 +178,7 @@ def measure_stages(benchmark: Benchmark, work: Path, network: Path) -> dict[str,
 
 def _stages(folder: str, network: str) -> dict[str, float]:
     predictor = NetworkPredictor.load(network)
-    model: Any = predictor._network
+    model: Any = predictor.network
     height, width = model.input_shape[1:3]
     model.predict_on_batch(np.zeros((1, height, width, 3), np.uint8))
     found: dict[str, list[float]] = {}
@@ -196,6 +206,46 @@ def _stages(folder: str, network: str) -> dict[str, float]:
             lambda d=drawn: draw_panel(scratch / "p.png", rgb=d[0], maps=[DepthMap(title="depth", depth_m=d[1])]),
         )
     return {stage: statistics.median(ms) for stage, ms in found.items()}
+
+
+def measure_backends(benchmark: Benchmark, work: Path, network: Path) -> dict[str, Any]:
+    """Measures milliseconds per image by batch size and backend."""
+    return _apart(_backends, str(network), str(work), benchmark.backends, benchmark.batch_sizes, benchmark.repeats)
+
+
+def _backends(
+    network: str, work: str, backends: tuple[Backend, ...], batch_sizes: tuple[int, ...], repeats: int
+) -> dict[str, Any]:
+    from depthflow.inference.export import Variant, convert
+    from depthflow.inference.exported import open_network
+
+    model: Any = NetworkPredictor.load(network).network
+    height, width = model.input_shape[1:3]
+    sides: dict[str, Any] = {"keras": model}
+    for backend in backends:
+        if backend != "keras":
+            variant = Variant(format=backend)
+            convert(model, variant, Path(work) / variant.name)
+            path = str(Path(work) / variant.name)
+            sides[backend] = open_network(path, backend, height=height, width=width)
+    found: dict[str, Any] = {}
+    for batch_size in batch_sizes:
+        images = np.random.default_rng(0).integers(0, 256, (batch_size, height, width, 3), np.uint8)
+        ms: dict[str, list[float]] = {backend: [] for backend in sides}
+        for _ in range(CALLS * repeats):  # In turn, since other load on the machine then slows all of them.
+            for backend, side in sides.items():
+                began = time.monotonic()
+                side.predict_on_batch(images)
+                ms[backend].append((time.monotonic() - began) * 1000 / batch_size)
+        ms = {backend: each[CALLS // 2 :] for backend, each in ms.items()}  # The first calls warm up.
+        found[f"batch {batch_size}"] = {
+            backend: {
+                "ms": statistics.median(each),
+                "rate": statistics.median(k / e for k, e in zip(ms["keras"], each, strict=True)),
+            }
+            for backend, each in ms.items()
+        }
+    return found
 
 
 def make_photographs(folder: Path, count: int, height: int, width: int) -> Path:

@@ -22,8 +22,15 @@ MODELS = ("model", "compare")
 """Flags that name models: MLflow URIs or folders."""
 DEPTH_ANYTHING = "depth-anything:"
 """Precedes a folder or a name on the Hugging Face hub."""
-USES_MLFLOW = ("train", "evaluate", "promote", "predict")
-WORK = {"train": "training", "evaluate": "pool", "promote": "pool", "predict": "pool", "preprocess": "data"}
+USES_MLFLOW = ("train", "evaluate", "promote", "predict", "export")
+WORK = {
+    "train": "training",
+    "evaluate": "pool",
+    "promote": "pool",
+    "predict": "pool",
+    "export": "pool",
+    "preprocess": "data",
+}
 """What a command runs on the cluster, as a value of doctor.py's --work."""
 NOT_SUBMITTED = ("submit",)
 WITHOUT_PREFLIGHT = ("doctor",)

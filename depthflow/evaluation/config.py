@@ -29,8 +29,8 @@ class EvaluateConfig(EvaluationConfig):
     """Evaluates a model under a named protocol, beside the mean-depth baseline."""
 
     model: str
-    """MLflow model URI: models:/NAME@champion, models:/NAME/3, runs:/..., a folder, depth-anything-v2-small, or
-    depth-anything:PLACE, a folder or name on the Hugging Face hub of any Depth Anything."""
+    """MLflow model URI: models:/NAME@champion, models:/NAME/3, runs:/..., a folder, what export.py wrote,
+    depth-anything-v2-small, or depth-anything:PLACE, a folder or name on the Hugging Face hub of any Depth Anything."""
     compare: tuple[str, ...] = ()
     """Other models to evaluate in the same pass and show in the same report."""
     samples: str

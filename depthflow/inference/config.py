@@ -1,8 +1,8 @@
-"""Flags of predict.py."""
+"""Flags of predict.py and export.py."""
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from depthflow.flags import PoolConfig, explained, flags, require
+from depthflow.flags import PoolConfig, Split, explained, flags, require, require_folder
 from depthflow.inference.formats import FORMATS
 
 NAMED = {name: one for name, one in FORMATS.items() if not one.needs_camera}
@@ -17,8 +17,8 @@ class PredictConfig(PoolConfig):
     """Predicts depth for images of any size."""
 
     model: str
-    """MLflow model URI: models:/NAME@champion, models:/NAME/3, runs:/..., a folder, depth-anything-v2-small, or
-    depth-anything:PLACE, a folder or name on the Hugging Face hub of any Depth Anything."""
+    """MLflow model URI: models:/NAME@champion, models:/NAME/3, runs:/..., a folder, what export.py wrote,
+    depth-anything-v2-small, or depth-anything:PLACE, a folder or name on the Hugging Face hub of any Depth Anything."""
     compare: tuple[str, ...] = ()
     """Other models. NAME.compare.png shows their predictions beside this model's; their files go to a folder per model
     in --out."""
@@ -82,3 +82,37 @@ class PredictConfig(PoolConfig):
         """Formats the camera flags as they were given."""
         values = {"--fx": self.fx, "--fy": self.fy, "--fov-deg": self.fov_deg}
         return " ".join(f"{flag} {value:g}" for flag, value in values.items() if value is not None)
+
+
+@flags
+class ExportConfig(PoolConfig):
+    """Exports a registered network for other runtimes, and checks it there."""
+
+    model: str
+    """MLflow model URI: models:/NAME@champion, models:/NAME/3, runs:/..., or a folder."""
+    format: tuple[Literal["onnx", "litert", "saved_model"], ...]
+    """Formats to write: network.onnx, network.tflite, network.saved_model."""
+    out: str
+    """Folder for the networks. NAME.json beside each says what goes in and what comes out."""
+    images: tuple[str, ...] = ()
+    """Images to compare the networks on, as for predict.py, besides the version's own input example."""
+    tolerance: float = 1e-4
+    """Largest relative difference of the metres. If a network in float32 exceeds it, nothing is written."""
+    quantize: tuple[Literal["float16", "int8"], ...] = ()
+    """LiteRT networks to write as well: network.float16.tflite has half the size, network.int8.tflite a quarter. Their
+    differences have no limit: --samples shows what they cost. int8 is calibrated on images of its train split."""
+    samples: str | None = None
+    """Sample store to evaluate the model and the exported networks on. Required with --quantize."""
+    protocol: str = "devkit"
+    """Protocol of that evaluation, as for evaluate.py."""
+    split: Split = "val"
+    """Split to evaluate."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(len(self.format) > 0, "--format needs at least one format, such as onnx. Received: none")
+        require(self.tolerance > 0, f"--tolerance must be positive. Received: {self.tolerance}")
+        require_folder(out=self.out)
+        given = " ".join(self.quantize)
+        require(not given or "litert" in self.format, f"--quantize needs --format litert. Received: {given}")
+        require(not given or self.samples is not None, f"--quantize needs --samples STORE. Received: {given}")

@@ -1,10 +1,12 @@
-"""Finds a model as named on the command line: a registered model, a folder, or Depth Anything."""
+"""Finds a model as named on the command line: a registered model, a folder, an exported network, or Depth Anything."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from depthflow.errors import RegistryError
 from depthflow.inference import depth_anything
+from depthflow.inference.exported import is_exported, load_exported, read_facts
 from depthflow.inference.predictor import ConstantPredictor, find_network, load_predictor
 from depthflow.inference.tiles import TiledPredictor
 from depthflow.models.canonical_camera import ModelCamera
@@ -22,7 +24,7 @@ class NamedModel:
         uri: URI as given, or models:/NAME/VERSION instead of an alias.
         load: Loads the predictor.
         output: What it predicts.
-        resolved: What the registry knows about it; None for Depth Anything and the baseline.
+        resolved: What the registry knows about it; None for Depth Anything, exported networks and the baseline.
         camera: What it knows about cameras.
     """
 
@@ -95,8 +97,8 @@ def find_model(name: str) -> NamedModel:
     """Finds a model.
 
     Args:
-        name: models:/NAME@ALIAS, models:/NAME/VERSION, runs:/..., a folder, depth-anything-v2-small, or
-            depth-anything: followed by a folder or a name on the Hugging Face hub.
+        name: models:/NAME@ALIAS, models:/NAME/VERSION, runs:/..., a folder, an exported network,
+            depth-anything-v2-small, or depth-anything: followed by a folder or a name on the Hugging Face hub.
 
     Raises:
         RegistryError: if there is no such model.
@@ -111,6 +113,12 @@ def find_model(name: str) -> NamedModel:
             load=lambda: depth_anything.DepthAnythingPredictor(open_transformers(place)),
             output=output,
             resolved=None,
+        )
+    if is_exported(name):
+        path = str(Path(name).absolute())
+        camera = read_facts(path).camera
+        return NamedModel(
+            uri=path, load=lambda: load_exported(path), output="metres", resolved=None, camera=camera
         )
     resolved = resolve_model(name)
     network = find_network(resolved.download(), sha256=resolved.network_sha256)

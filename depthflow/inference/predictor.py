@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import cv2
 import numpy as np
@@ -15,6 +15,19 @@ from depthflow.store.write.planes import resize_rgb
 
 if TYPE_CHECKING:
     import keras
+
+
+class Network(Protocol):
+    """What a predictor needs of a network; a `keras.Model` has it."""
+
+    @property
+    def input_shape(self) -> Any:
+        """(None, h, w, 3)."""
+        ...
+
+    def predict_on_batch(self, rgb: Any, /) -> Any:
+        """Maps uint8 (B, h, w, 3) to log-depth (B, h, w, 1)."""
+        ...
 
 
 class NetworkPredictor:
@@ -30,8 +43,8 @@ class NetworkPredictor:
 
     output: Output = "metres"
 
-    def __init__(self, network: "keras.Model", camera: ModelCamera | None = None) -> None:
-        self._network, self._camera = network, camera or ModelCamera()
+    def __init__(self, network: Network, camera: ModelCamera | None = None) -> None:
+        self.network, self._camera = network, camera or ModelCamera()
         self._height, self._width = network.input_shape[1:3]
 
     @classmethod
@@ -63,7 +76,7 @@ class NetworkPredictor:
             raise ValueError(f"Images must be uint8 (B, H, W, 3). Received: {rgb.dtype} {rgb.shape}")
         height, width = rgb.shape[1:3]
         small = np.stack([resize_rgb(image, height=self._height, width=self._width) for image in rgb])
-        log_depth = self._network.predict_on_batch(small)[..., 0].astype(np.float32)
+        log_depth = self.network.predict_on_batch(small)[..., 0].astype(np.float32)
         resized = [cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR) for image in log_depth]
         return self._camera.metres(np.stack(resized), focal)
 

@@ -32,10 +32,11 @@ def hide_noise() -> None:
 
 
 @contextmanager
-def loading_tensorflow() -> Iterator[None]:
-    """Hides what TensorFlow's libraries write while the block loads them: they do not look at TF_CPP_MIN_LOG_LEVEL yet.
+def quiet_native_code() -> Iterator[None]:
+    """Hides what native libraries write to stderr in the block, whatever their settings.
 
-    An error of the import has its own traceback.
+    While TensorFlow's are loaded, they do not look at TF_CPP_MIN_LOG_LEVEL yet; LiteRT's never do. An error has its own
+    traceback.
     """
     if os.environ.get("TF_CPP_MIN_LOG_LEVEL", "0") == "0":
         yield

@@ -2,7 +2,7 @@
 
 import math
 import re
-from base64 import b64encode
+from base64 import b64decode, b64encode
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from mlflow.entities import Dataset
 from mlflow.exceptions import MlflowException
-from mlflow.models import ModelSignature
+from mlflow.models import Model, ModelSignature
 from mlflow.models.model import ModelInfo
 from mlflow.types import DataType, ParamSchema, ParamSpec, Schema, TensorSpec
 
@@ -138,6 +138,15 @@ def _log_model(network: Path, serving_code: Path, example_rgb: np.ndarray, *, co
         input_example=(pd.DataFrame({"image": [b64encode(jpeg.tobytes()).decode()]}), {OUTPUT_FORMAT: "png"}),
         pip_requirements=[f"{package}=={version(package)}" for package in SERVING_PACKAGES],
     )
+
+
+def input_example(model_folder: str) -> bytes | None:
+    """Returns the image file that `register_network` logged as a packaged model's input example; None without one."""
+    try:
+        example: Any = Model.load(model_folder).load_input_example(model_folder)
+        return b64decode(example["image"][0], validate=True)
+    except (MlflowException, OSError, LookupError, TypeError, ValueError):
+        return None
 
 
 def tag_version(version: ModelVersion, tags: Mapping[str, str], tracking: str) -> None:

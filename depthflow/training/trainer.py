@@ -15,7 +15,7 @@ from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from depthflow.errors import StoreError, TrainingError, unwrapped
 from depthflow.models.transformers_folder import is_hub_name
-from depthflow.observability.noise import loading_tensorflow
+from depthflow.observability.noise import quiet_native_code
 from depthflow.placement import TrainingPlan, cluster_capacity, plan_training
 from depthflow.recipe import CONVOLUTIONS_STRIDE_PX, Recipe, stride_px
 from depthflow.registry.runs import RunLog
@@ -216,7 +216,7 @@ def best_outcome(recipe: Recipe, checkpoints: str) -> TrainingOutcome:
     Raises:
         TrainingError: if no epoch ended with finite metrics.
     """
-    with loading_tensorflow():  # It takes seconds.
+    with quiet_native_code():  # It takes seconds.
         from depthflow.models.blocks import adapt
         from depthflow.models.network import build_network, serving_network
         from depthflow.training.checkpoint import best, load_checkpoint

@@ -141,15 +141,36 @@ def test_promote(promoted):
     assert (promoted.result["champion"], promoted.result["previous"]) == ("1", None)
 
 
-def test_predict(run, folder, promoted):
+@pytest.fixture(scope="module")
+def exported(run, folder, promoted):
+    flags = ("--format", "onnx", "litert", "--quantize", "int8", "--samples", "samples", "--images", "mini-diode/val")
+    return run("export", "--model", "models:/depthflow@champion", *flags, "--out", "exported", cwd=folder)
+
+
+def test_export(exported, folder):
+    assert exported.code == 0, exported.stderr
+    assert exported.noise == []
+    assert exported.result["model"] == "models:/depthflow/1"
+    names = ["network.onnx", "network.tflite", "network.int8.tflite"]
+    assert [Path(file).name for file in exported.result["files"]] == names
+    assert {path.name for path in (folder / "exported").iterdir()} == {*names, *(f"{name}.json" for name in names)}
+    onnx, litert, int8 = exported.result["largest_difference"].values()
+    assert max(onnx, litert) < 1e-4 < int8
+    abs_rel = {Path(name).name: metrics["all"]["abs_rel"] for name, metrics in exported.result["metrics"].items()}
+    assert abs_rel["network.onnx"] == pytest.approx(abs_rel["1"], rel=1e-4) != abs_rel["network.int8.tflite"]
+
+
+def test_predict(run, folder, promoted, exported):
     images = sorted(folder.glob("mini-diode/val/**/*.png"))[:2]
-    flags = ("--images", *images, "--out", "depth", "--viewer", "--fov-deg", 60)
+    flags = ("--images", *images, "--out", "depth", "--viewer", "--fov-deg", 60, "--compare", "exported/network.onnx")
     done = run("predict", "--model", "models:/depthflow@champion", *flags, cwd=folder)
     assert done.code == 0, done.stderr
     assert done.noise == []
     depth_m = [np.load(path) for path in done.result["outputs"] if path.endswith(".npy")]
     assert [each.shape for each in depth_m] == [(64, 64)] * 2
     assert all((each > 0).all() for each in depth_m)
+    of_onnx = [np.load(path) for path in sorted(folder.glob("depth/*network.onnx/*.npy"))]
+    np.testing.assert_allclose(of_onnx, depth_m, rtol=1e-4)
     viewers = [folder / path for path in done.result["outputs"] if path.endswith(".viewer.html")]
     assert [viewer.name for viewer in viewers] == [f"{image.stem}.viewer.html" for image in images]
     with opened(viewers[0], width=1280, height=900) as tab:

@@ -8,7 +8,7 @@ import pytest
 from depthflow.cluster.config import DoctorConfig, SubmitConfig
 from depthflow.datasets.config import DownloadConfig
 from depthflow.evaluation.config import EvaluateConfig, PromoteConfig
-from depthflow.inference.config import PredictConfig
+from depthflow.inference.config import ExportConfig, PredictConfig
 from depthflow.recipe import Recipe
 from depthflow.store.write.config import PreprocessConfig
 from depthflow.synthetic.config import SynthesizeConfig
@@ -26,6 +26,7 @@ SOUND = {
     TrainJob: TrainJob(samples="s", storage="t"),
     EvaluateConfig: EvaluateConfig(model="m", samples="s"),
     PromoteConfig: PromoteConfig(samples="s"),
+    ExportConfig: ExportConfig(model="m", format=("onnx",), out="o"),
     PredictConfig: PredictConfig(model="m", images=("i",), out="o"),
     DemoConfig: DemoConfig(),
     SubmitConfig: SubmitConfig(command=("train",)),
@@ -148,6 +149,11 @@ REJECTED = [
     (PromoteConfig, {"history": True, "rollback": True}, "--force, --rollback", "--rollback --history"),
     (PromoteConfig, {"confidence": 1.0}, "--confidence", "1.0"),
     (PromoteConfig, {"max_latency_ratio": 0.0}, "--max-latency-ratio", "0.0"),
+    (ExportConfig, {"format": ()}, "--format", "none"),
+    (ExportConfig, {"tolerance": 0.0}, "--tolerance", "0.0"),
+    (ExportConfig, {"out": "s3://b/x"}, "--out", "s3://b/x"),
+    (ExportConfig, {"quantize": ("int8",), "samples": "s"}, "--quantize needs --format litert", "int8"),
+    (ExportConfig, {"format": ("litert",), "quantize": ("int8",)}, "--quantize needs --samples STORE", "int8"),
     (PredictConfig, {"tile_px": 63}, "--tile-px", "63"),
     (PredictConfig, {"files": ()}, "--files", "none"),
     (PredictConfig, {"point_cloud": True, "fov_deg": 180.0}, "--fov-deg", "180.0"),

@@ -1,0 +1,341 @@
+"""Converts a registered network to ONNX, LiteRT or a SavedModel, and checks it in the runtime that will run it."""
+
+import gc
+import json
+import logging
+import os
+import re
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from depthflow.datasets.image_file import decode_rgb
+from depthflow.datasets.reject import RejectError
+from depthflow.errors import DepthflowError, RegistryError, SourceError
+from depthflow.inference.exported import (
+    FACTS_ENDING,
+    RUNTIMES,
+    export_sha256,
+    first_line,
+    open_network,
+    require_packages,
+)
+from depthflow.inference.images import find_images, read_image
+from depthflow.inference.named_model import NamedModel
+from depthflow.inference.predictor import NetworkPredictor, find_network
+from depthflow.models.canonical_camera import CAMERA
+from depthflow.models.interface import Predictor, file_sha256
+from depthflow.observability.noise import quiet_native_code
+from depthflow.registry.versions import input_example
+from depthflow.storage.files import StoreFiles
+from depthflow.store.read.reader import SplitReader
+from depthflow.store.store import SampleStore
+from depthflow.store.write.planes import resize_rgb
+
+if TYPE_CHECKING:
+    import keras
+
+CALIBRATION_IMAGES = 64
+"""Number of a store's images that the ranges of int8 activations are measured on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """One file or folder to export: its format and, for LiteRT, whether its weights are float32, float16 or int8."""
+
+    format: str
+    weights: str = "float32"
+
+    @property
+    def name(self) -> str:
+        """Name of the file or folder."""
+        weights = "" if self.weights == "float32" else f".{self.weights}"
+        return f"network{weights}{RUNTIMES[self.format].ending}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A registered network to export.
+
+    Attributes:
+        model: The model.
+        network: Its network, computing in float32.
+        sha256: SHA-256 of its .keras file.
+        example: Image file that the version was registered with; None if there is none.
+    """
+
+    model: NamedModel
+    network: "keras.Model"
+    sha256: str
+    example: bytes | None = None
+
+    @property
+    def predictor(self) -> NetworkPredictor:
+        """What the exported networks are compared with."""
+        return NetworkPredictor(self.network, self.model.camera)
+
+
+def open_source(model: NamedModel) -> Source:
+    """Loads the network of a registered model.
+
+    Raises:
+        RegistryError: if it is not a model that train.py registered.
+    """
+    if model.resolved is None:
+        raise RegistryError(f"Only a model that train.py registered can be exported. Received: {model.uri}")
+    os.environ["KERAS_BACKEND"] = "tensorflow"  # Whatever the user's keras.json says.
+    with quiet_native_code():
+        import tensorflow as tf
+
+    tf.config.set_visible_devices([], "GPU")  # Its TF32 differs by more than the tolerance, and Ray's workers need it.
+    folder = model.resolved.download()
+    path = find_network(folder, sha256=model.resolved.network_sha256).path
+    network: Any = NetworkPredictor.load(path).network
+    return Source(
+        model=model, network=in_float32(network), sha256=file_sha256(Path(path)), example=input_example(folder)
+    )
+
+
+def in_float32(network: "keras.Model") -> "keras.Model":
+    """Returns a network with the same weights that computes in float32: no runtime has every operation in another."""
+    import keras
+
+    if all(layer.compute_dtype == "float32" for layer in network.layers if layer.weights):
+        return network
+
+    def converted(layer: keras.Layer) -> keras.Layer:
+        return type(layer).from_config({**layer.get_config(), "dtype": "float32"})
+
+    return _copied(network, converted)
+
+
+def _without_vector_einsums(network: "keras.Model") -> "keras.Model":
+    """Returns a network whose products with a vector, a transformer's layer scale, are depthwise convolutions.
+
+    LiteRT's converter takes such an einsum for a product of matrices, of a wrong shape.
+    """
+    import keras
+
+    def is_scale(layer: keras.Layer) -> bool:
+        labels = re.split(r",|->", layer.equation) if isinstance(layer, keras.layers.EinsumDense) else []
+        return len(labels) == 3 and labels[0] == labels[2] and labels[1] == labels[0][-1:] and len(labels[0]) == 3
+
+    def converted(layer: keras.Layer) -> keras.Layer:
+        if is_scale(layer):
+            return keras.layers.DepthwiseConv1D(1, use_bias=False, name=layer.name)
+        return type(layer).from_config(layer.get_config())
+
+    return _copied(network, converted) if any(map(is_scale, network.layers)) else network
+
+
+def _copied(network: "keras.Model", converted: Callable[["keras.Layer"], "keras.Layer"]) -> "keras.Model":
+    """Returns a network of converted layers with the same weights."""
+    import keras
+
+    copy = keras.models.clone_model(network, clone_function=converted)
+    for old, new in zip(network.weights, copy.weights, strict=True):
+        new.assign(old.numpy().reshape(new.shape))
+    return copy
+
+
+def images_to_compare(source: Source, images: tuple[str, ...]) -> Iterator[np.ndarray]:
+    """Yields (H, W, 3) uint8: the version's input example, then the user's images.
+
+    Raises:
+        SourceError: if an image cannot be found or read.
+        RegistryError: if there is no image at all.
+    """
+    paths = find_images(images) if images else []
+    if source.example is None and not paths:
+        raise RegistryError(f"{source.model.uri} has no input example to compare on. Pass some --images.")
+    if source.example is not None:
+        yield decode_rgb(source.example)
+    for path in paths:
+        try:
+            yield read_image(path)
+        except RejectError as error:
+            raise SourceError(f"{path} cannot be read: {error.message}. Leave it out of --images.") from None
+
+
+def representative_images(source: Source, store: SampleStore, split: str) -> list[np.ndarray]:
+    """Returns up to `CALIBRATION_IMAGES` images of train, or else of `split`, (h, w, 3) uint8 at the network's size."""
+    height, width = source.network.input_shape[1:3]
+    reader = SplitReader(store, "train" if "train" in store.splits else split, planes=("rgb",), cache_bytes=0)
+    count = len(reader.sample_ids)
+    rows = np.unique(np.linspace(0, count - 1, min(count, CALIBRATION_IMAGES)).astype(int)).tolist()
+    return [resize_rgb(reader.read([row]).rgb[0], height=height, width=width) for row in rows]
+
+
+def export_network(
+    source: Source,
+    variants: Sequence[Variant],
+    folder: Path,
+    *,
+    images: Iterable[np.ndarray],
+    tolerance: float,
+    representative: Sequence[np.ndarray] = (),
+) -> dict[str, float]:
+    """Writes each variant, and its facts once it has been compared with the registered network in its own runtime.
+
+    Args:
+        folder: Where to write.
+        images: (H, W, 3) uint8 images of any size to compare on.
+        tolerance: Largest relative difference in metres of a float32 variant.
+        representative: (h, w, 3) uint8 images at the network's size, for int8.
+
+    Returns:
+        Name of each variant to its largest relative difference in metres.
+
+    Raises:
+        RegistryError: if a network cannot be converted, its runtime is missing or refuses it, or it differs too much.
+    """
+    exported: dict[str, Predictor] = {}
+    height, width = source.network.input_shape[1:3]
+    for variant in variants:
+        require_packages(variant.format)
+        path = folder / variant.name
+        with _reported(f"The network cannot be converted to {variant.format}"), quiet_native_code():
+            convert(source.network, variant, path, representative)
+        run = open_network(str(path), variant.format, height=height, width=width)
+        exported[variant.name] = NetworkPredictor(run, source.model.camera)
+    with _reported("An exported network cannot be run"):
+        differences = largest_differences(source.predictor, exported, images)
+    for variant in variants:
+        difference = differences[variant.name]
+        if not difference <= (tolerance if variant.weights == "float32" else np.inf):  # Nor is NaN.
+            raise RegistryError(
+                f"{variant.name} differs from {source.model.uri} by {difference:.3g} of the depth in metres, and "
+                f"--tolerance is {tolerance:g}. Nothing was written. Pass another --format."
+            )
+        facts = json.dumps(facts_of(source, variant, folder / variant.name, difference), indent=2)
+        (folder / f"{variant.name}{FACTS_ENDING}").write_text(f"{facts}\n")
+    return differences
+
+
+def convert(network: "keras.Model", variant: Variant, path: Path, representative: Sequence[np.ndarray] = ()) -> None:
+    """Writes a network that computes in float32 as a variant."""
+    import keras
+    import tensorflow as tf
+
+    batch = RUNTIMES[variant.format].batch
+    rgb = keras.InputSpec(shape=(batch, *network.input_shape[1:]), dtype="uint8", name="rgb")
+    options: dict[str, Any] = {"input_signature": [rgb]}
+    if variant.weights != "float32":
+        options["optimizations"] = [tf.lite.Optimize.DEFAULT]
+    if variant.weights == "float16":
+        options["target_spec"] = {"supported_types": [tf.float16]}
+    elif variant.weights == "int8":
+        options["representative_dataset"] = lambda: ([image[None]] for image in representative)
+    if variant.format == "onnx":
+        _teach_tf2onnx()
+        warnings.filterwarnings("ignore", message="In the future `np.object`", category=FutureWarning)  # Keras's.
+    # Keras compiles grouped convolutions, as of ConvNeXt, with XLA, and tf2onnx does not convert calls of functions.
+    tf.config.run_functions_eagerly(True)  # While one function is traced, those that it calls become part of it.
+    try:
+        _without_vector_einsums(network).export(
+            str(path), format=RUNTIMES[variant.format].keras_name, verbose=False, **options
+        )
+    finally:
+        tf.config.run_functions_eagerly(False)
+
+
+@lru_cache
+def _teach_tf2onnx() -> None:
+    """Adds erfc to tf2onnx: TensorFlow's exact gelu calls it, and ONNX only has erf.
+
+    Without this, tf2onnx logs an error and writes a file that onnxruntime refuses. Its log is hidden, since every file
+    is opened in onnxruntime and compared. Each of its optimizers copies the graph, in cycles that Python frees so late
+    that the tutorial's network took 20 GB: they are collected before the next one.
+    """
+    from tf2onnx import optimizer
+    from tf2onnx.handler import tf_op
+
+    def collected(make: Callable[[], Any]) -> Any:
+        gc.collect()
+        return make()
+
+    optimizers: Any = optimizer._get_optimizers()
+    optimizers.update({name: partial(collected, make) for name, make in optimizers.items()})
+
+    logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)
+
+    @tf_op("Erfc")
+    class _Erfc:
+        @classmethod
+        def version_9(cls, ctx: Any, node: Any, **_: Any) -> None:
+            [output], shapes, dtypes = node.output, node.output_shapes, node.output_dtypes
+            erf = ctx.make_node("Erf", node.input)
+            one = ctx.make_const(f"{node.name}/one", np.array(1.0, np.float32))
+            ctx.remove_node(node.name)
+            ctx.make_node("Sub", [one.output[0], erf.output[0]], outputs=[output], shapes=shapes, dtypes=dtypes)
+
+
+def largest_differences(
+    registered: Predictor, exported: Mapping[str, Predictor], images: Iterable[np.ndarray]
+) -> dict[str, float]:
+    """Returns the largest |metres / registered metres - 1| of each exported network; NaN if any is NaN.
+
+    Args:
+        images: (H, W, 3) uint8. Each is predicted together with its mirror image, since exported networks take batches.
+    """
+    found = dict.fromkeys(exported, 0.0)
+    for rgb in images:
+        pair = np.stack([rgb, rgb[:, ::-1]])
+        depth_m = registered(pair)
+        for name, predictor in exported.items():
+            found[name] = float(np.maximum(found[name], np.abs(predictor(pair) / depth_m - 1).max()))
+    return found
+
+
+def facts_of(source: Source, variant: Variant, path: Path, difference: float) -> dict[str, Any]:
+    """Returns what a program needs to know to use an exported network, for the JSON file beside it."""
+    height, width = source.network.input_shape[1:3]
+    model, camera = source.model, source.model.camera
+    metres = "metres" if camera.camera == "none" else "metres as the canonical camera would see them"
+    return {
+        "format": variant.format,
+        "weights": variant.weights,
+        "model": model.uri,
+        "licence": model.resolved.tags.get("licence") if model.resolved else None,
+        "network_sha256": source.sha256,
+        "sha256": export_sha256(path),
+        "input": {
+            "batch": RUNTIMES[variant.format].batch or "any",
+            "height": height,
+            "width": width,
+            "layout": "NHWC, RGB",
+            "dtype": "uint8",
+            "scaling": "none: pass 0 to 255, which the network scales itself",
+        },
+        "output": {"layout": "NHWC, one channel", "dtype": "float32", "unit": f"natural logarithm of {metres}"},
+        CAMERA: camera.to_json(),
+        "largest_difference": difference,
+    }
+
+
+def commit_exports(folder: Path, names: Iterable[str], out: StoreFiles) -> list[str]:
+    """Commits exported networks, and returns their paths. Facts come last: without them, no network is loaded."""
+    for name in names:
+        out.unlink(f"{name}{FACTS_ENDING}")
+        out.remove(name)
+        files = [folder / name, *sorted((folder / name).rglob("*")), folder / f"{name}{FACTS_ENDING}"]
+        for file in (file for file in files if file.is_file()):
+            out.write(file.relative_to(folder).as_posix(), file.read_bytes())
+    return [f"{out.root}/{name}" for name in names]
+
+
+@contextmanager
+def _reported(what: str) -> Iterator[None]:
+    """Turns whatever a converter or runtime raises into one line for the user."""
+    try:
+        yield
+    except (DepthflowError, OSError):
+        raise
+    except Exception as error:
+        raise RegistryError(f"{what}: {first_line(error)} Pass another --format.") from None

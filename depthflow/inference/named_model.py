@@ -117,9 +117,7 @@ def find_model(name: str) -> NamedModel:
     if is_exported(name):
         path = str(Path(name).absolute())
         camera = read_facts(path).camera
-        return NamedModel(
-            uri=path, load=lambda: load_exported(path), output="metres", resolved=None, camera=camera
-        )
+        return NamedModel(uri=path, load=lambda: load_exported(path), output="metres", resolved=None, camera=camera)
     resolved = resolve_model(name)
     network = find_network(resolved.download(), sha256=resolved.network_sha256)
     return NamedModel(

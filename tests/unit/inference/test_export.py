@@ -50,9 +50,7 @@ def network_with(layer, *, dtype="float32") -> keras.Model:
 
 
 def source_of(network: keras.Model, **of_model) -> Source:
-    model = NamedModel(
-        uri="models:/depthflow/7", load=lambda: ConstantPredictor(1), output="metres", resolved=None
-    )
+    model = NamedModel(uri="models:/depthflow/7", load=lambda: ConstantPredictor(1), output="metres", resolved=None)
     return Source(model=replace(model, **of_model), network=network, sha256="0" * 64)
 
 

@@ -9,6 +9,7 @@ import tyro
 from depthflow.errors import StoreError, TrainingError
 from depthflow.models.canonical_camera import ModelCamera
 from depthflow.placement import TrainingPlan
+from depthflow.recipe import stride_px
 from depthflow.recipes import RECIPES, recipe_choice, smoke
 from depthflow.registry.runs import RunLog
 from depthflow.training.config import TrainJob
@@ -44,10 +45,11 @@ def test_a_fitting_store_passes(tmp_path):
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_without_a_size_takes_the_stores(tmp_path, name):
-    store = write_index(tmp_path, ROWS, height=96, width=160)
-    found = sized(replace(RECIPES[name](), height=None, width=None), store)
-    assert found == replace(RECIPES[name](), height=96, width=160)
-    assert found.size == (96, 160)
+    recipe = replace(RECIPES[name](), height=None, width=None, camera="none")
+    height, width = (n * stride_px(recipe.encoder) for n in (3, 5))
+    found = sized(recipe, write_index(tmp_path, ROWS, height=height, width=width))
+    assert found == replace(recipe, height=height, width=width)
+    assert found.size == (height, width)
 
 
 def test_every_recipe_of_the_command_line_takes_the_stores_size():

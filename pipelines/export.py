@@ -54,7 +54,7 @@ def main(config: ExportConfig) -> dict[str, Any]:
         return result
     with ray_session(config.num_cpus):
         evaluations, _ = evaluate_models(
-            {name: find_model(name) for name in (model.uri, *files)},
+            {name: find_model(name).load for name in (model.uri, *files)},
             store=store,
             split=config.split,
             protocol=protocol,

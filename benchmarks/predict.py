@@ -216,7 +216,7 @@ def measure_backends(benchmark: Benchmark, work: Path, network: Path) -> dict[st
 def _backends(
     network: str, work: str, backends: tuple[Backend, ...], batch_sizes: tuple[int, ...], repeats: int
 ) -> dict[str, Any]:
-    from depthflow.inference.export import Variant, convert
+    from depthflow.inference.conversion import Variant, convert
     from depthflow.inference.exported import open_network
 
     model: Any = NetworkPredictor.load(network).network

@@ -14,8 +14,8 @@ def main(config: ExportConfig) -> dict[str, Any]:
     from depthflow.cluster.session import ray_session
     from depthflow.evaluation.evaluate import evaluate_models
     from depthflow.evaluation.protocols import find_protocol, rows_of
+    from depthflow.inference.conversion import Variant
     from depthflow.inference.export import (
-        Variant,
         commit_exports,
         export_network,
         images_to_compare,

@@ -11,13 +11,12 @@ import pytest
 
 from depthflow.errors import RegistryError, SourceError
 from depthflow.inference.config import ExportConfig
+from depthflow.inference.conversion import Variant, in_float32
 from depthflow.inference.export import (
     Source,
-    Variant,
     commit_exports,
     export_network,
     images_to_compare,
-    in_float32,
     open_source,
     representative_images,
 )

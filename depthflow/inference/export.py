@@ -26,7 +26,7 @@ from depthflow.inference.images import find_images, read_image
 from depthflow.inference.named_model import NamedModel
 from depthflow.inference.predictor import NetworkPredictor, find_network
 from depthflow.models.canonical_camera import CAMERA
-from depthflow.models.interface import Predictor, file_sha256
+from depthflow.models.interface import LICENCE_TAG, Predictor, file_sha256
 from depthflow.observability.noise import quiet_native_code
 from depthflow.registry.versions import input_example
 from depthflow.storage.files import StoreFiles
@@ -184,7 +184,7 @@ def facts_of(source: Source, variant: Variant, path: Path, difference: float) ->
         "format": variant.format,
         "weights": variant.weights,
         "model": model.uri,
-        "licence": model.resolved.tags.get("licence") if model.resolved else None,
+        "licence": model.resolved.tags.get(LICENCE_TAG) if model.resolved else None,
         "network_sha256": source.sha256,
         "sha256": export_sha256(path),
         "input": {

@@ -41,6 +41,9 @@ LoadPredictor = Callable[[], Predictor]
 NETWORK_SHA256 = "network_sha256"
 """Name under which the registry and the packaged model keep the SHA-256 of the network's file."""
 
+LICENCE_TAG = "weights.licence"
+"""Tag of a run or version that says under which licence its pre-trained weights are, if it is known."""
+
 NETWORK_ARTIFACT = "network"
 """Name of the network's .keras file in a packaged model."""
 

@@ -2,11 +2,9 @@
 
 from pathlib import Path
 
-from depthflow.models.interface import file_sha256
+from depthflow.models.interface import LICENCE_TAG, file_sha256
 from depthflow.models.transformers_folder import TransformersFolder, licence_of, open_transformers
 from depthflow.recipe import CONVOLUTIONS_STRIDE_PX, Recipe, stride_px
-
-LICENCE_TAG = "weights.licence"
 
 
 def open_pretrained(recipe: Recipe) -> TransformersFolder | None:

@@ -24,6 +24,7 @@ from depthflow.inference.exported import RUNTIMES, load_exported
 from depthflow.inference.named_model import NamedModel, find_model
 from depthflow.inference.predictor import ConstantPredictor
 from depthflow.models.canonical_camera import ModelCamera
+from depthflow.registry.versions import ResolvedModel
 from depthflow.storage.files import DiskFiles
 
 HEIGHT, WIDTH = 16, 24
@@ -66,7 +67,10 @@ def export(source: Source, folder: Path, *variants: Variant, tolerance: float = 
 
 @pytest.fixture(scope="module")
 def gelu():
-    return source_of(network_with(keras.layers.Activation("gelu")), camera=CANONICAL)
+    resolved = ResolvedModel(
+        uri="models:/depthflow/7", tracking_uri="", version=None, tags={"weights.licence": "Apache-2.0"}
+    )
+    return source_of(network_with(keras.layers.Activation("gelu")), camera=CANONICAL, resolved=resolved)
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +110,8 @@ def test_facts_say_what_goes_in_and_what_comes_out(exported):
     assert (facts["input"]["height"], facts["input"]["width"], facts["input"]["dtype"]) == (HEIGHT, WIDTH, "uint8")
     assert "logarithm of metres as the canonical camera" in facts["output"]["unit"]
     assert facts["model_camera"] == {"camera": "canonical", "median_focal": 0.9}
-    assert facts["model"] == "models:/depthflow/7" and facts["network_sha256"] == "0" * 64
+    assert (facts["model"], facts["licence"]) == ("models:/depthflow/7", "Apache-2.0")
+    assert facts["network_sha256"] == "0" * 64
     assert facts["largest_difference"] == differences["network.onnx"]
 
 

@@ -7,49 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from depthflow.flags import explained, flag_help, flags, require, require_known, require_positive
-
-ENCODERS = {
-    "resnet50": "as in the tutorial",
-    "resnet50v2": "its second version",
-    "convnext_tiny": "no batch normalisation",
-    "efficientnetv2_s": "20 M parameters",
-    "mobilenetv3_large": "3 M parameters",
-    "tiny": "0.05 M parameters, for tests and the demo",
-    "dinov2_small": "a vision transformer, as in Depth Anything V2",
-    "dinov2_base": "the same of 86 M parameters",
-    "dinov2_large": "the same of 304 M",
-    "dinov2_small_registers": "with register tokens",
-    "dinov2_base_registers": "likewise",
-    "dinov2_large_registers": "likewise",
-    "dinov2_tiny": "0.1 M parameters, for tests",
-    "deit_small": "a plain vision transformer of 22 M parameters",
-    "deit_base": "of 86 M",
-    "vit_base": "of 86 M, with weights of AugReg",
-    "vit_large": "of 304 M",
-}
-"""Help text of each encoder; `depthflow.models.encoders.ENCODERS` and `depthflow.models.vit.TRANSFORMERS` have them."""
-ENCODERS_WITHOUT_BATCH_NORM = ("convnext_tiny", "tiny")
-PATCHES_PX = {"dinov2": 14, "deit": 16, "vit": 16}
-"""Sides of the patches of vision transformers, by the first word of their names."""
-DECODERS = {
-    "unet": "upsampling and convolutions with the encoder's maps, as in the tutorial",
-    "dpt": "fusion of four maps, as in Depth Anything",
-    "fcrn": "up-projections of the coarsest map",
-}
-"""Help text of each decoder; `depthflow.models.decoders.DECODERS` builds them."""
-LOSS_TERMS = {
-    "tutorial": "squared error + 0.1 Huber",
-    "l1": "absolute error",
-    "berhu": "absolute error, squared above a fifth of the image's largest",
-    "silog": "scale-invariant",
-    "gradient": "differences between neighbours at four scales",
-    "smoothness": "edge-aware",
-}
-"""Help text of each loss term; `depthflow.models.losses.TERMS` computes them."""
-AUGMENTATIONS = {
-    "gamma": "brightness^(2^g), with g between minus and plus the amount",
-}
-"""Help text of each augmentation in --augment; `depthflow.models.augmentation.AUGMENTATIONS` applies them."""
+from depthflow.parts import (
+    AUGMENTATIONS,
+    DECODERS,
+    ENCODERS,
+    ENCODERS_WITHOUT_BATCH_NORM,
+    LOSS_TERMS,
+    is_transformer,
+    stride_px,
+)
 
 if TYPE_CHECKING:
     EncoderName = str
@@ -61,14 +27,6 @@ else:
         Literal[tuple(table)] for table in (ENCODERS, DECODERS, LOSS_TERMS, AUGMENTATIONS)
     )
 NormName = Literal["none", "batch", "group"]
-
-CONVOLUTIONS_STRIDE_PX = 32
-"""The convolutional encoders halve the resolution five times."""
-
-
-def stride_px(encoder: str) -> int:
-    """Returns the number of pixels that the sides of an encoder's input are multiples of."""
-    return PATCHES_PX.get(encoder.partition("_")[0], CONVOLUTIONS_STRIDE_PX)
 
 
 @flags
@@ -227,14 +185,14 @@ class Recipe:
         self._require("decoder_upsampling", valid, "is only for --decoder unet")
         valid = 1 <= self.supervised_scales <= stages
         self._require("supervised_scales", valid, f"must be 1 to {stages}, the number of decoder stages")
-        valid = self.supervised_scales == 1 or stride_px(self.encoder) == CONVOLUTIONS_STRIDE_PX
+        valid = self.supervised_scales == 1 or not is_transformer(self.encoder)
         self._require("supervised_scales", valid, "must be 1 with a vision transformer, whose maps do not halve")
 
     def _check_normalisation(self) -> None:
         synchronized = self.decoder_norm == "batch" or (
             self.batch_norm == "synchronized"
             and self.encoder not in ENCODERS_WITHOUT_BATCH_NORM
-            and stride_px(self.encoder) == CONVOLUTIONS_STRIDE_PX
+            and not is_transformer(self.encoder)
         )
         require(
             not (self.xla and synchronized),
@@ -290,9 +248,8 @@ class Recipe:
         self._require("encoder_rate", 0 < self.encoder_rate <= 1, "must be above 0 and at most 1")
         self._require("layer_decay", 0 < self.layer_decay <= 1, "must be above 0 and at most 1")
         self._require("lora_rank", self.lora_rank >= 0, "must not be negative")
-        is_transformer = stride_px(self.encoder) != CONVOLUTIONS_STRIDE_PX
         for field, default in (("layer_decay", 1), ("lora_rank", 0), ("remat", False)):
-            valid = is_transformer or getattr(self, field) == default
+            valid = is_transformer(self.encoder) or getattr(self, field) == default
             self._require(field, valid, f"needs a vision transformer such as dinov2_small, not {self.encoder}")
         valid = 0 <= self.frozen_epochs <= self.epochs
         self._require("frozen_encoder_epochs", valid, f"must be all, or 0 to {self.epochs}, the number of --epochs")

@@ -1,6 +1,6 @@
 """Decoders behind one interface: from an encoder's features to one feature map per stage, coarse to fine.
 
-`depthflow.recipe.DECODERS` lists their names for the command line, which does not import Keras.
+`depthflow.parts.DECODERS` lists their names for the command line, which does not import Keras.
 """
 
 # Keras types its operations loosely.

@@ -1,6 +1,6 @@
 """Encoders behind one interface: from uint8 images to feature maps at 1/2, 1/4, 1/8, 1/16 and 1/32.
 
-`depthflow.recipe.ENCODERS` lists their names for the command line, which does not import Keras.
+`depthflow.parts.ENCODERS` lists their names for the command line, which does not import Keras.
 """
 
 # Keras and TensorFlow type their operations loosely.

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from depthflow.models.interface import LICENCE_TAG, file_sha256
 from depthflow.models.transformers_folder import TransformersFolder, licence_of, open_transformers
-from depthflow.recipe import CONVOLUTIONS_STRIDE_PX, Recipe, stride_px
+from depthflow.parts import is_transformer
+from depthflow.recipe import Recipe
 
 
 def open_pretrained(recipe: Recipe) -> TransformersFolder | None:
@@ -13,8 +14,7 @@ def open_pretrained(recipe: Recipe) -> TransformersFolder | None:
     Raises:
         WeightsError: if it cannot be had or is damaged.
     """
-    is_transformer = stride_px(recipe.encoder) != CONVOLUTIONS_STRIDE_PX
-    return open_transformers(recipe.weights) if is_transformer and recipe.weights != "none" else None
+    return open_transformers(recipe.weights) if is_transformer(recipe.encoder) and recipe.weights != "none" else None
 
 
 def weights_tags(recipe: Recipe) -> dict[str, str]:

@@ -16,8 +16,9 @@ from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from depthflow.errors import StoreError, TrainingError, unwrapped
 from depthflow.models.transformers_folder import is_hub_name
 from depthflow.observability.noise import quiet_native_code
+from depthflow.parts import is_transformer, stride_px
 from depthflow.placement import TrainingPlan, cluster_capacity, plan_training
-from depthflow.recipe import CONVOLUTIONS_STRIDE_PX, Recipe, stride_px
+from depthflow.recipe import Recipe
 from depthflow.registry.runs import RunLog
 from depthflow.storage.files import open_files
 from depthflow.storage.lock import HEARTBEAT_S
@@ -93,7 +94,7 @@ def absolute_weights(weights: str, *, encoder: str) -> str:
     Raises:
         TrainingError: if it is none of what the encoder takes.
     """
-    path, transformer = Path(weights).absolute(), stride_px(encoder) != CONVOLUTIONS_STRIDE_PX
+    path, transformer = Path(weights).absolute(), is_transformer(encoder)
     if weights == "none" or (is_hub_name(weights) if transformer else weights == "imagenet"):
         return weights
     if not (path.is_dir() if transformer else path.is_file()):

@@ -108,7 +108,7 @@ def test_each_kind_is_one_entry_in_one_file(tmp_path):
     assert tuple(found) == KINDS
     assert len({entries[0].file for entries in found.values()}) == len(KINDS)
     for kind, (entry, *names) in found.items():
-        assert [name.file for name in names] == (["depthflow/recipe.py"] if kind in KINDS[:3] else [])
+        assert [name.file for name in names] == (["depthflow/parts.py"] if kind in KINDS[:3] else [])
         for snippet, most_lines in [(entry, 24), *((name, 1) for name in names)]:
             copy = tmp_path / snippet.file
             copy.parent.mkdir(parents=True, exist_ok=True)

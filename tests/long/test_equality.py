@@ -17,7 +17,8 @@ from ray.train import LoggingConfig, RunConfig, ScalingConfig
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from depthflow.command import preserve_signal_handlers
-from depthflow.recipe import LOSS_TERMS, Recipe
+from depthflow.parts import LOSS_TERMS
+from depthflow.recipe import Recipe
 from depthflow.recipes import smoke, tutorial
 from depthflow.store.read.reader import SplitReader
 from depthflow.store.read.share import Position

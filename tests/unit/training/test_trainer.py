@@ -8,8 +8,8 @@ import tyro
 
 from depthflow.errors import StoreError, TrainingError
 from depthflow.models.canonical_camera import ModelCamera
+from depthflow.parts import stride_px
 from depthflow.placement import TrainingPlan
-from depthflow.recipe import stride_px
 from depthflow.recipes import RECIPES, recipe_choice, smoke
 from depthflow.registry.runs import RunLog
 from depthflow.training.config import TrainJob

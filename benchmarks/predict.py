@@ -25,6 +25,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -286,9 +287,9 @@ def _bare_rate(network: str, short: int, long: int) -> float:
 
 
 def _apart(work: Callable[..., Any], *arguments: Any) -> Any:
-    """Calls a function in a separate process."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(work, arguments)
+    """Calls a function in a separate process, whose end by a signal is an error."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(work, *arguments).result()
 
 
 if __name__ == "__main__":

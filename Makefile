@@ -8,6 +8,8 @@ OUT ?= demo-out
 
 PYTEST := $(BIN)/python -m pytest
 TWO_AT_A_TIME := -n 2 --dist loadfile --no-loadscope-reorder
+# What takes minutes begins first, so that no worker waits for it at the end.
+LONGEST := $(addprefix tests/long/test_,tutorial.py equality.py champion.py)
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test test-long test-nodes coverage check docs format lock clean system-libraries
@@ -24,7 +26,7 @@ test: venv ## Run tests/unit, tests/contract and tests/integration: every part, 
 	$(PYTEST) $(TWO_AT_A_TIME) $(ARGS)
 
 test-long: venv ## Run tests/long: faults, kills, one worker against many, the tutorial
-	$(PYTEST) tests/long $(TWO_AT_A_TIME) $(ARGS)
+	$(PYTEST) $(LONGEST) $(filter-out $(LONGEST),$(wildcard tests/long/test_*.py)) $(TWO_AT_A_TIME) $(ARGS)
 
 test-nodes: venv ## Run tests/nodes: clusters of several Ray nodes, on an otherwise idle machine
 	$(PYTEST) tests/nodes $(ARGS)

@@ -145,7 +145,7 @@ def test_weights_that_cannot_be_downloaded_name_the_path(run, tmp_path, write_tr
 def test_missing_weights_file(run, store):
     flags = ("--weights", "absent.weights.h5", "--height", 32, "--width", 32)
     done = run("train", "tutorial", "--samples", store, "--storage", "runs", *flags, cwd=store.parent)
-    refused(done, "no weights file", "absent.weights.h5", "--weights")
+    refused(done, "no weights at", "absent.weights.h5", "--weights")
 
 
 def test_a_folder_that_is_not_a_model(run, store):

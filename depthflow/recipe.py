@@ -251,6 +251,8 @@ class Recipe:
         for field, default in (("layer_decay", 1), ("lora_rank", 0), ("remat", False)):
             valid = is_transformer(self.encoder) or getattr(self, field) == default
             self._require(field, valid, f"needs a vision transformer such as dinov2_small, not {self.encoder}")
+        valid = self.lora_rank == 0 or self.frozen_epochs < self.epochs
+        self._require("lora_rank", valid, "must be 0 if --frozen-encoder-epochs keeps all of the encoder to the end")
         valid = 0 <= self.frozen_epochs <= self.epochs
         self._require("frozen_encoder_epochs", valid, f"must be all, or 0 to {self.epochs}, the number of --epochs")
         valid = self.ema_momentum is None or 0 < self.ema_momentum < 1

@@ -34,6 +34,7 @@ SOUND = {
 }
 
 # Configuration, changes, the flag that the message begins with, the received value.
+TRANSFORMER = {"encoder": "dinov2_tiny", "height": 56, "width": 56}
 REJECTED = [
     (SynthesizeConfig, {"scans": 1}, "--scans", "1"),
     (SynthesizeConfig, {"samples_per_scan": 0}, "--samples-per-scan", "0"),
@@ -108,6 +109,7 @@ REJECTED = [
     (Recipe, {"remat": True}, "--remat", "True"),
     (Recipe, {"lora_rank": 4}, "--lora-rank", "4"),
     (Recipe, {"lora_rank": -1}, "--lora-rank", "-1"),
+    (Recipe, {**TRANSFORMER, "lora_rank": 4, "frozen_encoder_epochs": "all"}, "--lora-rank must be 0 if", "4"),
     (Recipe, {"ema_momentum": 0.0}, "--ema-momentum", "0.0"),
     (Recipe, {"ema_momentum": 1.0}, "--ema-momentum", "1.0"),
     (Recipe, {"batch_norm": "frozen"}, "--batch-norm", "--weights none"),

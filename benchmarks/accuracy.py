@@ -124,4 +124,3 @@ def markdown(command: str, minutes: Mapping[str, Any], figures: Mapping[str, Map
 
 if __name__ == "__main__":
     print(json.dumps(main(tyro.cli(Benchmark, description=__doc__))))
-    sys.exit(0)

@@ -9,7 +9,7 @@ from depthflow.cluster.config import SubmitConfig
 from depthflow.cluster.submission import Job
 from depthflow.command import EXIT_USAGE, parse_command
 from depthflow.errors import ClusterError
-from depthflow.models.transformers_folder import is_hub_name
+from depthflow.models.transformers_folder import DEPTH_ANYTHING_PREFIX, is_hub_name
 from depthflow.observability.logs import LOG_FORMAT
 from depthflow.observability.safe_text import without_credentials
 from depthflow.storage.location import is_uri
@@ -20,8 +20,6 @@ READ = ("samples", "source", "images")
 """Flags that name locations a command reads, which must exist."""
 MODELS = ("model", "compare")
 """Flags that name models: MLflow URIs or folders."""
-DEPTH_ANYTHING = "depth-anything:"
-"""Precedes a folder or a name on the Hugging Face hub."""
 USES_MLFLOW = ("train", "evaluate", "promote", "predict", "export")
 WORK = {
     "train": "training",
@@ -184,7 +182,7 @@ def _named_locations(flags: Mapping[str, Any]) -> list[tuple[str, str]]:
         named.append(("weights", weights))
     for name in MODELS:
         for model in _locations(flags, [name]):
-            place = model.removeprefix(DEPTH_ANYTHING)
+            place = model.removeprefix(DEPTH_ANYTHING_PREFIX)
             if place != model and not is_hub_name(place):
                 named.append((name, place))
             elif place == model and (model.startswith(".") or ("/" in model and ":/" not in model)):

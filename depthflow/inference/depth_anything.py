@@ -9,34 +9,32 @@ from PIL import Image
 
 from depthflow.models.interface import Output
 from depthflow.models.transformers_config import depth_anything_measures, is_metric, network_size
-from depthflow.models.transformers_folder import TransformersFolder, open_transformers
+from depthflow.models.transformers_folder import DEPTH_ANYTHING_PREFIX, TransformersFolder, open_transformers
 
 if TYPE_CHECKING:
     import keras
 
 HUB = {"depth-anything-v2-small": "depth-anything/Depth-Anything-V2-Small-hf"}
 """Name to repository on Hugging Face. Only the small model's licence, Apache-2.0, allows every use."""
-PREFIX = "depth-anything:"
-"""Precedes a local folder or a repository on Hugging Face."""
 NETWORKS_KEPT = 4
 """Number of networks in memory, one per size of images: upright and wide ones of two aspect ratios, say."""
 
 
 def is_depth_anything(model: str) -> bool:
     """Returns whether the name is that of a Depth Anything model."""
-    return model in HUB or model.startswith(PREFIX)
+    return model in HUB or model.startswith(DEPTH_ANYTHING_PREFIX)
 
 
 def open_depth_anything(model: str) -> TransformersFolder:
     """Opens a Depth Anything model, and downloads it first if it is on the hub and not in the cache.
 
     Args:
-        model: A name in `HUB`, or `PREFIX` followed by a folder or repository.
+        model: A name in `HUB`, or `DEPTH_ANYTHING_PREFIX` followed by a folder or repository.
 
     Raises:
         WeightsError: if there is no such model, it cannot be downloaded, or it is damaged or another one.
     """
-    folder = open_transformers(HUB.get(model, model.removeprefix(PREFIX)))
+    folder = open_transformers(HUB.get(model, model.removeprefix(DEPTH_ANYTHING_PREFIX)))
     depth_anything_measures(folder)
     return folder
 

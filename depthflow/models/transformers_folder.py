@@ -18,6 +18,8 @@ SHARDS = f"{WEIGHTS}.index.json"
 """Names the files of weights that are split into several."""
 DOWNLOADED = (CONFIG, SHARDS, "model*.safetensors")
 """What is downloaded. Pickled weights, which run code when they are loaded, never are."""
+DEPTH_ANYTHING_PREFIX = "depth-anything:"
+"""Precedes a folder or OWNER/NAME where commands take any model."""
 HUB_NAME = re.compile(r"\w[\w.-]*/[\w.-]+")
 FLOATS = ("F64", "F32", "F16", "BF16")
 LICENCES = {

@@ -10,7 +10,15 @@ import pyarrow as pa
 from depthflow.datasets.camera import Camera, Intrinsics
 from depthflow.datasets.frames import DepthEncoding, Frame
 
-MEMBER_COLUMNS = {"rgb": "image", "depth": "depth", "mask": "mask", "confidence": "confidence"}
+MEMBER_COLUMNS = {
+    "rgb": "image",
+    "depth": "depth",
+    "mask": "mask",
+    "confidence": "confidence",
+    "right": "right_image",
+    "previous": "previous_image",
+    "next": "next_image",
+}
 """Names of members in `Frame.members`, and the columns that say where they are."""
 CAMERA_COLUMNS = {name: name for name in ("fx_px", "fy_px", "cx_px", "cy_px", "width", "height")}
 """Fields of `Frame.camera`, and their columns."""
@@ -33,6 +41,10 @@ PLAIN_CONTENT = {
 }
 """Their values where depth files hold metres and no camera is stated."""
 
+VIEW_COLUMNS = ("previous_pose", "next_pose", "baseline_m", "right_cx_px")
+"""What a sample with further views depends on besides; null in every other frame."""
+POSE_COLUMNS = ("pose", "previous_pose", "next_pose")
+
 _TEXTS = ("dataset", "split", "scene_type", "scene", "scan", "sample_id")
 _NUMBERS = pa.list_(pa.float64())
 _SIZES = ("width", "height", "depth_width", "depth_height")
@@ -51,7 +63,9 @@ FRAME_SCHEMA = pa.schema(
             (name, pa.int64() if name in _SIZES else pa.float64())
             for name in (*CAMERA_COLUMNS.values(), *DEPTH_CAMERA_COLUMNS.values())
         ),
-        ("pose", _NUMBERS),
+        *((name, _NUMBERS) for name in POSE_COLUMNS),
+        ("baseline_m", pa.float64()),
+        ("right_cx_px", pa.float64()),
         ("reason", pa.string()),
         ("problem", pa.string()),
     ]
@@ -113,7 +127,7 @@ def _row(frame: Frame) -> dict[str, Any]:
         {} if reason else {"scene": frame.scene or frame.dataset, "scan": frame.scan or frame.scene or frame.dataset}
     )
     return {
-        **{name: getattr(frame, name) for name in (*_TEXTS, "time_s", "pose")},
+        **{name: getattr(frame, name) for name in (*_TEXTS, "time_s", "pose", *VIEW_COLUMNS)},
         **named,
         **{MEMBER_COLUMNS[member]: place.encode("utf-8", "surrogateescape") for member, place in frame.members.items()},
         **{column: getattr(frame.encoding, name) for name, column in ENCODING_COLUMNS.items()},
@@ -127,14 +141,15 @@ def _row(frame: Frame) -> dict[str, Any]:
 def _frame(row: dict[str, Any]) -> Frame:
     members = {member: row[column] for member, column in MEMBER_COLUMNS.items()}
     encoding: dict[str, Any] = {name: row[column] for name, column in ENCODING_COLUMNS.items()}
+    poses: dict[str, Any] = {name: None if row[name] is None else tuple(row[name]) for name in POSE_COLUMNS}
     encoding["invalid"] = tuple(encoding["invalid"])
     return Frame(
-        **{name: row[name] for name in (*_TEXTS, "time_s", "reason", "problem")},
+        **{name: row[name] for name in (*_TEXTS, "time_s", "baseline_m", "right_cx_px", "reason", "problem")},
         members={member: path_of(place) for member, place in members.items() if place is not None},
         encoding=DepthEncoding(**encoding),
         camera=_camera(row, CAMERA_COLUMNS),
         depth_camera=_camera(row, DEPTH_CAMERA_COLUMNS),
-        pose=None if row["pose"] is None else tuple(row["pose"]),
+        **poses,
     )
 
 

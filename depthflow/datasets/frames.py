@@ -7,7 +7,7 @@ from depthflow.datasets.camera import Camera, Intrinsics
 
 SPLITS = ("train", "val")
 SCENE_TYPES = ("indoors", "outdoor")
-DepthKind = Literal["planar", "ray"]
+DepthKind = Literal["planar", "ray", "disparity"]
 DepthPacking = Literal["plain", "sun_rgbd"]
 
 
@@ -19,6 +19,8 @@ class DepthEncoding:
         units_per_m: Units per metre: 1 for metres, 1000 for millimetres.
         invalid: Values that mean no depth. Values that are not finite and above 0 never are one.
         kind: planar is depth along the optical axis. ray is the distance along each pixel's ray, which needs a camera.
+            disparity is that of a rectified pair in pixels of the image: units_per_m is units per pixel, and depth is
+            fx x baseline / (disparity + right cx - cx).
         packing: sun_rgbd: the bits of 16-bit values are rotated by three, as in SUN RGB-D.
         min_confidence: Lowest accepted value of the confidence file.
     """
@@ -39,7 +41,9 @@ class Frame:
             tum/freiburg1/freiburg1_desk/1305031102.175304; see `frame_id`.
         split, scene_type, scene, scan: Where it belongs; frames of one scene are never divided between splits.
         members: Where the source keeps image, depth, mask and confidence, as far as they exist, under the names rgb,
-            depth, mask and confidence: the places of its `SourceFile`s. Only the source's own reader interprets them:
+            depth, mask and confidence, and the images of further views of the scene: right, the other image of a
+            rectified pair; previous and next, frames of the same video. They are the places of its `SourceFile`s. Only
+            the source's own reader interprets them:
             a path, a URI or an array of an HDF5 file (see `depthflow.datasets.hdf5_file`) in a tree, and
             NAME@OFFSET+SIZE in an archive.
         required: The members without which there is no sample.
@@ -49,6 +53,9 @@ class Frame:
         camera: Camera of the image; None if unknown.
         depth_camera: Camera of the depth map where its field of view is not the image's.
         pose: Camera to world, 4 x 4, row by row, in metres; None if unknown.
+        previous_pose, next_pose: Those of the frames previous and next.
+        baseline_m: Distance of the right image's camera along the x axis of the image's.
+        right_cx_px: Principal point of the right image where it is not cx_px of `camera`, at the same resolution.
         problem: Why it cannot be a sample, or empty.
         reason: Code of the problem, such as bad_name or missing_member.
     """
@@ -66,6 +73,10 @@ class Frame:
     camera: Camera | Intrinsics | None = None
     depth_camera: Camera | None = None
     pose: tuple[float, ...] | None = None
+    previous_pose: tuple[float, ...] | None = None
+    next_pose: tuple[float, ...] | None = None
+    baseline_m: float | None = None
+    right_cx_px: float | None = None
     problem: str = ""
     reason: str = ""
 

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from depthflow.datasets.frame_table import CAMERA_COLUMNS, DEPTH_CAMERA_COLUMNS, FRAME_SCHEMA
+from depthflow.datasets.frame_table import CAMERA_COLUMNS, DEPTH_CAMERA_COLUMNS, FRAME_SCHEMA, POSE_COLUMNS
 from depthflow.datasets.frames import SCENE_TYPES, SPLITS
 from depthflow.observability.safe_text import escape_controls
 
@@ -30,12 +30,12 @@ DEFAULTS = {
 CHOICES = {
     "split": SPLITS,
     "scene_type": SCENE_TYPES,
-    "depth_kind": ("planar", "ray"),
+    "depth_kind": ("planar", "ray", "disparity"),
     "depth_packing": ("plain", "sun_rgbd"),
 }
 _LOWEST, _HIGHEST = 1e-9, 1e9
 """Of units and cameras."""
-POSITIVE = ("depth_units_per_m", *CAMERA_COLUMNS.values(), *DEPTH_CAMERA_COLUMNS.values())
+POSITIVE = ("depth_units_per_m", "baseline_m", *CAMERA_COLUMNS.values(), *DEPTH_CAMERA_COLUMNS.values())
 _TOLD = 20
 """Number of mistakes that a message lists."""
 _NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
@@ -178,7 +178,7 @@ def _numbers(given: pa.Array, name: str, mistakes: Mistakes) -> pa.Array:
         return pa.nulls(len(shown), kind)
     is_number = pc.fill_null(pc.is_finite(values.flatten()), False).to_numpy(zero_copy_only=False)
     strange = np.isin(np.arange(len(values)), pc.list_parent_indices(values).to_numpy()[~is_number])
-    if name == "pose":
+    if name in POSE_COLUMNS:
         wrong = pc.or_(pc.not_equal(pc.list_value_length(values), _POSE_NUMBERS), pa.array(strange))
         _add(mistakes, name, None, wrong, f"needs {_POSE_NUMBERS} finite numbers")
     elif strange.any():  # NaN is no depth, whether it is listed or not.

@@ -20,6 +20,7 @@ from depthflow.datasets.frame_table import (
     CONTENT_COLUMNS,
     FRAME_SCHEMA,
     PLAIN_CONTENT,
+    VIEW_COLUMNS,
     frames_of,
     table_groups,
 )
@@ -79,6 +80,9 @@ class ShardPlan:
         inputs = [(s.frame.sample_id, s.frame.split, sorted(s.frame.members), s.frame.reason) for s in self.samples]
         content = self.rows.select(CONTENT_COLUMNS).to_pylist()
         stated = repr(content) if any(row != PLAIN_CONTENT for row in content) else ""
+        views = self.rows.select(VIEW_COLUMNS)
+        if any(column.null_count < len(column) for column in views.columns):
+            stated += repr(views.to_pylist())
         return xxhash.xxh3_128_hexdigest((repr((self.path, inputs, self.settings)) + stated).encode())
 
 

@@ -32,6 +32,12 @@ DECODERS = {
     "fcrn": "up-projections of the coarsest map",
 }
 """Help text of each decoder; `depthflow.models.decoders.DECODERS` builds them."""
+OBJECTIVES = {
+    "supervised": "depth labels, by --loss",
+    "stereo": "the images of a stereo pair, of which each predicts the other (arXiv:1609.03677)",
+    "video": "neighbours in time, which predict a frame (arXiv:1806.01260)",
+}
+"""Help text of each objective; `depthflow.models.objectives.OBJECTIVES` computes them."""
 LOSS_TERMS = {
     "tutorial": "squared error + 0.1 Huber",
     "l1": "absolute error",

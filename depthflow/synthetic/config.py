@@ -12,7 +12,7 @@ class SynthesizeConfig:
     out: str
     """Folder to write. It must be empty or not exist."""
     kind: Literal["depth", "stereo", "video"] = "depth"
-    """depth: single images, in DIODE's layout. stereo: rectified pairs, with a frame table. video: a walk per scan, at 10
+    """depth: single images, in DIODE's layout. stereo: rectified pairs, with a frame table. video: a walk per scan, at 5
     frames per second, with a frame table that has each frame's pose."""
     baseline_m: float = 0.2
     """Distance of a pair's cameras, in metres. At 0.2, the nearest disparity, at 0.6 m, is 29% of the width, and at 12 m it is

@@ -242,7 +242,7 @@ def street_scene(rng: np.random.Generator) -> Scene:
         stand_m=((-edge + 0.8, edge - 0.8), (-20.0, 40.0), (1.35, 2.0)),
         yaw_rad=(-0.9, 0.9),
         pitch_rad=(-0.12, 0.12),
-        speed_m_s=(4.0, 9.0),
+        speed_m_s=(3.0, 6.0),
     )
 
 

@@ -14,7 +14,7 @@ from depthflow.synthetic.scenes import Scene, Thing, block, car
 from depthflow.synthetic.textures import mottled, painting
 from depthflow.synthetic.views import glance
 
-FRAMES_PER_S = 10.0
+FRAMES_PER_S = 5.0
 CLEARANCE_M = 0.4  # of the camera from everything
 TRIES = 300
 
@@ -80,11 +80,11 @@ def _poses(scene: Scene, frames: int, rng: np.random.Generator) -> list[Pose]:
     for attempt in range(TRIES):
         size = 1.0 - attempt / TRIES
         at_m, heading_rad, between_m = _path(scene, frames, size, rng)
-        yaw_rad = heading_rad + rng.uniform(-0.8, 0.8) + _sway(frames, 0.3 * size, (5.0, 9.0), rng)
+        yaw_rad = heading_rad + rng.uniform(-0.8, 0.8) + _sway(frames, 0.2 * size, (6.0, 10.0), rng)
         if scene.is_room:
             yaw_rad = yaw_rad % (2.0 * np.pi)
-        pitch_rad = rng.uniform(*scene.pitch_rad) + _sway(frames, 0.02, (0.7, 1.5), rng)
-        roll_rad = _sway(frames, 0.02, (1.0, 2.0), rng)
+        pitch_rad = rng.uniform(*scene.pitch_rad) + _sway(frames, 0.02, (2.0, 4.0), rng)
+        roll_rad = _sway(frames, 0.02, (2.0, 5.0), rng)
         low, high = scene.yaw_rad
         if yaw_rad.min() < low or yaw_rad.max() > high or not _free(scene, between_m, CLEARANCE_M):
             continue
@@ -112,7 +112,7 @@ def _path(scene: Scene, frames: int, size: float, rng: np.random.Generator) -> t
     wave = np.sin(turn[:, None] + [first[0], first[0] + np.pi / 2]) + 0.2 * np.sin(2.0 * turn[:, None] + second)
     loop_m = centre + half * wave / 1.2
     along_m = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(loop_m, axis=0), axis=1))])
-    step_m = rng.uniform(*scene.speed_m_s) / FRAMES_PER_S * (1.0 + _sway(frames, 0.2, (2.0, 5.0), rng))
+    step_m = rng.uniform(*scene.speed_m_s) / FRAMES_PER_S * (1.0 + _sway(frames, 0.2, (3.0, 6.0), rng))
     way_m = rng.uniform(0.0, along_m[-1]) + np.cumsum(step_m)
     dense_m = np.linspace(way_m[0], way_m[-1], 1 + int((way_m[-1] - way_m[0]) / 0.1))
     height_m = rng.uniform(low[2], high[2])
@@ -121,7 +121,7 @@ def _path(scene: Scene, frames: int, size: float, rng: np.random.Generator) -> t
         return np.stack([np.interp(way_m % along_m[-1], along_m, loop_m[:, axis]) for axis in (0, 1)])
 
     east, north = at(way_m[min(frames - 1, 12)] + np.array([0.0, 0.05])) @ [-1.0, 1.0]
-    at_m = np.stack([*at(way_m), height_m + _sway(frames, 0.02, (0.5, 1.0), rng)], axis=1)
+    at_m = np.stack([*at(way_m), height_m + _sway(frames, 0.02, (1.0, 2.0), rng)], axis=1)
     return at_m, float(np.arctan2(east, north)), np.stack([*at(dense_m), np.full(dense_m.size, height_m)])
 
 

@@ -28,6 +28,20 @@ class Pose:
     origin_m: np.ndarray
     rotation: np.ndarray
 
+    @property
+    def matrix(self) -> np.ndarray:
+        """(4, 4) float64, camera to world."""
+        return np.block([[self.rotation, self.origin_m[:, None]], [np.zeros((1, 3)), np.ones((1, 1))]])
+
+    def moved(self, *, right_m: float) -> "Pose":
+        """The pose moved along the camera's x axis."""
+        return Pose(self.origin_m + right_m * self.rotation[:, 0], self.rotation)
+
+    def rolled(self, roll_rad: float) -> "Pose":
+        """The pose turned about the line of sight, from right towards down."""
+        c, s = np.cos(roll_rad), np.sin(roll_rad)
+        return Pose(self.origin_m, self.rotation @ np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]]))
+
 
 def look(*, origin_m: tuple[float, float, float], yaw_rad: float, pitch_rad: float) -> Pose:
     """A level camera (no roll). Yaw 0 looks north and grows to the east, positive pitch looks up."""

@@ -48,7 +48,14 @@ def make_sample(frame: Frame, members: Mapping[str, bytes], layout: SampleLayout
     Raises:
         RejectError: if the input cannot become a sample.
     """
-    decoded = decode_frame(members, frame.encoding, camera=frame.camera, depth_camera=frame.depth_camera)
+    decoded = decode_frame(
+        members,
+        frame.encoding,
+        camera=frame.camera,
+        depth_camera=frame.depth_camera,
+        baseline_m=frame.baseline_m,
+        right_cx_px=frame.right_cx_px,
+    )
     height, width = decoded.rgb.shape[:2]
     camera = camera_of_frame(frame.camera, dataset=frame.dataset, height=height, width=width)
     planes = make_planes(

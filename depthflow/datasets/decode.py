@@ -44,6 +44,7 @@ def decode_frame(
     depth_camera: Camera | None = None,
     baseline_m: float | None = None,
     right_cx_px: float | None = None,
+    depth_needed: bool = True,
 ) -> Decoded:
     """Decodes and checks one frame.
 
@@ -53,6 +54,7 @@ def decode_frame(
         camera: Camera of the image, which distances along rays and disparities need.
         depth_camera: Camera of the depth map where its field of view is not the image's.
         baseline_m, right_cx_px: Of the right image, for disparities; see `Frame`.
+        depth_needed: Whether there must be a valid depth. Otherwise, no pixel of a frame without a depth file is valid.
 
     Raises:
         RejectError: if the input cannot become a sample.
@@ -62,12 +64,18 @@ def decode_frame(
         if not content:
             raise RejectError("empty_file", f"the {member} file has no bytes")
     rgb = decode_rgb(members["rgb"])
-    if is_turned(members["rgb"], rgb):
+    has_depth = depth_needed or "depth" in members
+    if (has_depth or isinstance(camera, Intrinsics)) and is_turned(members["rgb"], rgb):
+        what = "depth" if has_depth else "camera"
         raise RejectError(
             "turned_image",
-            "the image's EXIF orientation turns it, and nothing says whether its depth belongs to the image as stored "
-            "or as shown. Store the image as its depth lies, without EXIF data",
+            f"the image's EXIF orientation turns it, and nothing says whether its {what} belongs to the image as "
+            f"stored or as shown. Store the image as its {what} lies, without EXIF data",
         )
+    if not has_depth:
+        _check_camera(camera, rgb.shape, "image")
+        nowhere = np.zeros(rgb.shape[:2], bool)
+        return Decoded(rgb=rgb, depth_m=nowhere.astype(np.float32), called_valid=nowhere, valid_mask=nowhere)
     values = _plane(decode_depth(members["depth"], may_have_8_bits=encoding.kind == "disparity"), "depth")
     masks = {name: _decode_mask(members[name], name) for name in ("mask", "confidence") if name in members}
     _check_shapes(rgb, values, masks, same_view=depth_camera is None)
@@ -88,7 +96,7 @@ def decode_frame(
         called_valid &= masks["confidence"] >= (1 if encoding.min_confidence is None else encoding.min_confidence)
     decoded = Decoded(rgb=rgb, depth_m=depth_m, called_valid=called_valid, valid_mask=called_valid & (depth_m > 0))
     for reason, check in CHECKS.items():
-        if problem := check(decoded):
+        if (depth_needed or reason != "no_valid_pixel") and (problem := check(decoded)):
             raise RejectError(reason, problem)
     return decoded
 

@@ -3,7 +3,7 @@
 # pyright: reportAttributeAccessIssue=false
 # pyarrow.compute makes its functions when it is imported.
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -27,7 +27,7 @@ from depthflow.datasets import (
     table,
     tum,
 )
-from depthflow.datasets.frame_table import frame_table
+from depthflow.datasets.frame_table import DEPTH_FRAME, frame_table
 from depthflow.datasets.frames import Frame
 from depthflow.datasets.listing import Listing
 from depthflow.errors import SourceError
@@ -110,14 +110,19 @@ def recognised(listing: Listing) -> str:
     return fitting[0] if fitting else "diode"
 
 
-def find_frames(listing: Listing, layout: str, splits: tuple[str, ...]) -> pa.Table:
+def find_frames(
+    listing: Listing, layout: str, splits: tuple[str, ...], *, needed: Collection[str] = DEPTH_FRAME
+) -> pa.Table:
     """Returns the frames of a source that belong to some splits, as `FRAME_SCHEMA`.
+
+    Args:
+        needed: Members that a frame must have to become a sample.
 
     Raises:
         SourceError: if there is none.
     """
-    frames = LAYOUTS[layout].frames(listing)
-    every: Any = frames if isinstance(frames, pa.Table) else frame_table(frames)
+    frames = table.frames(listing, needed=needed) if layout == "table" else LAYOUTS[layout].frames(listing)
+    every: Any = frames if isinstance(frames, pa.Table) else frame_table(frames, depth_needed="depth" in needed)
     found = _scenes_by_data_set(every.filter(pc.is_in(every["split"], pa.array(splits))))
     if not found.num_rows:
         if not any(one.fits(listing) for one in LAYOUTS.values()):

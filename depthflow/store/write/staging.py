@@ -28,7 +28,7 @@ from depthflow.datasets.hdf5_file import Hdf5Files
 from depthflow.datasets.reject import RejectError
 from depthflow.storage.files import StoreFiles
 from depthflow.store.schema import SECONDS_FIELD, shard_schema
-from depthflow.store.write.plan import PLAN_SCHEMA, PlannedSample, ShardPlan, planned_samples
+from depthflow.store.write.plan import PLAN_SCHEMA, PlannedSample, ShardPlan, planned_samples, stated_views
 from depthflow.store.write.sample import Sample, SampleLayout, from_batch, make_sample, to_table
 from depthflow.store.write.shard import Make, Watch
 from depthflow.store.write.sources import STAGING, ArchiveSource, Source, read_member
@@ -79,7 +79,8 @@ class Segment:
         """Path of its piece in the store; a digest of the piece's content."""
         content = [(s.frame.sample_id, s.frame.split, sorted(spans(s).items())) for s in self.samples]
         stated = self.rows.select(CONTENT_COLUMNS).to_pylist()
-        digest = xxhash.xxh3_128_hexdigest(repr((content, stated, self.settings)).encode())
+        stated = repr((content, stated, self.settings)) + stated_views(self.rows)
+        digest = xxhash.xxh3_128_hexdigest(stated.encode())
         return f"{STAGING}/{self.identity}/{digest}.arrow"
 
 
@@ -161,7 +162,7 @@ def stage_segment(segment: Segment, *, files: StoreFiles, layout: SampleLayout, 
     rejects = 0
     if files.exists(segment.piece):
         return rejects
-    schema = shard_schema(height=layout.height, width=layout.width, metadata={})
+    schema = shard_schema(height=layout.height, width=layout.width, metadata={}, kind=layout.kind)
     options = pa.ipc.IpcWriteOptions(compression="lz4")
     with (
         files.open(f"{STAGING}/{segment.identity}/index.gzidx") as index,

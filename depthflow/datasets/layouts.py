@@ -15,7 +15,10 @@ from depthflow.datasets import (
     diode,
     hypersim,
     kitti,
+    kitti_stereo,
+    middlebury,
     nyu_mat,
+    photos,
     record3d,
     redwood,
     scannet,
@@ -75,8 +78,21 @@ LAYOUTS: dict[str, Layout] = {
         hypersim, "ai_VVV_NNN/images/scene_cam_XX_{final_preview/*.jpg,geometry_hdf5/*.depth_meters.hdf5}"
     ),
     "nyu_mat": _layout(nyu_mat, "nyu_depth_v2_labeled.mat, unpacked"),
+    "middlebury": _layout(middlebury, "SCENE/{im0.png,im1.png,calib.txt,disp0.pfm}, of 2003 SCENE/{im2,im6,disp2}.png"),
+    "kitti_stereo": _layout(
+        kitti_stereo, "SET/{image_2,image_3,disp_occ_0}/*.png, calib_cam_to_cam, calib or calib.txt"
+    ),
+    "photos": Layout(
+        help="FOLDER/*.jpg, images without depth, for --kind video",
+        fits=lambda listing: photos.fits(listing) and not _fit_another(listing),
+        frames=photos.frames,
+    ),
 }
 """Layouts by the names that --layout takes."""
+
+
+def _fit_another(listing: Listing) -> bool:
+    return any(layout.fits(listing) for name, layout in LAYOUTS.items() if name != "photos")
 
 
 def recognised(listing: Listing) -> str:

@@ -62,6 +62,8 @@ def make_sample(frame: Frame, members: Mapping[str, bytes], layout: SampleLayout
         frame.encoding,
         camera=frame.camera,
         depth_camera=frame.depth_camera,
+        baseline_m=frame.baseline_m,
+        right_cx_px=frame.right_cx_px,
         depth_needed=layout.kind == "depth",
     )
     height, width = decoded.rgb.shape[:2]

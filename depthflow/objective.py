@@ -23,16 +23,16 @@ class Objective:
     """How the cameras of a video moved. learned: by a second network, which is not registered. given: as the store
     says, so that depth is in metres."""
     scale_from: ScaleName | None = None
-    """Where metres come from if a video's poses are learned, which leaves depth known only up to a factor. velocity: the
-    distances between its cameras, which the store knows. median: the depth of labelled images. Both are measured on
+    """Where metres come from if a video's poses are learned, which leaves depth known only up to a factor. velocity:
+    the distances between its cameras, which the store knows. median: the depth of labelled images. Both are measured on
     training images after each epoch. baseline: states that a stereo pair has metres. Default: the factor stays unknown,
     unless labels are learned, too."""
     auto_mask: bool = True
     """Ignore pixels of a video that the neighbouring image predicts better as it is, unwarped: what moves along with
     the camera, a camera that stands still, and surfaces without texture."""
     min_reprojection: bool = True
-    """Take each pixel's error from the neighbour in time that predicts it best, since the other may not see it. Without,
-    the mean."""
+    """Take each pixel's error from the neighbour in time that predicts it best, since the other may not see it.
+    Otherwise, take the mean."""
     photometric_scale: Literal["full", "own"] = "full"
     """Where the photometric error of a coarse output is computed, with --supervised-scales above 1. full: enlarged to
     the resolution of the image. own: at its own."""

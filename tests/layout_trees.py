@@ -106,7 +106,14 @@ def contents(frame):
 
 def decoded(frame):
     """What `decode_frame` makes of it."""
-    return decode_frame(contents(frame), frame.encoding, camera=frame.camera, depth_camera=frame.depth_camera)
+    return decode_frame(
+        contents(frame),
+        frame.encoding,
+        camera=frame.camera,
+        depth_camera=frame.depth_camera,
+        baseline_m=frame.baseline_m,
+        right_cx_px=frame.right_cx_px,
+    )
 
 
 def sample(frame, height=HEIGHT, width=WIDTH):

@@ -11,7 +11,7 @@ import xxhash
 
 from depthflow.datasets import diode
 from depthflow.datasets.archive import archive_identity, is_archive
-from depthflow.datasets.frame_table import frame_table, frames_of
+from depthflow.datasets.frame_table import DEPTH_FRAME, frame_table, frames_of
 from depthflow.datasets.layouts import find_frames
 from depthflow.datasets.listing import list_tree
 from depthflow.storage.files import open_files
@@ -40,13 +40,13 @@ def unwatched(planned):
     return contextlib.nullcontext()
 
 
-def list_source(location, splits, files):
+def list_source(location, splits, files, needed=DEPTH_FRAME):
     """A tree or an archive, listed."""
     if not is_archive(location):
-        return read_tree(location, splits)
+        return read_tree(location, splits, needed=needed)
     identity = archive_identity(location)
     list_archive(location, identity, files, threads=2, progress=lambda name, done: None)
-    return read_archive(location, identity, splits, files)
+    return read_archive(location, identity, splits, files, needed=needed)
 
 
 def make_store(config, *, change=lambda frame: frame):
@@ -56,8 +56,11 @@ def make_store(config, *, change=lambda frame: frame):
         change: Returns the frame to store instead of one that was listed.
     """
     files, splits, layout = open_files(config.out), config.source_splits, sample_layout(config)
-    listed = [list_source(location, splits, files) for location in config.source]
-    listed = [replace(source, frames=frame_table(map(change, frames_of(source.frames)))) for source in listed]
+    listed = [list_source(location, splits, files, config.needed) for location in config.source]
+    has_depth = {"depth_needed": "depth" in config.needed}
+    listed = [
+        replace(source, frames=frame_table(map(change, frames_of(source.frames)), **has_depth)) for source in listed
+    ]
     plans, segments = plan_staging(plan_shards(config, listed), listed, files)
     for segment in segments:
         stage_segment(segment, files=files, layout=layout, watch=unwatched)

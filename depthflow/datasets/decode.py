@@ -42,14 +42,19 @@ def decode_frame(
     *,
     camera: Camera | Intrinsics | None = None,
     depth_camera: Camera | None = None,
+    baseline_m: float | None = None,
+    right_cx_px: float | None = None,
+    depth_needed: bool = True,
 ) -> Decoded:
     """Decodes and checks one frame.
 
     Args:
         members: Content of the files rgb and depth and, if there are any, mask and confidence.
         encoding: How the depth file's values become metres; by default, they are metres.
-        camera: Camera of the image, which distances along rays need.
+        camera: Camera of the image, which distances along rays and disparities need.
         depth_camera: Camera of the depth map where its field of view is not the image's.
+        baseline_m, right_cx_px: Of the right image, for disparities; see `Frame`.
+        depth_needed: Whether there must be a valid depth. Otherwise, no pixel of a frame without a depth file is valid.
 
     Raises:
         RejectError: if the input cannot become a sample.
@@ -59,19 +64,29 @@ def decode_frame(
         if not content:
             raise RejectError("empty_file", f"the {member} file has no bytes")
     rgb = decode_rgb(members["rgb"])
-    if is_turned(members["rgb"], rgb):
+    has_depth = depth_needed or "depth" in members
+    if (has_depth or isinstance(camera, Intrinsics)) and is_turned(members["rgb"], rgb):
+        what = "depth" if has_depth else "camera"
         raise RejectError(
             "turned_image",
-            "the image's EXIF orientation turns it, and nothing says whether its depth belongs to the image as stored "
-            "or as shown. Store the image as its depth lies, without EXIF data",
+            f"the image's EXIF orientation turns it, and nothing says whether its {what} belongs to the image as "
+            f"stored or as shown. Store the image as its {what} lies, without EXIF data",
         )
-    values = _plane(decode_depth(members["depth"]), "depth")
+    if not has_depth:
+        _check_camera(camera, rgb.shape, "image")
+        nowhere = np.zeros(rgb.shape[:2], bool)
+        return Decoded(rgb=rgb, depth_m=nowhere.astype(np.float32), called_valid=nowhere, valid_mask=nowhere)
+    values = _plane(decode_depth(members["depth"], may_have_8_bits=encoding.kind == "disparity"), "depth")
     masks = {name: _decode_mask(members[name], name) for name in ("mask", "confidence") if name in members}
     _check_shapes(rgb, values, masks, same_view=depth_camera is None)
     _check_camera(camera, rgb.shape, "image")
     _check_camera(depth_camera, values.shape, "depth")
     of_image = camera.resized(height=rgb.shape[0], width=rgb.shape[1]) if camera else None
-    depth_m = _metres(values, encoding, depth_camera or of_image)
+    if encoding.kind == "disparity":
+        doffs_px = doffs_of(camera, right_cx_px, width=rgb.shape[1])
+        depth_m = _triangulated(values, encoding, of_image, baseline_m=baseline_m, doffs_px=doffs_px)
+    else:
+        depth_m = _metres(values, encoding, depth_camera or of_image)
     called_valid = (
         masks["mask"] > 0 if "mask" in masks else np.isfinite(depth_m if values.dtype.kind == "f" else values)
     )
@@ -81,7 +96,7 @@ def decode_frame(
         called_valid &= masks["confidence"] >= (1 if encoding.min_confidence is None else encoding.min_confidence)
     decoded = Decoded(rgb=rgb, depth_m=depth_m, called_valid=called_valid, valid_mask=called_valid & (depth_m > 0))
     for reason, check in CHECKS.items():
-        if problem := check(decoded):
+        if (depth_needed or reason != "no_valid_pixel") and (problem := check(decoded)):
             raise RejectError(reason, problem)
     return decoded
 
@@ -128,6 +143,36 @@ def _metres(values: np.ndarray, encoding: DepthEncoding, camera: Camera | None) 
     if camera is None:
         raise RejectError("no_camera", "distances along rays need the camera, which is unknown")
     return depth_m / _ray_lengths(camera.resized(height=depth_m.shape[0], width=depth_m.shape[1]))
+
+
+def doffs_of(camera: Camera | Intrinsics | None, right_cx_px: float | None, *, width: int) -> float:
+    """Returns the principal point of the right image minus that of the left one, in pixels of images of some width.
+
+    Args:
+        camera: The left one's.
+        right_cx_px: At the resolution of `camera`; None if it is the left one's.
+    """
+    if camera is None or right_cx_px is None:
+        return 0.0
+    return (right_cx_px - camera.cx_px) * (width / camera.width if isinstance(camera, Camera) else 1)
+
+
+def _triangulated(
+    values: np.ndarray, encoding: DepthEncoding, camera: Camera | None, *, baseline_m: float | None, doffs_px: float
+) -> np.ndarray:
+    """Returns (h, w) float32, metres along the optical axis, 0 where a disparity is none of a point in front.
+
+    Source: Scharstein et al. 2014, "High-Resolution Stereo Datasets with Subpixel-Accurate Ground Truth":
+    Z = baseline x f / (d + doffs).
+    """
+    if camera is None:
+        raise RejectError("no_camera", "a disparity needs the focal length of the camera, which is unknown")
+    if baseline_m is None:
+        raise RejectError("no_baseline", "a disparity needs the distance between both cameras, which is unknown")
+    shifted_px = values / np.float32(encoding.units_per_m) + np.float32(doffs_px)
+    in_front = np.isfinite(shifted_px) & (shifted_px > 0)
+    depth_m = np.zeros(values.shape, np.float32)
+    return np.divide(camera.fx_px * baseline_m, shifted_px, out=depth_m, where=in_front, casting="same_kind")
 
 
 def _unit_missing(values: np.ndarray) -> str:

@@ -17,15 +17,18 @@ from depthflow.datasets.reject import RejectError
 _DEPTH_NAMES = ("depth", "dataset", "Z", "Y", "R", "arr_0")
 """Names of the array, dataset or channel to read where a file holds several."""
 _PFM_SCALE = re.compile(rb"(?<=^Pf)(\s+\d+\s+\d+\s+)([+-]?)[0-9.eE+-]+(?=\s)")
+_PICTURES = (b"\x89PNG", b"P5", b"II*\x00", b"MM\x00*")
+"""First bytes of PNG, PGM and TIFF."""
 _HEADER_BYTES = 256
 """Where the header of a PFM ends at the latest."""
 
 
-def decode_depth(content: bytes) -> np.ndarray:
+def decode_depth(content: bytes, *, may_have_8_bits: bool = False) -> np.ndarray:
     """Decodes a depth map.
 
     Args:
         content: A .npy, .npz, 16-bit PNG, PGM, PFM, TIFF, OpenEXR or HDF5 file.
+        may_have_8_bits: Whether a picture of 8 bits per pixel is a map, as some are of disparity.
 
     Returns:
         (H, W) or (H, W, 1) in the file's own dtype and unit.
@@ -35,6 +38,8 @@ def decode_depth(content: bytes) -> np.ndarray:
     """
     if (millimetres := decode_grey_png(content)) is not None:
         return millimetres
+    if may_have_8_bits and content.startswith(_PICTURES):
+        return _picture(content)
     for start, decode in DECODERS:
         if content.startswith(start):
             return decode(content)
@@ -53,8 +58,12 @@ def _decode_npz(content: bytes) -> np.ndarray:
         raise RejectError("unreadable_array", f"the depth is not a plain .npz file: {error}") from None
 
 
+def _picture(content: bytes) -> np.ndarray:
+    return decode_with_opencv(content, cv2.IMREAD_UNCHANGED, member="depth", reason="unreadable_array")
+
+
 def _decode_picture(content: bytes) -> np.ndarray:
-    depth = decode_with_opencv(content, cv2.IMREAD_UNCHANGED, member="depth", reason="unreadable_array")
+    depth = _picture(content)
     if depth.dtype == np.uint8:
         raise RejectError("wrong_dtype", "the depth has 8 bits per pixel: it is a picture of depth, not depth")
     return depth
@@ -97,6 +106,6 @@ DECODERS: tuple[tuple[bytes, Callable[[bytes], np.ndarray]], ...] = (
     (b"\x76\x2f\x31\x01", _decode_exr),
     (MAGIC, lambda content: decode_hdf5(content, lambda names: _chosen(names, "2-D datasets"))),
     (b"Pf", _decode_pfm),
-    *((start, _decode_picture) for start in (b"\x89PNG", b"P5", b"II*\x00", b"MM\x00*")),
+    *((start, _decode_picture) for start in _PICTURES),
 )
 """First bytes of a file, and its decoder."""

@@ -20,6 +20,12 @@ MEMBER_COLUMNS = {
     "next": "next_image",
 }
 """Names of members in `Frame.members`, and the columns that say where they are."""
+DEPTH_FRAME = ("rgb", "depth")
+"""Members that a frame needs in a store of kind depth."""
+DEPTH_MEMBERS = ("depth", "mask", "confidence")
+"""Members that say what the depth is: without one that a frame requires, it has none."""
+VIEW_MEMBERS = ("right", "previous", "next")
+"""Members that are images of further views of the scene."""
 CAMERA_COLUMNS = {name: name for name in ("fx_px", "fy_px", "cx_px", "cy_px", "width", "height")}
 """Fields of `Frame.camera`, and their columns."""
 DEPTH_CAMERA_COLUMNS = {name: f"depth_{name}" for name in CAMERA_COLUMNS}
@@ -75,16 +81,20 @@ FRAME_SCHEMA = pa.schema(
 _FRAMES_AT_ONCE = 2**14
 
 
-def frame_table(frames: Iterable[Frame]) -> pa.Table:
+def frame_table(frames: Iterable[Frame], *, depth_needed: bool = True) -> pa.Table:
     """Returns frames as rows of `FRAME_SCHEMA`; those that lack a file are marked as rejects.
 
     A scan without a name gets that of its scene, and a scene that of its data set.
+
+    Args:
+        depth_needed: Whether depth is what a frame must have. Otherwise, a frame that lacks its depth file, or another
+            file that its depth needs, is one without depth.
     """
-    return pa.Table.from_batches(_batches(iter(frames)), FRAME_SCHEMA)
+    return pa.Table.from_batches(_batches(iter(frames), depth_needed), FRAME_SCHEMA)
 
 
-def _batches(frames: Iterator[Frame]) -> Iterator[pa.RecordBatch]:
-    while some := [_row(frame) for frame in islice(frames, _FRAMES_AT_ONCE)]:
+def _batches(frames: Iterator[Frame], depth_needed: bool) -> Iterator[pa.RecordBatch]:
+    while some := [_row(frame, depth_needed) for frame in islice(frames, _FRAMES_AT_ONCE)]:
         yield pa.RecordBatch.from_pylist(some, FRAME_SCHEMA)
 
 
@@ -118,8 +128,12 @@ def texts(column: pa.ChunkedArray) -> list[Any]:
     return [None if code is None else words[code] for code in encoded.indices.to_pylist()]
 
 
-def _row(frame: Frame) -> dict[str, Any]:
-    missing = sorted({*frame.required} - frame.members.keys())
+def _row(frame: Frame, depth_needed: bool) -> dict[str, Any]:
+    members = frame.members
+    missing = sorted({*frame.required} - members.keys())
+    if not depth_needed and {*missing} & {*DEPTH_MEMBERS}:
+        members = {member: place for member, place in members.items() if member not in DEPTH_MEMBERS}
+        missing = [member for member in missing if member not in DEPTH_MEMBERS]
     reason, problem = frame.reason, frame.problem
     if missing and not reason:
         reason, problem = "missing_member", f"there is no {' and no '.join(missing)} file"
@@ -129,7 +143,7 @@ def _row(frame: Frame) -> dict[str, Any]:
     return {
         **{name: getattr(frame, name) for name in (*_TEXTS, "time_s", "pose", *VIEW_COLUMNS)},
         **named,
-        **{MEMBER_COLUMNS[member]: place.encode("utf-8", "surrogateescape") for member, place in frame.members.items()},
+        **{MEMBER_COLUMNS[member]: place.encode("utf-8", "surrogateescape") for member, place in members.items()},
         **{column: getattr(frame.encoding, name) for name, column in ENCODING_COLUMNS.items()},
         **{column: getattr(frame.camera, name, None) for name, column in CAMERA_COLUMNS.items()},
         **{column: getattr(frame.depth_camera, name, None) for name, column in DEPTH_CAMERA_COLUMNS.items()},

@@ -3,7 +3,7 @@
 # pyright: reportAttributeAccessIssue=false
 # pyarrow.compute makes its functions when it is imported.
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -15,7 +15,10 @@ from depthflow.datasets import (
     diode,
     hypersim,
     kitti,
+    kitti_stereo,
+    middlebury,
     nyu_mat,
+    photos,
     record3d,
     redwood,
     scannet,
@@ -24,7 +27,7 @@ from depthflow.datasets import (
     table,
     tum,
 )
-from depthflow.datasets.frame_table import frame_table
+from depthflow.datasets.frame_table import DEPTH_FRAME, frame_table
 from depthflow.datasets.frames import Frame
 from depthflow.datasets.listing import Listing
 from depthflow.errors import SourceError
@@ -75,8 +78,21 @@ LAYOUTS: dict[str, Layout] = {
         hypersim, "ai_VVV_NNN/images/scene_cam_XX_{final_preview/*.jpg,geometry_hdf5/*.depth_meters.hdf5}"
     ),
     "nyu_mat": _layout(nyu_mat, "nyu_depth_v2_labeled.mat, unpacked"),
+    "middlebury": _layout(middlebury, "SCENE/{im0.png,im1.png,calib.txt,disp0.pfm}, of 2003 SCENE/{im2,im6,disp2}.png"),
+    "kitti_stereo": _layout(
+        kitti_stereo, "SET/{image_2,image_3,disp_occ_0}/*.png, calib_cam_to_cam, calib or calib.txt"
+    ),
+    "photos": Layout(
+        help="FOLDER/*.jpg, images without depth, for --kind video",
+        fits=lambda listing: photos.fits(listing) and not _fit_another(listing),
+        frames=photos.frames,
+    ),
 }
 """Layouts by the names that --layout takes."""
+
+
+def _fit_another(listing: Listing) -> bool:
+    return any(layout.fits(listing) for name, layout in LAYOUTS.items() if name != "photos")
 
 
 def recognised(listing: Listing) -> str:
@@ -94,14 +110,19 @@ def recognised(listing: Listing) -> str:
     return fitting[0] if fitting else "diode"
 
 
-def find_frames(listing: Listing, layout: str, splits: tuple[str, ...]) -> pa.Table:
+def find_frames(
+    listing: Listing, layout: str, splits: tuple[str, ...], *, needed: Collection[str] = DEPTH_FRAME
+) -> pa.Table:
     """Returns the frames of a source that belong to some splits, as `FRAME_SCHEMA`.
+
+    Args:
+        needed: Members that a frame must have to become a sample.
 
     Raises:
         SourceError: if there is none.
     """
-    frames = LAYOUTS[layout].frames(listing)
-    every: Any = frames if isinstance(frames, pa.Table) else frame_table(frames)
+    frames = table.frames(listing, needed=needed) if layout == "table" else LAYOUTS[layout].frames(listing)
+    every: Any = frames if isinstance(frames, pa.Table) else frame_table(frames, depth_needed="depth" in needed)
     found = _scenes_by_data_set(every.filter(pc.is_in(every["split"], pa.array(splits))))
     if not found.num_rows:
         if not any(one.fits(listing) for one in LAYOUTS.values()):

@@ -1,8 +1,8 @@
 """The layout table: a user's own frame table, as frames.csv or frames.parquet of a folder, or as the source itself.
 
 A row is a frame. The columns image and depth say where its files are, relative to the table's folder; all other columns
-of `FRAME_SCHEMA` are optional. In CSV, cells are separated by commas, semicolons or tabs, and the numbers of
-depth_invalid and pose by spaces.
+of `FRAME_SCHEMA` are optional, and so is depth where a store needs none. In CSV, cells are separated by commas,
+semicolons or tabs, and the numbers of depth_invalid and of poses by spaces.
 """
 
 # pyright: reportAttributeAccessIssue=false
@@ -10,14 +10,24 @@ depth_invalid and pose by spaces.
 
 import csv
 import io
+from collections.abc import Collection
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from depthflow.datasets.frame_table import CAMERA_COLUMNS, DEPTH_CAMERA_COLUMNS, FRAME_SCHEMA, MEMBER_COLUMNS
+from depthflow.datasets.frame_table import (
+    CAMERA_COLUMNS,
+    DEPTH_CAMERA_COLUMNS,
+    DEPTH_FRAME,
+    DEPTH_MEMBERS,
+    FRAME_SCHEMA,
+    MEMBER_COLUMNS,
+    VIEW_MEMBERS,
+)
 from depthflow.datasets.listing import Listing, SourceFile, is_table
 from depthflow.datasets.table_columns import Mistakes, filled, read_column, unknown_columns
 from depthflow.datasets.table_files import find_places
@@ -33,8 +43,13 @@ def fits(listing: Listing) -> bool:
     return len(_tables(listing)) > 0
 
 
-def frames(listing: Listing) -> pa.Table:
+def frames(listing: Listing, needed: Collection[str] = DEPTH_FRAME) -> pa.Table:
     """Returns the rows of the table as `FRAME_SCHEMA`; those whose files are missing are marked as rejects.
+
+    Args:
+        needed: Members that each row must have. If depth is none of them, a row that lacks its depth file, or another
+            file that says what its depth is, is one without depth. Images of further views that are none of them need
+            not be there.
 
     Raises:
         SourceError: if the table cannot be read, or has columns or values that are not those of `FRAME_SCHEMA`. The
@@ -45,24 +60,39 @@ def frames(listing: Listing) -> pa.Table:
         raise SourceError(f"{listing.location} must have one of {' and '.join(NAMES)} on its top level.")
     given, mistakes = _read(listing, found[0]), Mistakes()
     where = f"The frame table {found[0].path}" + ("" if is_table(listing.location) else f" of {listing.location}")
-    unknown_columns(given, mistakes)
+    unknown_columns(given, mistakes, needed=[MEMBER_COLUMNS[member] for member in needed if member in DEPTH_FRAME])
     columns = {name: read_column(given, name, mistakes) for name in FRAME_SCHEMA.names}
     _complete_camera(columns, CAMERA_COLUMNS, mistakes, resolution_needed=False)
     _complete_camera(columns, DEPTH_CAMERA_COLUMNS, mistakes, resolution_needed=True)
     _name_frames(columns)
-    missing = Mistakes()
-    for name in MEMBER_COLUMNS.values():
-        needed = name in ("image", "depth") and name not in mistakes.columns
-        columns[name], lost = find_places(columns[name], listing, needed=needed)
-        problems = missing.add(name, lost)
-        first = pc.and_(pc.is_valid(problems), pc.equal(columns["reason"], ""))
-        columns["reason"] = pc.if_else(first, "missing_member", columns["reason"])
-        columns["problem"] = pc.if_else(first, problems, columns["problem"])
+    missing = _find_files(columns, listing, needed, mistakes)
     if mistakes.found:
         raise SourceError(f"{where} has mistakes:", lines=mistakes.told(missing))
     if not given.num_rows:
         raise SourceError(f"{where} has no row: it needs one for each frame.")
     return pa.table(columns, schema=FRAME_SCHEMA)
+
+
+def _find_files(columns: dict[str, Any], listing: Listing, needed: Collection[str], mistakes: Mistakes) -> Mistakes:
+    """Turns paths into places, and marks rows that lack a file as rejects; returns what is missing."""
+    missing = Mistakes()
+    without_depth = pa.array(np.zeros(len(columns["image"]), bool))
+    for member, name in MEMBER_COLUMNS.items():
+        is_needed = member in needed and name not in mistakes.columns
+        columns[name], lost = find_places(columns[name], listing, needed=is_needed and member in DEPTH_FRAME)
+        if member in VIEW_MEMBERS and member not in needed:
+            continue
+        if member in DEPTH_MEMBERS and "depth" not in needed:
+            without_depth = pc.or_(without_depth, pc.is_valid(lost))
+            continue
+        problems = missing.add(name, lost)
+        first = pc.and_(pc.is_valid(problems), pc.equal(columns["reason"], ""))
+        columns["reason"] = pc.if_else(first, "missing_member", columns["reason"])
+        columns["problem"] = pc.if_else(first, problems, columns["problem"])
+    for member in DEPTH_MEMBERS:
+        name = MEMBER_COLUMNS[member]
+        columns[name] = pc.if_else(without_depth, None, columns[name])
+    return missing
 
 
 def _tables(listing: Listing) -> list[SourceFile]:

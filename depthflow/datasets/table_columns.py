@@ -5,6 +5,7 @@
 
 import difflib
 import math
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -87,8 +88,8 @@ class Mistakes:
         return [*(f"  {escape_controls(text)}" for _, text in lines), *([f"  and {more} more"] if more else [])]
 
 
-def unknown_columns(table: pa.Table, mistakes: Mistakes) -> None:
-    """Adds the columns that a frame table does not have, twice the same, or that are missing."""
+def unknown_columns(table: pa.Table, mistakes: Mistakes, *, needed: Collection[str]) -> None:
+    """Adds the columns that a frame table does not have, twice the same, or that are needed and missing."""
     known = FRAME_SCHEMA.names
     for name in table.column_names:
         close = difflib.get_close_matches(name, known, n=1)
@@ -97,7 +98,7 @@ def unknown_columns(table: pa.Table, mistakes: Mistakes) -> None:
             mistakes.add_column(name, f"it is unknown; {hint}")
     for name in sorted({name for name in table.column_names if table.column_names.count(name) > 1}):
         mistakes.add_column(name, "there are several of this name")
-    for name in {"image", "depth"} - {*table.column_names}:
+    for name in {*needed} - {*table.column_names}:
         mistakes.add_column(name, "it is missing")
 
 

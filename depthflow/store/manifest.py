@@ -5,6 +5,8 @@ from typing import Any
 
 import jsonschema
 
+from depthflow.store.schema import KINDS
+
 FORMAT = "depthflow-samples-1"
 
 XXH3 = {"type": "string", "pattern": r"^[0-9a-f]{32}\Z"}
@@ -37,6 +39,7 @@ MANIFEST_SCHEMA = {
                 "height": {"type": "integer", "minimum": 1},
                 "width": {"type": "integer", "minimum": 1},
                 "resplit": {"type": ["string", "null"]},
+                "kind": {"enum": [*KINDS]},
             },
         },
         "sources": TEXTS,

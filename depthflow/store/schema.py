@@ -1,6 +1,7 @@
 """Columns of a sample, in plain Arrow types that any Parquet reader opens.
 
-A plane is one fixed-size binary value per sample; the field's metadata holds its dtype and shape.
+A plane is one fixed-size binary value per sample; the field's metadata holds its dtype and shape. A store's kind says
+which further views of the scene its samples have: each is a plane, and a camera and a pose as lists of numbers.
 """
 
 import json
@@ -10,7 +11,10 @@ import numpy as np
 import pyarrow as pa
 
 PLANE_DTYPES = {"rgb": np.uint8, "log_depth": np.float32, "valid_mask": np.bool_, "edge_mask": np.bool_}
-"""Element type of each plane; a bool is one byte, 0 or 1."""
+"""Element type of each plane that all samples have; a bool is one byte, 0 or 1."""
+
+KINDS: dict[str, tuple[str, ...]] = {"depth": (), "stereo": ("right",), "video": ("previous", "next")}
+"""Kinds of stores, and the further views of the scene that each sample has, whose planes have their names."""
 
 IDENTITY_FIELDS = tuple(
     pa.field(name, pa.string()) for name in ("sample_id", "split", "scene_type", "scene", "scan", "dataset")
@@ -40,13 +44,46 @@ CHECKSUM_FIELDS = tuple(pa.field(name, pa.string()) for name in ("rgb_xxh3", "de
 """xxh3-128 of the three source files, and of the decoded planes and camera."""
 
 ROW_SCHEMA = pa.schema([*IDENTITY_FIELDS, *FIGURE_FIELDS, *CHECKSUM_FIELDS])
-"""Columns of a sample without its planes."""
+"""Columns of a sample without its planes and without further views."""
+
+
+VIEW_NUMBERS = {"camera": 4, "pose": 16}
+"""Columns of lists that each view has, as VIEW_camera, and how many numbers a list has."""
+
+
+def view_fields(kind: str) -> list[pa.Field]:
+    """Returns the columns that only samples with further views have.
+
+    `VIEW_camera` is fx_px, fy_px, cx_px and cy_px at the stored size. `VIEW_pose` is 4 x 4, row by row, and takes
+    points of the frame's camera to the view's: x_view = pose @ x_frame, in metres; null where it is unknown.
+    `VIEW_xxh3` is that of the source file. `time_s` is when the frame was taken, in seconds from any origin; null where
+    it is unknown.
+    """
+    numbers = pa.list_(pa.float64())
+    fields = [
+        pa.field(f"{view}_{name}", of_type)
+        for view in KINDS[kind]
+        for name, of_type in (("camera", numbers), ("pose", numbers), ("xxh3", pa.string()))
+    ]
+    return [*fields, pa.field("time_s", pa.float64())] if kind == "video" else fields
+
+
+def row_schema(kind: str = "depth") -> pa.Schema:
+    """Returns the columns of a sample without its planes."""
+    return pa.schema([*ROW_SCHEMA, *view_fields(kind)])
+
 
 SECONDS_FIELD = pa.field("seconds", pa.float32())
 """Seconds a sample took to make; null if its shard already existed. Not part of shards or of the fingerprint."""
 
-INDEX_SCHEMA = pa.schema([*ROW_SCHEMA, SECONDS_FIELD, pa.field("shard", pa.string()), pa.field("row", pa.int64())])
-"""index.parquet: where each sample is, and all its columns except the planes."""
+
+def index_schema(kind: str = "depth") -> pa.Schema:
+    """Returns the columns of index.parquet: where each sample is, and all its columns except the planes."""
+    return pa.schema([*row_schema(kind), SECONDS_FIELD, pa.field("shard", pa.string()), pa.field("row", pa.int64())])
+
+
+INDEX_SCHEMA = index_schema()
+"""That of a store of kind depth."""
 
 REJECT_SCHEMA = pa.schema(
     [pa.field(name, pa.string()) for name in ("sample_id", "split", "source", "reason", "message")]
@@ -62,34 +99,51 @@ def with_dataset(table: pa.Table) -> pa.Table:
     return table.add_column(place, ROW_SCHEMA.field(place), pa.array([FIRST_DATASET] * table.num_rows, pa.string()))
 
 
+def plane_dtypes(kind: str = "depth") -> dict[str, type]:
+    """Returns the element type of each plane, by name."""
+    return {**PLANE_DTYPES, **dict.fromkeys(KINDS[kind], np.uint8)}
+
+
 def plane_shape(name: str, *, height: int, width: int) -> tuple[int, ...]:
     """Returns the shape of a plane, without the batch axis."""
-    return (height, width, 3) if name == "rgb" else (height, width)
+    is_image = name == "rgb" or name not in PLANE_DTYPES
+    return (height, width, 3) if is_image else (height, width)
 
 
-def shard_schema(*, height: int, width: int, metadata: Mapping[str, str]) -> pa.Schema:
-    """Returns the schema of a shard: `ROW_SCHEMA` and the planes.
+def shard_schema(*, height: int, width: int, metadata: Mapping[str, str], kind: str = "depth") -> pa.Schema:
+    """Returns the schema of a shard: `row_schema` and the planes.
 
     Args:
         height, width: Stored size in pixels.
         metadata: Key-value pairs of the shard.
+        kind: A name in `KINDS`.
     """
     planes = []
-    for name, dtype in PLANE_DTYPES.items():
+    for name, dtype in plane_dtypes(kind).items():
         shape = plane_shape(name, height=height, width=width)
         size_bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
         description = {"dtype": np.dtype(dtype).name, "shape": json.dumps(shape)}
         planes.append(pa.field(name, pa.binary(size_bytes), nullable=False, metadata=description))
-    return pa.schema([*ROW_SCHEMA, *planes], metadata=dict(metadata))
+    return pa.schema([*row_schema(kind), *planes], metadata=dict(metadata))
 
 
-def check_planes(schema: pa.Schema, planes: Sequence[str], *, height: int, width: int) -> None:
+def plane_names(schema: pa.Schema) -> list[str]:
+    """Returns the columns of a shard that are planes."""
+    return [field.name for field in schema if b"shape" in (field.metadata or {})]
+
+
+def sample_bytes(schema: pa.Schema) -> int:
+    """Returns the decoded size of the planes of one sample of a shard."""
+    return sum(schema.field(name).type.byte_width for name in plane_names(schema))
+
+
+def check_planes(schema: pa.Schema, planes: Sequence[str], *, height: int, width: int, kind: str = "depth") -> None:
     """Checks that a shard's planes are stored as `shard_schema` says.
 
     Raises:
         ValueError: if one is missing, or has another type, dtype or shape.
     """
-    stored = shard_schema(height=height, width=width, metadata={})
+    stored = shard_schema(height=height, width=width, metadata={}, kind=kind)
     for name in planes:
         wanted = stored.field(name)
         if name not in schema.names:

@@ -1,5 +1,8 @@
 """Opens a finished store: its manifest, fingerprint and index. A folder without a manifest is not a store."""
 
+# pyright: reportAttributeAccessIssue=false
+# pyarrow.compute makes its functions when it is imported.
+
 import json
 from collections import Counter
 from collections.abc import Mapping
@@ -17,7 +20,7 @@ from depthflow.datasets.camera import focal_px_of_fov, relative_focal
 from depthflow.errors import StoreError
 from depthflow.storage.files import StoreFiles, open_files
 from depthflow.store.manifest import parse_manifest
-from depthflow.store.schema import INDEX_SCHEMA, REJECT_SCHEMA, with_dataset
+from depthflow.store.schema import KINDS, REJECT_SCHEMA, VIEW_NUMBERS, index_schema, with_dataset
 
 MANIFEST = "manifest.json"
 INDEX = "index.parquet"
@@ -57,24 +60,38 @@ class SampleStore:
         return self.manifest["config"]["width"]
 
     @property
+    def kind(self) -> str:
+        """What its samples have: a name in `KINDS`."""
+        return self.manifest["config"].get("kind", "depth")
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """Names of the further views of each sample, which are planes, too."""
+        return KINDS[self.kind]
+
+    @property
     def fingerprint(self) -> str:
         """Hash of the configuration and of the decoded content."""
         return self.manifest["fingerprint"]
 
     @cached_property
     def index(self) -> pa.Table:
-        """All samples without their planes, as `INDEX_SCHEMA`, checked against the fingerprint.
+        """All samples without their planes, as `index_schema`, checked against the fingerprint.
 
         Raises:
             StoreError: if index.parquet or rejects.parquet is damaged, or either is not what the manifest is about.
         """
         index, rejects = with_dataset(self.read_table(INDEX)), self.rejects
-        for path, table, schema in ((INDEX, index, INDEX_SCHEMA), (REJECTS, rejects, REJECT_SCHEMA)):
+        for path, table, schema in ((INDEX, index, index_schema(self.kind)), (REJECTS, rejects, REJECT_SCHEMA)):
             if not table.schema.equals(schema):
                 raise self._disagreement(path, f"its columns are {', '.join(table.column_names)}")
-        missing = [name for name in INDEX_KEYS if index[name].null_count]
+        cameras = ("fx_px", *(f"{view}_camera" for view in self.views)) if self.views else ()
+        missing = [name for name in (*INDEX_KEYS, *cameras) if index[name].null_count]
         if missing:
             raise self._disagreement(INDEX, f"values are missing in {', '.join(missing)}")
+        for name, count in ((f"{view}_{name}", n) for view in self.views for name, n in VIEW_NUMBERS.items()):
+            if pc.any(pc.not_equal(pc.list_value_length(index[name]), count)).as_py():
+                raise self._disagreement(INDEX, f"not every {name} has {count} numbers")
         found = fingerprint(self.manifest["config"], index, rejects)
         if found != self.fingerprint:
             raise self._disagreement(INDEX, f"its samples and the rejects have the fingerprint {found}")
@@ -150,9 +167,27 @@ class SampleStore:
                 rows = rows.filter(pc.field(name) == value)
         return rows.sort_by([("shard", "ascending"), ("row", "ascending")])
 
+    def has_depth(self, split: str) -> bool:
+        """Returns whether any sample of a split has a valid depth, which all have in a store of kind depth."""
+        return pc.max(self.split_index(split)["valid_fraction"]).as_py() > 0
+
+    def require_depth(self, split: str) -> None:
+        """Raises StoreError if no sample of a split has a valid depth."""
+        if not self.has_depth(split):
+            raise StoreError(
+                f"No sample of the {split} split of {self.files.root} has depth, a store of kind {self.kind}. Write a "
+                "store from frames that have depth files."
+            )
+
     def mean_log_depth(self, split: str) -> float:
-        """Returns the mean natural log of metres over all valid pixels of a split, which the mean baseline predicts."""
+        """Returns the mean natural log of metres over all valid pixels of a split, which the mean baseline predicts.
+
+        Raises:
+            StoreError: if there is no such pixel.
+        """
+        self.require_depth(split)
         rows = self.split_index(split)
+        rows = rows.filter(pc.greater(rows["valid_fraction"], 0))
         weights = rows["valid_fraction"].to_numpy()
         return float((rows["log_depth_mean"].to_numpy() * weights).sum() / weights.sum())
 

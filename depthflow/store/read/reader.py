@@ -6,10 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from depthflow.errors import StoreError
 from depthflow.store.read.epoch import worker_part
+from depthflow.store.read.geometry import Geometry, geometry_of
 from depthflow.store.read.row_groups import RowGroups
 from depthflow.store.read.shard_file import RowGroup
-from depthflow.store.schema import PLANE_DTYPES, plane_shape
+from depthflow.store.schema import plane_dtypes, plane_shape
 from depthflow.store.store import SampleStore
 
 DEPTH_PLANES = ("rgb", "log_depth", "valid_mask")
@@ -28,7 +30,9 @@ class SampleBatch:
         datasets: n names of data sets.
         focal: (n,) float64, focal length relative to the image size (`depthflow.datasets.camera`); NaN where
             the camera is unknown.
-        planes: the planes that the reader was asked for, by name; each is an attribute, too.
+        planes: the planes that the reader was asked for, by name; those of all samples are attributes, too.
+        view_names: names of the further views of the scene that the store's samples have, in the store's order.
+        geometry: cameras and poses of these; None where there are none.
     """
 
     sample_ids: tuple[str, ...]
@@ -36,6 +40,8 @@ class SampleBatch:
     datasets: tuple[str, ...]
     focal: np.ndarray
     planes: Mapping[str, np.ndarray]
+    view_names: tuple[str, ...] = ()
+    geometry: Geometry | None = None
 
     @property
     def rgb(self) -> np.ndarray:
@@ -57,6 +63,13 @@ class SampleBatch:
         """(n, H, W) bool."""
         return self._plane("edge_mask")
 
+    @property
+    def views(self) -> np.ndarray:
+        """(n, V, H, W, 3) uint8, a copy of the planes of all V views, in the order of `view_names`."""
+        if not self.view_names:
+            raise AttributeError("The samples of a store of kind depth have no further views.")
+        return np.stack([self._plane(name) for name in self.view_names], axis=1)
+
     def _plane(self, name: str) -> np.ndarray:
         if name not in self.planes:
             raise AttributeError(f"{name} was not read: SplitReader(planes=...) asked for {' '.join(self.planes)}.")
@@ -74,13 +87,13 @@ class SplitReader:
     Args:
         store: a finished store.
         split: one that it has.
-        planes: what to read of it.
+        planes: what to read of it; the names of the store's views are planes, too.
         cache_bytes: memory for decoded row groups that stay.
         cache_dir: folder on this node's own disk that the shards are copied to first; None reads them where they are.
         assume_fov_deg: horizontal field of view of samples whose camera is unknown.
 
     Raises:
-        StoreError: if the split is not there, or a shard has vanished.
+        StoreError: if the split is not there, the store has no such plane, or a shard has vanished.
     """
 
     def __init__(
@@ -93,16 +106,23 @@ class SplitReader:
         cache_dir: str | None = None,
         assume_fov_deg: float | None = None,
     ) -> None:
+        dtypes = plane_dtypes(store.kind)
+        if unknown := [name for name in planes if name not in dtypes]:
+            raise StoreError(
+                f"{store.files.root} is a store of kind {store.kind}, whose planes are {', '.join(dtypes)}. Received: "
+                f"{', '.join(unknown)}. Write another store with preprocess.py --kind."
+            )
         index = store.split_index(split)
         self.sample_ids: list[str] = index["sample_id"].to_pylist()
         self.datasets: list[str] = index["dataset"].to_pylist()
         self._scene_types: list[str] = index["scene_type"].to_pylist()
         self._focal = store.relative_focals(index, assume_fov_deg=assume_fov_deg)
+        self._view_names, self._geometry = store.views, geometry_of(index, store.views)
         self._row_groups = RowGroups(store, split, planes=planes, cache_dir=cache_dir)
         self.group_sizes = self._row_groups.sizes
         self._starts = np.concatenate([[0], np.cumsum(self.group_sizes)]).astype(np.int64)
         self._no_rows = {
-            name: np.empty((0, *plane_shape(name, height=store.height, width=store.width)), PLANE_DTYPES[name])
+            name: np.empty((0, *plane_shape(name, height=store.height, width=store.width)), dtypes[name])
             for name in planes
         }
         self._room_bytes = cache_bytes
@@ -134,6 +154,8 @@ class SplitReader:
             datasets=tuple(self.datasets[row] for row in rows),
             focal=self._focal[rows],
             planes=planes,
+            view_names=self._view_names,
+            geometry=self._geometry.take(rows) if self._geometry else None,
         )
 
     def _group_of(self, rows: np.ndarray) -> np.ndarray:

@@ -66,7 +66,8 @@ class RowGroups:
             is_remote = handle is None and is_uri(self._store.files.root)
             handle = handle or self._store.files.open(entry["path"])
             shard = ShardFile(handle, planes=self._planes, checksums=checksums, is_remote=is_remote)
-            check_planes(shard.schema, self._planes, height=self._store.height, width=self._store.width)
+            size = {"height": self._store.height, "width": self._store.width}
+            check_planes(shard.schema, self._planes, **size, kind=self._store.kind)
             return shard
 
     @contextmanager

@@ -8,6 +8,7 @@ from depthflow.datasets.layouts import LAYOUTS
 from depthflow.datasets.listing import printable
 from depthflow.flags import RayConfig, Split, explained, flags, require, require_known, require_positive
 from depthflow.storage.location import absolute
+from depthflow.store.schema import KINDS
 
 HELP = {name: layout.help for name, layout in LAYOUTS.items()}
 if TYPE_CHECKING:
@@ -15,6 +16,12 @@ if TYPE_CHECKING:
 else:
     LayoutName = Literal[tuple(LAYOUTS)]
 
+
+KIND_HELP = {
+    "depth": "an image and its depth",
+    "stereo": "also the right image of a rectified pair; depth if there is any",
+    "video": "also the frames before and after it; depth if there is any",
+}
 
 SPLIT_OF = {"train": "train", "val": "val", "test": "val"}
 """Names of splits in --split-file, and what each counts as."""
@@ -31,6 +38,13 @@ class PreprocessConfig(RayConfig):
     out: str
     """Folder, s3:// or gs:// URI of the store. A second run with the same configuration resumes it; a run with another
     configuration fails."""
+    kind: Annotated[Literal["depth", "stereo", "video"], explained("What a sample has.", KIND_HELP)] = "depth"
+    """A name in `depthflow.store.schema.KINDS`."""
+    frame_step: int = 1
+    """With --kind video, the neighbours are this many frames before and after a frame, unless a table names them."""
+    min_motion_m: float = 0.005
+    """With --kind video, reject frames whose neighbours are both closer than this, by their poses. Without poses, those
+    whose neighbours look the same. 0 keeps all."""
     height: int = 256
     """Stored height in pixels. Images are area-averaged; depth and masks are point-sampled."""
     width: int = 256
@@ -78,16 +92,18 @@ class PreprocessConfig(RayConfig):
             f"--max-rejects must not be negative. Received: {self.max_rejects}",
         )
         require(self.sample_timeout_s > 0, f"--sample-timeout-s must be positive. Received: {self.sample_timeout_s}")
-        require_positive(height=self.height, width=self.width, shard_mib=self.shard_mib)
+        require_positive(frame_step=self.frame_step, height=self.height, width=self.width, shard_mib=self.shard_mib)
         require(len(self.splits) > 0, "--splits needs at least one of: train, val. Received: none")
         for flag, values in (("--source", self.source), ("--splits", self.splits)):
             require(len(set(values)) == len(values), f"{flag} takes each name once. Received: {' '.join(values)}")
-        require_known(layout=(self.layout, LAYOUTS))
+        require_known(layout=(self.layout, LAYOUTS), kind=((self.kind,), KINDS))
         fits = len(self.layout) in (0, 1, len(self.source))
         require(fits, f"--layout takes one name, or one for each --source. Received: {' '.join(self.layout)}")
         self._check_split_files()
         require(0 <= self.gap_s < math.inf, f"--gap-s must be finite and not negative. Received: {self.gap_s}")
         require(0 < self.val_fraction < 1, f"--val-fraction must be above 0 and below 1. Received: {self.val_fraction}")
+        is_distance = 0 <= self.min_motion_m < math.inf
+        require(is_distance, f"--min-motion-m must be finite and not negative. Received: {self.min_motion_m}")
         require(
             self.edge_relative_jump > 0, f"--edge-relative-jump must be positive. Received: {self.edge_relative_jump}"
         )
@@ -104,6 +120,11 @@ class PreprocessConfig(RayConfig):
             not (self.split_file and self.resplit),
             f"--split-file and --resplit exclude each other: leave one out. Received: --resplit {self.resplit}",
         )
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """The members of frames that samples are made of; without depth, it is stored where there is any."""
+        return ("rgb", "depth") if self.kind == "depth" else ("rgb", *KINDS[self.kind])
 
     @property
     def source_splits(self) -> tuple[str, ...]:

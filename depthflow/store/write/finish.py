@@ -15,7 +15,7 @@ from depthflow.datasets.catalogue import Accounting
 from depthflow.errors import SourceError, StoreError
 from depthflow.storage.files import StoreFiles
 from depthflow.store.manifest import FORMAT
-from depthflow.store.schema import INDEX_SCHEMA, REJECT_SCHEMA
+from depthflow.store.schema import REJECT_SCHEMA, index_schema
 from depthflow.store.store import ACCOUNTING, INDEX, MANIFEST, REJECTS, fingerprint, totals
 from depthflow.store.write.shard import ShardRecord
 
@@ -48,7 +48,8 @@ def finish_store(
             f"{len(unseen)} shards, such as {unseen[0]}, were written on other nodes and are not visible from here. "
             f"--out must be storage that all nodes share. Received: {files.root}"
         )
-    index = pa.concat_tables([_index_rows(record) for record in records])
+    schema = index_schema(settings.get("kind", "depth"))
+    index = pa.concat_tables([_index_rows(record).cast(schema) for record in records])
     rejects = pa.concat_tables([record.rejects for record in records], promote_options="none")
     if index.num_rows == 0:
         raise SourceError(
@@ -80,7 +81,7 @@ def finish_store(
 def _index_rows(record: ShardRecord) -> pa.Table:
     count = record.rows.num_rows
     rows = record.rows.append_column("shard", pa.array([record.path] * count, pa.string()))
-    return rows.append_column("row", pa.array(range(count), pa.int64())).cast(INDEX_SCHEMA)
+    return rows.append_column("row", pa.array(range(count), pa.int64()))
 
 
 def _write_table(files: StoreFiles, path: str, table: pa.Table) -> str:

@@ -28,14 +28,14 @@ def list_sources(
     Raises:
         SourceError: if one is missing, damaged or holds no frame.
     """
-    splits, identities = config.source_splits, archive_identities(config)
+    splits, needed, identities = config.source_splits, config.needed, archive_identities(config)
     _list_archives(identities, files, limits, progress("archives listed, in MiB"))
     listed = []
     for location, layout in zip(map(absolute, config.source), config.layouts, strict=True):
         if location in identities:
-            source: Source = read_archive(location, identities[location], splits, files, layout)
+            source: Source = read_archive(location, identities[location], splits, files, layout, needed=needed)
         else:
-            source = read_tree(location, splits, layout)
+            source = read_tree(location, splits, layout, needed=needed)
         if layout is None and not config.dry_run:
             tell(f"{location}: {source.frames.num_rows:,} frames in the layout {source.layout}")
         listed.append(source)

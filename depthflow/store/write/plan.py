@@ -19,8 +19,10 @@ import xxhash
 from depthflow.datasets.frame_table import (
     CONTENT_COLUMNS,
     FRAME_SCHEMA,
+    MEMBER_COLUMNS,
     PLAIN_CONTENT,
     VIEW_COLUMNS,
+    VIEW_MEMBERS,
     frames_of,
     table_groups,
 )
@@ -80,10 +82,16 @@ class ShardPlan:
         inputs = [(s.frame.sample_id, s.frame.split, sorted(s.frame.members), s.frame.reason) for s in self.samples]
         content = self.rows.select(CONTENT_COLUMNS).to_pylist()
         stated = repr(content) if any(row != PLAIN_CONTENT for row in content) else ""
-        views = self.rows.select(VIEW_COLUMNS)
-        if any(column.null_count < len(column) for column in views.columns):
-            stated += repr(views.to_pylist())
+        stated += stated_views(self.rows)
         return xxhash.xxh3_128_hexdigest((repr((self.path, inputs, self.settings)) + stated).encode())
+
+
+def stated_views(rows: pa.Table) -> str:
+    """Returns what further views of samples depend on besides their files, in canonical form; empty without views."""
+    columns = [*VIEW_COLUMNS, *(MEMBER_COLUMNS[view] for view in VIEW_MEMBERS)]
+    if all(rows[name].null_count == rows.num_rows for name in columns):
+        return ""
+    return repr(rows.select([*VIEW_COLUMNS, "pose", "time_s"]).to_pylist())
 
 
 def planned_samples(rows: pa.Table) -> list[PlannedSample]:

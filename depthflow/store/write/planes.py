@@ -152,19 +152,20 @@ def depth_edges(*, depth_m: np.ndarray, valid_mask: np.ndarray, relative_jump: f
     return cv2.dilate(jump, square).view(np.bool_)
 
 
-def depth_figures(planes: Planes) -> dict[str, float]:
+def depth_figures(planes: Planes) -> dict[str, float | None]:
     """Computes a sample's depth statistics over its stored valid pixels.
 
     Returns:
-        depth_min_m, depth_median_m, depth_max_m in metres; log_depth_mean in natural log of metres; valid_fraction
-        and edge_fraction of all pixels.
-
-    Raises:
-        ValueError: if no stored pixel is valid.
+        depth_min_m, depth_median_m, depth_max_m in metres; log_depth_mean in natural log of metres, None if no pixel is
+        valid; valid_fraction and edge_fraction of all pixels.
     """
+    fractions = {
+        "valid_fraction": float(np.count_nonzero(planes.valid_mask) / planes.valid_mask.size),
+        "edge_fraction": float(np.count_nonzero(planes.edge_mask) / planes.edge_mask.size),
+    }
     log_depth = planes.log_depth[planes.valid_mask]
     if log_depth.size == 0:
-        raise ValueError("no stored pixel is valid")
+        return {**dict.fromkeys(("depth_min_m", "depth_median_m", "depth_max_m", "log_depth_mean")), **fractions}
     middle = log_depth.size // 2
     ordered = np.partition(log_depth, middle)
     lower = ordered[middle] if log_depth.size % 2 else ordered[:middle].max()  # A second rank costs twice as much.
@@ -173,6 +174,5 @@ def depth_figures(planes: Planes) -> dict[str, float]:
         "depth_median_m": float(np.exp([lower, ordered[middle]], dtype=np.float64).mean()),
         "depth_max_m": math.exp(log_depth.max()),
         "log_depth_mean": float(log_depth.mean(dtype=np.float64)),
-        "valid_fraction": float(np.count_nonzero(planes.valid_mask) / planes.valid_mask.size),
-        "edge_fraction": float(np.count_nonzero(planes.edge_mask) / planes.edge_mask.size),
+        **fractions,
     }

@@ -17,12 +17,13 @@ from depthflow.errors import SourceError, StoreError
 from depthflow.observability.gauges import StageGauges
 from depthflow.observability.logs import fields
 from depthflow.storage.files import StoreFiles, open_files
-from depthflow.store.schema import PLANE_DTYPES, shard_schema
+from depthflow.store.schema import sample_bytes, shard_schema
 from depthflow.store.store import MANIFEST, SampleStore, open_store
 from depthflow.store.write.config import PreprocessConfig
 from depthflow.store.write.dry_run import write_frames
 from depthflow.store.write.finish import finish_store
 from depthflow.store.write.list_sources import Progress, archive_identities, list_sources
+from depthflow.store.write.neighbours import with_views
 from depthflow.store.write.plan import ShardPlan, deal_to_shards, plan_samples
 from depthflow.store.write.sample import SampleLayout
 from depthflow.store.write.shard import ShardRecord, committed_plan_digest, make_shard
@@ -98,6 +99,8 @@ def content_config(config: PreprocessConfig) -> dict[str, Any]:
     """Returns the part of the configuration that the store's content depends on."""
     unused = {"val_fraction"} if config.resplit is None else set()
     unused |= {"gap_s"} if config.resplit != "time" else set()
+    unused |= {"kind"} if config.kind == "depth" else set()
+    unused |= {"frame_step", "min_motion_m"} if config.kind != "video" else set()
     ignored = {"source", "layout", "out", "num_cpus", "verbose", "require_complete", "max_rejects", "report"}
     ignored |= {"sample_timeout_s", "dry_run", "split_file"}
     settings = {name: value for name, value in dataclasses.asdict(config).items() if name not in ignored | unused}
@@ -115,10 +118,10 @@ def plan_shards(config: PreprocessConfig, sources: Sequence[Source]) -> list[Sha
     Raises:
         SourceError: if no frame is complete.
     """
-    schema = shard_schema(height=config.height, width=config.width, metadata={})
+    schema = shard_schema(height=config.height, width=config.width, metadata={}, kind=config.kind)
     return deal_to_shards(
         plan_rows(config, sources),
-        sample_bytes=sum(schema.field(plane).type.byte_width for plane in PLANE_DTYPES),
+        sample_bytes=sample_bytes(schema),
         shard_bytes=config.shard_mib * 2**20,
         seed=config.seed,
         settings=json.dumps(content_config(config), sort_keys=True),
@@ -139,7 +142,8 @@ def plan_rows(config: PreprocessConfig, sources: Sequence[Source]) -> pa.Table:
             f"{dict(Counter(rows['reason'].to_pylist()))}. For example {first['sample_id']}: {first['problem']}. Fix "
             "the source, then run the same command again."
         )
-    return _divided(rows, config)
+    rows = _divided(rows, config)
+    return with_views(rows, config.kind, frame_step=config.frame_step, min_motion_m=config.min_motion_m)
 
 
 def _divided(rows: pa.Table, config: PreprocessConfig) -> pa.Table:

@@ -1,7 +1,7 @@
-"""Converts a triplet's bytes to the row that a shard stores, and back. Pure functions."""
+"""Converts a frame's bytes to the row that a shard stores, and back. Pure functions."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,18 +12,21 @@ from depthflow.datasets.camera import Camera, camera_of_frame
 from depthflow.datasets.decode import decode_frame
 from depthflow.datasets.frames import Frame
 from depthflow.datasets.reject import RejectError
-from depthflow.store.schema import IDENTITY_FIELDS, PLANE_DTYPES, ROW_SCHEMA, plane_batch, with_dataset
+from depthflow.store.schema import IDENTITY_FIELDS, PLANE_DTYPES, plane_batch, plane_names, with_dataset
 from depthflow.store.write.planes import Planes, depth_figures, make_planes
+from depthflow.store.write.views import View, make_views, shows_motion
 
 
 @dataclass(frozen=True, kw_only=True)
 class SampleLayout:
-    """The part of the configuration that a sample's planes depend on; see `PreprocessConfig`."""
+    """The part of the configuration that a sample depends on; see `PreprocessConfig`."""
 
     height: int
     width: int
     edge_relative_jump: float
     edge_radius_px: int
+    kind: str = "depth"
+    min_motion_m: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,12 +34,18 @@ class Sample:
     """A sample in memory.
 
     Attributes:
-        row: A value for each field of `ROW_SCHEMA`, and the seconds it took to make if they are known.
+        row: A value for each field of its kind's `row_schema`, and the seconds it took to make if they are known.
         planes: Its arrays at the stored size.
+        views: (H, W, 3) uint8 images of further views, by name.
     """
 
     row: dict[str, Any]
     planes: Planes
+    views: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    def plane(self, name: str) -> np.ndarray:
+        """Returns the array that a plane of this name holds."""
+        return self.views[name] if name in self.views else getattr(self.planes, name)
 
 
 def make_sample(frame: Frame, members: Mapping[str, bytes], layout: SampleLayout) -> Sample:
@@ -48,7 +57,15 @@ def make_sample(frame: Frame, members: Mapping[str, bytes], layout: SampleLayout
     Raises:
         RejectError: if the input cannot become a sample.
     """
-    decoded = decode_frame(members, frame.encoding, camera=frame.camera, depth_camera=frame.depth_camera)
+    decoded = decode_frame(
+        members,
+        frame.encoding,
+        camera=frame.camera,
+        depth_camera=frame.depth_camera,
+        baseline_m=frame.baseline_m,
+        right_cx_px=frame.right_cx_px,
+        depth_needed=layout.kind == "depth",
+    )
     height, width = decoded.rgb.shape[:2]
     camera = camera_of_frame(frame.camera, dataset=frame.dataset, height=height, width=width)
     planes = make_planes(
@@ -61,8 +78,12 @@ def make_sample(frame: Frame, members: Mapping[str, bytes], layout: SampleLayout
         edge_relative_jump=layout.edge_relative_jump,
         edge_radius_px=layout.edge_radius_px,
     )
-    if not planes.valid_mask.any():
+    if layout.kind == "depth" and not planes.valid_mask.any():
         raise RejectError("no_valid_pixel", f"none is left at {layout.height} x {layout.width}")
+    size = {"height": layout.height, "width": layout.width}
+    views = make_views(frame, members, layout.kind, source_shape=(height, width), **size)
+    if layout.kind == "video" and layout.min_motion_m > 0 and not shows_motion(planes.rgb, views):
+        raise RejectError("no_motion", "both neighbours show nearly the same image: the camera does not move")
     source_height, source_width = decoded.valid_mask.shape
     stored_camera = camera.resized(height=layout.height, width=layout.width) if camera else None
     row = {
@@ -72,16 +93,22 @@ def make_sample(frame: Frame, members: Mapping[str, bytes], layout: SampleLayout
         **{name: getattr(stored_camera, name, None) for name in ("fx_px", "fy_px", "cx_px", "cy_px")},
         **depth_figures(planes),
         **{f"{name}_xxh3": xxhash.xxh3_128_hexdigest(content) for name, content in members.items()},
-        "content_xxh3": _content_checksum(planes, stored_camera),
+        **{f"{name}_camera": view.camera for name, view in views.items()},
+        **{f"{name}_pose": view.pose for name, view in views.items()},
+        **({"time_s": frame.time_s} if layout.kind == "video" else {}),
+        "content_xxh3": _content_checksum(planes, stored_camera, views, frame.time_s),
     }
-    return Sample(row=row, planes=planes)
+    return Sample(row=row, planes=planes, views={name: view.image for name, view in views.items()})
 
 
-def _content_checksum(planes: Planes, camera: Camera | None) -> str:
+def _content_checksum(planes: Planes, camera: Camera | None, views: Mapping[str, View], time_s: float | None) -> str:
     content = xxhash.xxh3_128()
     for name in PLANE_DTYPES:
         content.update(np.ascontiguousarray(getattr(planes, name)).data)
     content.update(repr(camera).encode())
+    for name, view in views.items():
+        content.update(np.ascontiguousarray(view.image).data)
+        content.update(repr((name, view.camera, view.pose, time_s)).encode())
     return content.hexdigest()
 
 
@@ -91,10 +118,11 @@ def to_table(samples: Sequence[Sample], schema: pa.Schema) -> pa.Table:
     Args:
         schema: A `shard_schema`.
     """
-    rows = pa.Table.from_pylist([sample.row for sample in samples], schema=ROW_SCHEMA)
+    names = plane_names(schema)
+    row_fields = [field for field in schema if field.name not in names]
+    rows = pa.Table.from_pylist([sample.row for sample in samples], schema=pa.schema(row_fields))
     planes = {
-        name: _plane_column([getattr(sample.planes, name) for sample in samples], schema.field(name).type)
-        for name in PLANE_DTYPES
+        name: _plane_column([sample.plane(name) for sample in samples], schema.field(name).type) for name in names
     }
     return pa.Table.from_arrays([*rows.columns, *planes.values()], schema=schema)
 
@@ -107,6 +135,7 @@ def _plane_column(planes: Sequence[np.ndarray], kind: pa.DataType) -> pa.Array:
 def from_batch(batch: pa.RecordBatch) -> Sample:
     """Returns the sample of a batch of one row; its planes are views of the batch."""
     fields = batch.schema
-    planes = {name: plane_batch(batch.column(name), fields.field(name))[0] for name in PLANE_DTYPES}
-    [row] = with_dataset(pa.Table.from_batches([batch])).select(ROW_SCHEMA.names).to_pylist()
-    return Sample(row=row, planes=Planes(**planes))
+    arrays = {name: plane_batch(batch.column(name), fields.field(name))[0] for name in plane_names(fields)}
+    [row] = with_dataset(pa.Table.from_batches([batch])).drop_columns([*arrays]).to_pylist()
+    planes = Planes(**{name: arrays.pop(name) for name in PLANE_DTYPES})
+    return Sample(row=row, planes=planes, views=arrays)

@@ -16,10 +16,11 @@ from depthflow.datasets.reject import RejectError
 from depthflow.errors import StoreError
 from depthflow.storage.files import StoreFiles
 from depthflow.store.schema import (
-    PLANE_DTYPES,
+    KINDS,
     REJECT_SCHEMA,
-    ROW_SCHEMA,
     SECONDS_FIELD,
+    row_schema,
+    sample_bytes,
     shard_schema,
     with_dataset,
 )
@@ -30,7 +31,7 @@ MAX_ROWS_PER_GROUP = 16
 MAX_GROUP_BYTES = 16 * 2**20
 """Readers fetch one row group at a time: 16 samples at 256 x 256, 2 at 768 x 1024."""
 
-PLANE_COMPRESSION = {"rgb": "none", "log_depth": "none"}
+PLANE_COMPRESSION = dict.fromkeys(("rgb", "log_depth", *(view for views in KINDS.values() for view in views)), "none")
 """Images and laser depths are too noisy for lz4 to save more than 6%; uncompressed, they are read in place."""
 
 Make = Callable[[PlannedSample], Sample]
@@ -45,7 +46,7 @@ class ShardRecord:
 
     Attributes:
         path: Path in the store.
-        rows: `ROW_SCHEMA` and `SECONDS_FIELD`, one row per sample, in the shard's order.
+        rows: `row_schema` and `SECONDS_FIELD`, one row per sample, in the shard's order.
         rejects: `REJECT_SCHEMA`, one row per reject.
         file_xxh3: xxh3-128 of the file.
         file_bytes: Size of the file.
@@ -69,8 +70,8 @@ def make_shard(plan: ShardPlan, *, files: StoreFiles, layout: SampleLayout, make
     if files.exists(plan.path):
         if committed_plan_digest(files, plan.path) != plan.digest:
             raise StoreError(f"{plan.path} of {files.root} was just written by another run. Choose another --out.")
-        return read_shard_record(files, plan.path)
-    writer = _ShardWriter(shard_schema(height=layout.height, width=layout.width, metadata={}))
+        return read_shard_record(files, plan.path, kind=layout.kind)
+    writer = _ShardWriter(layout)
     with files.commit(plan.path) as handle:
         return writer.write(plan, handle, make, watch)
 
@@ -78,8 +79,9 @@ def make_shard(plan: ShardPlan, *, files: StoreFiles, layout: SampleLayout, make
 class _ShardWriter:
     """Writes a shard and collects what goes into its record."""
 
-    def __init__(self, schema: pa.Schema) -> None:
-        self._schema = schema
+    def __init__(self, layout: SampleLayout) -> None:
+        self._schema = shard_schema(height=layout.height, width=layout.width, metadata={}, kind=layout.kind)
+        self._row_schema = row_schema(layout.kind).append(SECONDS_FIELD)
         self._rows: list[dict[str, Any]] = []
         self._rejects: list[dict[str, str]] = []
 
@@ -100,7 +102,7 @@ class _ShardWriter:
             writer.add_key_value_metadata({"depthflow.rejects": json.dumps(self._rejects)})
         return ShardRecord(
             path=plan.path,
-            rows=pa.Table.from_pylist(self._rows, schema=ROW_SCHEMA.append(SECONDS_FIELD)),
+            rows=pa.Table.from_pylist(self._rows, schema=self._row_schema),
             rejects=pa.Table.from_pylist(self._rejects, schema=REJECT_SCHEMA),
             file_xxh3=hashed.checksum.hexdigest(),
             file_bytes=hashed.size,
@@ -159,15 +161,14 @@ def reject_row(planned: PlannedSample, error: RejectError) -> dict[str, str]:
 
 def rows_per_group(schema: pa.Schema) -> int:
     """Returns the rows per row group that keep its decoded planes under `MAX_GROUP_BYTES`."""
-    sample_bytes = sum(schema.field(plane).type.byte_width for plane in PLANE_DTYPES)
-    return max(1, min(MAX_ROWS_PER_GROUP, MAX_GROUP_BYTES // sample_bytes))
+    return max(1, min(MAX_ROWS_PER_GROUP, MAX_GROUP_BYTES // sample_bytes(schema)))
 
 
-def read_shard_record(files: StoreFiles, path: str) -> ShardRecord:
+def read_shard_record(files: StoreFiles, path: str, *, kind: str = "depth") -> ShardRecord:
     """Reads a committed shard's record from the shard; how long its samples took is not in there."""
-    content = files.read(path)
+    content, schema = files.read(path), row_schema(kind)
     with pq.ParquetFile(pa.BufferReader(content)) as shard:
-        rows = with_dataset(shard.read(columns=ROW_SCHEMA.names)).cast(ROW_SCHEMA).replace_schema_metadata(None)
+        rows = with_dataset(shard.read(columns=schema.names)).cast(schema).replace_schema_metadata(None)
         rejects = json.loads(shard.metadata.metadata[b"depthflow.rejects"])
     return ShardRecord(
         path=path,

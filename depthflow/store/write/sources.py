@@ -12,7 +12,7 @@ Either becomes a `Source`.
 # pyarrow.compute makes its functions when it is imported.
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from depthflow.datasets.archive import Contents, Member, archive_listing, scan_archive
 from depthflow.datasets.catalogue import Accounting, account, expected_counts, is_diode
-from depthflow.datasets.frame_table import FRAME_SCHEMA, texts
+from depthflow.datasets.frame_table import DEPTH_FRAME, FRAME_SCHEMA, texts
 from depthflow.datasets.hdf5_file import Hdf5Files, parse_slice
 from depthflow.datasets.layouts import find_frames, recognised
 from depthflow.datasets.listing import list_tree
@@ -63,15 +63,18 @@ class ArchiveSource(Source):
     identity: str
 
 
-def read_tree(location: str, splits: tuple[str, ...], layout: str | None = None) -> Source:
+def read_tree(
+    location: str, splits: tuple[str, ...], layout: str | None = None, *, needed: Collection[str] = DEPTH_FRAME
+) -> Source:
     """Lists a tree as a source.
 
     Args:
         layout: A name in `depthflow.datasets.layouts.LAYOUTS`; None recognises it.
+        needed: Members that a frame must have to become a sample.
     """
     listing = list_tree(location)
     layout = layout or recognised(listing)
-    return Source(location=location, frames=find_frames(listing, layout, splits), layout=layout)
+    return Source(location=location, frames=find_frames(listing, layout, splits, needed=needed), layout=layout)
 
 
 def list_archive(
@@ -102,14 +105,19 @@ def read_contents(identity: str, files: StoreFiles) -> Contents:
 
 
 def read_archive(
-    archive: str, identity: str, splits: tuple[str, ...], files: StoreFiles, layout: str | None = None
+    archive: str,
+    identity: str,
+    splits: tuple[str, ...],
+    files: StoreFiles,
+    layout: str | None = None,
+    *,
+    needed: Collection[str] = DEPTH_FRAME,
 ) -> ArchiveSource:
     """Returns an archive that `list_archive` has listed as a source; see `read_tree`."""
     listing = archive_listing(archive, read_contents(identity, files))
     layout = layout or recognised(listing)
-    return ArchiveSource(
-        location=archive, frames=find_frames(listing, layout, splits), layout=layout, identity=identity
-    )
+    frames = find_frames(listing, layout, splits, needed=needed)
+    return ArchiveSource(location=archive, frames=frames, layout=layout, identity=identity)
 
 
 def account_for(sources: Sequence[Source], splits: tuple[str, ...], *, must_be_diode: bool = False) -> Accounting:

@@ -116,11 +116,11 @@ def _times(rows: pa.Table, groups: np.ndarray, is_readable: np.ndarray, scans: l
             f"without a time: they are taken in the order of their ids, {FRAMES_PER_S} per second."
         )
         chosen = np.flatnonzero(is_untimed[groups])
-        time_s[chosen] = _ranks(rows["sample_id"].take(chosen), groups[chosen]) / FRAMES_PER_S
+        time_s[chosen] = id_ranks(rows["sample_id"].take(chosen), groups[chosen]) / FRAMES_PER_S
     return time_s
 
 
-def _ranks(ids: pa.ChunkedArray, groups: np.ndarray) -> np.ndarray:
+def id_ranks(ids: pa.ChunkedArray, groups: np.ndarray) -> np.ndarray:
     """Returns the place of each id in its group's order, by length first: frame 9 is before frame 10."""
     keys = pa.table({"group": groups, "length": pc.binary_length(ids), "id": ids})
     order = pc.sort_indices(keys, [(name, "ascending") for name in keys.column_names])

@@ -10,7 +10,7 @@ import OpenEXR
 import pytest
 from PIL import Image
 
-from depthflow.datasets.camera import Camera
+from depthflow.datasets.camera import Camera, Intrinsics
 from depthflow.datasets.decode import decode_frame
 from depthflow.datasets.depth_files import decode_depth
 from depthflow.datasets.frames import DepthEncoding, Frame
@@ -265,3 +265,71 @@ def test_a_pfm_of_the_header_alone():
     for content in (b"Pf", b"Pf\n6 4\n", b"Pf\n6 4\nx\n" + bytes(96), struct.pack("<2sI", b"Pf", 7)):
         with pytest.raises(RejectError, match="unreadable_array"):
             decode_depth(content)
+
+
+# --- disparities of a rectified pair ---
+
+DISPARITIES = np.linspace(0.5, 10, METRES.size).reshape(SIZE)
+
+
+def triangulated(values, *, camera=CAMERA, baseline_m=0.2, right_cx_px=None, rgb=RGB, **encoding):
+    members = {"rgb": encoded(".png")(rgb), "depth": values if isinstance(values, bytes) else npy(values)}
+    encoding = DepthEncoding(kind="disparity", **encoding)
+    return decode_frame(members, encoding, camera=camera, baseline_m=baseline_m, right_cx_px=right_cx_px)
+
+
+def without(reason, *args, **changes):
+    with pytest.raises(RejectError) as info:
+        triangulated(*args, **changes)
+    assert info.value.reason == reason
+
+
+@pytest.mark.parametrize("right_cx_px", [None, 2.5, 3.75, 1.75])
+@pytest.mark.parametrize("units_per_m", [1, 16])
+def test_depth_is_focal_length_times_baseline_by_disparity(units_per_m, right_cx_px):
+    doffs_px = (right_cx_px or 2.5) - 2.5
+    found = triangulated(DISPARITIES * units_per_m, units_per_m=units_per_m, right_cx_px=right_cx_px)
+    in_front = DISPARITIES + doffs_px > 0
+    np.testing.assert_array_equal(found.valid_mask, in_front)
+    np.testing.assert_allclose(found.depth_m[in_front], 5 * 0.2 / (DISPARITIES + doffs_px)[in_front], rtol=1e-5)
+
+
+@pytest.mark.parametrize("sizes", [(2, 1), (2, 2), (1, 2)])
+def test_disparities_are_pixels_of_the_image_whatever_the_size_of_map_and_camera(sizes):
+    image, depth = sizes
+    rgb = np.repeat(np.repeat(RGB, image, axis=0), image, axis=1)
+    values = np.repeat(np.repeat(DISPARITIES, depth, axis=0), depth, axis=1)
+    depth_m = triangulated(values, rgb=rgb, right_cx_px=3.0).depth_m
+    np.testing.assert_allclose(depth_m, 5 * image * 0.2 / (values + 0.5 * image), rtol=1e-5)
+
+
+def test_a_camera_without_a_size_is_that_of_the_image():
+    rgb = np.repeat(np.repeat(RGB, 2, axis=0), 2, axis=1)
+    camera = Intrinsics(fx_px=10.0, fy_px=8.0, cx_px=5.0, cy_px=4.0)
+    depth_m = triangulated(DISPARITIES, rgb=rgb, camera=camera, right_cx_px=6.0).depth_m
+    np.testing.assert_allclose(depth_m, 10 * 0.2 / (DISPARITIES + 1), rtol=1e-5)
+
+
+def test_what_is_no_disparity_is_invalid_and_no_reject():
+    values = DISPARITIES.astype(np.float32)
+    values[0, :4] = np.nan, np.inf, 0, -1
+    values[1, 0] = 77
+    found = triangulated(values, invalid=(77,))
+    np.testing.assert_array_equal(np.flatnonzero(~found.valid_mask), [0, 1, 2, 3, values.shape[1]])
+
+
+@pytest.mark.parametrize("encode", [encoded(".png"), encoded(".pgm"), encoded(".tiff"), npy])
+def test_disparities_of_8_bits_are_no_picture(encode):
+    values = np.rint(DISPARITIES * 4).astype(np.uint8)
+    found = triangulated(encode(values), units_per_m=4)
+    np.testing.assert_allclose(found.depth_m, 5 * 0.2 / (values / 4), rtol=1e-6)
+
+
+def test_a_disparity_like_a_kinects_is_believed():
+    values = np.full(SIZE, 2047, np.uint16)
+    np.testing.assert_allclose(triangulated(values, units_per_m=256).depth_m, 5 * 0.2 * 256 / 2047, rtol=1e-6)
+
+
+def test_a_disparity_without_camera_or_baseline_is_rejected():
+    without("no_camera", DISPARITIES, camera=None)
+    without("no_baseline", DISPARITIES, baseline_m=None)

@@ -314,8 +314,11 @@ def test_masked_zeros_do_not_count_as_one_metre():
 
 
 def test_without_a_valid_pixel_there_are_no_figures():
-    with pytest.raises(ValueError, match="valid"):
-        depth_figures(planes_of([[1, 1]], [[0, 0]], [[0, 0]]))
+    figures = depth_figures(planes_of([[1, 1]], [[0, 0]], [[0, 0]]))
+    assert {name for name, value in figures.items() if value is None} == {
+        *("depth_min_m", "depth_median_m", "depth_max_m", "log_depth_mean"),
+    }
+    assert figures["valid_fraction"] == figures["edge_fraction"] == 0
 
 
 def test_the_median_of_two_pixels_in_metres():

@@ -61,7 +61,7 @@ class NamedModel:
         depth_m = self.resolved.baseline_depth_m if self.resolved and self.output == "metres" else None
         if depth_m is not None:
             return NamedModel(uri="mean depth", load=lambda: ConstantPredictor(depth_m), output="metres", resolved=None)
-        if self.version is None or not is_aligned:
+        if self.version is None or (self.output == "metres" and not is_aligned):
             return None
         output = self.output
         return NamedModel(

@@ -62,12 +62,14 @@ def with_neighbours(rows: pa.Table, frame_step: int) -> pa.Table:
     is_named = ~(_is_null(rows, "previous_image") & _is_null(rows, "next_image"))
     in_named = np.isin(groups, groups[is_named])
     chosen = np.flatnonzero(~in_named & pc.equal(rows["reason"], "").to_numpy() & ~_is_null(rows, "image"))
+    if not len(chosen):
+        return rows
     chosen = chosen[_order(rows.take(chosen), groups[chosen])]
     cameras = _cameras(rows)
     for view, sign in _NEIGHBOURS.items():
         places = np.arange(len(chosen)) + sign * frame_step
         is_inside = (places >= 0) & (places < len(chosen))
-        places = places.clip(0, max(0, len(chosen) - 1))
+        places = places.clip(0, len(chosen) - 1)
         is_inside &= groups[chosen[places]] == groups[chosen]
         found = np.full(rows.num_rows, -1)
         found[chosen[is_inside]] = chosen[places[is_inside]]

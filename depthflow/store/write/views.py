@@ -18,8 +18,8 @@ from depthflow.store.write.planes import resize_rgb
 MIN_DIFFERENCE = 1.0
 """Mean absolute difference, of 255, from which on an image of unknown pose shows that the camera moved."""
 _COMPARED_PX = 480
-"""Larger pairs are shrunk to this width or height to see whether they are rectified, which is otherwise most of the work:
-0.1 s for one of KITTI's instead of 0.4 s."""
+"""Larger pairs are shrunk to this width or height to see whether they are rectified, which would otherwise be most of
+the work: 0.1 s for one of KITTI's instead of 0.4 s."""
 _RIGID_TOLERANCE = 1e-2
 """How far a pose's rotation may be from an orthonormal matrix, in each element of R R^T."""
 

@@ -28,7 +28,7 @@ def main(config: EvaluateConfig) -> dict[str, Any]:
     models = {model.uri: model, **dict(zip(config.compare, others, strict=True))}
     for named in models.values():
         check_output(protocol, named.output, model=named.uri)
-    baseline = model.baseline
+    baseline = model.baseline(is_aligned=protocol.alignment != "none")
     if baseline:
         models[baseline.uri] = baseline
     with ray_session(config.num_cpus):
@@ -62,6 +62,7 @@ def main(config: EvaluateConfig) -> dict[str, Any]:
         "protocol_means": protocol.meaning,
         "baseline": evaluations[baseline.uri].metrics if baseline else None,
         "compared": {name: evaluations[name].metrics for name in config.compare},
+        "compared_outputs": {name: evaluations[name].output for name in config.compare},
         "problems": evaluation.problems,
         "run_id": run_id,
         "files": [f"{out.root}/{file.name}" for file in files] if out else [],

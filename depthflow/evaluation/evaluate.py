@@ -16,11 +16,12 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from depthflow.datasets.frames import SCENE_TYPES
 from depthflow.errors import unwrapped
 from depthflow.evaluation.breakdown import Breakdown, total
-from depthflow.evaluation.protocols import Protocol, check_output, rows_of
+from depthflow.evaluation.protocols import Protocol, check_output, count_without_depth, rows_of
 from depthflow.evaluation.worker import Evaluated, EvaluationWorker
 from depthflow.metrics import dataset_groups, mean_over_images
 from depthflow.models.interface import LoadPredictor, Output
 from depthflow.observability.gauges import StageGauges
+from depthflow.observability.logs import tell
 from depthflow.observability.progress import ProgressLine
 from depthflow.placement import ANYWHERE, cluster_capacity, plan_pool
 from depthflow.store.store import SampleStore
@@ -43,6 +44,7 @@ class Evaluation:
             pred_max over all pixels of the prediction before any alignment.
         output: What the model predicts.
         breakdowns: Each of `image_groups` to the errors by depth and by distance to a depth edge.
+        without_depth: Number of samples that were left out because they have no depth to compare with.
         image_ms: Milliseconds per predicted image, resizing included: the median over batches, without the first batch
             of each process; None if there was no other.
     """
@@ -53,6 +55,7 @@ class Evaluation:
     images: tuple[Mapping[str, Any], ...]
     output: Output = "metres"
     breakdowns: Mapping[str, Breakdown] = field(default_factory=dict)
+    without_depth: int = 0
     image_ms: float | None = None
 
     @property
@@ -69,8 +72,8 @@ class Evaluation:
     @property
     def summary(self) -> dict[str, Any]:
         """Everything that must accompany the metrics wherever they are kept."""
-        facts = {name: getattr(self, name) for name in ("protocol", "fingerprint", "split", "samples")}
-        return {**facts, "metrics": self.metrics}
+        names = ("protocol", "fingerprint", "split", "output", "samples", "without_depth")
+        return {**{name: getattr(self, name) for name in names}, "metrics": self.metrics}
 
     @property
     def problems(self) -> tuple[str, ...]:
@@ -80,7 +83,7 @@ class Evaluation:
         found = []
         if not (np.isfinite(low).all() and np.isfinite(high).all()):
             found.append("some predictions are not finite")
-        if self.output == "metres" and not (low > 0).all():
+        if self.output != "relative inverse depth" and not (low > 0).all():
             found.append("some predictions are not positive")
         if (high <= low).all():
             found.append("every predicted map is flat")
@@ -159,6 +162,9 @@ class Evaluator:
     ) -> None:
         self._names, self._store, self._split, self._protocol = tuple(models), store, split, protocol
         rows = rows_of(protocol, store, split)
+        self._without_depth = count_without_depth(protocol, store, split)
+        if self._without_depth:
+            tell(f"{self._without_depth} samples of {split} have no depth and are not counted; {len(rows)} have.")
         self._batches = [rows[start : start + BATCH_SIZE] for start in range(0, len(rows), BATCH_SIZE)]
         count = min(num_workers, len(self._batches))
         # All workers are placed at once: of two evaluators that need the same GPUs, one waits instead of holding some.
@@ -225,6 +231,7 @@ class Evaluator:
                 name: total(images[place][1] for place in places)
                 for name, places in image_groups([row for row, _ in images]).items()
             },
+            without_depth=self._without_depth,
             image_ms=median(image_ms) if image_ms else None,
         )
 

@@ -25,6 +25,11 @@ from depthflow.store.store import SampleStore
 
 REPORT = "report.html"
 IMAGES = "images.csv"
+BASELINES = {
+    "mean depth": "The baseline predicts the mean depth of the training data for every pixel.",
+    "constant depth": "The baseline predicts the same depth for every pixel, which the protocol scales to the truth.",
+}
+"""What each baseline does."""
 SPARSE_PIXELS = 1000
 """Ranges with fewer counted pixels are not drawn."""
 
@@ -58,7 +63,7 @@ def write_evaluation(
         title="Evaluation",
         subtitle=f"{name} under the protocol {protocol.name}",
         sections=[
-            _overview(result, evaluations.get(baseline or ""), protocol=protocol, store=store),
+            _overview(evaluations, baseline, protocol=protocol, store=store),
             _metrics(evaluations),
             *_errors(result),
             *images["worst"],
@@ -74,7 +79,10 @@ def write_evaluation(
     return [report, table, *viewers]
 
 
-def _overview(result: Evaluation, baseline: Evaluation | None, *, protocol: Protocol, store: SampleStore) -> Section:
+def _overview(
+    evaluations: Mapping[str, Evaluation], baseline: str | None, *, protocol: Protocol, store: SampleStore
+) -> Section:
+    result = next(iter(evaluations.values()))
     overall = result.metrics["all"]
     tiles = {
         "samples": f"{result.samples:,}",
@@ -84,8 +92,11 @@ def _overview(result: Evaluation, baseline: Evaluation | None, *, protocol: Prot
     }
     parts: list[Part] = [protocol.meaning]
     if baseline is not None:
-        tiles["abs_rel of the baseline"] = f"{baseline.metrics['all']['abs_rel']:.3f}"
-        parts.append("The baseline predicts the mean depth of the training data for every pixel.")
+        tiles["abs_rel of the baseline"] = f"{evaluations[baseline].metrics['all']['abs_rel']:.3f}"
+        parts.append(BASELINES[baseline])
+    relative = {name: found.output for name, found in evaluations.items() if found.output != "metres"}
+    if result.without_depth:
+        parts.append(f"{result.without_depth:,} more samples of {result.split} have no depth and are not counted.")
     parts = [
         Facts(values=tiles),
         *parts,
@@ -97,6 +108,7 @@ def _overview(result: Evaluation, baseline: Evaluation | None, *, protocol: Prot
                 ("sample store", store.files.root),
                 ("its fingerprint", result.fingerprint),
                 ("ground truth, px", f"{store.height} × {store.width}"),
+                *((f"{name} predicts", f"{output}, aligned to the truth") for name, output in relative.items()),
             ],
         ),
     ]

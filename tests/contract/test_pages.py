@@ -33,6 +33,7 @@ NEEDS = {
     "real photos",
     "the DIODE archives",
     "your photos",
+    "your video",
 }
 """What a block of commands may need."""
 OTHERS_FLAGS = {"--allowed-hosts", "--directory", "--help"}

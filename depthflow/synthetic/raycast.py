@@ -88,6 +88,7 @@ class Solid:
         """(3, N) world points in the axes of the unit shape, where the surface is at 1."""
         return self.to_unit @ (points_m - np.asarray(self.centre_m, np.float64)[:, None])
 
+    @functools.cached_property
     def corners(self) -> np.ndarray:
         """(3, 8) float64, the world corners of the solid's bounding box."""
         signs = np.array(np.meshgrid([-1.0, 1.0], [-1.0, 1.0], [-1.0, 1.0])).reshape(3, 8)
@@ -139,7 +140,7 @@ def span(solid: Solid, origin_m: np.ndarray, directions: np.ndarray) -> tuple[np
 
 def window(solid: Solid, camera: Camera, pose: Pose) -> tuple[slice, slice]:
     """The rows and columns outside which a solid cannot be seen; the whole picture if it reaches behind."""
-    x, y, z = pose.rotation.T @ (solid.corners() - pose.origin_m[:, None])
+    x, y, z = pose.rotation.T @ (solid.corners - pose.origin_m[:, None])
     if z.max() <= 0.0:
         return slice(0, 0), slice(0, 0)
     if z.min() <= 1e-3:

@@ -273,8 +273,7 @@ def _street_furniture(rng: np.random.Generator, road_m: float) -> list[Thing]:
     tyre, leaf, bark, metal = mottled(rng), mottled(rng, contrast=0.3, size_m=1.5), mottled(rng), mottled(rng)
     for _ in range(rng.integers(4, 10)):
         side, y = rng.choice([-1, 1]), rng.uniform(-10.0, 90.0)
-        x, paint = side * (road_m / 2 - 1.0) - 0.9, mottled(rng, contrast=0.02)
-        things += car((x, y), rng.uniform(3.6, 4.8), paint, tyre)
+        things += car(side * (road_m / 2 - 1.0) - 0.9, y, mottled(rng, contrast=0.02), rng.uniform(3.6, 4.8), tyre)
     for _ in range(rng.integers(4, 12)):
         x, y = rng.choice([-1, 1]) * (road_m / 2 + 0.5), rng.uniform(-15.0, 120.0)
         if rng.random() < 0.5:
@@ -292,12 +291,10 @@ def _street_furniture(rng: np.random.Generator, road_m: float) -> list[Thing]:
     return things
 
 
-def car(low_m: tuple[float, float], long_m: float, paint: Texture, tyre: Texture) -> list[Thing]:
-    """A car, 1.8 m wide, that heads north or south, from the low corner of its ground."""
-    x, y = low_m
+def car(x: float, y: float, paint: Texture, long: float, tyre: Texture) -> list[Thing]:
+    """A car along the street, 1.8 m wide, from its low corner."""
     return [
-        block((x, y, 0.3), (1.8, long_m, 0.6), paint),
-        block((x + 0.15, y + 0.22 * long_m, 0.9), (1.5, 0.55 * long_m, 0.55), tyre, top=paint),
-        block((x + 0.05, y + 0.12 * long_m, 0.0), (1.7, 0.16 * long_m, 0.6), tyre),
-        block((x + 0.05, y + 0.72 * long_m, 0.0), (1.7, 0.16 * long_m, 0.6), tyre),
+        block((x, y, 0.3), (1.8, long, 0.6), paint),
+        block((x + 0.15, y + 0.22 * long, 0.9), (1.5, 0.55 * long, 0.55), tyre, top=paint),
+        *(block((x + 0.05, y + share * long, 0.0), (1.7, 0.16 * long, 0.6), tyre) for share in (0.12, 0.72)),
     ]

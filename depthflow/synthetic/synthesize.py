@@ -89,10 +89,10 @@ def synthesize(
     pixel centres at + 0.5). The same arguments give the same bytes: every draw is keyed by (seed, scene,
     scan, view).
 
-    The kinds stereo and video write `out/scan_NNNNN/{image,depth,mask}/VVVVV` with `.png` and `.npy` (float32 (H, W), metres;
-    uint8 (H, W), 1 = valid), and, last, `out/frames.csv` with a row for each frame: files, names, time, camera, and pose.
-    stereo has the triplets of depth, and the right image of each in `right/`: the camera moved along its x axis, with the
-    same exposure and noise of its own. video has one walk per scan, see `walks`; its exposure is smooth.
+    The kinds stereo and video write `out/scan_NNNNN/{image,depth,mask}/VVVVV` with `.png` and `.npy` (float32 (H, W),
+    metres; uint8 (H, W), 1 = valid), and, last, `out/frames.csv` with a row per frame: files, names, camera, pose.
+    Glass mirrors the scene. stereo has the views of depth, each with a right image: the camera moved along its x axis,
+    with the same exposure and noise of its own. In video a scan is a walk, see `walks`, and the exposure is smooth.
 
     Args:
         out: the folder to write; must be absent or empty.
@@ -166,9 +166,9 @@ def _pairs(job: _Job, scan: Scan, scene: Scene) -> Iterator[dict[str, Any]]:
     """Writes a scan of rectified pairs."""
     for number in range(job.samples_per_scan):
         left_rng = job.rng(2, scan, number)
-        left = render(scene=scene, camera=job.camera, rng=left_rng, baseline_m=job.baseline_m)
+        left = render(scene=scene, camera=job.camera, rng=left_rng, baseline_m=job.baseline_m, mirrors=True)
         pose = left.pose.moved(right_m=job.baseline_m)
-        light = shade(scene, job.camera, pose, see(scene, job.camera, pose))
+        light = shade(scene, job.camera, pose, see(scene, job.camera, pose), mirrors=True)
         place = f"scan_{scan.scan:05d}/right/{number:05d}.png"
         _write_png(develop(light, left.gain, job.rng(3, scan, number)), job.out / place)
         yield _write_frame(job, scan, number, left) | {"right_image": place, "baseline_m": job.baseline_m}

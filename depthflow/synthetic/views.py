@@ -14,6 +14,7 @@ from depthflow.synthetic.textures import sample
 GRAZING_COSINE = 0.06  # a beam that meets a surface flatter than this gives no return
 DROPOUT = 0.003  # beams that give no return for no visible reason
 LEAST_VALID_FRACTION = 0.2
+MIRRORED_SHARE = 0.3  # of the light that meets a pane of glass head on
 EXPOSURE_LEVELS = (0.18, 0.34)
 EXPOSURE_SHARE = 0.1  # of the way to the right exposure that a video camera goes in a frame
 
@@ -68,11 +69,14 @@ class AutoExposure:
     def __call__(self, light: np.ndarray) -> float:
         """Returns the gain for the next frame's light."""
         wanted = metered(light, self._level)
-        self._gain = wanted if self._gain is None else self._gain * (wanted / self._gain) ** EXPOSURE_SHARE
-        return self._gain
+        before = self._gain or wanted
+        self._gain = gain = before * (wanted / before) ** EXPOSURE_SHARE
+        return gain
 
 
-def render(*, scene: Scene, camera: Camera, rng: np.random.Generator, baseline_m: float = 0.0) -> View:
+def render(
+    *, scene: Scene, camera: Camera, rng: np.random.Generator, baseline_m: float = 0.0, mirrors: bool = False
+) -> View:
     """A view of the scene from a random standpoint.
 
     Args:
@@ -80,6 +84,7 @@ def render(*, scene: Scene, camera: Camera, rng: np.random.Generator, baseline_m
         camera: the camera.
         rng: decides the standpoint, the exposure, the noise and the garbage under the mask.
         baseline_m: how far to the right of it a second camera must have room.
+        mirrors: whether glass mirrors the scene.
 
     Returns:
         The view, at least LEAST_VALID_FRACTION of it valid.
@@ -93,16 +98,16 @@ def render(*, scene: Scene, camera: Camera, rng: np.random.Generator, baseline_m
         valid_mask = returned(scene, geometry, rng)
         if valid_mask.mean() >= LEAST_VALID_FRACTION:
             expose = lambda light: metered(light, rng.uniform(*EXPOSURE_LEVELS))  # noqa: E731
-            return _take(scene, camera, pose, geometry, valid_mask, rng, expose)
+            return _take(scene, camera, pose, geometry, valid_mask, rng, expose, mirrors=mirrors)
     raise RuntimeError(f"No view of the scene has {LEAST_VALID_FRACTION:.0%} valid pixels. Received: {camera}")
 
 
 def render_from(
     pose: Pose, *, scene: Scene, camera: Camera, rng: np.random.Generator, expose: Callable[[np.ndarray], float]
 ) -> View:
-    """The view of the scene from a pose; `expose` returns the gain of the light (H, W, 3), and `rng` decides the rest."""
+    """The view from a pose, with mirrors. `expose` takes the light (H, W, 3) to a gain; `rng` decides the rest."""
     geometry = see(scene, camera, pose)
-    return _take(scene, camera, pose, geometry, returned(scene, geometry, rng), rng, expose)
+    return _take(scene, camera, pose, geometry, returned(scene, geometry, rng), rng, expose, mirrors=True)
 
 
 def _take(
@@ -113,10 +118,12 @@ def _take(
     valid_mask: np.ndarray,
     rng: np.random.Generator,
     expose: Callable[[np.ndarray], float],
+    *,
+    mirrors: bool,
 ) -> View:
     lost = garbage(valid_mask.shape, rng)
     depth_m = np.where(valid_mask, geometry.depth_m, lost).astype(np.float32)
-    light = shade(scene, camera, pose, geometry)
+    light = shade(scene, camera, pose, geometry, mirrors=mirrors)
     gain = expose(light)
     return View(develop(light, gain, rng), depth_m, valid_mask, pose, gain)
 
@@ -128,9 +135,9 @@ def standpoint(scene: Scene, rng: np.random.Generator, *, baseline_m: float = 0.
         yaw_rad, pitch_rad = float(rng.uniform(*scene.yaw_rad)), float(rng.uniform(*scene.pitch_rad))
         pose = look(origin_m=(x, y, z), yaw_rad=yaw_rad, pitch_rad=pitch_rad)
         nearest, tenth, middle, ninetieth = glance(scene, pose)
-        if nearest >= 1.1 * scene.near_m and middle >= 3.5 * scene.near_m and ninetieth >= 1.4 * tenth:
-            if not baseline_m or glance(scene, pose.moved(right_m=baseline_m))[0] >= scene.near_m:
-                return pose
+        varied = nearest >= 1.1 * scene.near_m and middle >= 3.5 * scene.near_m and ninetieth >= 1.4 * tenth
+        if varied and (not baseline_m or glance(scene, pose.moved(right_m=baseline_m))[0] >= scene.near_m):
+            return pose
     raise RuntimeError(f"No free standpoint in the scene. Received: stand_m={scene.stand_m}")
 
 
@@ -195,8 +202,36 @@ def garbage(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
     return np.choose(rng.integers(0, 6, shape), [huge, negative, *constants]).astype(np.float32)
 
 
-def shade(scene: Scene, camera: Camera, pose: Pose, geometry: Geometry) -> np.ndarray:
-    """(H, W, 3) float32 light in the camera: Lambert shading, shadows, haze and sky, then lens blur."""
+def shade(scene: Scene, camera: Camera, pose: Pose, geometry: Geometry, *, mirrors: bool) -> np.ndarray:
+    """(H, W, 3) float32 light on the sensor, behind a lens that blurs it; with `mirrors`, glass mirrors the scene."""
+    light = _light(scene, camera, pose, geometry)
+    if mirrors:
+        glass = (geometry.which >= 0) & ~geometry.returns
+        for index in np.unique(geometry.which[glass]):
+            _reflect(scene, camera, pose, geometry, light, pane=int(index))
+    return cv2.GaussianBlur(light.astype(np.float32), (3, 3), 0.5)
+
+
+def _reflect(scene: Scene, camera: Camera, pose: Pose, geometry: Geometry, light: np.ndarray, *, pane: int) -> None:
+    """Adds to a pane of glass what it mirrors: the rest of the scene, seen by the mirrored camera.
+
+    Source: the share of the mirrored light is Schlick's (1994), for a pane brighter than glass is.
+    """
+    normal = np.median(geometry.normals[:, geometry.which == pane], axis=1)
+    face = (geometry.which == pane) & (np.tensordot(normal, geometry.normals, axes=1) > 0.99)
+    if not face.any():
+        return
+    mirror = np.eye(3) - 2.0 * np.outer(normal, normal)
+    at_m = geometry.points_m[:, face][:, 0]
+    behind = Pose(at_m + mirror @ (pose.origin_m - at_m), mirror @ pose.rotation)
+    others = dataclasses.replace(scene, things=scene.things[:pane] + scene.things[pane + 1 :])
+    mirrored = _light(others, camera, behind, see(others, camera, behind))
+    share = MIRRORED_SHARE + (1.0 - MIRRORED_SHARE) * (1.0 - geometry.cosine[face, None]) ** 5
+    light[face] += share * (mirrored[face] - light[face])
+
+
+def _light(scene: Scene, camera: Camera, pose: Pose, geometry: Geometry) -> np.ndarray:
+    """(H, W, 3) light from each pixel's surface: Lambert shading, shadows, haze, and the sky."""
     light = geometry.albedo * (_ambient(scene, geometry) + _direct(scene, geometry))
     haze = 1.0 - np.exp(-np.where(geometry.which >= 0, geometry.depth_m, 0.0) / scene.haze_m)[..., None]
     light = light * (1.0 - haze) + scene.sky_rgb[0] * haze
@@ -205,7 +240,7 @@ def shade(scene: Scene, camera: Camera, pose: Pose, geometry: Geometry) -> np.nd
         up = pixel_rays(camera, pose)[2][sky]
         steep = np.clip(up / 0.5, 0.0, 1.0)[:, None]
         light[sky] = scene.sky_rgb[0] * (1.0 - steep) + scene.sky_rgb[1] * steep
-    return cv2.GaussianBlur(light.astype(np.float32), (3, 3), 0.5)
+    return light
 
 
 def metered(light: np.ndarray, level: float) -> float:

@@ -1,7 +1,8 @@
 """A camera that is carried or driven through a scene, and things that move there: exact poses, frame by frame.
 
-The camera goes along a closed loop at an even speed, looks somewhere near ahead, and swings, nods and rolls a little, as a
-hand or a car moves it. Frames are 1 / FRAMES_PER_S apart. A walk longer than its loop goes round again.
+The camera goes along a closed loop at an almost even speed, through a room as it is carried and along a street as it is
+driven. It looks up to 46 degrees away from where it goes at first, and swings, nods and rolls a little. Frames are
+1 / FRAMES_PER_S apart. A walk longer than its loop goes round again.
 """
 
 import dataclasses
@@ -63,8 +64,8 @@ def walk(scene: Scene, *, frames: int, moving_objects: int, rngs: tuple[np.rando
     Args:
         scene: where nothing moves.
         frames: number of frames.
-        moving_objects: number of things that move: every other one ahead of the camera and as fast as it, the rest on ways
-            of their own.
+        moving_objects: number of things that move: every other one ahead of the camera and as fast as it, the rest on
+            ways of their own.
         rngs: decide the path, and the things.
 
     Raises:
@@ -101,8 +102,8 @@ def _path(scene: Scene, frames: int, size: float, rng: np.random.Generator) -> t
     """Places along a loop of random form, up to `size` of the area in which a camera may stand.
 
     Returns:
-        at_m (N, 3) float64; the heading early on the way, in radians; and between_m (3, M) float64, points close together
-        all along the way.
+        at_m (N, 3) float64; the heading early on the way, in radians; and between_m (3, M) float64, points 0.1 m apart
+        along the way.
     """
     low, high = np.array(scene.stand_m).T
     half = (high - low)[:2] / 2 * size * rng.uniform(0.5, 1.0, 2)
@@ -146,7 +147,7 @@ def _free(scene: Scene, points_m: np.ndarray, clearance_m: float) -> bool:
 def _clear(scene: Scene, pose: Pose) -> bool:
     """Whether a view shows nothing that is too near to measure, and no blank wall right ahead."""
     nearest, _, middle, _ = glance(scene, pose)
-    return nearest >= scene.near_m and middle >= 2.0 * scene.near_m
+    return nearest >= scene.near_m and middle >= 3.0 * scene.near_m
 
 
 def _mover(scene: Scene, poses: list[Pose], rng: np.random.Generator, *, ahead: bool) -> Mover:
@@ -181,10 +182,10 @@ def _crossing(
 
 
 def _things(scene: Scene, rng: np.random.Generator, *, ahead: bool) -> tuple[Thing, ...]:
-    """A car in the street; in a room a person or a box ahead of the camera, otherwise a ball or a box; around (0, 0)."""
+    """A car, ball or box in a street; a person, ball or box in a room; around (0, 0)."""
     skin = painting(rng)
     if not scene.is_room and (ahead or rng.random() < 0.7):
-        return tuple(car((-0.9, -2.1), 4.2, mottled(rng, contrast=0.02), skin))
+        return tuple(car(-0.9, -2.1, mottled(rng, contrast=0.02), 4.2, skin))
     wide = rng.uniform(0.3, 0.5) * (1.0 if scene.is_room else 2.0)
     if not ahead and rng.random() < 0.5:
         return (block((-wide / 2, -wide / 2, 0.0), (wide, wide, wide), skin, shape="ellipsoid"),)

@@ -162,7 +162,7 @@ class TrainingLoop:
             log_depth=np.zeros(shape, np.float32),
             valid_mask=np.zeros(shape, bool),
             draws=draw(self._recipe, seed=position.seed, epoch=position.epoch, sample_ids=["nothing"]),
-            views=no_views(self._recipe, 1),
+            views=no_views(self._recipe, self._recipe.size),
             epoch=position.epoch,
             batch_rows=np.zeros(0, np.int64),
             next_position=Position(seed=position.seed, epoch=position.epoch + is_last, step=0 if is_last else step + 1),

@@ -93,7 +93,7 @@ def build_step(
 
     @tf.function(
         autograph=False,  # Nothing needs conversion, and autograph takes a third of the first step.
-        input_signature=[_signature(model.inputs[0].shape[1:3], no_views(recipe, 1))],
+        input_signature=[_signature(recipe, model.inputs[0].shape[1:3])],
     )
     def step(batch: StepInput) -> StepResult:
         reduced = group.strategy.run(worker_part, args=(batch,))
@@ -106,9 +106,9 @@ def build_step(
     return step
 
 
-def _signature(size: tuple[int, int], views: Views | tuple[()]) -> StepInput:
-    """Returns what the step takes: any number of images, with as many views each as these."""
-    height, width = size
+def _signature(recipe: Recipe, size: tuple[int, int]) -> StepInput:
+    """Returns what the step takes: any number of images of this size, with views if the objective needs them."""
+    (height, width), views = size, no_views(recipe, size)
     return StepInput(
         rgb=tf.TensorSpec((None, height, width, 3), tf.uint8),
         log_depth=tf.TensorSpec((None, height, width), tf.float32),

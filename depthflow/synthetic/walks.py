@@ -196,4 +196,4 @@ def _things(scene: Scene, rng: np.random.Generator, *, ahead: bool) -> tuple[Thi
     if ahead and rng.random() < 0.5:
         body = block((-0.22, -0.15, 0.0), (0.44, 0.3, 1.4), skin, shape="cylinder")
         return (body, block((-0.12, -0.12, 1.4), (0.24, 0.24, 0.28), mottled(rng), shape="ellipsoid"))
-    return (block((-wide / 2, -wide / 2, 0.0), (wide, wide, rng.uniform(0.8, 1.3)), skin),)
+    return (block((-wide / 2, -wide / 2, 0.0), (wide, wide, rng.uniform(0.8, 1.3) + 0.3 * ahead), skin),)

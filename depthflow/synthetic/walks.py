@@ -1,8 +1,8 @@
 """A camera that is carried or driven through a scene, and things that move there: exact poses, frame by frame.
 
 The camera goes along a closed loop at an almost even speed, through a room as it is carried and along a street as it is
-driven. It looks up to 46 degrees away from where it goes at first, and swings, nods and rolls a little. Frames are
-1 / FRAMES_PER_S apart. A walk longer than its loop goes round again.
+driven. It looks up to 46 degrees away from where it goes at first, and swings, nods and rolls a little; later it may go
+sideways or backward. Frames are 1 / FRAMES_PER_S apart. A walk longer than its loop goes round again.
 """
 
 import dataclasses
@@ -17,6 +17,7 @@ from depthflow.synthetic.views import glance
 
 FRAMES_PER_S = 5.0
 CLEARANCE_M = 0.4  # of the camera from everything
+FORWARD_FRAMES = 12  # at the start, in which the camera only goes forward
 TRIES = 300
 
 
@@ -78,16 +79,21 @@ def walk(scene: Scene, *, frames: int, moving_objects: int, rngs: tuple[np.rando
 
 def _poses(scene: Scene, frames: int, rng: np.random.Generator) -> list[Pose]:
     """Poses that see nothing too near, on a path that touches nothing; tries smaller and smaller loops."""
+    low, high = (-np.inf, np.inf) if scene.is_room else scene.yaw_rad
     for attempt in range(TRIES):
-        size = 1.0 - attempt / TRIES
-        at_m, heading_rad, between_m = _path(scene, frames, size, rng)
-        yaw_rad = heading_rad + rng.uniform(-0.8, 0.8) + _sway(frames, 0.2 * size, (6.0, 10.0), rng)
-        if scene.is_room:
-            yaw_rad = yaw_rad % (2.0 * np.pi)
+        size = 1.0 - (attempt / TRIES) ** 2
+        at_m, between_m = _path(scene, frames, size, rng)
+        step_m = np.diff(at_m[:FORWARD_FRAMES, :2], axis=0)
+        yaw_rad = np.arctan2(*step_m.sum(axis=0)) + rng.uniform(-0.8, 0.8) + _sway(frames, 0.2 * size, (6.0, 10.0), rng)
+        forward_m = step_m[:, 0] * np.sin(yaw_rad[: len(step_m)]) + step_m[:, 1] * np.cos(yaw_rad[: len(step_m)])
         pitch_rad = rng.uniform(*scene.pitch_rad) + _sway(frames, 0.02, (2.0, 4.0), rng)
         roll_rad = _sway(frames, 0.02, (2.0, 5.0), rng)
-        low, high = scene.yaw_rad
-        if yaw_rad.min() < low or yaw_rad.max() > high or not _free(scene, between_m, CLEARANCE_M):
+        aimed = (
+            yaw_rad.min() >= low
+            and yaw_rad.max() <= high
+            and ((forward_m > 0.3 * np.hypot(*step_m.T)).all() or attempt > TRIES / 2)
+        )
+        if not aimed or not _free(scene, between_m, CLEARANCE_M):
             continue
         poses = [
             look(origin_m=(x, y, z), yaw_rad=float(yaw), pitch_rad=float(pitch)).rolled(float(roll))
@@ -98,12 +104,11 @@ def _poses(scene: Scene, frames: int, rng: np.random.Generator) -> list[Pose]:
     raise RuntimeError(f"The scene has no room for a walk. Received: stand_m={scene.stand_m}")
 
 
-def _path(scene: Scene, frames: int, size: float, rng: np.random.Generator) -> tuple[np.ndarray, float, np.ndarray]:
+def _path(scene: Scene, frames: int, size: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Places along a loop of random form, up to `size` of the area in which a camera may stand.
 
     Returns:
-        at_m (N, 3) float64; the heading early on the way, in radians; and between_m (3, M) float64, points 0.1 m apart
-        along the way.
+        at_m (N, 3) float64, and between_m (3, M) float64, points 0.1 m apart along the way.
     """
     low, high = np.array(scene.stand_m).T
     half = (high - low)[:2] / 2 * size * rng.uniform(0.5, 1.0, 2)
@@ -121,9 +126,8 @@ def _path(scene: Scene, frames: int, size: float, rng: np.random.Generator) -> t
     def at(way_m: np.ndarray) -> np.ndarray:
         return np.stack([np.interp(way_m % along_m[-1], along_m, loop_m[:, axis]) for axis in (0, 1)])
 
-    east, north = at(way_m[min(frames - 1, 12)] + np.array([0.0, 0.05])) @ [-1.0, 1.0]
     at_m = np.stack([*at(way_m), height_m + _sway(frames, 0.02, (1.0, 2.0), rng)], axis=1)
-    return at_m, float(np.arctan2(east, north)), np.stack([*at(dense_m), np.full(dense_m.size, height_m)])
+    return at_m, np.stack([*at(dense_m), np.full(dense_m.size, height_m)])
 
 
 def _sway(frames: int, amplitude: float, period_s: tuple[float, float], rng: np.random.Generator) -> np.ndarray:
@@ -154,31 +158,31 @@ def _mover(scene: Scene, poses: list[Pose], rng: np.random.Generator, *, ahead: 
     """A thing ahead of the camera, or one on a way of its own that it keeps clear of the camera."""
     things = _things(scene, rng, ahead=ahead)
     camera_m = np.array([pose.origin_m[:2] for pose in poses])
-    forward = np.array([pose.rotation[:2, 2] for pose in poses])
-    forward /= np.linalg.norm(forward, axis=1, keepdims=True)
-    near_m, far_m = (1.3, 2.2) if scene.is_room else (6.0, 12.0)
+    yaw_rad = np.array([np.arctan2(*pose.rotation[:2, 2]) for pose in poses])
+    near_m, far_m, clear_m, half_m = (1.3, 2.2, 1.0, 0.3) if scene.is_room else (6.0, 12.0, 2.8, 0.9)
+    following = Mover(things, camera_m, yaw_rad)
     for attempt in range(TRIES):
-        place_m = camera_m + rng.uniform(near_m, far_m) * forward
-        heading_rad = np.arctan2(forward[:, 0], forward[:, 1])
-        if not ahead:
-            place_m, heading_rad = _crossing(scene, place_m, 1.0 - attempt / TRIES, rng)
-        apart_m = np.linalg.norm(place_m - camera_m, axis=1).min()
-        points_m = np.stack([*place_m.T, np.full(len(poses), 0.8)])
-        if apart_m >= 0.8 * near_m and _free(scene, points_m, 0.3 if scene.is_room else 0.9):
-            return Mover(things, place_m, heading_rad)
-    return Mover(things, camera_m + near_m * forward, np.arctan2(forward[:, 0], forward[:, 1]))
+        bearing_rad = yaw_rad + rng.uniform(-0.35, 0.35)
+        away_m = rng.uniform(near_m, far_m) * np.stack([np.sin(bearing_rad), np.cos(bearing_rad)], axis=1)
+        following = following._replace(places_m=camera_m + away_m)
+        mover = following if ahead else _crossing(scene, following, 1.0 - attempt / TRIES, rng)
+        apart_m = np.linalg.norm(mover.places_m - camera_m, axis=1).min()
+        points_m = np.stack([*mover.places_m.T, np.full(len(poses), half_m + 0.15)])  # Above floor and pavement.
+        if apart_m >= clear_m and _free(scene, points_m, half_m):
+            return mover
+    return following  # Now and then it is partly in a wall, but never in the camera.
 
 
-def _crossing(
-    scene: Scene, ahead_m: np.ndarray, size: float, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """Places and headings of a thing that goes to and fro, and is ahead of the camera in one of the frames."""
+def _crossing(scene: Scene, ahead: Mover, size: float, rng: np.random.Generator) -> Mover:
+    """A thing that goes back and forth, and in one frame is beside a place ahead of the camera."""
+    frames = len(ahead.places_m)
     reach_m, speed_m_s = (1.5, rng.uniform(0.4, 1.2)) if scene.is_room else (30.0, rng.uniform(3.0, 9.0))
     reach_m, heading_rad = reach_m * size, rng.uniform(0.0, 2.0 * np.pi) if scene.is_room else 0.0
-    seen = int(rng.integers(len(ahead_m)))
-    way_m = reach_m * np.sin((np.arange(len(ahead_m)) - seen) / FRAMES_PER_S * speed_m_s / reach_m)
-    place_m = ahead_m[seen] + way_m[:, None] * [np.sin(heading_rad), np.cos(heading_rad)]
-    return place_m, np.full(len(ahead_m), heading_rad)
+    beside_m = rng.choice([-1.0, 1.0]) * (rng.uniform(0.0, 1.0) if scene.is_room else rng.uniform(2.5, 5.0))
+    seen, across = int(rng.integers(frames)), np.array([np.cos(heading_rad), -np.sin(heading_rad)])
+    way_m = reach_m * np.sin((np.arange(frames) - seen) / FRAMES_PER_S * speed_m_s / reach_m)
+    places_m = ahead.places_m[seen] + beside_m * across + way_m[:, None] * [np.sin(heading_rad), np.cos(heading_rad)]
+    return Mover(ahead.things, places_m, np.full(frames, heading_rad))
 
 
 def _things(scene: Scene, rng: np.random.Generator, *, ahead: bool) -> tuple[Thing, ...]:
@@ -192,4 +196,4 @@ def _things(scene: Scene, rng: np.random.Generator, *, ahead: bool) -> tuple[Thi
     if ahead and rng.random() < 0.5:
         body = block((-0.22, -0.15, 0.0), (0.44, 0.3, 1.4), skin, shape="cylinder")
         return (body, block((-0.12, -0.12, 1.4), (0.24, 0.24, 0.28), mottled(rng), shape="ellipsoid"))
-    return (block((-wide / 2, -wide / 2, 0.0), (wide, wide, rng.uniform(0.8, 1.3)), skin),)
+    return (block((-wide / 2, -wide / 2, 0.0), (wide, wide, rng.uniform(0.8, 1.3) + 0.3 * ahead), skin),)

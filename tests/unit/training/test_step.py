@@ -41,7 +41,7 @@ PLAIN = replace(
 class Run:
     """A network, its optimizer and its step."""
 
-    def __init__(self, recipe, group, small_network, *, frozen=()):
+    def __init__(self, recipe, group, small_network, *, frozen=(), stored_size=None):
         self.model = small_network(
             dtype=recipe.dtype, size=SIZE, scales=recipe.supervised_scales, poses=recipe.learns_poses
         )
@@ -53,6 +53,7 @@ class Run:
             optimizer=self.optimizer,
             recipe=recipe,
             group=group,
+            stored_size=stored_size,
             frozen=frozen_variables if frozen else (),
         )
 
@@ -172,6 +173,21 @@ def test_views_are_compared_in_float32(begin, dtype):
 def test_xla_compiles_views(begin):
     losses = [begin(replace(PLAIN, xla=xla, **STEREO)).step(batch_of(2), views=views_of(2, 1)) for xla in (False, True)]
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+
+
+# --- images larger than the network ---
+
+
+def test_larger_images_shrink_to_the_network(begin):
+    """Without augmentation: a step on images of twice the size is one on their means and point-sampled depths."""
+    large = batch_of(4, size=2 * SIZE)
+    rgb, log_depth, valid, draws = large
+    means = np.round(rgb.reshape(4, SIZE, 2, SIZE, 2, 3).astype(np.float32).mean(axis=(2, 4))).astype(np.uint8)
+    small = (means, log_depth[:, 1::2, 1::2], valid[:, 1::2, 1::2], draws)
+    runs = [begin(), begin(stored_size=(2 * SIZE, 2 * SIZE))]
+    losses = [run.step(batch) for run, batch in zip(runs, (small, large), strict=True)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-6)
+    assert_close(runs[0].weights(), runs[1].weights(), 1e-6)
 
 
 # --- pixel weights ---

@@ -25,6 +25,8 @@ _READ_OF_EACH = 3
 _LISTED = 20
 """Number of refused frames that are listed."""
 
+_UNITS = {"planar": "m along the optical axis", "ray": "m along the rays", "disparity": "px of disparity"}
+
 
 def write_frames(rows: pa.Table, files: StoreFiles) -> None:
     """Writes a plan's frames as a table that the layout `table` reads again, the reasons of refused ones included."""
@@ -69,13 +71,12 @@ def _described(frames: pa.Table) -> str:
 
 
 def _depth(frames: pa.Table) -> str:
-    units = " or ".join(
-        "m" if value == 1 else f"1/{value:g} m" for value in pc.unique(frames["depth_units_per_m"]).to_pylist()
-    )
-    kinds = {"planar": "along the optical axis", "ray": "along the rays"}
-    kind = " or ".join(kinds[kind] for kind in pc.unique(frames["depth_kind"]).to_pylist())
+    if not _count(frames, "depth"):
+        return "in no file"
+    stated = dict.fromkeys(zip(frames["depth_units_per_m"].to_pylist(), frames["depth_kind"].to_pylist(), strict=True))
+    units = " or ".join(f"{'' if value == 1 else f'1/{value:g} '}{_UNITS[kind]}" for value, kind in stated)
     invalid = sorted({0, *(value for values in frames["depth_invalid"].to_pylist() for value in values)})
-    return f"in {units} {kind}, invalid {', '.join(f'{value:g}' for value in invalid)}"
+    return f"in {units}, invalid {', '.join(f'{value:g}' for value in invalid)}"
 
 
 def _camera(frames: pa.Table) -> str:

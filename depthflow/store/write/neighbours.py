@@ -51,8 +51,8 @@ def with_views(rows: pa.Table, kind: str, *, frame_step: int = 1, min_motion_m: 
 
 
 NO_CAMERA = (
-    "further views need the camera, which is unknown: add a camera.json to the source, or fx_px, width and height to its "
-    "frame table"
+    "further views need the camera, which is unknown: add a camera.json to the source, or fx_px, width and height to "
+    "its frame table"
 )
 
 

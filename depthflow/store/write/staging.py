@@ -5,6 +5,9 @@ decompression of the whole. So an archive is read in contiguous segments. One ta
 puts them, small by then, into a piece: an Arrow file with one batch per sample. Shards are then made from pieces. With
 the pass that lists its members, each byte of a .tar.gz is decompressed twice, each of a .zip once.
 
+Further views are other members, mostly the images of other samples: a task keeps each member until its last use. At
+its segment's ends, it reads the neighbours' images, too, so that these are read twice.
+
     .staging/ARCHIVE/DIGEST.arrow      a piece
 """
 
@@ -12,7 +15,8 @@ the pass that lists its members, each byte of a .tar.gz is decompressed twice, e
 # pyarrow.compute makes its functions when it is imported.
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -23,7 +27,7 @@ import xxhash
 
 from depthflow.datasets.archive import open_archive
 from depthflow.datasets.archive_member import PLACE, ReadSpan, member_span
-from depthflow.datasets.frame_table import CONTENT_COLUMNS, MEMBER_COLUMNS
+from depthflow.datasets.frame_table import CONTENT_COLUMNS, MEMBER_COLUMNS, VIEW_MEMBERS
 from depthflow.datasets.hdf5_file import Hdf5Files
 from depthflow.datasets.reject import RejectError
 from depthflow.storage.files import StoreFiles
@@ -38,9 +42,10 @@ SEGMENTS_WANTED = 16
 MIN_SEGMENT_SAMPLES, MAX_SEGMENT_SAMPLES = 8, 64
 """...as long as each has 8 samples. A segment of 64 DIODE samples is 480 MB of decompressed tar."""
 OPEN_FRAMES = 256
-"""A segment ends where no frame is half read. If there is no such place, it ends after this many samples."""
+"""A segment ends where no frame is half read, its views aside. If there is no such place, it ends after this many
+samples."""
 HELD_BYTES = 512 * 2**20
-"""Bytes of half-read frames that a task keeps. Beyond that, it reads them again."""
+"""Bytes of half-read frames and of views that a task keeps. Beyond that, it reads them again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +132,9 @@ def cut_into_segments(rows: pa.Table, numbers: np.ndarray) -> list[np.ndarray]:
     Returns:
         Numbers of each segment's rows in the order in which a sweep through the archive completes them.
     """
-    begins, ends = _extents(rows.take(numbers))
+    own = [column for member, column in MEMBER_COLUMNS.items() if member not in VIEW_MEMBERS]
+    begins, ends = _extents(rows.take(numbers), own)
+    _, completed = _extents(rows.take(numbers), MEMBER_COLUMNS.values())
     wanted = min(MAX_SEGMENT_SAMPLES, max(MIN_SEGMENT_SAMPLES, len(numbers) // SEGMENTS_WANTED))
     groups: list[list[int]] = [[]]
     open_until = 0
@@ -137,13 +144,13 @@ def cut_into_segments(rows: pa.Table, numbers: np.ndarray) -> list[np.ndarray]:
             groups.append([])
         groups[-1].append(n)
         open_until = max(open_until, ends[n])
-    return [numbers[sorted(group, key=ends.__getitem__)] for group in groups if group]
+    return [numbers[sorted(group, key=completed.__getitem__)] for group in groups if group]
 
 
-def _extents(rows: pa.Table) -> tuple[np.ndarray, np.ndarray]:
-    """Returns where the members of each row begin and end in the decompressed tar, (n,) int64 each."""
+def _extents(rows: pa.Table, columns: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns where some members of each row begin and end in the decompressed tar, (n,) int64 each."""
     begins, ends = [], []
-    for column in MEMBER_COLUMNS.values():
+    for column in columns:
         span = pc.extract_regex(rows[column], PLACE.pattern)
         offset, size = (pc.struct_field(span, name).cast(pa.int64()) for name in ("offset", "size"))
         begins.append(pc.fill_null(offset, np.iinfo(np.int64).max).to_numpy())
@@ -187,23 +194,25 @@ def stage_segment(segment: Segment, *, files: StoreFiles, layout: SampleLayout, 
 
 
 def sweep(segment: Segment, read: ReadSpan) -> Iterator[Mapping[str, bytes]]:
-    """Yields each sample's members, read in the archive's order; what is read ahead of its turn is kept until then."""
-    ahead = iter(sorted(span for sample in segment.samples for span in spans(sample).values()))
+    """Yields each sample's members, read in the archive's order; each is kept from when it is read to its last use."""
+    uses = Counter(span for sample in segment.samples for span in spans(sample).values())
+    ahead = deque(sorted(uses))
     held: dict[tuple[int, int], bytes] = {}
     held_bytes = 0
     for sample in segment.samples:
         end = _end(sample)
-        for span in ahead:
-            held[span] = read(span)
-            held_bytes += len(held[span])
-            if sum(span) >= end:
-                break
+        while ahead and sum(ahead[0]) <= end:
             if held_bytes > HELD_BYTES:
                 held.clear()
                 held_bytes = 0
-        members = {name: held.pop(span) if span in held else read(span) for name, span in spans(sample).items()}
-        held_bytes = sum(map(len, held.values()))
-        yield members
+            if uses[span := ahead.popleft()]:
+                held[span] = read(span)
+                held_bytes += len(held[span])
+        yield {name: held[span] if span in held else read(span) for name, span in spans(sample).items()}
+        uses.subtract(spans(sample).values())
+        for span in {*spans(sample).values()}:
+            if not uses[span] and span in held:
+                held_bytes -= len(held.pop(span))
 
 
 class PieceReader:

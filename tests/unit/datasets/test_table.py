@@ -547,7 +547,7 @@ def test_a_dry_run_tells_how_many_views_it_understood(tmp_path, capsys):
 
     write_video(tmp_path, 5, scans=("a", "b"), with_depth=False)
     of_video = told("video")
-    assert "depth unknown; camera such as 32 x 24 with fx 32, fy 32" in of_video
+    assert "depth in no file; camera such as 32 x 24 with fx 32, fy 32" in of_video
     assert "triples of a frame, the one before and the one after: 6, poses of 6" in of_video
     assert "left out: 4 frames: no_neighbour" in of_video
     assert of_video.count("no depth") == 3
@@ -556,6 +556,6 @@ def test_a_dry_run_tells_how_many_views_it_understood(tmp_path, capsys):
     write_table(tmp_path, rows)
     of_pairs = told("stereo")
     assert "pairs: 3, baseline of 2" in of_pairs
-    assert "invalid 0, unknown in 1" in of_pairs
+    assert "invalid 0, in no file of 1" in of_pairs
     assert "refused: own/train/pair2/left: no_partner: it has no right image" in of_pairs
     assert "pairs" not in told("depth")

@@ -19,6 +19,7 @@ import numpy as np
 import xxhash
 from keras import ops
 
+from depthflow.models.framing import averaged, interpolated, point_sampled, source_places
 from depthflow.recipe import Recipe
 
 Tensor = keras.KerasTensor
@@ -149,12 +150,13 @@ def augment(
     *,
     zoom_depth: Literal["focal", "keep"],
     named: Sequence[str] = (),
+    size: tuple[int, int] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Applies draws to a batch: one geometric transform for image, depth and mask, and colour and blur for the image.
 
-    The image is interpolated. Depth and mask are point-sampled at the same source pixel, so that no depth is a blend or
-    comes from an invalid pixel. An image zoomed by z shows a scene at 1/z of the depth, or the same scene through a
-    lens of z times the focal length (Yin et al. 2023, Metric3D, arXiv:2307.10984).
+    The image is interpolated, and averaged if it shrinks. Depth and mask are point-sampled at the same source pixel, so
+    that no depth is a blend or comes from an invalid pixel. An image zoomed by z shows a scene at 1/z of the
+    depth, or the same scene through a lens of z times the focal length (Yin et al. 2023, Metric3D, arXiv:2307.10984).
 
     Args:
         rgb: (B, H, W, 3) uint8, sides of at least 2.
@@ -163,19 +165,28 @@ def augment(
         draws: (B, D) float32, the columns of `Column`, then those of the named augmentations.
         zoom_depth: focal divides depth by the zoom; keep leaves it unchanged.
         named: Names in `AUGMENTATIONS`, applied in this order after all others.
+        size: Height and width of the result, neither larger than the images'. None keeps theirs.
 
     Returns:
-        (rgb, log_depth, valid_mask) of the same shapes and dtypes. Pixels from outside the source's frame are invalid;
-        log_depth is 0 where invalid. Neutral draws change nothing else, to the last bit.
+        (rgb, log_depth, valid_mask) of this size and the same dtypes. Pixels from outside the source's frame are
+        invalid; log_depth is 0 where invalid. Neutral draws change nothing else, to the last bit.
     """
     draws = ops.cast(draws, "float32")
     columns = ops.unstack(draws[:, : len(Column)], len(Column), axis=1)
-    height, width = ops.shape(rgb)[1:3]
-    zoom = columns[Column.ZOOM]
-    rows = _source_places(height, zoom, columns[Column.CENTRE_Y], mirrored=ops.zeros_like(zoom))
-    across = _source_places(width, zoom, columns[Column.CENTRE_X], mirrored=columns[Column.FLIP])
-    image = _blurred(_recoloured(_interpolated(rgb, rows, across), columns), columns[Column.BLUR])
-    log_depth, valid_mask = _point_sampled(log_depth, valid_mask, rows, across)
+    source, zoom = ops.shape(rgb)[1:3], columns[Column.ZOOM]
+    target = size or source
+    times = tuple(-(-old // new) for old, new in zip(source, target, strict=True))
+
+    def places(points: Sequence[int]) -> list[Tensor]:
+        framing = (Column.CENTRE_Y, ops.zeros_like(zoom)), (Column.CENTRE_X, columns[Column.FLIP])
+        return [
+            source_places(length, zoom, columns[centre], mirrored=mirrored, points=count)
+            for length, count, (centre, mirrored) in zip(source, points, framing, strict=True)
+        ]
+
+    image = interpolated(rgb, *places([new * count for new, count in zip(target, times, strict=True)]))
+    image = _blurred(_recoloured(averaged(image, times), columns), columns[Column.BLUR])
+    log_depth, valid_mask = point_sampled(log_depth, valid_mask, *places(target))
     if zoom_depth == "focal":
         # In float64, since in float32 a logarithm's last bit may depend on the number of images.
         shift = ops.cast(ops.log(ops.cast(zoom, "float64")), log_depth.dtype)
@@ -194,58 +205,6 @@ def _named(batch: Batch, draws: Tensor, names: Sequence[str]) -> Batch:
         first += augmentation.columns
     log_depth = ops.where(batch.valid_mask, batch.log_depth, ops.zeros_like(batch.log_depth))
     return batch._replace(log_depth=log_depth)
-
-
-def _source_places(size: int, zoom: Tensor, centre: Tensor, *, mirrored: Tensor) -> Tensor:
-    """Returns (B, size) float32, the source position of each target pixel, with pixel centres at whole numbers.
-
-    At zoom 1 about the middle every term is exact in float32, so that the position is the pixel itself.
-    """
-    from_middle = ops.arange(size, dtype="float32") + 0.5 - ops.cast(size, "float32") / 2
-    step = (1 - 2 * mirrored) / zoom
-    return (centre * ops.cast(size, "float32"))[:, None] + from_middle * step[:, None] - 0.5
-
-
-def _interpolated(rgb: Tensor, rows: Tensor, across: Tensor) -> Tensor:
-    """Returns (B, H, W, 3) float32: bilinear between source pixels, with the edge repeated beyond the frame."""
-    # Rows of the transposed image are contiguous, which halves the time of gathering single pixels.
-    image = _interpolated_rows(ops.transpose(rgb, (0, 2, 1, 3)), across)
-    return _interpolated_rows(ops.transpose(image, (0, 2, 1, 3)), rows)
-
-
-def _interpolated_rows(image: Tensor, places: Tensor) -> Tensor:
-    before = ops.floor(places)
-    share = (places - before)[:, :, None, None]
-    here, next_ = (ops.cast(_taken(image, _held(row, image, 1)), "float32") for row in (before, before + 1))
-    return here + share * (next_ - here)
-
-
-def _point_sampled(log_depth: Tensor, valid_mask: Tensor, rows: Tensor, across: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns depth and mask at the nearest source pixels, with a mask of False beyond the frame."""
-    height, width = ops.shape(valid_mask)[1:]
-    row, column = ops.floor(rows + 0.5), ops.floor(across + 0.5)
-    row_index, column_index = _held(row, valid_mask, 1), _held(column, valid_mask, 2)
-    inside = ops.logical_and(
-        ops.equal(row, ops.cast(row_index, "float32"))[:, :, None],
-        ops.equal(column, ops.cast(column_index, "float32"))[:, None, :],
-    )
-    pixel = row_index[:, :, None] * width + column_index[:, None, :]
-    log_depth, valid_mask = (
-        _taken(ops.reshape(plane, (-1, height * width)), pixel) for plane in (log_depth, valid_mask)
-    )
-    return log_depth, ops.logical_and(valid_mask, inside)
-
-
-def _held(places: Tensor, plane: Tensor, axis: int) -> Tensor:
-    """Returns whole positions as int32, with those beyond the frame moved to its edge."""
-    return ops.cast(ops.clip(places, 0, ops.cast(ops.shape(plane)[axis] - 1, "float32")), "int32")
-
-
-def _taken(plane: Tensor, index: Tensor) -> Tensor:
-    """Returns plane[b, index[b]] for each image b, given (B, N, ...) and (B, ...) int32."""
-    batch, size, *rest = ops.shape(plane)
-    first = ops.reshape(ops.arange(batch, dtype="int32") * size, (-1, *[1] * (len(index.shape) - 1)))
-    return ops.take(ops.reshape(plane, (-1, *rest)), index + first, axis=0)
 
 
 def _recoloured(image: Tensor, columns: Sequence[Tensor]) -> Tensor:

@@ -47,9 +47,10 @@ PLAIN_CONTENT = {
 }
 """Their values where depth files hold metres and no camera is stated."""
 
-VIEW_COLUMNS = ("previous_pose", "next_pose", "baseline_m", "right_cx_px")
+NUMBERS_COLUMNS = {"pose": 16, "previous_pose": 16, "next_pose": 16, "previous_camera": 4, "next_camera": 4}
+"""Fields of `Frame` that are so many numbers, and their columns."""
+VIEW_COLUMNS = (*(name for name in NUMBERS_COLUMNS if name != "pose"), "baseline_m", "right_cx_px")
 """What a sample with further views depends on besides; null in every other frame."""
-POSE_COLUMNS = ("pose", "previous_pose", "next_pose")
 
 _TEXTS = ("dataset", "split", "scene_type", "scene", "scan", "sample_id")
 _NUMBERS = pa.list_(pa.float64())
@@ -69,7 +70,7 @@ FRAME_SCHEMA = pa.schema(
             (name, pa.int64() if name in _SIZES else pa.float64())
             for name in (*CAMERA_COLUMNS.values(), *DEPTH_CAMERA_COLUMNS.values())
         ),
-        *((name, _NUMBERS) for name in POSE_COLUMNS),
+        *((name, _NUMBERS) for name in NUMBERS_COLUMNS),
         ("baseline_m", pa.float64()),
         ("right_cx_px", pa.float64()),
         ("reason", pa.string()),
@@ -156,7 +157,7 @@ def _row(frame: Frame, depth_needed: bool) -> dict[str, Any]:
 def _frame(row: dict[str, Any]) -> Frame:
     members = {member: row[column] for member, column in MEMBER_COLUMNS.items()}
     encoding: dict[str, Any] = {name: row[column] for name, column in ENCODING_COLUMNS.items()}
-    poses: dict[str, Any] = {name: None if row[name] is None else tuple(row[name]) for name in POSE_COLUMNS}
+    numbers: dict[str, Any] = {name: None if row[name] is None else tuple(row[name]) for name in NUMBERS_COLUMNS}
     encoding["invalid"] = tuple(encoding["invalid"])
     return Frame(
         **{name: row[name] for name in (*_TEXTS, "time_s", "baseline_m", "right_cx_px", "reason", "problem")},
@@ -164,7 +165,7 @@ def _frame(row: dict[str, Any]) -> Frame:
         encoding=DepthEncoding(**encoding),
         camera=_camera(row, CAMERA_COLUMNS),
         depth_camera=_camera(row, DEPTH_CAMERA_COLUMNS),
-        **poses,
+        **numbers,
     )
 
 

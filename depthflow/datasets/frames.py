@@ -54,6 +54,7 @@ class Frame:
         depth_camera: Camera of the depth map where its field of view is not the image's.
         pose: Camera to world, 4 x 4, row by row, in metres; None if unknown.
         previous_pose, next_pose: Those of the frames previous and next.
+        previous_camera, next_camera: Their fx_px, fy_px, cx_px, cy_px at the resolution of `camera`, if these differ.
         baseline_m: Distance of the right image's camera along the x axis of the image's.
         right_cx_px: Principal point of the right image where it is not cx_px of `camera`, at the same resolution.
         problem: Why it cannot be a sample, or empty. Without a reason, why it lacks a required member.
@@ -75,6 +76,8 @@ class Frame:
     pose: tuple[float, ...] | None = None
     previous_pose: tuple[float, ...] | None = None
     next_pose: tuple[float, ...] | None = None
+    previous_camera: tuple[float, ...] | None = None
+    next_camera: tuple[float, ...] | None = None
     baseline_m: float | None = None
     right_cx_px: float | None = None
     problem: str = ""

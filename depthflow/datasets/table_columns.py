@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from depthflow.datasets.frame_table import CAMERA_COLUMNS, DEPTH_CAMERA_COLUMNS, FRAME_SCHEMA, POSE_COLUMNS
+from depthflow.datasets.frame_table import CAMERA_COLUMNS, DEPTH_CAMERA_COLUMNS, FRAME_SCHEMA, NUMBERS_COLUMNS
 from depthflow.datasets.frames import SCENE_TYPES, SPLITS
 from depthflow.observability.safe_text import escape_controls
 
@@ -40,7 +40,6 @@ POSITIVE = ("depth_units_per_m", "baseline_m", *CAMERA_COLUMNS.values(), *DEPTH_
 _TOLD = 20
 """Number of mistakes that a message lists."""
 _NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
-_POSE_NUMBERS = 16
 
 
 class Mistakes:
@@ -179,9 +178,9 @@ def _numbers(given: pa.Array, name: str, mistakes: Mistakes) -> pa.Array:
         return pa.nulls(len(shown), kind)
     is_number = pc.fill_null(pc.is_finite(values.flatten()), False).to_numpy(zero_copy_only=False)
     strange = np.isin(np.arange(len(values)), pc.list_parent_indices(values).to_numpy()[~is_number])
-    if name in POSE_COLUMNS:
-        wrong = pc.or_(pc.not_equal(pc.list_value_length(values), _POSE_NUMBERS), pa.array(strange))
-        _add(mistakes, name, None, wrong, f"needs {_POSE_NUMBERS} finite numbers")
+    if count := NUMBERS_COLUMNS.get(name):
+        wrong = pc.or_(pc.not_equal(pc.list_value_length(values), count), pa.array(strange))
+        _add(mistakes, name, None, wrong, f"needs {count} finite numbers")
     elif strange.any():  # NaN is no depth, whether it is listed or not.
         lists = [[n for n in numbers or [] if n is not None and math.isfinite(n)] for numbers in values.to_pylist()]
         values = pa.array(lists, kind)

@@ -11,7 +11,7 @@ from depthflow.reports.page import Page, Picture
 from depthflow.reports.panels import DepthMap, sample_panel
 from depthflow.reports.survey import Row, depth_histogram, drawn_samples, oddities, sample_rows
 from depthflow.store.read.reader import SplitReader
-from depthflow.store.schema import FIRST_DATASET, PLANE_DTYPES
+from depthflow.store.schema import FIRST_DATASET, plane_dtypes
 from depthflow.store.store import ACCOUNTING, SampleStore
 
 REPORT = "report.html"
@@ -77,18 +77,25 @@ def read_accounting(store: SampleStore) -> Accounting:
 def _panels(store: SampleStore, rows: Sequence[Row]) -> list[Picture]:
     """A panel a sample, with its id and figures as caption."""
     readers = {
-        split: SplitReader(store, split, planes=tuple(PLANE_DTYPES), cache_bytes=0)
+        split: SplitReader(store, split, planes=tuple(plane_dtypes(store.kind)), cache_bytes=0)
         for split in {row["split"] for row in rows}
     }
     pictures = []
     for row in rows:
         batch = readers[row["split"]].read([row["position"]])
         depth = DepthMap(title="depth", depth_m=np.exp(batch.log_depth[0]), valid_mask=batch.valid_mask[0])
-        image = sample_panel(rgb=batch.rgb[0], depth=depth, edge_mask=batch.edge_mask[0])
-        caption = (
-            "{sample_id} ({split}): {depth_min_m:.2f} to {depth_max_m:.2f} m, median {depth_median_m:.2f} m; "
-            "{valid_fraction:.1%} valid, {edge_fraction:.1%} beside depth edges"
-        ).format_map(row)
-        alt = f"Photograph, depth and masks of {row['sample_id']}"
-        pictures.append(Picture(image=image, alt=alt, caption=caption))
+        views = {name: batch.planes[name][0] for name in store.views}
+        image = sample_panel(rgb=batch.rgb[0], depth=depth, edge_mask=batch.edge_mask[0], views=views)
+        shown = ", ".join(["Photograph", *views]) + (", depth and masks" if batch.valid_mask.any() else "")
+        alt = f"{shown} of {row['sample_id']}"
+        pictures.append(Picture(image=image, alt=alt, caption=_caption(row)))
     return pictures
+
+
+def _caption(row: Row) -> str:
+    if row["depth_median_m"] is None:
+        return "{sample_id} ({split}): no depth".format_map(row)
+    return (
+        "{sample_id} ({split}): {depth_min_m:.2f} to {depth_max_m:.2f} m, median {depth_median_m:.2f} m; "
+        "{valid_fraction:.1%} valid, {edge_fraction:.1%} beside depth edges"
+    ).format_map(row)

@@ -18,6 +18,7 @@ from depthflow.reports.survey import (
     grouped,
     implausible_depths,
     values_by,
+    with_depth,
 )
 
 MAX_REJECTS_LISTED = 1000
@@ -72,20 +73,31 @@ def overview(manifest: Mapping[str, Any]) -> Section:
 
 def depths(rows: Sequence[Row], histogram: DepthHistogram) -> Section:
     """Which depths occur, by scene type."""
-    warning = filter(None, [implausible_depths(rows)])
+    rows, all_rows = with_depth(rows), rows
+    if not rows:
+        return Section(heading="Depth", parts=["No sample has a valid depth."])
+    warning = filter(None, [implausible_depths(rows), _without_depth(all_rows, rows)])
     return Section(heading="Depth", parts=[*warning, *_depth_parts(rows, histogram, histogram.counts, "scene_type")])
+
+
+def _without_depth(rows: Sequence[Row], known: Sequence[Row]) -> str:
+    """Returns how many samples are without depth, or an empty string."""
+    missing = len(rows) - len(known)
+    return (
+        f"{missing:,} of {len(rows):,} samples have no valid depth, and count in no other section." if missing else ""
+    )
 
 
 def datasets(rows: Sequence[Row], histogram: DepthHistogram) -> list[Section]:
     """How many samples and which depths each data set has; nothing if there is one data set."""
-    if len(histogram.by_dataset) < 2:
+    if len(grouped(rows, "dataset")) < 2:
         return []
     lines = [
         (*place, len(grouped(inside, "scene")), len(inside))
         for place, inside in grouped(rows, "dataset", "split", "scene_type").items()
     ]
     columns = {"data set": "", "split": "", "scene type": "", "scenes": ",d", "samples": ",d"}
-    by_depth = _depth_parts(rows, histogram, histogram.by_dataset, "dataset")
+    by_depth = _depth_parts(with_depth(rows), histogram, histogram.by_dataset, "dataset") if histogram.samples else []
     return [Section(heading="Data sets", parts=[Table(columns=columns, rows=lines), *by_depth])]
 
 

@@ -7,9 +7,10 @@ pale photograph.
 """
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 from matplotlib import colormaps
@@ -112,18 +113,36 @@ def draw_comparison(path: Path, *, rgb: np.ndarray, maps: Sequence[DepthMap]) ->
     figure.savefig(path)
 
 
-def sample_panel(*, rgb: np.ndarray, depth: DepthMap, edge_mask: np.ndarray) -> bytes:
-    """Draws a stored sample: photograph, depth with its bar, the valid mask, and the depth edges on the photograph.
+def sample_panel(
+    *,
+    rgb: np.ndarray,
+    depth: DepthMap,
+    edge_mask: np.ndarray,
+    views: Mapping[str, np.ndarray] = MappingProxyType({}),
+) -> bytes:
+    """Draws a stored sample: photograph, further views, depth with its bar, the valid mask, and the depth edges.
 
     Args:
         rgb: (H, W, 3) uint8.
-        depth: of the photograph's size.
+        depth: of the photograph's size; left out, with what follows, if no pixel is valid.
         edge_mask: (H, W) bool.
+        views: further views by name, (H, W, 3) uint8 each.
 
     Returns:
         A JPEG file.
     """
-    figure, axes = _row_of_pictures(rgb, 4)
+    has_depth = not np.ma.getmaskarray(depth.masked).all()
+    figure, axes = _row_of_pictures(rgb, 1 + len(views) + 3 * has_depth)
+    for axis, (name, image) in zip(axes[1:], views.items(), strict=False):
+        axis.imshow(image)
+        axis.set_title(name, fontsize=10)
+    if has_depth:
+        _draw_depth(figure, [axes[0], *axes[1 + len(views) :]], rgb, depth, edge_mask)
+    return _to_jpeg(figure)
+
+
+def _draw_depth(figure: Figure, axes: Sequence[Axes], rgb: np.ndarray, depth: DepthMap, edge_mask: np.ndarray) -> None:
+    """Draws depth, valid mask and depth edges into all axes but the first."""
     norm = _depth_norm([depth])
     _draw_map(axes[1], depth, norm)
     _draw_scale_bar(figure, axes[1:2], norm, depth.quantity)
@@ -132,7 +151,6 @@ def sample_panel(*, rgb: np.ndarray, depth: DepthMap, edge_mask: np.ndarray) -> 
     pale = 1 - PALENESS * (1 - rgb.mean(axis=-1, keepdims=True) / 255)
     axes[3].imshow(np.where(edge_mask[..., None], to_rgb(EDGE_COLOUR), pale))
     axes[3].set_title("depth edges (orange)", fontsize=10)
-    return _to_jpeg(figure)
 
 
 def _to_jpeg(figure: Figure) -> bytes:

@@ -65,6 +65,11 @@ def sample_rows(store: SampleStore) -> list[Row]:
     return [{**row, "position": position} for rows in splits for position, row in enumerate(rows)]
 
 
+def with_depth(rows: Sequence[Row]) -> list[Row]:
+    """Returns the samples that have a valid depth, which those of a store of kind depth all have."""
+    return [row for row in rows if row["depth_median_m"] is not None]
+
+
 def grouped(rows: Sequence[Row], *columns: str) -> dict[tuple[Any, ...], list[Row]]:
     """Rows by their values of some columns, sorted by these."""
     groups: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
@@ -108,10 +113,11 @@ def depth_histogram(
     """Counts the stored depths by scene type and by data set.
 
     Args:
-        rows: of `sample_rows`.
+        rows: of `sample_rows`; those without depth are left out.
         limit: reads all samples if there are at most this many, else as many evenly spaced ones.
         progress: called with (done, in all).
     """
+    rows = with_depth(rows)
     low, high = _log_depth_range(rows)
     counts, by_dataset = (
         {name: np.zeros(DEPTH_BINS, np.int64) for (name,) in grouped(rows, column)}
@@ -137,6 +143,7 @@ def depth_histogram(
 def implausible_depths(rows: Sequence[Row]) -> str:
     """Returns a warning that names the likely unit if median depths can hardly be metres, otherwise an empty string."""
     least, greatest = PLAUSIBLE_MEDIAN_M
+    rows = with_depth(rows)
     odd = sorted(
         (row for row in rows if not least <= row["depth_median_m"] <= greatest), key=itemgetter("depth_median_m")
     )
@@ -161,6 +168,8 @@ def implausible_depths(rows: Sequence[Row]) -> str:
 
 def _log_depth_range(rows: Sequence[Row]) -> tuple[float, float]:
     """Natural log of the 1st percentile of the least and the 99th of the greatest depths: no one sample sets it."""
+    if not rows:
+        return (-0.5, 0.5)
     low = float(np.log(np.quantile([row["depth_min_m"] for row in rows], 0.01)))
     high = float(np.log(np.quantile([row["depth_max_m"] for row in rows], 0.99)))
     return (low, high) if high - low > 0.1 else (low - 0.5, high + 0.5)
@@ -185,9 +194,9 @@ def robust_z(values: np.ndarray) -> np.ndarray:
 
 
 def oddities(rows: Sequence[Row]) -> list[Oddity]:
-    """Every sample with what is oddest about it, the oddest sample first."""
+    """Every sample that has depth with what is oddest about it, the oddest sample first."""
     found = []
-    for group in grouped(rows, "scene_type", "dataset").values():
+    for group in grouped(with_depth(rows), "scene_type", "dataset").values():
         figures = np.array([[row[name] for name in ODD_FIGURES] for row in group], np.float64)
         is_depth = [name.endswith("_m") for name in ODD_FIGURES]
         compared = np.log(figures, where=is_depth, out=figures.copy())

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from depthflow.datasets.frame_table import FRAME_SCHEMA, MEMBER_COLUMNS
+from depthflow.datasets.frame_table import FRAME_SCHEMA, MEMBER_COLUMNS, VIEW_MEMBERS
 from depthflow.datasets.reject import RejectError
 from depthflow.storage.files import StoreFiles
 from depthflow.store.write.plan import planned_samples
@@ -66,17 +66,32 @@ def _described(frames: pa.Table) -> str:
             f"depth {_depth(frames)}",
             f"camera {_camera(frames)}",
             *(f"{name} of {n:,}" for name in ("mask", "confidence", "time_s", "pose") if (n := _count(frames, name))),
+            *_views(frames),
         ]
     )
 
 
+def _views(frames: pa.Table) -> Iterator[str]:
+    """Yields what is known of the views of the frames that have all that their kind needs."""
+    whole = frames.filter(pc.equal(frames["reason"], ""))
+    views = [view for view in VIEW_MEMBERS if _count(frames, MEMBER_COLUMNS[view])]
+    if "right" in views:
+        yield f"pairs: {whole.num_rows:,}, baseline of {_count(whole, 'baseline_m'):,}"
+    if "previous" in views or "next" in views:
+        posed = [pc.is_valid(whole[name]) for name in ("pose", "previous_pose", "next_pose")]
+        known = pc.sum(pc.and_(pc.and_(posed[0], posed[1]), posed[2])).as_py() or 0
+        yield f"triples of a frame, the one before and the one after: {whole.num_rows:,}, poses of {known:,}"
+
+
 def _depth(frames: pa.Table) -> str:
-    if not _count(frames, "depth"):
+    known = _count(frames, "depth")
+    if not known:
         return "in no file"
     stated = dict.fromkeys(zip(frames["depth_units_per_m"].to_pylist(), frames["depth_kind"].to_pylist(), strict=True))
     units = " or ".join(f"{'' if value == 1 else f'1/{value:g} '}{_UNITS[kind]}" for value, kind in stated)
     invalid = sorted({0, *(value for values in frames["depth_invalid"].to_pylist() for value in values)})
-    return f"in {units}, invalid {', '.join(f'{value:g}' for value in invalid)}"
+    others = "" if known == frames.num_rows else f", in no file of {frames.num_rows - known:,}"
+    return f"in {units}, invalid {', '.join(f'{value:g}' for value in invalid)}{others}"
 
 
 def _camera(frames: pa.Table) -> str:
@@ -114,7 +129,9 @@ def read_lines(read: Iterable[dict[str, Any]]) -> Iterator[str]:
     """Yields a line for each of the frames that `read_some` read."""
     for row in read:
         is_refused = "reason" in row
-        found = f"{row['reason']}: {row['message']}" if is_refused else f"median depth {row['depth_median_m']:.3g} m"
+        depth_m = row.get("depth_median_m")
+        depth = "no depth" if depth_m is None else f"median depth {depth_m:.3g} m"
+        found = f"{row['reason']}: {row['message']}" if is_refused else depth
         yield f"  read: {row['sample_id']}: {found}"
 
 

@@ -73,7 +73,7 @@ def to_be_matched(rows: pa.Table) -> pa.Table:
 
 
 def with_neighbours(rows: pa.Table, frame_step: int) -> pa.Table:
-    """Returns the rows with the frames before and after each in its scan as previous and next, with their poses.
+    """Returns the rows with the frames before and after each in its scan as previous and next, with poses and cameras.
 
     The order is that of `time_s`, or that of the ids in a scan where a time is unknown. Rejects are not counted. A scan
     whose rows name neighbours themselves is left as it is.
@@ -86,21 +86,49 @@ def with_neighbours(rows: pa.Table, frame_step: int) -> pa.Table:
     is_named = ~(_is_null(rows, "previous_image") & _is_null(rows, "next_image"))
     in_named = np.isin(groups, groups[is_named])
     chosen = np.flatnonzero(~in_named & pc.equal(rows["reason"], "").to_numpy() & ~_is_null(rows, "image"))
+    if not len(chosen):
+        return rows
     chosen = chosen[_order(rows.take(chosen), groups[chosen])]
+    cameras = _cameras(rows)
     for view, sign in _NEIGHBOURS.items():
         places = np.arange(len(chosen)) + sign * frame_step
         is_inside = (places >= 0) & (places < len(chosen))
-        places = places.clip(0, max(0, len(chosen) - 1))
+        places = places.clip(0, len(chosen) - 1)
         is_inside &= groups[chosen[places]] == groups[chosen]
         found = np.full(rows.num_rows, -1)
         found[chosen[is_inside]] = chosen[places[is_inside]]
         numbers = pa.array(found, mask=found < 0)
-        for column, of_neighbour in ((MEMBER_COLUMNS[view], "image"), (f"{view}_pose", "pose")):
-            values = rows[of_neighbour].take(numbers)
-            if in_named.any():
-                values = pc.if_else(pa.array(in_named), rows[column], values)
-            rows = rows.set_column(rows.schema.get_field_index(column), rows.schema.field(column), values)
+        found_values = {
+            MEMBER_COLUMNS[view]: rows["image"].take(numbers),
+            f"{view}_pose": rows["pose"].take(numbers),
+            f"{view}_camera": _other_cameras(cameras, found),
+        }
+        for column, values in found_values.items():
+            rows = _with_column(rows, column, pc.if_else(pa.array(in_named), rows[column], values))
     return rows
+
+
+def _other_cameras(cameras: np.ndarray, found: np.ndarray) -> pa.Array:
+    """Returns the first four numbers of the camera of each row's neighbour, null where it has the row's own camera.
+
+    Args:
+        cameras: (n, 6), of `_cameras`.
+        found: (n,) number of the neighbour's row, -1 where there is none.
+    """
+    others = cameras[found]
+    is_other = (others[:, :4] != cameras[:, :4]).any(axis=1) & np.isfinite(others).all(axis=1)
+    is_other &= (found >= 0) & (others[:, 4:] == cameras[:, 4:]).all(axis=1)
+    lists: list[list[float] | None] = [None] * len(found)
+    for row in np.flatnonzero(is_other).tolist():
+        lists[row] = others[row, :4].tolist()
+    return pa.array(lists, pa.list_(pa.float64()))
+
+
+def _cameras(rows: pa.Table) -> np.ndarray:
+    """Returns fx_px, fy_px, cx_px, cy_px, width and height of each camera, (n, 6), NaN or 0 where unknown."""
+    focals = [rows[name].to_numpy() for name in ("fx_px", "fy_px", "cx_px", "cy_px")]
+    sizes = [pc.fill_null(rows[name], 0).to_numpy() for name in ("width", "height")]
+    return np.stack([*focals, *sizes], axis=1).astype(np.float64)
 
 
 def _order(rows: pa.Table, groups: np.ndarray) -> np.ndarray:
@@ -115,7 +143,7 @@ def _without_unused(rows: pa.Table, kind: str) -> pa.Table:
     """Returns the rows without what only views of other kinds need, on which no sample depends then."""
     unused = [view for view in VIEW_MEMBERS if view not in KINDS[kind]]
     columns = [MEMBER_COLUMNS[view] for view in unused]
-    columns += [f"{view}_pose" for view in _NEIGHBOURS if view in unused]
+    columns += [f"{view}_{name}" for view in _NEIGHBOURS if view in unused for name in ("pose", "camera")]
     for name in columns:
         rows = _with_column(rows, name, pa.nulls(rows.num_rows, rows.schema.field(name).type))
     if "right" in unused:  # A disparity map needs them without the right image, too.

@@ -84,7 +84,7 @@ def make_sample(frame: Frame, members: Mapping[str, bytes], layout: SampleLayout
     if layout.kind == "depth" and not planes.valid_mask.any():
         raise RejectError("no_valid_pixel", f"none is left at {layout.height} x {layout.width}")
     size = {"height": layout.height, "width": layout.width}
-    views = make_views(frame, members, layout.kind, source_shape=(height, width), **size)
+    views = make_views(frame, members, layout.kind, rgb=decoded.rgb, **size)
     if layout.kind == "video" and layout.min_motion_m > 0 and not shows_motion(planes.rgb, views):
         raise RejectError("no_motion", "both neighbours show nearly the same image: the camera does not move")
     source_height, source_width = decoded.valid_mask.shape

@@ -16,8 +16,8 @@ from depthflow.errors import SourceError
 from depthflow.observability.logs import tell
 from depthflow.store.write.plan import generator, with_texts
 
-LEFT_OUT = ("split_gap", "not_listed")
-"""Reasons of rejects that --resplit time and --split-file ask for: they are no faults of the source."""
+LEFT_OUT = ("split_gap", "not_listed", "no_neighbour", "no_motion")
+"""Reasons of rejects that --resplit time, --split-file and --kind video ask for: they are no faults of the source."""
 FRAMES_PER_S = 30
 """Assumed of a scan whose frames' times are unknown."""
 

@@ -47,6 +47,7 @@ def write_table(root, rows):
         return " ".join(map(repr, np.asarray(value).ravel().tolist())) if isinstance(value, np.ndarray) else str(value)
 
     lines = [",".join(names), *(",".join(cell(row.get(name, "")) for name in names) for row in rows)]
+    Path(root).mkdir(parents=True, exist_ok=True)
     Path(root, "frames.csv").write_text("\n".join(lines) + "\n")
     return root
 

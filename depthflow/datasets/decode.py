@@ -54,7 +54,8 @@ def decode_frame(
         camera: Camera of the image, which distances along rays and disparities need.
         depth_camera: Camera of the depth map where its field of view is not the image's.
         baseline_m, right_cx_px: Of the right image, for disparities; see `Frame`.
-        depth_needed: Whether there must be a valid depth. Otherwise, no pixel of a frame without a depth file is valid.
+        depth_needed: Whether there must be a valid depth. Otherwise, no pixel of a frame is valid that has no depth
+            file, or disparities without a baseline.
 
     Raises:
         RejectError: if the input cannot become a sample.
@@ -64,7 +65,8 @@ def decode_frame(
         if not content:
             raise RejectError("empty_file", f"the {member} file has no bytes")
     rgb = decode_rgb(members["rgb"])
-    has_depth = depth_needed or "depth" in members
+    is_unscaled = encoding.kind == "disparity" and baseline_m is None
+    has_depth = depth_needed or ("depth" in members and not is_unscaled)
     if (has_depth or isinstance(camera, Intrinsics)) and is_turned(members["rgb"], rgb):
         what = "depth" if has_depth else "camera"
         raise RejectError(

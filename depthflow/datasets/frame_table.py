@@ -135,9 +135,10 @@ def _row(frame: Frame, depth_needed: bool) -> dict[str, Any]:
     if not depth_needed and {*missing} & {*DEPTH_MEMBERS}:
         members = {member: place for member, place in members.items() if member not in DEPTH_MEMBERS}
         missing = [member for member in missing if member not in DEPTH_MEMBERS]
-    reason, problem = frame.reason, frame.problem
+    reason, problem = frame.reason, frame.problem if frame.reason else ""
     if missing and not reason:
-        reason, problem = "missing_member", f"there is no {' and no '.join(missing)} file"
+        reason = "missing_member"
+        problem = frame.problem or f"there is no {' and no '.join(missing)} file"
     named = (
         {} if reason else {"scene": frame.scene or frame.dataset, "scan": frame.scan or frame.scene or frame.dataset}
     )

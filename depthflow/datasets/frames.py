@@ -57,7 +57,7 @@ class Frame:
         previous_camera, next_camera: Their fx_px, fy_px, cx_px, cy_px at the resolution of `camera`, if these differ.
         baseline_m: Distance of the right image's camera along the x axis of the image's.
         right_cx_px: Principal point of the right image where it is not cx_px of `camera`, at the same resolution.
-        problem: Why it cannot be a sample, or empty.
+        problem: Why it cannot be a sample, or empty. Without a reason, why it lacks a required member.
         reason: Code of the problem, such as bad_name or missing_member.
     """
 

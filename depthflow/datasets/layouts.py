@@ -84,24 +84,30 @@ LAYOUTS: dict[str, Layout] = {
     ),
     "photos": Layout(
         help="FOLDER/*.jpg, images without depth, for --kind video",
-        fits=lambda listing: photos.fits(listing) and not _fit_another(listing),
+        fits=lambda listing: photos.fits(listing) and not _fitting(listing),
         frames=photos.frames,
     ),
 }
 """Layouts by the names that --layout takes."""
 
 
-def _fit_another(listing: Listing) -> bool:
-    return any(layout.fits(listing) for name, layout in LAYOUTS.items() if name != "photos")
+def _fitting(listing: Listing) -> list[str]:
+    """Returns the layouts that a source fits besides photos, which any images may."""
+    return [name for name, layout in LAYOUTS.items() if name != "photos" and layout.fits(listing)]
 
 
-def recognised(listing: Listing) -> str:
+def recognised(listing: Listing, *, needed: Collection[str] = DEPTH_FRAME) -> str:
     """Returns the name of the only layout that a source fits; DIODE's if it fits none.
+
+    Args:
+        needed: Members that a frame must have to become a sample. If depth is one, images alone fit none.
 
     Raises:
         SourceError: if it fits several.
     """
-    fitting = [name for name, layout in LAYOUTS.items() if layout.fits(listing)]
+    fitting = _fitting(listing)
+    if not fitting and "depth" not in needed and photos.fits(listing):
+        return "photos"
     if len(fitting) > 1:
         raise SourceError(
             f"{listing.location} fits several layouts: {', '.join(fitting)}. Pass --layout with one of them, or "
@@ -125,7 +131,7 @@ def find_frames(
     every: Any = frames if isinstance(frames, pa.Table) else frame_table(frames, depth_needed="depth" in needed)
     found = _scenes_by_data_set(every.filter(pc.is_in(every["split"], pa.array(splits))))
     if not found.num_rows:
-        if not any(one.fits(listing) for one in LAYOUTS.values()):
+        if not _fitting(listing):
             raise SourceError(
                 f"The source {listing.location} holds no sample of {' or '.join(splits)}: its "
                 f"{len(listing.files):,} files fit no layout of {', '.join(LAYOUTS)}. "

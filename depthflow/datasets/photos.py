@@ -7,7 +7,8 @@ A frame is a sample of a store of --kind video, with those before and after it. 
 depth rejects it (missing_member).
 
 Assumed: each folder is a place of its own, indoors unless its path has a part that is outdoor. The layout is recognised
-only if a source has nothing but images, text and video, no name hints at depth, and no other layout fits.
+only where no depth is needed, no other layout fits, and a source has nothing but images, text and video, without a name
+that hints at depth.
 """
 
 import posixpath
@@ -43,7 +44,6 @@ def _frame(listing: Listing, image: SourceFile, *, path: str, scan: str, name: s
     return make_frame(
         {"rgb": image},
         problem=_NONE,
-        reason="missing_member",
         sample_id=frame_id("photos", scan, name),
         dataset="photos",
         split=split_of(path),

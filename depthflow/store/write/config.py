@@ -23,6 +23,11 @@ KIND_HELP = {
     "video": "also the frames before and after it; depth if there is any",
 }
 
+DEPTH_FROM_HELP = {
+    "file": "the frame's depth file",
+    "stereo": "semi-global matching of its rectified pair, in place of a file; not with --kind video",
+}
+
 SPLIT_OF = {"train": "train", "val": "val", "test": "val"}
 """Names of splits in --split-file, and what each counts as."""
 
@@ -40,6 +45,8 @@ class PreprocessConfig(RayConfig):
     configuration fails."""
     kind: Annotated[Literal["depth", "stereo", "video"], explained("What a sample has.", KIND_HELP)] = "depth"
     """A name in `depthflow.store.schema.KINDS`."""
+    depth_from: Annotated[Literal["file", "stereo"], explained("Where depth comes from.", DEPTH_FROM_HELP)] = "file"
+    """With stereo, depth files are ignored, and every frame needs a right image, a camera and a baseline."""
     frame_step: int = 1
     """With --kind video, the neighbours are this many frames before and after a frame, unless a table names them."""
     min_motion_m: float = 0.005
@@ -100,6 +107,10 @@ class PreprocessConfig(RayConfig):
         fits = len(self.layout) in (0, 1, len(self.source))
         require(fits, f"--layout takes one name, or one for each --source. Received: {' '.join(self.layout)}")
         self._check_split_files()
+        require(
+            self.depth_from == "file" or self.kind != "video",
+            "--depth-from stereo needs --kind depth or stereo. Received: --kind video",
+        )
         require(0 <= self.gap_s < math.inf, f"--gap-s must be finite and not negative. Received: {self.gap_s}")
         require(0 < self.val_fraction < 1, f"--val-fraction must be above 0 and below 1. Received: {self.val_fraction}")
         is_distance = 0 <= self.min_motion_m < math.inf
@@ -124,6 +135,8 @@ class PreprocessConfig(RayConfig):
     @property
     def needed(self) -> tuple[str, ...]:
         """The members of frames that samples are made of; without depth, it is stored where there is any."""
+        if self.depth_from == "stereo":
+            return ("rgb", "right")
         return ("rgb", "depth") if self.kind == "depth" else ("rgb", *KINDS[self.kind])
 
     @property

@@ -25,6 +25,8 @@ _READ_OF_EACH = 3
 _LISTED = 20
 """Number of refused frames that are listed."""
 
+_UNITS = {"planar": "m along the optical axis", "ray": "m along the rays", "disparity": "px of disparity"}
+
 
 def write_frames(rows: pa.Table, files: StoreFiles) -> None:
     """Writes a plan's frames as a table that the layout `table` reads again, the reasons of refused ones included."""
@@ -84,15 +86,12 @@ def _views(frames: pa.Table) -> Iterator[str]:
 def _depth(frames: pa.Table) -> str:
     known = _count(frames, "depth")
     if not known:
-        return "unknown"
-    kinds = {"planar": "m along the optical axis", "ray": "m along the rays", "disparity": "px of disparity"}
-    kind = " or ".join(kinds[kind] for kind in pc.unique(frames["depth_kind"]).to_pylist())
-    units = " or ".join(
-        "" if value == 1 else f"1/{value:g} " for value in pc.unique(frames["depth_units_per_m"]).to_pylist()
-    )
+        return "in no file"
+    stated = dict.fromkeys(zip(frames["depth_units_per_m"].to_pylist(), frames["depth_kind"].to_pylist(), strict=True))
+    units = " or ".join(f"{'' if value == 1 else f'1/{value:g} '}{_UNITS[kind]}" for value, kind in stated)
     invalid = sorted({0, *(value for values in frames["depth_invalid"].to_pylist() for value in values)})
-    others = "" if known == frames.num_rows else f", unknown in {frames.num_rows - known:,}"
-    return f"in {units}{kind}, invalid {', '.join(f'{value:g}' for value in invalid)}{others}"
+    others = "" if known == frames.num_rows else f", in no file of {frames.num_rows - known:,}"
+    return f"in {units}, invalid {', '.join(f'{value:g}' for value in invalid)}{others}"
 
 
 def _camera(frames: pa.Table) -> str:

@@ -7,7 +7,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from depthflow.datasets.frame_table import MEMBER_COLUMNS, VIEW_MEMBERS, table_groups
+from depthflow.datasets.frame_table import (
+    DEPTH_CAMERA_COLUMNS,
+    DEPTH_MEMBERS,
+    ENCODING_COLUMNS,
+    MEMBER_COLUMNS,
+    VIEW_MEMBERS,
+    table_groups,
+)
+from depthflow.datasets.frames import DepthEncoding
 from depthflow.store.schema import KINDS
 from depthflow.store.write.splits import id_ranks, rejected
 
@@ -16,7 +24,7 @@ _TRANSLATION = (3, 7, 11)
 """Where a pose's 16 numbers say where the camera is."""
 
 
-def with_views(rows: pa.Table, kind: str, *, frame_step: int, min_motion_m: float) -> pa.Table:
+def with_views(rows: pa.Table, kind: str, *, frame_step: int = 1, min_motion_m: float = 0.0) -> pa.Table:
     """Returns the rows with the views that samples of a kind have, and no others; without them, a row is a reject.
 
     Args:
@@ -46,6 +54,22 @@ NO_CAMERA = (
     "further views need the camera, which is unknown: add a camera.json to the source, or fx_px, width and height to "
     "its frame table"
 )
+
+
+def to_be_matched(rows: pa.Table) -> pa.Table:
+    """Returns the rows of pairs without their depth files, as frames of unknown disparity; see --depth-from stereo.
+
+    Args:
+        rows: As `with_views` returns those of kind stereo.
+    """
+    unused = [*(MEMBER_COLUMNS[member] for member in DEPTH_MEMBERS), *DEPTH_CAMERA_COLUMNS.values()]
+    for name in unused:
+        rows = _with_column(rows, name, pa.nulls(rows.num_rows, rows.schema.field(name).type))
+    for name, column in ENCODING_COLUMNS.items():
+        value = pa.scalar(getattr(DepthEncoding(kind="disparity"), name), rows.schema.field(column).type)
+        rows = _with_column(rows, column, pa.repeat(value, rows.num_rows))
+    problem = "the distance between both cameras is unknown: state baseline_m in a frame table"
+    return rejected(rows, _is_null(rows, "baseline_m"), "no_baseline", problem)
 
 
 def with_neighbours(rows: pa.Table, frame_step: int) -> pa.Table:

@@ -23,7 +23,7 @@ from depthflow.store.write.config import PreprocessConfig
 from depthflow.store.write.dry_run import write_frames
 from depthflow.store.write.finish import finish_store
 from depthflow.store.write.list_sources import Progress, archive_identities, list_sources
-from depthflow.store.write.neighbours import with_views
+from depthflow.store.write.neighbours import to_be_matched, with_views
 from depthflow.store.write.plan import ShardPlan, deal_to_shards, plan_samples
 from depthflow.store.write.sample import SampleLayout
 from depthflow.store.write.shard import ShardRecord, committed_plan_digest, make_shard
@@ -100,6 +100,7 @@ def content_config(config: PreprocessConfig) -> dict[str, Any]:
     unused = {"val_fraction"} if config.resplit is None else set()
     unused |= {"gap_s"} if config.resplit != "time" else set()
     unused |= {"kind"} if config.kind == "depth" else set()
+    unused |= {"depth_from"} if config.depth_from == "file" else set()
     unused |= {"frame_step", "min_motion_m"} if config.kind != "video" else set()
     ignored = {"source", "layout", "out", "num_cpus", "verbose", "require_complete", "max_rejects", "report"}
     ignored |= {"sample_timeout_s", "dry_run", "split_file"}
@@ -143,6 +144,8 @@ def plan_rows(config: PreprocessConfig, sources: Sequence[Source]) -> pa.Table:
             "the source, then run the same command again."
         )
     rows = _divided(rows, config)
+    if config.depth_from == "stereo":
+        return to_be_matched(with_views(rows, "stereo"))
     return with_views(rows, config.kind, frame_step=config.frame_step, min_motion_m=config.min_motion_m)
 
 

@@ -12,6 +12,7 @@ from depthflow.datasets.camera import Camera, camera_of_frame
 from depthflow.datasets.decode import decode_frame
 from depthflow.datasets.frames import Frame
 from depthflow.datasets.reject import RejectError
+from depthflow.datasets.stereo_pair import matched_disparity
 from depthflow.store.schema import IDENTITY_FIELDS, PLANE_DTYPES, plane_batch, plane_names, with_dataset
 from depthflow.store.write.planes import Planes, depth_figures, make_planes
 from depthflow.store.write.views import View, make_views, shows_motion
@@ -27,6 +28,7 @@ class SampleLayout:
     edge_radius_px: int
     kind: str = "depth"
     min_motion_m: float = 0.0
+    depth_from: str = "file"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +59,9 @@ def make_sample(frame: Frame, members: Mapping[str, bytes], layout: SampleLayout
     Raises:
         RejectError: if the input cannot become a sample.
     """
+    matched = {"depth": matched_disparity(frame, members)} if layout.depth_from == "stereo" else {}
     decoded = decode_frame(
-        members,
+        {**members, **matched},
         frame.encoding,
         camera=frame.camera,
         depth_camera=frame.depth_camera,

@@ -73,7 +73,7 @@ def read_tree(
         needed: Members that a frame must have to become a sample.
     """
     listing = list_tree(location)
-    layout = layout or recognised(listing)
+    layout = layout or recognised(listing, needed=needed)
     return Source(location=location, frames=find_frames(listing, layout, splits, needed=needed), layout=layout)
 
 
@@ -115,7 +115,7 @@ def read_archive(
 ) -> ArchiveSource:
     """Returns an archive that `list_archive` has listed as a source; see `read_tree`."""
     listing = archive_listing(archive, read_contents(identity, files))
-    layout = layout or recognised(listing)
+    layout = layout or recognised(listing, needed=needed)
     frames = find_frames(listing, layout, splits, needed=needed)
     return ArchiveSource(location=archive, frames=frames, layout=layout, identity=identity)
 

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from depthflow.datasets.camera import Camera
+from depthflow.datasets.camera import Camera, Intrinsics
 from depthflow.datasets.decode import decode_frame
 from depthflow.datasets.depth_files import decode_depth
 from depthflow.datasets.frames import DepthEncoding
@@ -280,6 +280,45 @@ def test_valid_is_mask_and_positive_pixel_by_pixel(seed, share):
         np.testing.assert_array_equal(decode_frame(members(depth=depth, mask=mask)).valid_mask, wanted)
     else:
         assert reason(members(depth=depth, mask=mask)) == "no_valid_pixel"
+
+
+# --- without depth ---
+
+
+def test_depth_may_be_missing():
+    decoded = decode_frame({"rgb": png(RGB)}, depth_needed=False)
+    np.testing.assert_array_equal(decoded.rgb, RGB)
+    assert decoded.depth_m.dtype == np.float32
+    assert decoded.valid_mask.shape == decoded.depth_m.shape == (HEIGHT, WIDTH)
+    assert not decoded.valid_mask.any()
+
+
+def test_a_depth_that_is_not_needed_may_be_invalid_but_not_broken():
+    nothing = members(depth=np.zeros_like(DEPTH))
+    assert not decode_frame(nothing, depth_needed=False).valid_mask.any()
+    for wrong, wanted in (({"depth": DEPTH * np.nan}, "non_finite_depth"), ({"depth": DEPTH[:2]}, "shape_mismatch")):
+        with pytest.raises(RejectError, match=wanted):
+            decode_frame(members(**wrong), depth_needed=False)
+    np.testing.assert_array_equal(decode_frame(members(), depth_needed=False).depth_m, DEPTH)
+
+
+def test_an_image_without_depth_must_fit_its_camera():
+    upright = Camera(width=4, height=6, fx_px=5, fy_px=5, cx_px=2, cy_px=3)
+    with pytest.raises(RejectError, match="shape_mismatch"):
+        decode_frame({"rgb": png(RGB)}, camera=upright, depth_needed=False)
+
+
+def test_a_turned_image_without_depth_needs_a_camera_that_says_which_way():
+    stream = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(RGB).save(stream, "PNG", exif=exif)
+    turned = {"rgb": stream.getvalue()}
+    upright = Camera(width=4, height=6, fx_px=5, fy_px=5, cx_px=2, cy_px=3)
+    assert decode_frame(turned, camera=upright, depth_needed=False).rgb.shape == (WIDTH, HEIGHT, 3)
+    assert decode_frame(turned, depth_needed=False).rgb.shape == (WIDTH, HEIGHT, 3)
+    with pytest.raises(RejectError, match=r"turned_image: .*its camera belongs"):
+        decode_frame(turned, camera=Intrinsics(fx_px=5, fy_px=5, cx_px=2, cy_px=3), depth_needed=False)
 
 
 # --- a Kinect's raw disparity ---

@@ -51,9 +51,19 @@ def test_a_store_of_kind_depth_rejects_each_and_says_why(tmp_path):
     write_walk(tmp_path / "walk")
     rows = frame_table(frames(list_tree(str(tmp_path)))).to_pylist()
     assert [row["reason"] for row in rows] == ["missing_member"] * 3
+    source = read_tree(str(tmp_path), ("train", "val"), "photos")
     config = PreprocessConfig(source=(str(tmp_path),), out=str(tmp_path / "out"))
     with pytest.raises(SourceError, match=r"'missing_member': 3.*walk/000000: there is no depth file.*--kind video"):
-        plan_rows(config, [read_tree(str(tmp_path), ("train", "val"))])
+        plan_rows(config, [source])
+
+
+def test_images_alone_are_recognised_where_no_depth_is_needed(tmp_path):
+    write_walk(tmp_path / "walk")
+    found = read_tree(str(tmp_path), ("train", "val"), needed=("rgb", "previous", "next"))
+    assert found.layout == "photos"
+    assert found.frames.select(("reason", "problem")).to_pylist() == [{"reason": "", "problem": ""}] * 3
+    with pytest.raises(SourceError, match="fit no layout of diode"):
+        read_tree(str(tmp_path), ("train", "val"))
 
 
 @pytest.mark.parametrize("name", ["depth/000000.png", "disparities/a.png", "0_Depth.png", "a.npy", "scan.exr"])
@@ -75,7 +85,7 @@ def test_another_layout_comes_first(tmp_path):
     for number in range(2):
         write_image(tmp_path / f"image_2/{number:06d}.png", key=number)
         write_image(tmp_path / f"image_3/{number:06d}.png", key=number + 1)
-    assert recognised(list_tree(str(tmp_path))) == "kitti_stereo"
+    assert recognised(list_tree(str(tmp_path)), needed=("rgb", "right")) == "kitti_stereo"
 
 
 def test_an_archive_holds_the_same_frames(tmp_path):

@@ -24,6 +24,7 @@ from depthflow.store.write.config import PreprocessConfig
 from depthflow.store.write.sample import SampleLayout, make_sample
 from depthflow.store.write.sources import read_member
 from tests.commands import ROOT
+from tests.view_trees import write_pairs, write_table, write_video
 
 BOTH = ("train", "val")
 LAYOUT = SampleLayout(height=3, width=4, edge_relative_jump=0.1, edge_radius_px=0)
@@ -447,3 +448,114 @@ def test_a_source_whose_path_no_store_can_name_is_refused(tmp_path):
     path = os.fsdecode(os.fsencode(tmp_path) + b"/latin\xe9")
     with pytest.raises(ValueError, match=r"--source must be valid UTF-8: rename it\. Received: .*latin\\xe9"):
         PreprocessConfig(source=(path,), out="out")
+
+
+# --- further views ---
+
+PAIR = ("rgb", "right")
+TRIPLE = ("rgb", "previous", "next")
+POSE = " ".join(str(n) for n in np.eye(4).ravel())
+
+
+def needing(location, *needed):
+    return frames_of(find_frames(list_tree(str(location)), "table", BOTH, needed=needed))
+
+
+def test_columns_of_a_pair(folder):
+    columns = "image,right_image,baseline_m,right_cx_px,fx_px,width,height"
+    write_csv(folder, columns, "hall/1.png,hall/2.png,0.54,321.5,500,640,480")
+    (frame,) = needing(folder, *PAIR)
+    assert frame.members == {"rgb": f"{folder}/hall/1.png", "right": f"{folder}/hall/2.png"}
+    assert (frame.baseline_m, frame.right_cx_px, frame.reason) == (0.54, 321.5, "")
+
+
+def test_columns_of_a_triple(folder):
+    columns = "image,previous_image,next_image,pose,previous_pose,next_pose,next_camera"
+    places = "kitchen/2.png,./kitchen/1.png,hall/1.png"
+    write_csv(folder, columns, f"{places},{POSE},{POSE},{POSE},1 2 3 4", "kitchen/1.png,,,,,,")
+    first, second = needing(folder, *TRIPLE)
+    assert {name: Path(place).parent.name for name, place in first.members.items()} == {
+        "rgb": "kitchen",
+        "previous": "kitchen",
+        "next": "hall",
+    }
+    assert first.pose == first.previous_pose == first.next_pose == tuple(np.eye(4).ravel())
+    assert (first.previous_camera, first.next_camera) == (None, (1, 2, 3, 4))
+    assert (second.members, second.reason) == ({"rgb": f"{folder}/kitchen/1.png"}, "")
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "told"),
+    [
+        ("baseline_m", "0", "0.0 is not a positive number between 1e-09 and 1e+09"),
+        ("baseline_m", "wide", "wide is not a number"),
+        ("right_cx_px", "inf", "inf is not a number"),
+        ("previous_pose", "1 0 0", "it needs 16 finite numbers"),
+        ("next_pose", "a b", "a b is not numbers separated by spaces"),
+        ("next_camera", "1 2 3 4 5", "it needs 4 finite numbers"),
+    ],
+)
+def test_a_wrong_value_of_a_view_is_told(folder, column, value, told):
+    write_csv(folder, f"image,depth,{column}", "hall/1.png,hall/1_mm.png,", f"hall/1.png,hall/1_mm.png,{value}")
+    with pytest.raises(SourceError) as info:
+        table_frames(folder)
+    assert str(info.value).splitlines()[1:] == [f"  row 2, column {column}: {told}"]
+
+
+def test_a_missing_view_is_a_reject_where_it_is_needed(folder):
+    write_csv(folder, "image,depth,right_image,next_image", "hall/1.png,hall/1_mm.png,hall/3.png,hall/4.png")
+    for needed, problem in (
+        (("rgb", "depth"), ""),
+        (PAIR, "row 1, column right_image: there is no file hall/3.png"),
+        (TRIPLE, "row 1, column next_image: there is no file hall/4.png"),
+    ):
+        (frame,) = needing(folder, *needed)
+        assert (frame.problem, frame.reason) == (problem, "missing_member" if problem else "")
+
+
+def test_depth_is_optional_where_it_is_not_needed(folder):
+    """A depth is one only with the mask that its row names."""
+    rows = ["hall/1_mm.png,", ",", "hall/9_mm.png,", "hall/1_mm.png,hall/9.png", "hall/1_mm.png,hall/1.png"]
+    write_csv(folder, "image,depth,mask", *(f"hall/1.png,{row}" for row in rows))
+    assert [[*frame.members] for frame in needing(folder, *PAIR)] == [
+        ["rgb", "depth"],
+        ["rgb"],
+        ["rgb"],
+        ["rgb"],
+        ["rgb", "depth", "mask"],
+    ]
+    assert {frame.reason for frame in needing(folder, *PAIR)} == {""}
+    assert [frame.reason for frame in table_frames(folder)] == ["", *["missing_member"] * 3, ""]
+
+
+def test_a_table_of_a_dry_run_names_the_neighbours(tmp_path):
+    write_video(tmp_path / "video", 5, with_depth=False)
+    line = ["--source", str(tmp_path / "video"), "--out", str(tmp_path / "out"), "--dry-run", "--kind", "video"]
+    result = call_command(ROOT / "pipelines/preprocess.py", line)
+    assert (result["status"], result["samples"], result["rejects_by_reason"]) == ("ok", 3, {"no_neighbour": 2})
+    found = needing(tmp_path / "out/frames.parquet", *TRIPLE)
+    assert [frame.reason for frame in found] == ["no_neighbour", "", "", "", "no_neighbour"]
+    assert [Path(frame.members["next"]).name for frame in found[1:4]] == ["2.png", "3.png", "4.png"]
+    assert found[1].next_pose == found[2].pose
+
+
+def test_a_dry_run_tells_how_many_views_it_understood(tmp_path, capsys):
+    def told(kind):
+        line = ["--source", str(tmp_path), "--out", str(tmp_path / "out"), "--dry-run", "--kind", kind]
+        call_command(ROOT / "pipelines/preprocess.py", line)
+        return capsys.readouterr().err
+
+    write_video(tmp_path, 5, scans=("a", "b"), with_depth=False)
+    of_video = told("video")
+    assert "depth in no file; camera such as 32 x 24 with fx 32, fy 32" in of_video
+    assert "triples of a frame, the one before and the one after: 6, poses of 6" in of_video
+    assert "left out: 4 frames: no_neighbour" in of_video
+    assert of_video.count("no depth") == 3
+    rows = write_pairs(tmp_path, 4)
+    del rows[1]["baseline_m"], rows[2]["right_image"], rows[3]["depth"]
+    write_table(tmp_path, rows)
+    of_pairs = told("stereo")
+    assert "pairs: 3, baseline of 2" in of_pairs
+    assert "invalid 0, in no file of 1" in of_pairs
+    assert "refused: own/train/pair2/left: no_partner: it has no right image" in of_pairs
+    assert "pairs" not in told("depth")

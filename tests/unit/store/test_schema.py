@@ -9,11 +9,17 @@ import pytest
 
 from depthflow.store.schema import (
     INDEX_SCHEMA,
+    KINDS,
     PLANE_DTYPES,
     REJECT_SCHEMA,
     ROW_SCHEMA,
+    check_planes,
+    index_schema,
     plane_batch,
+    plane_names,
     plane_shape,
+    row_schema,
+    sample_bytes,
     shard_schema,
 )
 
@@ -53,6 +59,29 @@ def test_all_types_are_plain():
         for field in schema:
             assert pa.types.is_primitive(field.type) or pa.types.is_string(field.type) or field.name in PLANE_DTYPES
     assert set(ROW_SCHEMA.names) | {"seconds", "shard", "row"} == set(INDEX_SCHEMA.names)
+
+
+def test_columns_of_views_are_plain_and_only_in_stores_that_have_views():
+    assert (row_schema(), index_schema()) == (ROW_SCHEMA, INDEX_SCHEMA)
+    for kind, views in KINDS.items():
+        added = [field for field in index_schema(kind) if field.name not in INDEX_SCHEMA.names]
+        wanted = [f"{view}_{name}" for view in views for name in ("camera", "pose", "xxh3")]
+        assert [field.name for field in added] == wanted + ["time_s"] * (kind == "video")
+        assert {str(field.type) for field in added} <= {"list<item: double>", "string", "double"}
+        assert [name for name in index_schema(kind).names if name in INDEX_SCHEMA.names] == INDEX_SCHEMA.names
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_views_are_planes_of_colours(kind):
+    schema = shard_schema(height=HEIGHT, width=WIDTH, metadata={}, kind=kind)
+    assert plane_names(schema) == [*PLANE_DTYPES, *KINDS[kind]]
+    for view in KINDS[kind]:
+        assert schema.field(view).type == pa.binary(HEIGHT * WIDTH * 3)
+        assert schema.field(view).metadata == SCHEMA.field("rgb").metadata
+        check_planes(schema, [view], height=HEIGHT, width=WIDTH, kind=kind)
+        with pytest.raises(ValueError, match=f"no column {view}"):
+            check_planes(SCHEMA, [view], height=HEIGHT, width=WIDTH, kind=kind)
+    assert sample_bytes(schema) == HEIGHT * WIDTH * (3 + 4 + 1 + 1 + 3 * len(KINDS[kind]))
 
 
 @pytest.mark.parametrize(

@@ -297,6 +297,12 @@ def test_row_groups_have_the_size_that_readers_fetch(tmp_path, write, source):
     assert [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)] == [16, 4]
 
 
-@pytest.mark.parametrize(("height", "width", "wanted"), [(6, 8, 16), (256, 256, 16), (768, 1024, 2), (2048, 2048, 1)])
-def test_rows_per_group_by_hand(height, width, wanted):
-    assert rows_per_group(shard_schema(height=height, width=width, metadata={})) == wanted
+@pytest.mark.parametrize(
+    ("height", "width", "kind", "wanted"),
+    [
+        *[(6, 8, "depth", 16), (256, 256, "depth", 16), (768, 1024, "depth", 2), (2048, 2048, "depth", 1)],
+        *[(256, 256, "video", 16), (384, 512, "depth", 9), (384, 512, "stereo", 7), (384, 512, "video", 5)],
+    ],
+)
+def test_rows_per_group_by_hand(height, width, kind, wanted):
+    assert rows_per_group(shard_schema(height=height, width=width, metadata={}, kind=kind)) == wanted

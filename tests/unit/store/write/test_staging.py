@@ -257,6 +257,62 @@ def test_a_sweep_holds_a_limited_number_of_bytes(monkeypatch, inflation):
     assert len(tape.read_spans) > 300  # What was let go is read again.
 
 
+# --- views ---
+
+
+def videos_in_a_row(count, step, scattered=False):
+    """Samples of two members, in a row, whose views are the images of the samples before and after."""
+    order = [*range(count)]
+    if scattered:
+        random.Random(7).shuffle(order)
+    at = {number: 3000 * place for place, number in enumerate(order)}
+    samples = []
+    for number in range(step, count - step):
+        own = planned_at([(at[number], 400), (at[number] + 1000, 400), (at[number] + 2000, 400)], number)
+        views = {"previous": f"p@{at[number - step]}+400", "next": f"n@{at[number + step]}+400"}
+        samples.append(replace(own, frame=replace(own.frame, members={**own.frame.members, **views})))
+    return samples
+
+
+@pytest.mark.parametrize("step", [1, 3])
+def test_views_do_not_join_segments(step):
+    segments = segments_of(videos_in_a_row(1024 + 2 * step, step))
+    assert [len(segment.samples) for segment in segments] == [64] * 16
+    for segment in segments:  # Each reads the images beside it, too.
+        first, last = extent([replace(s, frame=replace(s.frame, members=own(s))) for s in segment.samples])
+        assert (segment.begin, segment.end) == (first - 3000 * step, last - 2000 - 400 + 3000 * step + 400)
+
+
+def own(sample):
+    return {name: sample.frame.members[name] for name in MEMBER_SUFFIXES}
+
+
+@pytest.mark.parametrize("scattered", [False, True])
+@pytest.mark.parametrize("held_bytes", [0, 5000, 2**29])
+def test_a_sweep_keeps_a_view_until_its_last_use(monkeypatch, held_bytes, scattered):
+    monkeypatch.setattr(staging, "HELD_BYTES", held_bytes)
+    for segment in segments_of(videos_in_a_row(300, 2, scattered)):
+        tape, most = Tape(), 0
+        generator = sweep(segment, tape.read)
+        for sample in segment.samples:
+            assert next(generator) == {name: Tape.content(span) for name, span in spans(sample).items()}
+            most = max(most, sum(map(len, generator.gi_frame.f_locals["held"].values())))
+        every = {span for sample in segment.samples for span in spans_of(sample)}
+        if held_bytes == 2**29:
+            assert tape.read_spans == sorted(every)
+        assert next(generator, None) is None
+        assert most <= (held_bytes + 400 if held_bytes < 2**29 else len(every) * 400)
+        if held_bytes == 2**29 and not scattered:
+            assert most <= 9 * 400  # The images of five frames in a row, and depths and masks of two.
+
+
+def test_a_pieces_name_depends_on_the_geometry_of_views():
+    (segment,) = segments_of(videos_in_a_row(10, 1))
+    changed = [replace(sample, frame=replace(sample.frame, next_pose=(0.0,) * 16)) for sample in segment.samples]
+    timed = [replace(sample, frame=replace(sample.frame, time_s=1.0)) for sample in segment.samples]
+    assert len({segment.piece, *(other.piece for some in (changed, timed) for other in segments_of(some))}) == 3
+
+
 # --- a whole archive ---
 
 

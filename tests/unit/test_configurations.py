@@ -67,6 +67,7 @@ REJECTED = [
         "--resplit time",
     ),
     (PreprocessConfig, {"shard_mib": 0}, "--shard-mib", "0"),
+    (PreprocessConfig, {"depth_from": "stereo", "kind": "video"}, "--depth-from stereo needs", "--kind video"),
     (PreprocessConfig, {"edge_relative_jump": 0.0}, "--edge-relative-jump", "0.0"),
     (PreprocessConfig, {"edge_radius_px": -1}, "--edge-radius-px", "-1"),
     (Recipe, {"height": 0}, "--height", "0"),

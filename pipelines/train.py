@@ -25,7 +25,8 @@ def main(recipe: RecipeChoice, job: TrainJob) -> dict[str, Any]:
     from depthflow.training.job import open_job
     from depthflow.training.job_run import job_run, register
     from depthflow.training.pretrained import open_pretrained
-    from depthflow.training.trainer import absolute_weights, sized, train
+    from depthflow.training.suitability import sized
+    from depthflow.training.trainer import absolute_weights, train
 
     version, store = None, open_store(job.samples)
     recipe = sized(recipe, store)

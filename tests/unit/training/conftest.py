@@ -51,7 +51,7 @@ def small_train_states(monkeypatch):
             dtype=recipe.dtype, size=recipe.height, scales=recipe.supervised_scales, seed=recipe.seed
         )
 
-    monkeypatch.setattr("depthflow.training.train_state.build_network", build)
+    monkeypatch.setattr("depthflow.training.train_state.training_network", build)
 
 
 @pytest.fixture(scope="session")

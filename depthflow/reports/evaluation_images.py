@@ -104,7 +104,7 @@ class _View:
         seen = np.isfinite(error)
         mean = f"photometric error {error[seen].mean():.3f}, " if seen.any() else ""
         names, model = ", ".join(self.reprojected.warped), self.predictions[0].title
-        shares = f"{mean}{seen.mean():.0%} of the pixels in view, {counted.mean():.0%} in the auto-mask"
+        shares = f"{mean}{seen.mean():.0%} of the pixels in view, {counted.mean():.0%} count by the auto-mask"
         return [
             Picture(
                 image=views_jpeg(rgb=self.rgb, warped=self.reprojected.warped, error=error, counted=counted),

@@ -83,11 +83,13 @@ def _panels(store: SampleStore, rows: Sequence[Row]) -> list[Picture]:
     pictures = []
     for row in rows:
         batch = readers[row["split"]].read([row["position"]])
-        depth = DepthMap(title="depth", depth_m=np.exp(batch.log_depth[0]), valid_mask=batch.valid_mask[0])
-        views = {name: batch.planes[name][0] for name in store.views}
+        views, depth = {name: batch.planes[name][0] for name in store.views}, None
+        shown = ["Photograph", *views]
+        if batch.valid_mask.any():
+            depth = DepthMap(title="depth", depth_m=np.exp(batch.log_depth[0]), valid_mask=batch.valid_mask[0])
+            shown.append("depth and masks")
         image = sample_panel(rgb=batch.rgb[0], depth=depth, edge_mask=batch.edge_mask[0], views=views)
-        shown = ", ".join(["Photograph", *views]) + (", depth and masks" if batch.valid_mask.any() else "")
-        alt = f"{shown} of {row['sample_id']}"
+        alt = f"{', '.join(shown)} of {row['sample_id']}"
         pictures.append(Picture(image=image, alt=alt, caption=_caption(row)))
     return pictures
 

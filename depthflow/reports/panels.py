@@ -116,7 +116,7 @@ def draw_comparison(path: Path, *, rgb: np.ndarray, maps: Sequence[DepthMap]) ->
 def sample_panel(
     *,
     rgb: np.ndarray,
-    depth: DepthMap,
+    depth: DepthMap | None,
     edge_mask: np.ndarray,
     views: Mapping[str, np.ndarray] = MappingProxyType({}),
 ) -> bytes:
@@ -124,19 +124,18 @@ def sample_panel(
 
     Args:
         rgb: (H, W, 3) uint8.
-        depth: of the photograph's size; left out, with what follows, if no pixel is valid.
+        depth: of the photograph's size; None leaves it out, with masks and edges.
         edge_mask: (H, W) bool.
         views: further views by name, (H, W, 3) uint8 each.
 
     Returns:
         A JPEG file.
     """
-    has_depth = not np.ma.getmaskarray(depth.masked).all()
-    figure, axes = row_of_pictures(rgb, 1 + len(views) + 3 * has_depth)
+    figure, axes = row_of_pictures(rgb, 1 + len(views) + (3 if depth else 0))
     for axis, (name, image) in zip(axes[1:], views.items(), strict=False):
         axis.imshow(image)
         axis.set_title(name, fontsize=10)
-    if has_depth:
+    if depth:
         _draw_depth(figure, [axes[0], *axes[1 + len(views) :]], rgb, depth, edge_mask)
     return to_jpeg(figure)
 

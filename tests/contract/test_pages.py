@@ -31,6 +31,7 @@ NEEDS = {
     "another terminal",
     "minutes of a quiet machine",
     "real photos",
+    "stereo pairs",
     "the DIODE archives",
     "your photos",
     "your video",

@@ -41,7 +41,7 @@ def real_pairs(run, shared, tmp_path_factory):
     """
     folder, cones = tmp_path_factory.mktemp("pairs"), real(shared, "stereo/middlebury_2003")
     columns = (
-        "image,right_image,depth,depth_kind,depth_units_per_m,depth_invalid,fx_px,width,height,baseline_m,sample_id"
+        "sample_id,image,right_image,depth,depth_kind,depth_units_per_m,depth_invalid,fx_px,width,height,baseline_m"
     )
     files = ",".join(str(cones / "cones" / name) for name in ("im2.png", "im6.png", "disp2.png"))
     (folder / "frames.csv").write_text(f"{columns}\ncones,{files},disparity,4,0,500,450,375,1\n")

@@ -7,19 +7,15 @@ from typing import NamedTuple
 import numpy as np
 
 from depthflow.datasets.camera import Camera, camera_of_frame
-from depthflow.datasets.decode import doffs_of
 from depthflow.datasets.frames import Frame
 from depthflow.datasets.image_file import decode_rgb
 from depthflow.datasets.reject import RejectError
-from depthflow.datasets.stereo_matching import is_rectified
+from depthflow.datasets.stereo_pair import check_pair
 from depthflow.store.schema import KINDS
 from depthflow.store.write.planes import resize_rgb
 
 MIN_DIFFERENCE = 1.0
 """Mean absolute difference, of 255, from which on an image of unknown pose shows that the camera moved."""
-_COMPARED_PX = 480
-"""Larger pairs are shrunk to this width or height to see whether they are rectified, which would otherwise be most of
-the work: 0.1 s for one of KITTI's instead of 0.4 s."""
 _RIGID_TOLERANCE = 1e-2
 """How far a pose's rotation may be from an orthonormal matrix, in each element of R R^T."""
 
@@ -67,24 +63,12 @@ def make_views(
         if image.shape[:2] != shape:
             what = f"the {name} image {image.shape[:2]} and the image {shape} differ in size"
             raise RejectError("shape_mismatch", what)
-        if name == "right" and (problem := why_not_rectified(frame, rgb, image)):
-            raise RejectError("not_rectified", problem)
+        if name == "right":
+            check_pair(frame, rgb, image)
         stored = camera.resized(height=height, width=width)
         numbers = (stored.fx_px, stored.fy_px, stored.cx_px, stored.cy_px)
         found[name] = View(resize_rgb(image, height=height, width=width), numbers, view_pose(frame, name))
     return found
-
-
-def why_not_rectified(frame: Frame, rgb: np.ndarray, right: np.ndarray) -> str:
-    """Returns why a pair is not rectified, or an empty string; what is off by less than a pixel of 480 is not seen.
-
-    Args:
-        rgb, right: (h, w, 3) uint8.
-    """
-    scale = min(1.0, _COMPARED_PX / max(rgb.shape[:2]))
-    height, width = (max(1, round(scale * size)) for size in rgb.shape[:2])
-    left, right = (resize_rgb(image, height=height, width=width) for image in (rgb, right))
-    return is_rectified(left, right, doffs_px=doffs_of(frame.camera, frame.right_cx_px, width=width))
 
 
 def view_camera(frame: Frame, name: str, shape: tuple[int, int]) -> Camera | None:

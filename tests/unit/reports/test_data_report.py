@@ -12,6 +12,9 @@ from depthflow.reports.data_report import REPORT, read_accounting, read_report, 
 from depthflow.reports.data_sections import MAX_REJECTS_LISTED, refused, slowest
 from depthflow.reports.survey import sample_rows
 from depthflow.store.store import MANIFEST, open_store
+from depthflow.store.write.config import PreprocessConfig
+from tests.stores import make_store
+from tests.view_trees import write_pairs, write_table, write_video
 
 COUNTS = ("split", "scene type", "expected", "found", "missing", "extra", "doubled", "stored", "rejected")
 BY_SCAN = ("split", "scene type", "scene", "scan", "expected", "found", "missing", "extra", "doubled")
@@ -305,3 +308,40 @@ def test_only_diode_is_compared_with_its_catalogue(mixed):
         ("val", "outdoor"): (0, 0),
         ("val", "(name not DIODE's)"): (0, 1),
     }
+
+
+# --- stores with views ---
+
+
+def view_report(tmp_path, kind, write, parse_html, **changes):
+    """The report of a small store of kind stereo or video."""
+    rows = write(tmp_path / "frames", 5, **changes)
+    config = PreprocessConfig(
+        source=(str(tmp_path / "frames"),), out=str(tmp_path / "out"), kind=kind, height=24, width=32, splits=("train",)
+    )
+    store = make_store(config)
+    write_report(store)
+    return rows, parse_html(read_report(store))
+
+
+@pytest.mark.parametrize(
+    ("kind", "write", "views"), [("stereo", write_pairs, "right"), ("video", write_video, "previous, next")]
+)
+@pytest.mark.parametrize("with_depth", [True, False])
+def test_a_store_with_views(tmp_path, parse_html, kind, write, views, with_depth):
+    _, report = view_report(tmp_path, kind, write, parse_html, with_depth=with_depth)
+    wanted = f"Photograph, {views}, depth and masks of own/" if with_depth else f"Photograph, {views} of own/"
+    panels = [alt for tag, of in report.elements if tag == "img" and (alt := of.get("alt", "")).startswith("Photo")]
+    assert panels and all(alt.startswith(wanted) for alt in panels)
+    assert ("No sample has a valid depth." in report.text) is not with_depth
+    assert ("no depth" in report.text) is not with_depth
+    assert "nan" not in report.text.lower().split()
+
+
+def test_samples_without_depth_are_counted_in_the_report(tmp_path, parse_html):
+    rows = write_pairs(tmp_path / "frames", 5)
+    del rows[0]["depth"]
+    write_table(tmp_path / "frames", rows)
+    _, report = view_report(tmp_path, "stereo", lambda *_: rows, parse_html)
+    assert "1 of 5 samples have no valid depth" in report.text
+    assert "Valid pixels of all 4 samples" in report.text

@@ -250,3 +250,21 @@ def test_a_title_with_dollars_is_no_mathematics(tmp_path):
     assert panel_jpeg(rgb=rgb, maps=[depth], title=depth.title)
     for draw in (draw_panel, draw_comparison):
         draw(tmp_path / "panel.png", rgb=rgb, maps=[depth])
+
+
+@pytest.mark.parametrize(("views", "is_deep"), [(0, True), (1, True), (2, True), (0, False), (1, False), (2, False)])
+def test_a_sample_shows_its_views(views, is_deep):
+    """Each is a picture of its colour; without depth, there is nothing else beside the photograph."""
+    size, names = (30, 40), ("previous", "next")[:views]
+    colours = [(200, 30, 30), (30, 30, 200)][:views]
+    images = {name: np.full((*size, 3), colour, np.uint8) for name, colour in zip(names, colours, strict=True)}
+    depth = DepthMap(title="depth", depth_m=ramp(*size)) if is_deep else None
+    photograph = np.full((*size, 3), (30, 200, 30), np.uint8)
+    jpeg = sample_panel(rgb=photograph, depth=depth, edge_mask=np.zeros(size, bool), views=images)
+    with Image.open(io.BytesIO(jpeg)) as image:
+        pixels = np.asarray(image.convert("RGB")).astype(int)
+    shares = [float((np.abs(pixels - colour).max(axis=-1) <= 12).mean()) for colour in (*colours, (30, 200, 30))]
+    assert min(shares) > 0.5 / (1 + views + 3 * is_deep)
+    assert shares == pytest.approx([shares[-1]] * len(shares), rel=0.1)
+    width = pixels.shape[1] / pixels.shape[0]
+    assert width == pytest.approx((1 + views + 3 * is_deep) * 3.4 / (3.4 * 0.75 + 0.9), rel=0.35)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from depthflow.datasets.camera import Camera
-from depthflow.datasets.frames import Frame
-from depthflow.store.write.neighbours import with_neighbours, with_views
-from depthflow.store.write.plan import PlannedSample
+from depthflow.datasets.frames import DepthEncoding, Frame
+from depthflow.store.write.neighbours import to_be_matched, with_neighbours, with_views
+from depthflow.store.write.plan import PlannedSample, planned_samples
 from tests.plans import packed
 
 CAMERA = Camera(width=64, height=48, fx_px=50, fy_px=50, cx_px=32, cy_px=24)
@@ -177,3 +177,14 @@ def test_what_a_kind_does_not_need_is_left_out():
     assert kept("video") == ["previous_image", "previous_pose", "next_camera"]
     disparity = rows.set_column(rows.schema.get_field_index("depth_kind"), "depth_kind", [["disparity"]])
     assert kept("depth", disparity) == ["baseline_m", "right_cx_px"]
+
+
+def test_pairs_to_be_matched_have_no_depth_files_and_need_a_baseline():
+    coded = DepthEncoding(units_per_m=1000, invalid=(0, 9), packing="sun_rgbd", min_confidence=2)
+    files = {**members("right"), "mask": "m.npy", "confidence": "c.png"}
+    good = frame("good", members=files, encoding=coded, depth_camera=CAMERA, baseline_m=0.1, right_cx_px=33.0)
+    rows = with_views(planned(good, frame("far", members=members("right")), frame("lone")), "stereo")
+    found = {planned.frame.sample_id: planned.frame for planned in planned_samples(to_be_matched(rows))}
+    wanted = {"members": {"rgb": "a.png", "right": "right.png"}, "encoding": DepthEncoding(kind="disparity")}
+    assert found["good"] == dataclasses.replace(good, **wanted, depth_camera=None, required=found["good"].required)
+    assert {name: one.reason for name, one in found.items()} == {"good": "", "far": "no_baseline", "lone": "no_partner"}

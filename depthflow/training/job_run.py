@@ -17,7 +17,7 @@ from depthflow.registry.runs import HEADLINE, RunLog, dataset_of, git_commit, ml
 from depthflow.registry.versions import BASELINE_TAG, ModelVersion, VersionFacts, register_network
 from depthflow.store.read.reader import SplitReader
 from depthflow.store.store import SampleStore
-from depthflow.training.config import BEST_METRIC, TrainJob
+from depthflow.training.config import TrainJob
 from depthflow.training.job import JobFolder
 from depthflow.training.pretrained import licence_tags, weights_tags
 from depthflow.training.trainer import TrainingOutcome
@@ -66,7 +66,7 @@ def register(
     run_log.metrics(
         {**{f"best/{name}": value for name, value in best.items()}, "best/epoch": outcome.epoch},
         step=outcome.epoch,
-        timed_as=BEST_METRIC,
+        timed_as=f"{VAL}{next(iter(best))}",
     )
     return register_network(
         outcome.network,

@@ -64,7 +64,7 @@ def _check_objective(recipe: Recipe, store: SampleStore) -> None:
         ("--objective supervised", "supervised" in recipe.objectives),
         ("--scale-from median", recipe.scale_from == "median"),
     ):
-        if needs_depth and store.views and not _labelled(rows).any():
+        if needs_depth and store.views and not store.has_depth("train"):
             raise StoreError(
                 f"{flag} needs depth, and no training sample of {root} has any. Write the store from frames of which "
                 "some have depth, "

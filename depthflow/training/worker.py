@@ -16,7 +16,7 @@ from depthflow.store.read.epoch import batch_sizes
 from depthflow.store.read.reader import SplitReader
 from depthflow.training.collective import WorkerGroup
 from depthflow.training.feed import planes_of
-from depthflow.training.initial_depth import begin_at_best_depth
+from depthflow.training.initial_depth import begin_at_likely_depth
 from depthflow.training.job import WorkerTask
 from depthflow.training.kept_checkpoints import KeptCheckpoints, open_checkpoints
 from depthflow.training.learner import Learner
@@ -127,7 +127,7 @@ def _training_parts(task: WorkerTask, group: WorkerGroup, kept: KeptCheckpoints)
         checkpoint = kept.fetch(name) if name else None
         train_state = TrainState(recipe, steps_per_epoch=steps_per_epoch, group=group, checkpoint=checkpoint)
         if group.rank == 0 and checkpoint is None and recipe.views_from:
-            begin_at_best_depth(train_state.model, recipe, train_reader)
+            begin_at_likely_depth(train_state.model, recipe, train_reader)
         return train_state
 
     train_state = _on_all(group, start)

@@ -32,7 +32,7 @@ def main(config: EvaluateConfig) -> dict[str, Any]:
     if baseline:
         models[baseline.uri] = baseline
     with ray_session(config.num_cpus):
-        evaluations, depth_m = evaluate_models(
+        evaluations, shown = evaluate_models(
             {name: model.load for name, model in models.items()},
             store=store,
             split=config.split,
@@ -41,7 +41,7 @@ def main(config: EvaluateConfig) -> dict[str, Any]:
             shown=shown_rows,
         )
     if baseline:
-        del depth_m[baseline.uri]  # The report shows no flat maps.
+        del shown.depth_m[baseline.uri]  # The report shows no flat maps.
     evaluation = evaluations[model.uri]
     result = {"model": model.uri, **evaluation.summary}
     with TemporaryDirectory() as scratch:
@@ -50,7 +50,8 @@ def main(config: EvaluateConfig) -> dict[str, Any]:
             evaluations,
             protocol=protocol,
             store=store,
-            depth_m=depth_m,
+            depth_m=shown.depth_m,
+            reprojected=shown.reprojected,
             baseline=baseline.uri if baseline else None,
         )
         run_id = log_evaluation(result, files, store=store, experiment=config.experiment, model=model.resolved)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import ray
@@ -17,6 +17,7 @@ from depthflow.datasets.frames import SCENE_TYPES
 from depthflow.errors import unwrapped
 from depthflow.evaluation.breakdown import Breakdown, total
 from depthflow.evaluation.protocols import Protocol, check_output, count_without_depth, rows_of
+from depthflow.evaluation.reprojection import Reprojected
 from depthflow.evaluation.worker import Evaluated, EvaluationWorker
 from depthflow.metrics import dataset_groups, mean_over_images
 from depthflow.models.interface import LoadPredictor, Output
@@ -90,6 +91,18 @@ class Evaluation:
         return tuple(found)
 
 
+class Shown(NamedTuple):
+    """What a report shows of some rows.
+
+    Attributes:
+        depth_m: Model to row to (H, W) float metres, aligned as the protocol says.
+        reprojected: Row to how its views, warped by the first model's depth, explain it. Empty without views.
+    """
+
+    depth_m: dict[str, dict[int, np.ndarray]]
+    reprojected: dict[int, Reprojected]
+
+
 def image_groups(images: Sequence[Mapping[str, Any]]) -> dict[str, list[int]]:
     """Returns the places of the images of each scene type and, if there are several, of each data set.
 
@@ -113,7 +126,7 @@ def evaluate_models(
     protocol: Protocol,
     num_workers: int | None,
     shown: Callable[[Evaluation], Sequence[int]] = lambda evaluation: (),
-) -> tuple[dict[str, Evaluation], dict[str, dict[int, np.ndarray]]]:
+) -> tuple[dict[str, Evaluation], Shown]:
     """Evaluates models on a running Ray, in one pass.
 
     Args:
@@ -122,7 +135,7 @@ def evaluate_models(
         shown: Returns the rows whose predictions are wanted, given the evaluation of the first model.
 
     Returns:
-        Name to evaluation, and name to row to (H, W) float metres for the rows of `shown`.
+        Name to evaluation, and what the rows of `shown` look like.
 
     Raises:
         ProtocolError: if the protocol does not allow the store or a model.
@@ -132,7 +145,8 @@ def evaluate_models(
     plan = plan_pool(num_workers, **cluster_capacity())
     with closing(Evaluator(models, store=store, split=split, protocol=protocol, **vars(plan))) as evaluator:
         evaluations = evaluator.evaluate()
-        return evaluations, evaluator.depth_m(shown(next(iter(evaluations.values()))))
+        depth_m = evaluator.depth_m(shown(next(iter(evaluations.values()))))
+        return evaluations, Shown(depth_m, evaluator.reprojected(next(iter(depth_m.values()))))
 
 
 class Evaluator:
@@ -216,6 +230,18 @@ class Evaluator:
                 for name, maps in result.items():
                     predicted[name] |= maps
         return predicted
+
+    def reprojected(self, depth_m: Mapping[int, np.ndarray]) -> dict[int, Reprojected]:
+        """Warps the views of some rows by a depth: row to what they show, if their poses are known."""
+        found: dict[int, Reprojected] = {}
+        if not self._store.views:
+            return found
+        single = [{row: one} for row, one in depth_m.items()]
+        results: Any = ActorPool(self._workers).map(lambda worker, one: worker.reprojected.remote(one), single)
+        with unwrapped():
+            for result in results:
+                found |= result
+        return found
 
     def _joined(self, batches: list[Evaluated], output: Output) -> Evaluation:
         """Joins the batches, with images and sums in the order of the sample ids."""

@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from depthflow.datasets.frames import SCENE_TYPES
 from depthflow.evaluation.breakdown import DEPTH_EDGES_M, EDGE_DISTANCES_PX, NEAR_EDGE_PX, RATIOS, Breakdown
 from depthflow.evaluation.evaluate import Evaluation, image_groups
 from depthflow.evaluation.protocols import Protocol
+from depthflow.evaluation.reprojection import Reprojected
 from depthflow.metrics import BOUNDARY_NAMES, METRIC_NAMES, mean_over_images
 from depthflow.reports.evaluation_images import image_sections
 from depthflow.reports.page import Details, Facts, Gallery, Page, Part, Picture, Section, Table
@@ -41,6 +43,7 @@ def write_evaluation(
     protocol: Protocol,
     store: SampleStore,
     depth_m: Mapping[str, Mapping[int, np.ndarray]],
+    reprojected: Mapping[int, Reprojected] = MappingProxyType({}),
     baseline: str | None = None,
 ) -> list[Path]:
     """Writes report.html and images.csv, a row a model and image.
@@ -49,6 +52,7 @@ def write_evaluation(
         folder: it is made.
         evaluations: name to what it did; the first is the model that the report is on.
         depth_m: model to row to prediction, of the rows that `shown_rows` names.
+        reprojected: Row to how its views explain it, given the first model's depth.
         baseline: Which of the evaluations is the mean-depth baseline's, if any.
 
     Returns:
@@ -58,7 +62,9 @@ def write_evaluation(
     report, table = folder / REPORT, folder / IMAGES
     name, result = next(iter(evaluations.items()))
     of_diode = result.metrics.get(f"dataset {FIRST_DATASET}", result.metrics["all"])
-    images, viewers = image_sections(folder, evaluations, protocol=protocol, store=store, depth_m=depth_m)
+    images, viewers = image_sections(
+        folder, evaluations, protocol=protocol, store=store, depth_m=depth_m, reprojected=reprojected
+    )
     page = Page(
         title="Evaluation",
         subtitle=f"{name} under the protocol {protocol.name}",

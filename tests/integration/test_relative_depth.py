@@ -196,3 +196,41 @@ def test_predicted_exported_and_served_alike(run, folder, registry, exported):
     (folder / "served.png").write_bytes(png)
     with Image.open(folder / "served.png") as file:
         assert {*file.info} == {"relative_depth_scale"}
+
+
+@pytest.fixture(scope="module")
+def pairs(run, folder) -> str:
+    """A store of rectified pairs: four of train without depth, and ten of val, of which six have depth."""
+    rows = ["image,right_image,depth,split,scene,scan,width,height,fx_px,baseline_m"]
+    (folder / "pairs").mkdir()
+    for k in range(14):
+        wide = np.random.default_rng(k).integers(0, 256, (SIZE, SIZE + 4, 3), np.uint8)
+        Image.fromarray(wide[:, :-4]).save(folder / "pairs" / f"{k}.png")
+        Image.fromarray(wide[:, 4:]).save(folder / "pairs" / f"{k}-right.png")
+        np.save(folder / "pairs" / f"{k}.npy", np.full((SIZE, SIZE), 2.0, np.float32) + np.eye(SIZE, dtype=np.float32))
+        split, depth = ("train", "") if k < 4 else ("val", f"{k}.npy" if k < 10 else "")
+        rows.append(f"{k}.png,{k}-right.png,{depth},{split},{split},{split},{SIZE},{SIZE},40,0.2")
+    (folder / "pairs" / "frames.csv").write_text("\n".join(rows) + "\n")
+    size = ("--height", SIZE, "--width", SIZE)
+    done = run("preprocess", "--source", "pairs", "--out", "pair-samples", "--kind", "stereo", *size, cwd=folder)
+    assert (done.code, done.result["samples"]) == (0, 14), done.result
+    return "pair-samples"
+
+
+def test_pairs_without_depth_are_not_counted_and_the_others_show_their_views(run, folder, registry, pairs):
+    flags = ("--samples", pairs, "--protocol", "median", "--out", "pair-report")
+    done = run("evaluate", *MODEL, *flags, cwd=folder, env=registry)
+    assert done.code == 0, done.stderr
+    assert (done.result["samples"], done.result["without_depth"]) == (6, 4)
+    assert "4 samples of val have no depth and are not counted; 6 have." in done.stderr
+    page = (folder / "pair-report" / "report.html").read_text()
+    assert "4 more samples of val have no depth and are not counted." in page
+    assert page.count("right by models:/relative/1, photometric error") == 6
+    assert page.count("data:image/jpeg") == 12
+
+
+def test_pairs_without_any_depth_are_refused(run, folder, registry, pairs):
+    flags = ("--samples", pairs, "--split", "train", "--protocol", "median")
+    done = run("evaluate", *MODEL, *flags, cwd=folder, env=registry)
+    assert done.code == 1
+    assert "has no depth to compare with: none of its 4 samples has a valid pixel" in done.result["error"]

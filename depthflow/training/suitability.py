@@ -66,7 +66,6 @@ def _check_objective(recipe: Recipe, store: SampleStore) -> None:
             f"--objective {kind} needs a store of kind {kind}, and {root} is of kind {store.kind}. Write one with "
             f"preprocess.py --kind {kind}" + (f", or take --objective {store.kind}." if store.views else ".")
         )
-    rows = store.split_index("train")
     for flag, needs_depth in (
         ("--objective supervised", "supervised" in recipe.objectives),
         ("--scale-from median", recipe.scale_from == "median"),

@@ -125,7 +125,7 @@ def test_a_part_without_a_valid_pixel_does_not_count(begin):
 
 
 def views_of(images, count, *, seed=0, size=SIZE):
-    """Returns views of other textures, from a few centimetres away, with cameras and poses that differ between images."""
+    """Returns views of other textures from a few centimetres away; cameras and poses differ between images."""
     generator = np.random.default_rng(seed)
     poses = np.tile(np.eye(4, dtype=np.float32), (images, count, 1, 1))
     poses[..., :3, 3] = generator.normal(0.0, 0.05, (images, count, 3))

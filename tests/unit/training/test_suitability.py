@@ -176,5 +176,5 @@ def test_samples_that_tell_the_scale_are_found(tmp_path):
 
 def test_views_do_not_shrink(tmp_path):
     store = write_views(tmp_path, "stereo", height=128, width=128)
-    with pytest.raises(StoreError, match="trains at 64 x 64.*that are the store's, since views do not shrink"):
+    with pytest.raises(StoreError, match=r"trains at 64 x 64.*that are the store's, since views do not shrink"):
         sized(replace(smoke(), objective=STEREO), store)

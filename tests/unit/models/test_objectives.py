@@ -186,6 +186,7 @@ def test_the_loss_is_lowest_at_the_true_pose():
 
 
 def test_gradients_by_depth_and_learned_motion_are_finite_differences():
+    """But for the few pixels whose best view changes within the step."""
     inputs, outputs = scene_of("video")
     objective = objective_of("video", smoothness=0.1)
     generator = np.random.default_rng(5)
@@ -194,7 +195,7 @@ def test_gradients_by_depth_and_learned_motion_are_finite_differences():
     def sums(fine, coarse, vectors):
         return objective.sums(Outputs([fine, coarse], poses=learned_poses(vectors, ("previous", "next"))), inputs)
 
-    assert_gradients_are_differences(sums, (*outputs.predictions, vectors), directions=3)
+    assert_gradients_are_differences(sums, (*outputs.predictions, vectors), directions=3, rel=1e-3)
 
 
 def test_gradients_of_both_disparities_are_finite_differences():
@@ -204,7 +205,7 @@ def test_gradients_of_both_disparities_are_finite_differences():
     def sums(*planes):
         return objective.sums(Outputs(planes[:SCALES], planes[SCALES:]), inputs)
 
-    assert_gradients_are_differences(sums, (*outputs.predictions, *outputs.partner_predictions), directions=3)
+    assert_gradients_are_differences(sums, (*outputs.predictions, *outputs.partner_predictions), directions=3, rel=1e-3)
 
 
 @pytest.mark.parametrize("min_reprojection", [True, False])
@@ -254,7 +255,8 @@ def test_augmented_views_fit_the_augmented_depth(name, zoom_depth):
     after = error(rgb, log_depth, views)
     unchanged = inputs.views._replace(images=views.images)
     assert (after < 2 * before).all(), (before, after)
-    assert (error(rgb, log_depth, unchanged) > 3 * after).all()
+    mirrored = draws[:, Column.FLIP] == 1  # A zoom alone shifts the pixels of a stereo pair as it divides depth.
+    assert (error(rgb, log_depth, unchanged) > 3 * after)[mirrored].all()
 
 
 def test_neutral_draws_change_no_bit_of_the_views():
@@ -311,7 +313,7 @@ def test_arithmetic_is_at_least_float32(name, dtype):
 @pytest.mark.parametrize("name", ["stereo", "video"])
 def test_runs_compiled_and_for_any_batch(name, jit_compile):
     inputs, outputs = scene_of(name)
-    planes = mapped(lambda one: tf.constant(one, tf.float32), outputs[:2])
+    planes = mapped(tf.constant, outputs[:2])  # float64, in which rounding seldom decides at a kink.
     inputs = mapped(tf.constant, inputs)
     objective = objective_of(name)
 
@@ -327,7 +329,6 @@ def test_runs_compiled_and_for_any_batch(name, jit_compile):
         given = rows(planes, part), rows(inputs, part)
         value, gradients = compiled(*given)
         expected, plain = loss_and_gradient(*given)
-        assert float(value) == pytest.approx(float(expected), rel=1e-4)
+        assert float(value) == pytest.approx(float(expected), rel=1e-9)
         for one, other in zip(gradients, plain, strict=True):
-            # Rounding decides for one side of a kink, at few pixels.
-            assert np.isclose(one, other, rtol=1e-2, atol=1e-7).mean() > 0.99
+            np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-9)

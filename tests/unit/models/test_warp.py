@@ -20,7 +20,7 @@ def random_image(seed=0, batch=2, channels=3, dtype=np.float64):
     return np.random.default_rng(seed).uniform(0, 1, (batch, HEIGHT, WIDTH, channels)).astype(dtype)
 
 
-def assert_gradients_are_differences(function, arguments, *, seed=0, directions=5):
+def assert_gradients_are_differences(function, arguments, *, seed=0, directions=5, rel=1e-6):
     """Compares the gradient of a random projection of function's result with central differences, per argument."""
     generator = np.random.default_rng(seed)
     arguments = [np.asarray(argument, np.float64) for argument in arguments]

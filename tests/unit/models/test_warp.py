@@ -37,7 +37,7 @@ def assert_gradients_are_differences(function, arguments, *, seed=0, directions=
             moved = [[*arguments[:index], arguments[index] + side * way, *arguments[index + 1 :]] for side in SIDES]
             ends = [np.sum(weights * function(*one)) for one in moved]
             assert np.sum(gradient * way) == pytest.approx(
-                (ends[0] - ends[1]) / (SIDES[0] - SIDES[1]), rel=1e-6, abs=1e-6
+                (ends[0] - ends[1]) / (SIDES[0] - SIDES[1]), rel=rel, abs=1e-6
             )
 
 

@@ -152,7 +152,7 @@ class TrainingLoop:
 
     def _empty_batch(self, position: Position, *, step: int) -> TrainingBatch:
         """Returns a black image without a valid pixel: it keeps a worker in step that has nothing to read."""
-        shape = (1, *self._recipe.size)
+        shape = (1, *self._reader.image_size)
         is_last = step + 1 == self._steps_per_epoch
         return TrainingBatch(
             rgb=np.zeros((*shape, 3), np.uint8),

@@ -31,7 +31,7 @@ class StepInput(NamedTuple):
     """One worker's part of a batch: b >= 1 images, a number that may differ between workers and steps.
 
     Attributes:
-        rgb: (b, H, W, 3) uint8.
+        rgb: (b, H, W, 3) uint8, of the stored size.
         log_depth: (b, H, W) float32.
         valid_mask: (b, H, W) bool.
         draws: (b, D) float32, from `depthflow.models.augmentation.draw`.
@@ -69,6 +69,7 @@ def build_step(
     optimizer: keras.optimizers.Optimizer,
     recipe: Recipe,
     group: WorkerGroup,
+    stored_size: tuple[int, int] | None = None,
     frozen: Sequence[keras.Variable] = (),
 ) -> Step:
     """Builds the training step, which updates model and optimizer.
@@ -76,15 +77,18 @@ def build_step(
     Args:
         model: Network, built outside any strategy scope and equal on all workers.
         optimizer: Optimizer, built on the model's trainable variables and equal on all workers.
+        stored_size: Height and width of the images, neither smaller than the network's; None for the network's.
         frozen: Trainable variables that stay unchanged and whose gradients are not computed.
     """
     gradients_of = _Gradients(model, optimizer, Loss(recipe.loss, scales=recipe.supervised_scales), recipe, frozen)
-    augmented, named = is_augmented(recipe), [name for name, _ in recipe.augment]
+    size, named = tuple(model.input_shape[1:3]), [name for name, _ in recipe.augment]
+    height, width = stored_size or size
+    augmented = is_augmented(recipe) or size != (height, width)
 
     def worker_part(batch: StepInput) -> list[tf.Tensor]:
         images: Images = (batch.rgb, batch.log_depth, batch.valid_mask)
         if augmented:
-            images = augment(*images, batch.draws, zoom_depth=recipe.zoom_depth, named=named)
+            images = augment(*images, batch.draws, zoom_depth=recipe.zoom_depth, named=named, size=size)
         counts = group.all_reduce([tf.cast(gradients_of.loss.counts(images[2]), tf.float64)])[0]
         loss, gradients = gradients_of(images, counts)
         # all_reduce packs tensors of one dtype, and requires them to be on a device, where the identity places them.
@@ -94,8 +98,6 @@ def build_step(
         narrow = group.all_reduce([tf.cast(gradient, recipe.all_reduce_dtype) for gradient in gradients])
         wide = [tf.cast(total, gradient.dtype) for total, gradient in zip(narrow, gradients, strict=True)]
         return [*group.all_reduce([loss, signals]), *wide]
-
-    height, width = model.input_shape[1:3]
 
     @tf.function(
         autograph=False,  # Nothing needs conversion, and autograph takes a third of the first step.

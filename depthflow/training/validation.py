@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import cv2
 import keras
 import numpy as np
 import tensorflow as tf
@@ -11,6 +12,7 @@ from depthflow.metrics import METRIC_NAMES, counted_pixels, dataset_groups, imag
 from depthflow.models.canonical_camera import CameraName, to_metres
 from depthflow.models.network import serving_network
 from depthflow.store.read.reader import SplitReader, worker_pass
+from depthflow.store.write.planes import resize_rgb
 from depthflow.training.collective import WorkerGroup
 
 
@@ -33,6 +35,7 @@ class Validator:
         self._of_dataset = dataset_groups(reader.datasets)
         self._names = [*SCENE_TYPES, *dict.fromkeys(self._of_dataset.values())]
         network = serving_network(model)
+        self._size = network.input_shape[1:3]
         self._predict = tf.function(
             lambda rgb: network(rgb, training=False)[..., 0], autograph=False, reduce_retracing=True
         )
@@ -49,7 +52,7 @@ class Validator:
             self._reader, max_batch_size=self._max_batch_size, rank=self._group.rank, num_workers=self._group.size
         ):
             beat("a batch of the validation")
-            log_depth = self._predict(tf.constant(batch.rgb)).numpy().astype(np.float64)
+            log_depth = self._log_depth(batch.rgb).astype(np.float64)
             depth_pred = to_metres(log_depth, batch.focal) if self._camera == "canonical" else np.exp(log_depth)
             depth_gt = np.exp(batch.log_depth)
             for k, (scene_type, dataset) in enumerate(zip(batch.scene_types, batch.datasets, strict=True)):
@@ -60,6 +63,15 @@ class Validator:
                     for group in filter(None, (scene_type, self._of_dataset.get(dataset))):
                         sums[self._names.index(group)] += image
         return sums
+
+    def _log_depth(self, rgb: np.ndarray) -> np.ndarray:
+        """Returns the prediction, resized to the images, (B, H, W) float."""
+        height, width = rgb.shape[1:3]
+        if self._size in ((height, width), (None, None)):
+            return self._predict(tf.constant(rgb)).numpy()
+        small = [resize_rgb(image, height=self._size[0], width=self._size[1]) for image in rgb]
+        predicted = self._predict(tf.constant(np.stack(small))).numpy()
+        return np.stack([cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR) for image in predicted])
 
     def metrics(self, sums: np.ndarray | None) -> dict[str, float]:
         """Returns means over all workers' images: val/NAME, and val/GROUP/NAME for scene types and data sets."""

@@ -39,7 +39,7 @@ PLAIN = replace(
 class Run:
     """A network, its optimizer and its step."""
 
-    def __init__(self, recipe, group, small_network, *, frozen=()):
+    def __init__(self, recipe, group, small_network, *, frozen=(), stored_size=None):
         self.model = small_network(dtype=recipe.dtype, size=SIZE, scales=recipe.supervised_scales)
         self.optimizer = build_optimizer(recipe, total_steps=10, steps_per_epoch=5, encoder=[])
         self.optimizer.build(self.model.trainable_variables)
@@ -49,6 +49,7 @@ class Run:
             optimizer=self.optimizer,
             recipe=recipe,
             group=group,
+            stored_size=stored_size,
             frozen=frozen_variables if frozen else (),
         )
 
@@ -114,6 +115,21 @@ def test_a_part_without_a_valid_pixel_does_not_count(begin):
     batch = batch_of(4, valid_fractions=(0.5, 0.5, 0.0, 0.0))
     runs = [begin(replace(PLAIN, accumulation_steps=parts)) for parts in (1, 2)]
     losses = [run.step(batch) for run in runs]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-6)
+    assert_close(runs[0].weights(), runs[1].weights(), 1e-6)
+
+
+# --- images larger than the network ---
+
+
+def test_larger_images_shrink_to_the_network(begin):
+    """Without augmentation: a step on images of twice the size is one on their means and point-sampled depths."""
+    large = batch_of(4, size=2 * SIZE)
+    rgb, log_depth, valid, draws = large
+    means = np.round(rgb.reshape(4, SIZE, 2, SIZE, 2, 3).astype(np.float32).mean(axis=(2, 4))).astype(np.uint8)
+    small = (means, log_depth[:, 1::2, 1::2], valid[:, 1::2, 1::2], draws)
+    runs = [begin(), begin(stored_size=(2 * SIZE, 2 * SIZE))]
+    losses = [run.step(batch) for run, batch in zip(runs, (small, large), strict=True)]
     assert losses[1] == pytest.approx(losses[0], rel=1e-6)
     assert_close(runs[0].weights(), runs[1].weights(), 1e-6)
 

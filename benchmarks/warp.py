@@ -6,6 +6,9 @@ Positions are a few pixels off each pixel, as in training. The gather takes one 
 the sampler takes four and blends them. The last line on stdout is one JSON object; times are the best of --repeats.
 """
 
+# Keras types its operations loosely.
+# pyright: reportArgumentType=false
+
 import json
 import os
 import sys

@@ -32,6 +32,12 @@ DECODERS = {
     "fcrn": "up-projections of the coarsest map",
 }
 """Help text of each decoder; `depthflow.models.decoders.DECODERS` builds them."""
+OBJECTIVES = {
+    "supervised": "depth labels, by --loss",
+    "stereo": "the other image of a stereo pair",
+    "video": "the frames before and after in a video",
+}
+"""Help text of each training objective; `depthflow.models.objectives.OBJECTIVES` computes them."""
 LOSS_TERMS = {
     "tutorial": "squared error + 0.1 Huber",
     "l1": "absolute error",

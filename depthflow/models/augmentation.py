@@ -8,27 +8,25 @@ A draw depends only on (seed, epoch, sample id), so an epoch is the same on any 
 # pyright: reportIndexIssue=false, reportOptionalSubscript=false, reportAssignmentType=false
 # pyright: reportGeneralTypeIssues=false
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import keras
 import numpy as np
 import xxhash
 from keras import ops
 
+from depthflow.models.colours import blurred, mean_grey, recoloured
 from depthflow.models.framing import averaged, interpolated, point_sampled, source_places
+from depthflow.models.views import Views, mirrored_poses, window_camera
 from depthflow.recipe import Recipe
 
 Tensor = keras.KerasTensor
 
 HUE_FRACTION = 0.1
 """Largest turn of the hue, in colour circles, as a fraction of colour_jitter."""
-RGB_TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.595716, -0.274453, -0.321263], [0.211456, -0.522591, 0.311135]])
-"""NTSC 1953: brightness and two colour axes. A rotation in the plane of the two turns the hue."""
-BLUR_RADIUS_PX = 2
 
 
 class Batch(NamedTuple):
@@ -172,21 +170,10 @@ def augment(
         invalid; log_depth is 0 where invalid. Neutral draws change nothing else, to the last bit.
     """
     draws = ops.cast(draws, "float32")
-    columns = ops.unstack(draws[:, : len(Column)], len(Column), axis=1)
-    source, zoom = ops.shape(rgb)[1:3], columns[Column.ZOOM]
-    target = size or source
-    times = tuple(-(-old // new) for old, new in zip(source, target, strict=True))
-
-    def places(points: Sequence[int]) -> list[Tensor]:
-        framing = (Column.CENTRE_Y, ops.zeros_like(zoom)), (Column.CENTRE_X, columns[Column.FLIP])
-        return [
-            source_places(length, zoom, columns[centre], mirrored=mirrored, points=count)
-            for length, count, (centre, mirrored) in zip(source, points, framing, strict=True)
-        ]
-
-    image = interpolated(rgb, *places([new * count for new, count in zip(target, times, strict=True)]))
-    image = _blurred(_recoloured(averaged(image, times), columns), columns[Column.BLUR])
-    log_depth, valid_mask = point_sampled(log_depth, valid_mask, *places(target))
+    zoom, target = draws[:, Column.ZOOM], size or ops.shape(rgb)[1:3]
+    image = _framed(rgb, draws, target)
+    image = _coloured(image, mean_grey(image), draws)
+    log_depth, valid_mask = point_sampled(log_depth, valid_mask, *_places(draws, ops.shape(rgb)[1:3], target))
     if zoom_depth == "focal":
         # In float64, since in float32 a logarithm's last bit may depend on the number of images.
         shift = ops.cast(ops.log(ops.cast(zoom, "float64")), log_depth.dtype)
@@ -194,7 +181,59 @@ def augment(
     log_depth = ops.where(valid_mask, log_depth, ops.zeros_like(log_depth))
     if named:
         image, log_depth, valid_mask = _named(Batch(image, log_depth, valid_mask), draws[:, len(Column) :], named)
-    return ops.cast(ops.round(ops.clip(image, 0, 255)), "uint8"), log_depth, valid_mask
+    return _as_stored(image), log_depth, valid_mask
+
+
+def augment_views(
+    views: Views,
+    rgb: Tensor,
+    draws: Tensor,
+    *,
+    zoom_depth: Literal["focal", "keep"],
+    named: Sequence[str] = (),
+    size: tuple[int, int] | None = None,
+) -> Views:
+    """Applies the draws of frames to their views: one mirroring, zoom and colours, with cameras and poses to match.
+
+    So a frame's pixel and the pixels of its views that show the same point show it after `augment` as well. In a
+    mirrored world x is negative: a pose P becomes M P M with M = diag(-1, 1, 1, 1). A zoom multiplies focal lengths.
+
+    Args:
+        views: The views before augmentation, of at least one view each.
+        rgb: (B, H, W, 3) uint8, the frames before augmentation. Contrast refers to their mean grey.
+        draws: (B, D) float32, as for `augment`.
+        zoom_depth: focal: a zoom by z divides the depths that `augment` returns, and here translations. keep: neither.
+            With a canonical camera take keep here, since there the camera's focal length tells of the zoom.
+        named: As for `augment`. They must change colours only.
+        size: As for `augment`.
+
+    Returns:
+        Views of this size and the same dtypes. Neutral draws change nothing, to the last bit; NaN stays NaN.
+    """
+    draws = ops.cast(draws, "float32")
+    count, source = views.images.shape[1], ops.shape(rgb)[1:3]
+    target = size or source
+    of_views = ops.repeat(draws, count, axis=0)
+    grey = ops.repeat(mean_grey(_framed(rgb, draws, target)), count, axis=0)
+    images = _framed(ops.reshape(views.images, (-1, *source, 3)), of_views, target)
+    images = _coloured(images, grey, of_views)
+    if named:
+        blank = ops.zeros_like(images[..., 0])
+        images = _named(Batch(images, blank, ops.equal(blank, 0)), of_views[:, len(Column) :], named).rgb
+    zoom, mirrored = draws[:, Column.ZOOM], draws[:, Column.FLIP]
+    window: Any = {
+        "size": source,
+        "target": target,
+        "zoom": zoom,
+        "mirrored": mirrored,
+        "centre": draws[:, Column.CENTRE_Y : Column.CENTRE_X + 1],
+    }
+    return Views(
+        images=ops.reshape(_as_stored(images), (-1, count, *target, 3)),
+        camera=window_camera(views.camera[:, None], **window)[:, 0],
+        view_cameras=window_camera(views.view_cameras, **window),
+        poses=mirrored_poses(views.poses, mirrored=mirrored, scale=1 / zoom if zoom_depth == "focal" else None),
+    )
 
 
 def _named(batch: Batch, draws: Tensor, names: Sequence[str]) -> Batch:
@@ -207,46 +246,29 @@ def _named(batch: Batch, draws: Tensor, names: Sequence[str]) -> Batch:
     return batch._replace(log_depth=log_depth)
 
 
-def _recoloured(image: Tensor, columns: Sequence[Tensor]) -> Tensor:
-    """Changes brightness, contrast, saturation and hue by one affine map of each image's colours.
-
-    Saturation and hue leave greys unchanged, so the mean grey that contrast refers to is the original image's.
-    """
-    brightness, contrast, saturation, hue = columns[Column.BRIGHTNESS : Column.HUE + 1]
-
-    def mapped() -> Tensor:
-        matrix = (brightness * contrast)[:, None, None] * _colour_matrix(saturation, hue)
-        mean_grey = ops.sum(ops.mean(image, axis=(1, 2)) * ops.convert_to_tensor(RGB_TO_YIQ[0], "float32"), axis=-1)
-        offset = brightness * (1 - contrast) * mean_grey
-        return ops.einsum("bhwc,bdc->bhwd", image, matrix) + offset[:, None, None, None]
-
-    neutral = zip((brightness, contrast, saturation, hue), NEUTRAL[Column.BRIGHTNESS : Column.HUE + 1], strict=True)
-    changed = ops.any(ops.stack([ops.not_equal(column, value) for column, value in neutral]))
-    return ops.cond(changed, mapped, lambda: image)
+def _framed(rgb: Tensor, draws: Tensor, size: tuple[int, int]) -> Tensor:
+    """Returns the mirrored and zoomed image at a size."""
+    source = ops.shape(rgb)[1:3]
+    times = tuple(-(-old // new) for old, new in zip(source, size, strict=True))
+    points = [new * count for new, count in zip(size, times, strict=True)]
+    return averaged(interpolated(rgb, *_places(draws, source, points)), times)
 
 
-def _colour_matrix(saturation: Tensor, hue: Tensor) -> Tensor:
-    """Returns (B, 3, 3) from RGB to RGB that scales YIQ's plane of I and Q by saturation and turns it by hue."""
-    angle = 2 * math.pi * hue
-    cosine, sine, zero = saturation * ops.cos(angle), saturation * ops.sin(angle), ops.zeros_like(hue)
-    rows = [[zero + 1, zero, zero], [zero, cosine, -sine], [zero, sine, cosine]]
-    turned = ops.stack([ops.stack(row, axis=-1) for row in rows], axis=-2)
-    to_yiq, from_yiq = (ops.convert_to_tensor(m, "float32") for m in (RGB_TO_YIQ, np.linalg.inv(RGB_TO_YIQ)))
-    return ops.matmul(ops.matmul(from_yiq, turned), to_yiq)
+def _places(draws: Tensor, source: Sequence[int], points: Sequence[int]) -> list[Tensor]:
+    """Returns the source positions of rows and of columns."""
+    flip, zoom, centre_y, centre_x = ops.unstack(draws[:, : Column.CENTRE_X + 1], 4, axis=1)
+    framing = (centre_y, ops.zeros_like(zoom)), (centre_x, flip)
+    return [
+        source_places(length, zoom, centre, mirrored=mirrored, points=count)
+        for length, count, (centre, mirrored) in zip(source, points, framing, strict=True)
+    ]
 
 
-def _blurred(image: Tensor, strength: Tensor) -> Tensor:
-    """Blends the image by (B,) strength with its 5 x 5 binomial blur, mirrored at the edges."""
-    weight = strength[:, None, None, None]
-    radius = (BLUR_RADIUS_PX, BLUR_RADIUS_PX)
+def _coloured(image: Tensor, grey: Tensor, draws: Tensor) -> Tensor:
+    names = ("brightness", "contrast", "saturation", "hue")
+    colours = {name: draws[:, Column[name.upper()]] for name in names}
+    return blurred(recoloured(image, grey, **colours), draws[:, Column.BLUR])
 
-    def blended() -> Tensor:
-        # The binomial kernel is the sum of two neighbours, taken four times per axis.
-        total = ops.pad(image, ((0, 0), radius, radius, (0, 0)), mode="symmetric")
-        for _ in range(2 * BLUR_RADIUS_PX):
-            total = total[:, 1:] + total[:, :-1]
-        for _ in range(2 * BLUR_RADIUS_PX):
-            total = total[:, :, 1:] + total[:, :, :-1]
-        return (1 - weight) * image + (weight / 2 ** (4 * BLUR_RADIUS_PX)) * total
 
-    return ops.cond(ops.any(strength > 0), blended, lambda: image)
+def _as_stored(image: Tensor) -> Tensor:
+    return ops.cast(ops.round(ops.clip(image, 0, 255)), "uint8")

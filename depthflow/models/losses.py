@@ -279,8 +279,13 @@ class Loss:
             sums: (K,) float, of a batch or of one worker's part of it.
             counts: (K,) float, of the whole batch.
         """
-        counts = ops.maximum(ops.cast(counts, sums.dtype), 1)
-        return ops.sum(ops.convert_to_tensor(self.weights, dtype=sums.dtype) * sums / counts)
+        return weighted_mean(self.weights, sums, counts)
+
+
+def weighted_mean(weights: Sequence[float], sums: Tensor, counts: Tensor) -> Tensor:
+    """Returns the sum over k of weight_k * sums_k / max(counts_k, 1), a scalar of the dtype of sums (K,)."""
+    counts = ops.maximum(ops.cast(counts, sums.dtype), 1)
+    return ops.sum(ops.convert_to_tensor(weights, dtype=sums.dtype) * sums / counts)
 
 
 def _loss_inputs(prediction: Tensor, log_depth: Tensor, valid_mask: Tensor, rgb: Tensor) -> LossInputs:

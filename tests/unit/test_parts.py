@@ -11,6 +11,7 @@ from depthflow.models.decoders import DECODERS
 from depthflow.models.encoders import ENCODERS
 from depthflow.models.losses import TERMS
 from depthflow.models.network import build_network
+from depthflow.models.objectives import OBJECTIVES
 from depthflow.models.vit import TRANSFORMERS
 from depthflow.recipe import Recipe
 
@@ -19,6 +20,7 @@ def test_names_match_the_tables():
     assert sorted(parts.ENCODERS) == sorted([*ENCODERS, *TRANSFORMERS])
     assert list(parts.DECODERS) == list(DECODERS)
     assert list(parts.LOSS_TERMS) == list(TERMS)
+    assert list(parts.OBJECTIVES) == list(OBJECTIVES)
     assert list(parts.AUGMENTATIONS) == list(AUGMENTATIONS)
 
 

@@ -11,7 +11,7 @@ A draw depends only on (seed, epoch, sample id), so an epoch is the same on any 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import keras
 import numpy as np
@@ -170,13 +170,10 @@ def augment(
         invalid; log_depth is 0 where invalid. Neutral draws change nothing else, to the last bit.
     """
     draws = ops.cast(draws, "float32")
-    source, zoom = ops.shape(rgb)[1:3], draws[:, Column.ZOOM]
-    target = size or source
-    times = tuple(-(-old // new) for old, new in zip(source, target, strict=True))
-    fine = [new * count for new, count in zip(target, times, strict=True)]
-    image = averaged(interpolated(rgb, *_places(source, fine, draws)), times)
+    zoom, target = draws[:, Column.ZOOM], size or ops.shape(rgb)[1:3]
+    image = _framed(rgb, draws, target)
     image = _coloured(image, mean_grey(image), draws)
-    log_depth, valid_mask = point_sampled(log_depth, valid_mask, *_places(source, target, draws))
+    log_depth, valid_mask = point_sampled(log_depth, valid_mask, *_places(draws, ops.shape(rgb)[1:3], target))
     if zoom_depth == "focal":
         # In float64, since in float32 a logarithm's last bit may depend on the number of images.
         shift = ops.cast(ops.log(ops.cast(zoom, "float64")), log_depth.dtype)
@@ -188,7 +185,13 @@ def augment(
 
 
 def augment_views(
-    views: Views, rgb: Tensor, draws: Tensor, *, zoom_depth: Literal["focal", "keep"], named: Sequence[str] = ()
+    views: Views,
+    rgb: Tensor,
+    draws: Tensor,
+    *,
+    zoom_depth: Literal["focal", "keep"],
+    named: Sequence[str] = (),
+    size: tuple[int, int] | None = None,
 ) -> Views:
     """Applies the draws of frames to their views: one mirroring, zoom and colours, with cameras and poses to match.
 
@@ -202,26 +205,33 @@ def augment_views(
         zoom_depth: focal: a zoom by z divides the depths that `augment` returns, and here translations. keep: neither.
             With a canonical camera take keep here, since there the camera's focal length tells of the zoom.
         named: As for `augment`. They must change colours only.
+        size: As for `augment`.
 
     Returns:
-        Views of the same shapes and dtypes. Neutral draws change nothing, to the last bit; NaN stays NaN.
+        Views of this size and the same dtypes. Neutral draws change nothing, to the last bit; NaN stays NaN.
     """
     draws = ops.cast(draws, "float32")
-    count, (height, width) = views.images.shape[1], ops.shape(rgb)[1:3]
+    count, source = views.images.shape[1], ops.shape(rgb)[1:3]
+    target = size or source
     of_views = ops.repeat(draws, count, axis=0)
-    places, places_of_views = (_places((height, width), (height, width), each) for each in (draws, of_views))
-    grey = ops.repeat(mean_grey(interpolated(rgb, *places)), count, axis=0)
-    images = interpolated(ops.reshape(views.images, (-1, height, width, 3)), *places_of_views)
+    grey = ops.repeat(mean_grey(_framed(rgb, draws, target)), count, axis=0)
+    images = _framed(ops.reshape(views.images, (-1, *source, 3)), of_views, target)
     images = _coloured(images, grey, of_views)
     if named:
         blank = ops.zeros_like(images[..., 0])
         images = _named(Batch(images, blank, ops.equal(blank, 0)), of_views[:, len(Column) :], named).rgb
     zoom, mirrored = draws[:, Column.ZOOM], draws[:, Column.FLIP]
-    window = {"zoom": zoom, "mirrored": mirrored, "centre": draws[:, Column.CENTRE_Y : Column.CENTRE_X + 1]}
+    window: Any = {
+        "size": source,
+        "target": target,
+        "zoom": zoom,
+        "mirrored": mirrored,
+        "centre": draws[:, Column.CENTRE_Y : Column.CENTRE_X + 1],
+    }
     return Views(
-        images=ops.reshape(_as_stored(images), (-1, count, height, width, 3)),
-        camera=window_camera(views.camera[:, None], (height, width), **window)[:, 0],
-        view_cameras=window_camera(views.view_cameras, (height, width), **window),
+        images=ops.reshape(_as_stored(images), (-1, count, *target, 3)),
+        camera=window_camera(views.camera[:, None], **window)[:, 0],
+        view_cameras=window_camera(views.view_cameras, **window),
         poses=mirrored_poses(views.poses, mirrored=mirrored, scale=1 / zoom if zoom_depth == "focal" else None),
     )
 
@@ -236,8 +246,16 @@ def _named(batch: Batch, draws: Tensor, names: Sequence[str]) -> Batch:
     return batch._replace(log_depth=log_depth)
 
 
-def _places(source: Sequence[int], points: Sequence[int], draws: Tensor) -> list[Tensor]:
-    """Returns the source positions of as many rows and columns of the mirrored and zoomed image."""
+def _framed(rgb: Tensor, draws: Tensor, size: tuple[int, int]) -> Tensor:
+    """Returns the mirrored and zoomed image at a size."""
+    source = ops.shape(rgb)[1:3]
+    times = tuple(-(-old // new) for old, new in zip(source, size, strict=True))
+    points = [new * count for new, count in zip(size, times, strict=True)]
+    return averaged(interpolated(rgb, *_places(draws, source, points)), times)
+
+
+def _places(draws: Tensor, source: Sequence[int], points: Sequence[int]) -> list[Tensor]:
+    """Returns the source positions of rows and of columns."""
     flip, zoom, centre_y, centre_x = ops.unstack(draws[:, : Column.CENTRE_X + 1], 4, axis=1)
     framing = (centre_y, ops.zeros_like(zoom)), (centre_x, flip)
     return [

@@ -8,6 +8,8 @@
 import keras
 from keras import ops
 
+from depthflow.models.warp import taken
+
 Tensor = keras.KerasTensor
 
 
@@ -32,7 +34,7 @@ def interpolated(rgb: Tensor, rows: Tensor, across: Tensor) -> Tensor:
 def _interpolated_rows(image: Tensor, places: Tensor) -> Tensor:
     before = ops.floor(places)
     share = (places - before)[:, :, None, None]
-    here, next_ = (ops.cast(_taken(image, _held(row, image, 1)), "float32") for row in (before, before + 1))
+    here, next_ = (ops.cast(taken(image, _held(row, image, 1)), "float32") for row in (before, before + 1))
     return here + share * (next_ - here)
 
 
@@ -56,7 +58,7 @@ def point_sampled(log_depth: Tensor, valid_mask: Tensor, rows: Tensor, across: T
     )
     pixel = row_index[:, :, None] * width + column_index[:, None, :]
     log_depth, valid_mask = (
-        _taken(ops.reshape(plane, (-1, height * width)), pixel) for plane in (log_depth, valid_mask)
+        taken(ops.reshape(plane, (-1, height * width)), pixel) for plane in (log_depth, valid_mask)
     )
     return log_depth, ops.logical_and(valid_mask, inside)
 
@@ -64,10 +66,3 @@ def point_sampled(log_depth: Tensor, valid_mask: Tensor, rows: Tensor, across: T
 def _held(places: Tensor, plane: Tensor, axis: int) -> Tensor:
     """Returns whole positions as int32, with those beyond the frame moved to its edge."""
     return ops.cast(ops.clip(places, 0, ops.cast(ops.shape(plane)[axis] - 1, "float32")), "int32")
-
-
-def _taken(plane: Tensor, index: Tensor) -> Tensor:
-    """Returns plane[b, index[b]] for each image b, given (B, N, ...) and (B, ...) int32."""
-    batch, size, *rest = ops.shape(plane)
-    first = ops.reshape(ops.arange(batch, dtype="int32") * size, (-1, *[1] * (len(index.shape) - 1)))
-    return ops.take(ops.reshape(plane, (-1, *rest)), index + first, axis=0)

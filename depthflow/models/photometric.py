@@ -6,6 +6,7 @@ Values are per pixel or per image, so that sums over images are additive.
 # Keras and TensorFlow type their operations loosely.
 # pyright: reportOptionalOperand=false, reportOperatorIssue=false, reportArgumentType=false, reportReturnType=false
 # pyright: reportIndexIssue=false, reportOptionalSubscript=false, reportAssignmentType=false, reportCallIssue=false
+# pyright: reportGeneralTypeIssues=false
 
 from typing import NamedTuple
 
@@ -50,7 +51,7 @@ def _window_means(planes: Tensor) -> Tensor:
 
 @ops.custom_gradient
 def _window_sums(padded: Tensor) -> Tensor:
-    """Sums 3 x 3 windows. The gradient is the same sum of the upstream gradient, an eighth of the time of autodiff's."""
+    """Sums 3 x 3 windows. The gradient is such a sum again, in an eighth of the time of autodiff's."""
 
     def gradient(*arguments: Tensor, upstream: Tensor | None = None) -> Tensor:
         (upstream,) = arguments if upstream is None else (upstream,)

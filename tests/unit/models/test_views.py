@@ -41,18 +41,20 @@ def test_the_motion_from_earlier_to_later_is_inverted_for_the_previous_view():
 
 
 @pytest.mark.parametrize("scale", [None, 1 / ZOOM])
-def test_points_lie_at_the_moved_places_after_a_mirrored_zoom(scale):
+@pytest.mark.parametrize("target", [SIZE, (12, 30)])
+def test_points_lie_at_the_moved_places_after_a_mirrored_zoom(scale, target):
     """A point's place in the frame and in its view move alike, as the enlarged part of an image does."""
     views, depth = random_views(), np.random.default_rng(1).uniform(1, 9, (3, *SIZE))
-    window = {"zoom": ZOOM, "mirrored": FLIP, "centre": CENTRE}
-    camera = window_camera(views.camera[:, None], SIZE, **window)[:, 0]
-    view_cameras = window_camera(views.view_cameras, SIZE, **window)
+    window = {"size": SIZE, "target": target, "zoom": ZOOM, "mirrored": FLIP, "centre": CENTRE}
+    camera = window_camera(views.camera[:, None], **window)[:, 0]
+    view_cameras = window_camera(views.view_cameras, **window)
     poses = mirrored_poses(views.poses, mirrored=FLIP, scale=scale)
     zoom_x = (ZOOM * (1 - 2 * FLIP))[:, None, None]
 
     def moved(x, y):
         centre_y, centre_x = (CENTRE * SIZE).T[:, :, None, None]
-        return SIZE[1] / 2 + (x - centre_x) * zoom_x, SIZE[0] / 2 + (y - centre_y) * ZOOM[:, None, None]
+        moved_x, moved_y = (x - centre_x) * zoom_x / SIZE[1], (y - centre_y) * ZOOM[:, None, None] / SIZE[0]
+        return target[1] * (0.5 + moved_x), target[0] * (0.5 + moved_y)
 
     fx, fy, cx, cy = views.camera.T[:, :, None, None]
     y, x = np.mgrid[: SIZE[0], : SIZE[1]] + 0.5
@@ -77,7 +79,7 @@ def test_neutral_draws_change_no_bit_and_unknown_poses_stay_unknown(dtype):
     views = random_views()
     one, zero, middle = np.ones(3, np.float32), np.zeros(3, np.float32), np.full((3, 2), 0.5, np.float32)
     camera = views.view_cameras.astype(dtype)
-    moved = window_camera(camera, SIZE, zoom=one, mirrored=zero, centre=middle)
+    moved = window_camera(camera, size=SIZE, target=SIZE, zoom=one, mirrored=zero, centre=middle)
     np.testing.assert_array_equal(moved, camera)
     poses = views.poses.astype(dtype)
     poses[1] = np.nan

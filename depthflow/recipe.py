@@ -69,7 +69,7 @@ class Recipe(Objective):
     registered network has only the finest."""
     height: int | None = 256
     """Input height in pixels, a multiple of 32, or of a transformer's patch of 14 or 16. On the command line, defaults
-    to the store's."""
+    to the store's. Smaller than the store's, images shrink as they are augmented, so that a zoom shows more detail."""
     width: int | None = 256
     """Input width in pixels, likewise."""
     dtype: Literal["float32", "float64", "mixed_bfloat16", "mixed_float16"] = "float32"

@@ -1,4 +1,4 @@
-"""Write ray-cast rooms and streets with exact depth: a mini-DIODE, stereo pairs, or video."""
+"""Write ray-cast rooms and streets with exact depth: images, stereo, or video."""
 
 import sys
 from pathlib import Path

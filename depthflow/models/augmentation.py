@@ -19,8 +19,8 @@ import xxhash
 from keras import ops
 
 from depthflow.models.colours import blurred, mean_grey, recoloured
+from depthflow.models.framing import averaged, interpolated, point_sampled, source_places
 from depthflow.models.views import Views, mirrored_poses, window_camera
-from depthflow.models.warp import taken
 from depthflow.recipe import Recipe
 
 Tensor = keras.KerasTensor
@@ -148,12 +148,13 @@ def augment(
     *,
     zoom_depth: Literal["focal", "keep"],
     named: Sequence[str] = (),
+    size: tuple[int, int] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Applies draws to a batch: one geometric transform for image, depth and mask, and colour and blur for the image.
 
-    The image is interpolated. Depth and mask are point-sampled at the same source pixel, so that no depth is a blend or
-    comes from an invalid pixel. An image zoomed by z shows a scene at 1/z of the depth, or the same scene through a
-    lens of z times the focal length (Yin et al. 2023, Metric3D, arXiv:2307.10984).
+    The image is interpolated, and averaged if it shrinks. Depth and mask are point-sampled at the same source pixel, so
+    that no depth is a blend or comes from an invalid pixel. An image zoomed by z shows a scene at 1/z of the
+    depth, or the same scene through a lens of z times the focal length (Yin et al. 2023, Metric3D, arXiv:2307.10984).
 
     Args:
         rgb: (B, H, W, 3) uint8, sides of at least 2.
@@ -162,16 +163,20 @@ def augment(
         draws: (B, D) float32, the columns of `Column`, then those of the named augmentations.
         zoom_depth: focal divides depth by the zoom; keep leaves it unchanged.
         named: Names in `AUGMENTATIONS`, applied in this order after all others.
+        size: Height and width of the result, neither larger than the images'. None keeps theirs.
 
     Returns:
-        (rgb, log_depth, valid_mask) of the same shapes and dtypes. Pixels from outside the source's frame are invalid;
-        log_depth is 0 where invalid. Neutral draws change nothing else, to the last bit.
+        (rgb, log_depth, valid_mask) of this size and the same dtypes. Pixels from outside the source's frame are
+        invalid; log_depth is 0 where invalid. Neutral draws change nothing else, to the last bit.
     """
     draws = ops.cast(draws, "float32")
-    zoom = draws[:, Column.ZOOM]
-    image, rows, across = _placed(rgb, draws)
+    source, zoom = ops.shape(rgb)[1:3], draws[:, Column.ZOOM]
+    target = size or source
+    times = tuple(-(-old // new) for old, new in zip(source, target, strict=True))
+    fine = [new * count for new, count in zip(target, times, strict=True)]
+    image = averaged(interpolated(rgb, *_places(source, fine, draws)), times)
     image = _coloured(image, mean_grey(image), draws)
-    log_depth, valid_mask = _point_sampled(log_depth, valid_mask, rows, across)
+    log_depth, valid_mask = point_sampled(log_depth, valid_mask, *_places(source, target, draws))
     if zoom_depth == "focal":
         # In float64, since in float32 a logarithm's last bit may depend on the number of images.
         shift = ops.cast(ops.log(ops.cast(zoom, "float64")), log_depth.dtype)
@@ -204,8 +209,10 @@ def augment_views(
     draws = ops.cast(draws, "float32")
     count, (height, width) = views.images.shape[1], ops.shape(rgb)[1:3]
     of_views = ops.repeat(draws, count, axis=0)
-    grey = ops.repeat(mean_grey(_placed(rgb, draws)[0]), count, axis=0)
-    images = _coloured(_placed(ops.reshape(views.images, (-1, height, width, 3)), of_views)[0], grey, of_views)
+    places, places_of_views = (_places((height, width), (height, width), each) for each in (draws, of_views))
+    grey = ops.repeat(mean_grey(interpolated(rgb, *places)), count, axis=0)
+    images = interpolated(ops.reshape(views.images, (-1, height, width, 3)), *places_of_views)
+    images = _coloured(images, grey, of_views)
     if named:
         blank = ops.zeros_like(images[..., 0])
         images = _named(Batch(images, blank, ops.equal(blank, 0)), of_views[:, len(Column) :], named).rgb
@@ -229,13 +236,14 @@ def _named(batch: Batch, draws: Tensor, names: Sequence[str]) -> Batch:
     return batch._replace(log_depth=log_depth)
 
 
-def _placed(rgb: Tensor, draws: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns the mirrored and zoomed image, and the source positions of its rows and columns."""
-    height, width = ops.shape(rgb)[1:3]
+def _places(source: Sequence[int], points: Sequence[int], draws: Tensor) -> list[Tensor]:
+    """Returns the source positions of as many rows and columns of the mirrored and zoomed image."""
     flip, zoom, centre_y, centre_x = ops.unstack(draws[:, : Column.CENTRE_X + 1], 4, axis=1)
-    rows = _source_places(height, zoom, centre_y, mirrored=ops.zeros_like(zoom))
-    across = _source_places(width, zoom, centre_x, mirrored=flip)
-    return _interpolated(rgb, rows, across), rows, across
+    framing = (centre_y, ops.zeros_like(zoom)), (centre_x, flip)
+    return [
+        source_places(length, zoom, centre, mirrored=mirrored, points=count)
+        for length, count, (centre, mirrored) in zip(source, points, framing, strict=True)
+    ]
 
 
 def _coloured(image: Tensor, grey: Tensor, draws: Tensor) -> Tensor:
@@ -246,48 +254,3 @@ def _coloured(image: Tensor, grey: Tensor, draws: Tensor) -> Tensor:
 
 def _as_stored(image: Tensor) -> Tensor:
     return ops.cast(ops.round(ops.clip(image, 0, 255)), "uint8")
-
-
-def _source_places(size: int, zoom: Tensor, centre: Tensor, *, mirrored: Tensor) -> Tensor:
-    """Returns (B, size) float32, the source position of each target pixel, with pixel centres at whole numbers.
-
-    At zoom 1 about the middle every term is exact in float32, so that the position is the pixel itself.
-    """
-    from_middle = ops.arange(size, dtype="float32") + 0.5 - ops.cast(size, "float32") / 2
-    step = (1 - 2 * mirrored) / zoom
-    return (centre * ops.cast(size, "float32"))[:, None] + from_middle * step[:, None] - 0.5
-
-
-def _interpolated(rgb: Tensor, rows: Tensor, across: Tensor) -> Tensor:
-    """Returns (B, H, W, 3) float32: bilinear between source pixels, with the edge repeated beyond the frame."""
-    # Rows of the transposed image are contiguous, which halves the time of gathering single pixels.
-    image = _interpolated_rows(ops.transpose(rgb, (0, 2, 1, 3)), across)
-    return _interpolated_rows(ops.transpose(image, (0, 2, 1, 3)), rows)
-
-
-def _interpolated_rows(image: Tensor, places: Tensor) -> Tensor:
-    before = ops.floor(places)
-    share = (places - before)[:, :, None, None]
-    here, next_ = (ops.cast(taken(image, _held(row, image, 1)), "float32") for row in (before, before + 1))
-    return here + share * (next_ - here)
-
-
-def _point_sampled(log_depth: Tensor, valid_mask: Tensor, rows: Tensor, across: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns depth and mask at the nearest source pixels, with a mask of False beyond the frame."""
-    height, width = ops.shape(valid_mask)[1:]
-    row, column = ops.floor(rows + 0.5), ops.floor(across + 0.5)
-    row_index, column_index = _held(row, valid_mask, 1), _held(column, valid_mask, 2)
-    inside = ops.logical_and(
-        ops.equal(row, ops.cast(row_index, "float32"))[:, :, None],
-        ops.equal(column, ops.cast(column_index, "float32"))[:, None, :],
-    )
-    pixel = row_index[:, :, None] * width + column_index[:, None, :]
-    log_depth, valid_mask = (
-        taken(ops.reshape(plane, (-1, height * width)), pixel) for plane in (log_depth, valid_mask)
-    )
-    return log_depth, ops.logical_and(valid_mask, inside)
-
-
-def _held(places: Tensor, plane: Tensor, axis: int) -> Tensor:
-    """Returns whole positions as int32, with those beyond the frame moved to its edge."""
-    return ops.cast(ops.clip(places, 0, ops.cast(ops.shape(plane)[axis] - 1, "float32")), "int32")

@@ -87,7 +87,8 @@ def project(depth: Tensor, camera: Tensor, view_camera: Tensor, pose: Tensor) ->
     view_fx, view_fy, view_cx, view_cy = (column[:, None, None] for column in ops.unstack(view_camera, 4, axis=1))
     ray_x, ray_y = (u - cx) / fx, (v - cy) / fy
     has_depth = depth > 0
-    inverse = ops.where(has_depth, 1 / ops.where(has_depth, depth, ops.ones_like(depth)), ops.zeros_like(depth))
+    depth = ops.where(has_depth, depth, ops.ones_like(depth))
+    inverse = 1 / depth
     # The point divided by its depth in the frame: finite at any distance.
     moved_x, moved_y, moved_z = (_entry(pose, row, ray_x, ray_y) + _of(pose, row, 3) * inverse for row in range(3))
     in_front = ops.logical_and(has_depth, moved_z > NEAREST_SHARE)

@@ -158,23 +158,23 @@ def _mover(scene: Scene, poses: list[Pose], rng: np.random.Generator, *, ahead: 
     """A thing ahead of the camera, or one on a way of its own that it keeps clear of the camera."""
     things = _things(scene, rng, ahead=ahead)
     camera_m = np.array([pose.origin_m[:2] for pose in poses])
-    forward = np.array([pose.rotation[:2, 2] for pose in poses])
-    forward /= np.linalg.norm(forward, axis=1, keepdims=True)
+    yaw_rad = np.array([np.arctan2(*pose.rotation[:2, 2]) for pose in poses])
     near_m, far_m, clear_m, half_m = (1.3, 2.2, 1.0, 0.3) if scene.is_room else (6.0, 12.0, 2.8, 0.9)
-    yaw_rad = np.arctan2(forward[:, 0], forward[:, 1])
+    following = Mover(things, camera_m, yaw_rad)
     for attempt in range(TRIES):
-        mover = Mover(things, camera_m + rng.uniform(near_m, far_m) * forward, yaw_rad)
-        if not ahead:
-            mover = _crossing(scene, mover, 1.0 - attempt / TRIES, rng)
+        bearing_rad = yaw_rad + rng.uniform(-0.35, 0.35)
+        away_m = rng.uniform(near_m, far_m) * np.stack([np.sin(bearing_rad), np.cos(bearing_rad)], axis=1)
+        following = following._replace(places_m=camera_m + away_m)
+        mover = following if ahead else _crossing(scene, following, 1.0 - attempt / TRIES, rng)
         apart_m = np.linalg.norm(mover.places_m - camera_m, axis=1).min()
         points_m = np.stack([*mover.places_m.T, np.full(len(poses), half_m + 0.15)])  # Above floor and pavement.
         if apart_m >= clear_m and _free(scene, points_m, half_m):
             return mover
-    return Mover(things, camera_m + near_m * forward, yaw_rad)
+    return following  # Now and then it is partly in a wall, but never in the camera.
 
 
 def _crossing(scene: Scene, ahead: Mover, size: float, rng: np.random.Generator) -> Mover:
-    """A thing that goes to and fro, and in one frame is beside a place ahead of the camera."""
+    """A thing that goes back and forth, and in one frame is beside a place ahead of the camera."""
     frames = len(ahead.places_m)
     reach_m, speed_m_s = (1.5, rng.uniform(0.4, 1.2)) if scene.is_room else (30.0, rng.uniform(3.0, 9.0))
     reach_m, heading_rad = reach_m * size, rng.uniform(0.0, 2.0 * np.pi) if scene.is_room else 0.0
@@ -196,4 +196,4 @@ def _things(scene: Scene, rng: np.random.Generator, *, ahead: bool) -> tuple[Thi
     if ahead and rng.random() < 0.5:
         body = block((-0.22, -0.15, 0.0), (0.44, 0.3, 1.4), skin, shape="cylinder")
         return (body, block((-0.12, -0.12, 1.4), (0.24, 0.24, 0.28), mottled(rng), shape="ellipsoid"))
-    return (block((-wide / 2, -wide / 2, 0.0), (wide, wide, rng.uniform(0.8, 1.3)), skin),)
+    return (block((-wide / 2, -wide / 2, 0.0), (wide, wide, rng.uniform(0.8, 1.3) + 0.3 * ahead), skin),)

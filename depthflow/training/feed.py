@@ -96,17 +96,17 @@ def views_of(samples: SampleBatch) -> Views:
     return Views(samples.views, geometry.camera, geometry.view_cameras, geometry.view_poses)
 
 
-def no_views(recipe: Recipe, count: int) -> Views | tuple[()]:
-    """Returns what `views_of` returns for black images of a camera that stands still, if the objective needs views."""
+def no_views(recipe: Recipe, size: tuple[int, int]) -> Views | tuple[()]:
+    """Returns black views of one image, of a camera that stands still; empty if the objective needs no views."""
     if recipe.views_from is None:
         return ()
-    (height, width), number = recipe.size, len(KINDS[recipe.views_from])
-    camera = np.tile(np.array([width, width, width / 2, height / 2], np.float32), (count, 1))
+    (height, width), views = size, (1, len(KINDS[recipe.views_from]))
+    camera = np.array([width, width, width / 2, height / 2], np.float32)
     return Views(
-        images=np.zeros((count, number, height, width, 3), np.uint8),
-        camera=camera,
-        view_cameras=np.tile(camera[:, None], (1, number, 1)),
-        poses=np.tile(np.eye(4, dtype=np.float32), (count, number, 1, 1)),
+        images=np.zeros((*views, height, width, 3), np.uint8),
+        camera=camera[None],
+        view_cameras=np.broadcast_to(camera, (*views, 4)),
+        poses=np.broadcast_to(np.eye(4, dtype=np.float32), (*views, 4, 4)),
     )
 
 

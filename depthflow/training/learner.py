@@ -55,20 +55,25 @@ class Learner:
         self.objective = WeightedObjective(recipe.objective, objective_options(recipe))
         self.learns_poses = recipe.learns_poses
         self._recipe, self._depth, self._pose = recipe, depth_network(model), pose_network(model)
+        self._size = tuple(self._depth.inputs[0].shape[1:3])
         self._names = KINDS[recipe.views_from] if recipe.views_from else ()
         self._train = rematerialized(self._depth) if recipe.remat else partial(self._depth, training=True)
 
     def augmented(self, sample: Sample, draws: tf.Tensor) -> Sample:
-        """Applies the draws of `depthflow.models.augmentation.draw` to images, labels and views."""
-        if not is_augmented(self._recipe):
+        """Applies the draws of `depthflow.models.augmentation.draw` to images, labels and views.
+
+        Images without views that are larger than the network's shrink to its size.
+        """
+        size, stored_size = self._size, tuple(sample.rgb.shape[1:3])
+        if not is_augmented(self._recipe) and size == stored_size:
             return sample
-        named = [name for name, _ in self._recipe.augment]
-        rgb, log_depth, valid_mask = augment(*sample[:3], draws, zoom_depth=self._recipe.zoom_depth, named=named)
-        views = sample.views
-        if views:  # A canonical camera's focal length tells of the zoom.
-            zoom_depth = "keep" if self._recipe.camera == "canonical" else self._recipe.zoom_depth
-            views = augment_views(views, sample.rgb, draws, zoom_depth=zoom_depth, named=named)
-        return Sample(rgb, log_depth, valid_mask, views)
+        how = {"zoom_depth": self._recipe.zoom_depth, "named": [name for name, _ in self._recipe.augment]}
+        images = augment(*sample[:3], draws, **how, size=size)
+        if not sample.views:
+            return Sample(*images)
+        if self._recipe.camera == "canonical":  # Its focal length tells of the zoom.
+            how["zoom_depth"] = "keep"
+        return Sample(*images, augment_views(sample.views, sample.rgb, draws, **how))
 
     def predict(self, sample: Sample, *, training: bool) -> Outputs:
         """Returns log-depth at all scales, of a stereo pair's right image too, and the poses that are learned."""

@@ -155,14 +155,14 @@ class TrainingLoop:
 
     def _empty_batch(self, position: Position, *, step: int) -> TrainingBatch:
         """Returns a black image without a valid pixel: it keeps a worker in step that has nothing to read."""
-        shape = (1, *self._recipe.size)
+        shape = (1, *self._reader.image_size)
         is_last = step + 1 == self._steps_per_epoch
         return TrainingBatch(
             rgb=np.zeros((*shape, 3), np.uint8),
             log_depth=np.zeros(shape, np.float32),
             valid_mask=np.zeros(shape, bool),
             draws=draw(self._recipe, seed=position.seed, epoch=position.epoch, sample_ids=["nothing"]),
-            views=no_views(self._recipe, 1),
+            views=no_views(self._recipe, self._recipe.size),
             epoch=position.epoch,
             batch_rows=np.zeros(0, np.int64),
             next_position=Position(seed=position.seed, epoch=position.epoch + is_last, step=0 if is_last else step + 1),

@@ -27,7 +27,7 @@ class StepInput(NamedTuple):
     """One worker's part of a batch: b >= 1 images, a number that may differ between workers and steps.
 
     Attributes:
-        rgb: (b, H, W, 3) uint8.
+        rgb: (b, H, W, 3) uint8, of the stored size.
         log_depth: (b, H, W) float32.
         valid_mask: (b, H, W) bool.
         draws: (b, D) float32, from `depthflow.models.augmentation.draw`.
@@ -67,6 +67,7 @@ def build_step(
     optimizer: keras.optimizers.Optimizer,
     recipe: Recipe,
     group: WorkerGroup,
+    stored_size: tuple[int, int] | None = None,
     frozen: Sequence[keras.Variable] = (),
 ) -> Step:
     """Builds the training step, which updates model and optimizer.
@@ -74,10 +75,12 @@ def build_step(
     Args:
         model: Network, built outside any strategy scope and equal on all workers.
         optimizer: Optimizer, built on the model's trainable variables and equal on all workers.
+        stored_size: Height and width of the images, neither smaller than the network's; None for the network's.
         frozen: Trainable variables that stay unchanged and whose gradients are not computed.
     """
     learner = Learner(model, recipe)
     gradients_of = _Gradients(model, optimizer, learner, recipe, frozen)
+    size = stored_size or tuple(model.inputs[0].shape[1:3])
 
     def worker_part(batch: StepInput) -> list[tf.Tensor]:
         sample = learner.augmented(Sample(batch.rgb, batch.log_depth, batch.valid_mask, batch.views), batch.draws)
@@ -93,7 +96,7 @@ def build_step(
 
     @tf.function(
         autograph=False,  # Nothing needs conversion, and autograph takes a third of the first step.
-        input_signature=[_signature(model.inputs[0].shape[1:3], no_views(recipe, 1))],
+        input_signature=[_signature(recipe, size)],
     )
     def step(batch: StepInput) -> StepResult:
         reduced = group.strategy.run(worker_part, args=(batch,))
@@ -106,9 +109,9 @@ def build_step(
     return step
 
 
-def _signature(size: tuple[int, int], views: Views | tuple[()]) -> StepInput:
-    """Returns what the step takes: any number of images, with as many views each as these."""
-    height, width = size
+def _signature(recipe: Recipe, size: tuple[int, int]) -> StepInput:
+    """Returns what the step takes: any number of images of this size, with views if the objective needs them."""
+    (height, width), views = size, no_views(recipe, size)
     return StepInput(
         rgb=tf.TensorSpec((None, height, width, 3), tf.uint8),
         log_depth=tf.TensorSpec((None, height, width), tf.float32),

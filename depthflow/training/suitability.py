@@ -14,12 +14,12 @@ from depthflow.store.store import SampleStore
 
 
 def sized(recipe: Recipe, store: SampleStore) -> Recipe:
-    """Returns the recipe at the store's size, having checked, before anything starts, that it can be trained on it.
+    """Returns the recipe with a size, having checked, before anything starts, that it can be trained on the store.
 
     Raises:
-        StoreError: if a split is missing, no network takes samples of this size, the recipe has another one, needs the
-            cameras of all samples and some are unknown, weighs data sets that are not there, or has an objective that
-            the store has no views, poses or depth for.
+        StoreError: if a split is missing, no network takes this size, it is larger than the store's or, with views,
+            smaller, the recipe needs the cameras of all samples and some are unknown, it weighs data sets that are not
+            there, or has an objective that the store has no views, poses or depth for.
     """
     for split in ("train", "val"):
         _check_cameras(recipe, store, split)
@@ -30,15 +30,22 @@ def sized(recipe: Recipe, store: SampleStore) -> Recipe:
     size = store.height, store.width
     wanted = recipe.height or store.height, recipe.width or store.width
     stride = stride_px(recipe.encoder)
-    if wanted != size or any(side % stride for side in size):
+    is_larger = any(side > stored for side, stored in zip(wanted, size, strict=True))
+    differs = is_larger or (recipe.views_from is not None and wanted != size)
+    if differs or any(side % stride for side in wanted):
         height, width = (max(1, round(side / stride)) * stride for side in wanted)
         raise StoreError(
             f"The store {store.files.root} holds samples of {size[0]} x {size[1]}, and the recipe {recipe.name} trains "
-            + (f"at {wanted[0]} x {wanted[1]}. " if wanted != size else f"at multiples of {stride}. ")
-            + f"Write a store for it with preprocess.py --height {height} --width {width}. Without --height and "
-            f"--width, a recipe takes the size of any store in multiples of {stride}."
+            + (f"at {wanted[0]} x {wanted[1]}. " if differs else f"at multiples of {stride}. ")
+            + f"Write a store for it with preprocess.py --height {height} --width {width}, or pass a --height and "
+            f"--width in multiples of {stride} that are "
+            + (
+                "the store's, since views do not shrink."
+                if recipe.views_from
+                else "no larger than the store's, to which images are then shrunk."
+            )
         )
-    return replace(recipe, height=store.height, width=store.width)
+    return replace(recipe, height=wanted[0], width=wanted[1])
 
 
 def _check_cameras(recipe: Recipe, store: SampleStore, split: str) -> None:
@@ -59,7 +66,6 @@ def _check_objective(recipe: Recipe, store: SampleStore) -> None:
             f"--objective {kind} needs a store of kind {kind}, and {root} is of kind {store.kind}. Write one with "
             f"preprocess.py --kind {kind}" + (f", or take --objective {store.kind}." if store.views else ".")
         )
-    rows = store.split_index("train")
     for flag, needs_depth in (
         ("--objective supervised", "supervised" in recipe.objectives),
         ("--scale-from median", recipe.scale_from == "median"),

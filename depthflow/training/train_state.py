@@ -65,6 +65,7 @@ class TrainState:
                 optimizer=self.optimizer,
                 recipe=self.recipe,
                 group=self.group,
+                stored_size=batch.rgb.shape[1:3],
                 frozen=self.encoder if frozen else (),
             )
         return self._steps[frozen](

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 
+import cv2
 import keras
 import numpy as np
 import tensorflow as tf
@@ -12,6 +13,7 @@ from depthflow.metrics import METRIC_NAMES, counted_pixels, dataset_groups, imag
 from depthflow.models.canonical_camera import CameraName, to_metres
 from depthflow.models.network import serving_network
 from depthflow.store.read.reader import SampleBatch, SplitReader, worker_pass
+from depthflow.store.write.planes import resize_rgb
 from depthflow.training.collective import WorkerGroup
 from depthflow.training.view_measure import ViewMeasure
 
@@ -46,6 +48,7 @@ class Validator:
         self._of_dataset = dataset_groups(reader.datasets)
         self._names = [*SCENE_TYPES, *dict.fromkeys(self._of_dataset.values())]
         network = serving_network(model)
+        self._size = network.input_shape[1:3]
         self._predict = tf.function(
             lambda rgb: network(rgb, training=False)[..., 0], autograph=False, reduce_retracing=True
         )
@@ -67,10 +70,19 @@ class Validator:
                 log_depth, sums = self._view_measure(batch)
                 of_views += sums
             else:
-                log_depth = self._predict(tf.constant(batch.rgb)).numpy().astype(np.float64)
+                log_depth = self._log_depth(batch.rgb).astype(np.float64)
             depth_pred = to_metres(log_depth, batch.focal) if self._camera == "canonical" else np.exp(log_depth)
             self._add(of_depth, batch, depth_pred * self.metres_per_unit)
         return np.concatenate([of_depth.ravel(), of_views])
+
+    def _log_depth(self, rgb: np.ndarray) -> np.ndarray:
+        """Returns the prediction, resized to the images, (B, H, W) float."""
+        height, width = rgb.shape[1:3]
+        if self._size in ((height, width), (None, None)):
+            return self._predict(tf.constant(rgb)).numpy()
+        small = [resize_rgb(image, height=self._size[0], width=self._size[1]) for image in rgb]
+        predicted = self._predict(tf.constant(np.stack(small))).numpy()
+        return np.stack([cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR) for image in predicted])
 
     def _add(self, sums: np.ndarray, batch: SampleBatch, depth_pred: np.ndarray) -> None:
         """Adds the metrics of a batch's images to the sums of their groups."""

@@ -23,8 +23,9 @@ class ViewMeasure:
 
     def __call__(self, samples: SampleBatch) -> tuple[np.ndarray, np.ndarray]:
         """Returns the predicted log-depth (n, H, W) float64 and the sums (size,) float64 of some samples."""
-        arrays = Sample(samples.rgb, samples.log_depth, samples.valid_mask, views_of(samples))
-        log_depth, photometric, poses = self._predict(tf.nest.map_structure(tf.constant, arrays))
+        images = map(tf.constant, (samples.rgb, samples.log_depth, samples.valid_mask))
+        views = tf.nest.map_structure(tf.constant, views_of(samples))
+        log_depth, photometric, poses = self._predict(Sample(*images, views))
         assert samples.geometry is not None
         angles = direction_errors_deg(poses.numpy(), samples.geometry) if self._learner.learns_poses else np.empty(0)
         bins = np.histogram(angles, bins=DIRECTION_BINS, range=(0.0, 180.0))[0]

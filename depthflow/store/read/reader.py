@@ -120,6 +120,7 @@ class SplitReader:
         self._view_names, self._geometry = store.views, geometry_of(index, store.views)
         self._row_groups = RowGroups(store, split, planes=planes, cache_dir=cache_dir)
         self.group_sizes = self._row_groups.sizes
+        self.image_size = store.height, store.width
         self._starts = np.concatenate([[0], np.cumsum(self.group_sizes)]).astype(np.int64)
         self._no_rows = {
             name: np.empty((0, *plane_shape(name, height=store.height, width=store.width)), dtypes[name])

@@ -394,3 +394,29 @@ def test_named_augmentations_keep_log_depth_0_where_invalid():
     draws = np.column_stack([draws_of(), np.zeros(3, np.float32)])
     result = augment(*planes, draws, zoom_depth="focal", named=["gamma"])
     assert_planes_equal([np.asarray(plane) for plane in result], planes)
+
+
+# --- a smaller result ---
+
+
+def shrunk(planes, draws, size):
+    return [np.asarray(plane) for plane in augment(*planes, draws, zoom_depth="focal", size=size)]
+
+
+def test_what_shrinks_to_a_whole_fraction_is_averaged_and_its_depth_is_point_sampled():
+    rgb, log_depth, valid = random_planes(height=6, width=8, batch=2)
+    image, depth, mask = shrunk((rgb, log_depth, valid), draws_of(2), (3, 4))
+    blocks = rgb.reshape(2, 3, 2, 4, 2, 3).astype(np.float64).mean(axis=(2, 4))
+    assert np.abs(image - blocks).max() <= 0.5
+    assert np.array_equal(mask, valid[:, 1::2, 1::2])
+    assert np.array_equal(depth, np.where(mask, log_depth[:, 1::2, 1::2], 0))
+
+
+def test_a_zoom_of_a_larger_image_shows_its_own_pixels():
+    """At the zoom that undoes the shrinking about the middle, the result is a cut of the image, not a blur of it."""
+    rgb, log_depth, valid = random_planes(height=8, width=8, batch=1)
+    image, depth, mask = shrunk((rgb, log_depth, valid), draws_of(1, zoom=2.0), (4, 4))
+    expected = rgb[:, 2:6, 2:6].astype(np.float64)
+    assert np.corrcoef(image.ravel(), expected.ravel())[0, 1] > 0.8
+    assert np.array_equal(mask, valid[:, 2:6, 2:6])
+    assert np.allclose(depth, np.where(mask, log_depth[:, 2:6, 2:6] - np.log(2.0), 0), atol=1e-6)

@@ -423,6 +423,7 @@ class Changed:
 
     def __init__(self, store, change):
         self._reader = SplitReader(store, "train", cache_bytes=0)
+        self.image_size = self._reader.image_size
         self.sample_ids, self.group_sizes = self._reader.sample_ids, self._reader.group_sizes
         self._change, self._reads = change, 0
 

@@ -57,6 +57,12 @@ def test_a_recipe_without_a_size_takes_the_stores(tmp_path, name):
     assert found.size == (height, width)
 
 
+@pytest.mark.parametrize(("asked", "size"), [((64, 96), (64, 96)), ((64, None), (64, 160)), ((128, 160), (128, 160))])
+def test_a_recipe_may_be_smaller_than_the_store(tmp_path, asked, size):
+    store = write_index(tmp_path, ROWS, height=128, width=160)
+    assert sized(replace(smoke(), height=asked[0], width=asked[1]), store).size == size
+
+
 def test_every_recipe_of_the_command_line_takes_the_stores_size():
     for name in RECIPES:
         recipe = tyro.cli(recipe_choice(), args=[name])
@@ -105,21 +111,19 @@ def test_weights_are_of_data_sets_in_the_training_split(tmp_path, weights, messa
     ("asked", "stored", "message"),
     [
         (
-            (64, 64),
             (128, 128),
-            r"of 128 x 128.*trains at 64 x 64\. .*--height 64 --width 64\. Without.*of 32",
+            (64, 64),
+            r"of 64 x 64.*trains at 128 x 128\. .*--height 128 --width 128, or pass.* multiples of 32 .*no larger",
         ),
-        ((64, None), (128, 96), r"of 128 x 96.*trains at 64 x 96\. .*--height 64 --width 96\. "),
-        ((None, None), (240, 300), r"of 240 x 300.*trains at multiples of 32\. .*--height 256 --width 288\. "),
-        ((None, None), (8, 64), r"of 8 x 64.*trains at multiples of 32\. .*--height 32 --width 64\. "),
+        ((160, None), (128, 96), r"of 128 x 96.*trains at 160 x 96\. .*--height 160 --width 96, "),
+        ((None, None), (240, 300), r"of 240 x 300.*trains at multiples of 32\. .*--height 256 --width 288, "),
+        ((None, None), (8, 64), r"of 8 x 64.*trains at multiples of 32\. .*--height 32 --width 64, "),
     ],
 )
 def test_a_size_that_does_not_fit_is_rejected_with_both_fixes(tmp_path, asked, stored, message):
     store = write_index(tmp_path, ROWS, height=stored[0], width=stored[1])
     with pytest.raises(StoreError, match=message):
         sized(replace(smoke(), height=asked[0], width=asked[1]), store)
-
-
 
 
 VIDEO, STEREO, SUPERVISED = (("video", 1.0),), (("stereo", 1.0),), (("supervised", 1.0),)
@@ -168,3 +172,9 @@ def test_samples_that_tell_the_scale_are_found(tmp_path):
     store = write_views(tmp_path, "video", labelled=1, posed=0)
     assert measurable(store, "median").tolist() == [0]
     assert measurable(store, "velocity").tolist() == []
+
+
+def test_views_do_not_shrink(tmp_path):
+    store = write_views(tmp_path, "stereo", height=128, width=128)
+    with pytest.raises(StoreError, match=r"trains at 64 x 64.*that are the store's, since views do not shrink"):
+        sized(replace(smoke(), objective=STEREO), store)

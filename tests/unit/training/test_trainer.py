@@ -99,7 +99,7 @@ PLAN = TrainingPlan(num_workers=2, use_gpu=False, cpus_per_worker=3)
 def task_of(root, **changes):
     """The task of a job in root/job, on a store in root."""
     root.mkdir(exist_ok=True)
-    store = write_store(root, {"train": 20, "val": 1})
+    store = write_index(root, ROWS, height=64, width=64)
     job = TrainJob(**{"samples": "s", "storage": "t", **changes})
     folder = JobFolder(root=f"{root}/job")
     return worker_task(smoke(), job, folder, store=store, run_log=cast(RunLog, None), plan=PLAN)

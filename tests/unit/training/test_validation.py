@@ -34,6 +34,17 @@ def test_a_canonical_prediction_is_validated_in_metres(real_store, group):
     assert abs_rel(1.0, "canonical") != pytest.approx(abs_rel(1.0, "none"), rel=1e-2)
 
 
+def test_a_smaller_network_is_validated_at_the_stored_size(real_store, group):
+    """It sees images of its own size; what it predicts everywhere is the same at any size."""
+    reader = SplitReader(real_store, "val")
+
+    def metrics(size):
+        validator = Validator(constant_network(1.0, size), reader, group, max_batch_size=2)
+        return validator.metrics(validator.sums(beat=lambda doing: None))
+
+    assert metrics(real_store.height // 2) == pytest.approx(metrics(real_store.height))
+
+
 def test_each_data_set_is_validated_apart(mixed, group):
     """Four images of diode and three of tum, predicted 1 m everywhere."""
     validator = Validator(constant_network(0.0, None), SplitReader(mixed, "val"), group, max_batch_size=3)

@@ -50,7 +50,7 @@ def _window_means(planes: Tensor) -> Tensor:
 
 @ops.custom_gradient
 def _window_sums(padded: Tensor) -> Tensor:
-    """Sums 3 x 3 windows. The gradient is the same sum of the upstream gradient, an eighth of the time of autodiff's."""
+    """Sums 3 x 3 windows. The gradient is such a sum again, in an eighth of the time of autodiff's."""
 
     def gradient(*arguments: Tensor, upstream: Tensor | None = None) -> Tensor:
         (upstream,) = arguments if upstream is None else (upstream,)

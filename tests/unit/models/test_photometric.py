@@ -84,7 +84,7 @@ def test_a_tie_is_masked():
 
 
 def test_smoothness_by_hand():
-    """Disparity 1, 3 on a black and a white pixel has mean 2: a step of 1 at an edge of 1, in one of three pairs down."""
+    """Disparity 1, 3 on a black and a white pixel has mean 2: a step of 1 at an edge of 1."""
     disparity = np.ones((1, 2, 2)) * [[[1.0, 3.0]]]
     image = np.zeros((1, 2, 2, 3))
     np.testing.assert_allclose(smoothness(disparity, image), [1], rtol=1e-6)

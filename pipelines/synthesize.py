@@ -1,4 +1,4 @@
-"""Write a mini-DIODE: ray-cast rooms and streets with exact depth."""
+"""Write ray-cast rooms and streets with exact depth: images, stereo, or video."""
 
 import sys
 from pathlib import Path
@@ -12,7 +12,7 @@ from depthflow.synthetic.synthesize import synthesize
 
 
 def main(config: SynthesizeConfig) -> dict[str, Any]:
-    """Writes the tree and returns the number of samples."""
+    """Writes the frames and returns the number of samples."""
     try:
         samples = synthesize(
             out=Path(config.out),
@@ -21,6 +21,9 @@ def main(config: SynthesizeConfig) -> dict[str, Any]:
             height=config.height,
             width=config.width,
             seed=config.seed,
+            kind=config.kind,
+            baseline_m=config.baseline_m,
+            moving_objects=config.moving_objects,
             progress=ProgressLine("views"),
         )
     except OSError as error:

@@ -1,1 +1,1 @@
-"""Ray-cast rooms and streets with exact depth, written in DIODE's layout. NumPy alone."""
+"""Ray-cast rooms and streets with exact depth: a mini-DIODE, stereo pairs and video. NumPy alone."""

@@ -28,6 +28,20 @@ class Pose:
     origin_m: np.ndarray
     rotation: np.ndarray
 
+    @property
+    def matrix(self) -> np.ndarray:
+        """(4, 4) float64, camera to world."""
+        return np.block([[self.rotation, self.origin_m[:, None]], [np.zeros((1, 3)), np.ones((1, 1))]])
+
+    def moved(self, *, right_m: float) -> "Pose":
+        """The pose moved along the camera's x axis."""
+        return Pose(self.origin_m + right_m * self.rotation[:, 0], self.rotation)
+
+    def rolled(self, roll_rad: float) -> "Pose":
+        """The pose turned about the line of sight, from right towards down."""
+        c, s = np.cos(roll_rad), np.sin(roll_rad)
+        return Pose(self.origin_m, self.rotation @ np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]]))
+
 
 def look(*, origin_m: tuple[float, float, float], yaw_rad: float, pitch_rad: float) -> Pose:
     """A level camera (no roll). Yaw 0 looks north and grows to the east, positive pitch looks up."""
@@ -74,6 +88,7 @@ class Solid:
         """(3, N) world points in the axes of the unit shape, where the surface is at 1."""
         return self.to_unit @ (points_m - np.asarray(self.centre_m, np.float64)[:, None])
 
+    @functools.cached_property
     def corners(self) -> np.ndarray:
         """(3, 8) float64, the world corners of the solid's bounding box."""
         signs = np.array(np.meshgrid([-1.0, 1.0], [-1.0, 1.0], [-1.0, 1.0])).reshape(3, 8)
@@ -125,7 +140,7 @@ def span(solid: Solid, origin_m: np.ndarray, directions: np.ndarray) -> tuple[np
 
 def window(solid: Solid, camera: Camera, pose: Pose) -> tuple[slice, slice]:
     """The rows and columns outside which a solid cannot be seen; the whole picture if it reaches behind."""
-    x, y, z = pose.rotation.T @ (solid.corners() - pose.origin_m[:, None])
+    x, y, z = pose.rotation.T @ (solid.corners - pose.origin_m[:, None])
     if z.max() <= 0.0:
         return slice(0, 0), slice(0, 0)
     if z.min() <= 1e-3:

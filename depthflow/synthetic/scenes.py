@@ -52,6 +52,7 @@ class Scene:
         haze_m: distance at which 1 - 1/e of a thing is haze; inf for none.
         stand_m: ((x low, x high), (y low, y high), (z low, z high)) of the camera.
         yaw_rad, pitch_rad: ranges of the camera's direction.
+        speed_m_s: range of speeds at which a camera is carried or driven through it.
     """
 
     things: tuple[Thing, ...]
@@ -66,6 +67,12 @@ class Scene:
     stand_m: tuple[tuple[float, float], tuple[float, float], tuple[float, float]]
     yaw_rad: tuple[float, float]
     pitch_rad: tuple[float, float]
+    speed_m_s: tuple[float, float]
+
+    @property
+    def is_room(self) -> bool:
+        """Whether it is a room, not a street."""
+        return self.things[0].solid.inward
 
 
 def block(
@@ -112,6 +119,7 @@ def room_scene(rng: np.random.Generator) -> Scene:
         stand_m=((0.65, size_m[0] - 0.65), (0.65, size_m[1] - 0.65), (1.2, 1.8)),
         yaw_rad=(0.0, 2.0 * np.pi),
         pitch_rad=(-0.24, 0.02),
+        speed_m_s=(0.8, 1.4),
     )
 
 
@@ -234,6 +242,7 @@ def street_scene(rng: np.random.Generator) -> Scene:
         stand_m=((-edge + 0.8, edge - 0.8), (-20.0, 40.0), (1.35, 2.0)),
         yaw_rad=(-0.9, 0.9),
         pitch_rad=(-0.12, 0.12),
+        speed_m_s=(3.0, 6.0),
     )
 
 
@@ -264,14 +273,7 @@ def _street_furniture(rng: np.random.Generator, road_m: float) -> list[Thing]:
     tyre, leaf, bark, metal = mottled(rng), mottled(rng, contrast=0.3, size_m=1.5), mottled(rng), mottled(rng)
     for _ in range(rng.integers(4, 10)):
         side, y = rng.choice([-1, 1]), rng.uniform(-10.0, 90.0)
-        x, paint = side * (road_m / 2 - 1.0) - 0.9, mottled(rng, contrast=0.02)
-        long = rng.uniform(3.6, 4.8)
-        things += [
-            block((x, y, 0.3), (1.8, long, 0.6), paint),
-            block((x + 0.15, y + 0.22 * long, 0.9), (1.5, 0.55 * long, 0.55), tyre, top=paint),
-            block((x + 0.05, y + 0.12 * long, 0.0), (1.7, 0.16 * long, 0.6), tyre),
-            block((x + 0.05, y + 0.72 * long, 0.0), (1.7, 0.16 * long, 0.6), tyre),
-        ]
+        things += car(side * (road_m / 2 - 1.0) - 0.9, y, mottled(rng, contrast=0.02), rng.uniform(3.6, 4.8), tyre)
     for _ in range(rng.integers(4, 12)):
         x, y = rng.choice([-1, 1]) * (road_m / 2 + 0.5), rng.uniform(-15.0, 120.0)
         if rng.random() < 0.5:
@@ -287,3 +289,12 @@ def _street_furniture(rng: np.random.Generator, road_m: float) -> list[Thing]:
         x, y, wide = rng.choice([-1, 1]) * (road_m / 2 + 1.2), rng.uniform(5.0, 60.0), rng.uniform(0.8, 1.4)
         things.append(block((x - wide / 2, y, 0.0), (wide, wide, rng.uniform(1.2, 2.6)), striped(rng)))
     return things
+
+
+def car(x: float, y: float, paint: Texture, long: float, tyre: Texture) -> list[Thing]:
+    """A car along the street, 1.8 m wide, from its low corner."""
+    return [
+        block((x, y, 0.3), (1.8, long, 0.6), paint),
+        block((x + 0.15, y + 0.22 * long, 0.9), (1.5, 0.55 * long, 0.55), tyre, top=paint),
+        *(block((x + 0.05, y + share * long, 0.0), (1.7, 0.16 * long, 0.6), tyre) for share in (0.12, 0.72)),
+    ]

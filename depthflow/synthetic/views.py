@@ -1,6 +1,7 @@
 """One view of a synthetic scene: the photograph, the exact depth, and what a laser would make of it."""
 
 import dataclasses
+from collections.abc import Callable
 
 import cv2
 import numpy as np
@@ -13,6 +14,9 @@ from depthflow.synthetic.textures import sample
 GRAZING_COSINE = 0.06  # a beam that meets a surface flatter than this gives no return
 DROPOUT = 0.003  # beams that give no return for no visible reason
 LEAST_VALID_FRACTION = 0.2
+MIRRORED_SHARE = 0.3  # of the light that meets a pane of glass head on
+EXPOSURE_LEVELS = (0.18, 0.34)
+EXPOSURE_SHARE = 0.1  # of the way to the right exposure that a video camera goes in a frame
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,21 +49,42 @@ class View:
     depth_m: (H, W) float32, exact where valid, garbage elsewhere.
     valid_mask: (H, W) bool.
     pose: where the camera stood.
+    gain: what its light was multiplied by.
     """
 
     rgb: np.ndarray
     depth_m: np.ndarray
     valid_mask: np.ndarray
     pose: Pose
+    gain: float
 
 
-def render(*, scene: Scene, camera: Camera, rng: np.random.Generator) -> View:
+class AutoExposure:
+    """A video camera's exposure, which follows the light with a lag, so that it is smooth."""
+
+    def __init__(self, level: float) -> None:
+        self._level = level
+        self._gain: float | None = None
+
+    def __call__(self, light: np.ndarray) -> float:
+        """Returns the gain for the next frame's light."""
+        wanted = metered(light, self._level)
+        before = self._gain or wanted
+        self._gain = gain = before * (wanted / before) ** EXPOSURE_SHARE
+        return gain
+
+
+def render(
+    *, scene: Scene, camera: Camera, rng: np.random.Generator, baseline_m: float = 0.0, mirrors: bool = False
+) -> View:
     """A view of the scene from a random standpoint.
 
     Args:
         scene: what there is.
         camera: the camera.
         rng: decides the standpoint, the exposure, the noise and the garbage under the mask.
+        baseline_m: how far to the right of it a second camera must have room.
+        mirrors: whether glass mirrors the scene.
 
     Returns:
         The view, at least LEAST_VALID_FRACTION of it valid.
@@ -68,30 +93,58 @@ def render(*, scene: Scene, camera: Camera, rng: np.random.Generator) -> View:
         RuntimeError: if no standpoint in the scene gives such a view (200 tries).
     """
     for _ in range(200):
-        pose = standpoint(scene, rng)
+        pose = standpoint(scene, rng, baseline_m=baseline_m)
         geometry = see(scene, camera, pose)
-        valid_mask = measured(scene, geometry) & (rng.random(geometry.depth_m.shape) >= DROPOUT)
+        valid_mask = returned(scene, geometry, rng)
         if valid_mask.mean() >= LEAST_VALID_FRACTION:
-            lost = garbage(valid_mask.shape, rng)
-            depth_m = np.where(valid_mask, geometry.depth_m, lost).astype(np.float32)
-            return View(photograph(scene, camera, pose, geometry, rng), depth_m, valid_mask, pose)
+            expose = lambda light: metered(light, rng.uniform(*EXPOSURE_LEVELS))  # noqa: E731
+            return _take(scene, camera, pose, geometry, valid_mask, rng, expose, mirrors=mirrors)
     raise RuntimeError(f"No view of the scene has {LEAST_VALID_FRACTION:.0%} valid pixels. Received: {camera}")
 
 
-def standpoint(scene: Scene, rng: np.random.Generator) -> Pose:
+def render_from(
+    pose: Pose, *, scene: Scene, camera: Camera, rng: np.random.Generator, expose: Callable[[np.ndarray], float]
+) -> View:
+    """The view from a pose, with mirrors. `expose` takes the light (H, W, 3) to a gain; `rng` decides the rest."""
+    geometry = see(scene, camera, pose)
+    return _take(scene, camera, pose, geometry, returned(scene, geometry, rng), rng, expose, mirrors=True)
+
+
+def _take(
+    scene: Scene,
+    camera: Camera,
+    pose: Pose,
+    geometry: Geometry,
+    valid_mask: np.ndarray,
+    rng: np.random.Generator,
+    expose: Callable[[np.ndarray], float],
+    *,
+    mirrors: bool,
+) -> View:
+    lost = garbage(valid_mask.shape, rng)
+    depth_m = np.where(valid_mask, geometry.depth_m, lost).astype(np.float32)
+    light = shade(scene, camera, pose, geometry, mirrors=mirrors)
+    gain = expose(light)
+    return View(develop(light, gain, rng), depth_m, valid_mask, pose, gain)
+
+
+def standpoint(scene: Scene, rng: np.random.Generator, *, baseline_m: float = 0.0) -> Pose:
     """A random pose, judged on 32 x 24 rays: nothing nearer than the laser measures, and no blank wall."""
-    coarse = DIODE_CAMERA.resized(height=24, width=32)
-    solids = [thing.solid for thing in scene.things]
     for _ in range(200):
         x, y, z = (float(rng.uniform(low, high)) for low, high in scene.stand_m)
         yaw_rad, pitch_rad = float(rng.uniform(*scene.yaw_rad)), float(rng.uniform(*scene.pitch_rad))
         pose = look(origin_m=(x, y, z), yaw_rad=yaw_rad, pitch_rad=pitch_rad)
-        depth_m, _ = cast(solids, coarse, pose)
-        seen_m = np.minimum(depth_m, scene.far_m)
-        nearest, tenth, middle, ninetieth = np.percentile(seen_m, [0, 10, 50, 90])
-        if nearest >= 1.1 * scene.near_m and middle >= 3.5 * scene.near_m and ninetieth >= 1.4 * tenth:
+        nearest, tenth, middle, ninetieth = glance(scene, pose)
+        varied = nearest >= 1.1 * scene.near_m and middle >= 3.5 * scene.near_m and ninetieth >= 1.4 * tenth
+        if varied and (not baseline_m or glance(scene, pose.moved(right_m=baseline_m))[0] >= scene.near_m):
             return pose
     raise RuntimeError(f"No free standpoint in the scene. Received: stand_m={scene.stand_m}")
+
+
+def glance(scene: Scene, pose: Pose) -> np.ndarray:
+    """(4,) float64: the least, the 10th, 50th and 90th percentile of the depth in metres, on 32 x 24 rays."""
+    depth_m, _ = cast([thing.solid for thing in scene.things], DIODE_CAMERA.resized(height=24, width=32), pose)
+    return np.percentile(np.minimum(depth_m, scene.far_m), [0, 10, 50, 90])
 
 
 def see(scene: Scene, camera: Camera, pose: Pose) -> Geometry:
@@ -136,6 +189,11 @@ def measured(scene: Scene, geometry: Geometry) -> np.ndarray:
     return in_range & (geometry.cosine >= GRAZING_COSINE) & geometry.returns
 
 
+def returned(scene: Scene, geometry: Geometry, rng: np.random.Generator) -> np.ndarray:
+    """(H, W) bool: measured, and not one of the few beams that are lost."""
+    return measured(scene, geometry) & (rng.random(geometry.depth_m.shape) >= DROPOUT)
+
+
 def garbage(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
     """float32 of what may lie under a mask: 0, NaN, inf, -inf, huge and negative values in equal parts."""
     huge = rng.uniform(1e3, 1e9, shape)
@@ -144,8 +202,36 @@ def garbage(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
     return np.choose(rng.integers(0, 6, shape), [huge, negative, *constants]).astype(np.float32)
 
 
-def photograph(scene: Scene, camera: Camera, pose: Pose, geometry: Geometry, rng: np.random.Generator) -> np.ndarray:
-    """(H, W, 3) uint8: Lambert shading, shadows, haze and sky, then lens blur, exposure, noise and gamma."""
+def shade(scene: Scene, camera: Camera, pose: Pose, geometry: Geometry, *, mirrors: bool) -> np.ndarray:
+    """(H, W, 3) float32 light on the sensor, behind a lens that blurs it; with `mirrors`, glass mirrors the scene."""
+    light = _light(scene, camera, pose, geometry)
+    if mirrors:
+        glass = (geometry.which >= 0) & ~geometry.returns
+        for index in np.unique(geometry.which[glass]):
+            _reflect(scene, camera, pose, geometry, light, pane=int(index))
+    return cv2.GaussianBlur(light.astype(np.float32), (3, 3), 0.5)
+
+
+def _reflect(scene: Scene, camera: Camera, pose: Pose, geometry: Geometry, light: np.ndarray, *, pane: int) -> None:
+    """Adds to a pane of glass what it mirrors: the rest of the scene, seen by the mirrored camera.
+
+    Source: the share of the mirrored light is Schlick's (1994), for a pane brighter than glass is.
+    """
+    normal = np.median(geometry.normals[:, geometry.which == pane], axis=1)
+    face = (geometry.which == pane) & (np.tensordot(normal, geometry.normals, axes=1) > 0.99)
+    if not face.any():
+        return
+    mirror = np.eye(3) - 2.0 * np.outer(normal, normal)
+    at_m = geometry.points_m[:, face][:, 0]
+    behind = Pose(at_m + mirror @ (pose.origin_m - at_m), mirror @ pose.rotation)
+    others = dataclasses.replace(scene, things=scene.things[:pane] + scene.things[pane + 1 :])
+    mirrored = _light(others, camera, behind, see(others, camera, behind))
+    share = MIRRORED_SHARE + (1.0 - MIRRORED_SHARE) * (1.0 - geometry.cosine[face, None]) ** 5
+    light[face] += share * (mirrored[face] - light[face])
+
+
+def _light(scene: Scene, camera: Camera, pose: Pose, geometry: Geometry) -> np.ndarray:
+    """(H, W, 3) light from each pixel's surface: Lambert shading, shadows, haze, and the sky."""
     light = geometry.albedo * (_ambient(scene, geometry) + _direct(scene, geometry))
     haze = 1.0 - np.exp(-np.where(geometry.which >= 0, geometry.depth_m, 0.0) / scene.haze_m)[..., None]
     light = light * (1.0 - haze) + scene.sky_rgb[0] * haze
@@ -154,10 +240,18 @@ def photograph(scene: Scene, camera: Camera, pose: Pose, geometry: Geometry, rng
         up = pixel_rays(camera, pose)[2][sky]
         steep = np.clip(up / 0.5, 0.0, 1.0)[:, None]
         light[sky] = scene.sky_rgb[0] * (1.0 - steep) + scene.sky_rgb[1] * steep
-    light = cv2.GaussianBlur(light.astype(np.float32), (3, 3), 0.5)
-    exposure = rng.uniform(0.18, 0.34) / max(float(np.median(light)), 1e-3)
+    return light
+
+
+def metered(light: np.ndarray, level: float) -> float:
+    """The gain that takes the median of the light (H, W, 3) to a level."""
+    return level / max(float(np.median(light)), 1e-3)
+
+
+def develop(light: np.ndarray, gain: float, rng: np.random.Generator) -> np.ndarray:
+    """(H, W, 3) uint8: the light with exposure, noise and gamma."""
     noise = rng.standard_normal(light.shape, np.float32) * np.float32(rng.uniform(0.003, 0.012))
-    exposed = 1.0 - np.exp(-1.5 * light * min(exposure, 4.0))  # a film curve: highlights roll off
+    exposed = 1.0 - np.exp(-1.5 * light * min(gain, 4.0))  # a film curve: highlights roll off
     return (np.clip(exposed, 0.0, 1.0) ** (1.0 / 2.2) * 255.0 + noise * 255.0).clip(0, 255).round().astype(np.uint8)
 
 
@@ -167,8 +261,8 @@ def _ambient(scene: Scene, geometry: Geometry) -> np.ndarray:
     height_m = geometry.points_m[2]
     upright = 1.0 - np.abs(geometry.normals[2])
     dim = 1.0 - 0.45 * upright * np.exp(-np.maximum(height_m, 0.0) / 0.35)
-    room = scene.things[0].solid
-    if room.inward:
+    if scene.is_room:
+        room = scene.things[0].solid
         for axis in range(3):
             gap_m = room.half_m[axis] - np.abs(geometry.points_m[axis] - room.centre_m[axis])
             dim *= 1.0 - 0.3 * (1.0 - np.abs(geometry.normals[axis])) * np.exp(-np.maximum(gap_m, 0.0) / 0.3)

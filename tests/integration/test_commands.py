@@ -53,6 +53,15 @@ def test_synthesize(synthesized, folder):
     assert synthesized.result["samples"] == len([*folder.glob("mini-diode/**/*.png")]) == SCANS * SAMPLES_PER_SCAN
 
 
+def test_synthesize_video(run, folder):
+    size = ("--scans", 2, "--samples-per-scan", 2, "--height", 32, "--width", 64)
+    done = run("synthesize", "--out", "walks", "--kind", "video", "--moving-objects", 1, *size, cwd=folder)
+    assert done.code == 0, done.stderr
+    table = pacsv.read_csv(folder / "walks" / "frames.csv")
+    assert done.result["samples"] == table.num_rows == 4
+    assert table["time_s"].to_pylist() == [0.0, 0.2, 0.0, 0.2]
+
+
 def test_download(run, folder):
     content = np.random.default_rng(0).bytes(1_000_000)
     (folder / "server").mkdir()

@@ -13,9 +13,10 @@ import pytest
 
 from depthflow.datasets.camera import DIODE_CAMERA
 from depthflow.synthetic.raycast import Solid, cast, lit, look, pixel_rays, span, surface
+from depthflow.synthetic.scenes import Thing
 from depthflow.synthetic.synthesize import Scan, build_scene, plan, synthesize
 from depthflow.synthetic.textures import sample, texture
-from depthflow.synthetic.views import garbage, measured, render, see, standpoint
+from depthflow.synthetic.views import AutoExposure, garbage, measured, render, see, shade, standpoint
 
 ARGUMENTS = {"scans": 4, "samples_per_scan": 2, "height": 48, "width": 64, "seed": 7}
 STEM = re.compile(
@@ -109,6 +110,18 @@ def test_a_scan_does_not_depend_on_how_many_there_are(tree, tmp_path):
     synthesize(out=tmp_path / "more", **{**ARGUMENTS, "scans": 5, "samples_per_scan": 1})
     same = digests(tree).items() & digests(tmp_path / "more").items()
     assert sum(name.endswith(".png") for name, _ in same) == 3  # scene 2 moves from val to train
+
+
+def test_mini_diode_is_what_it_has_always_been(tree):
+    sums = [(int(rgb.sum()), int(mask.sum()), float(d[..., 0][mask == 1].sum())) for _, rgb, d, mask in views(tree)]
+    colours, valid, depths_m = zip(*sums, strict=True)
+    assert colours == pytest.approx(
+        [1401993, 1258879, 1298606, 1232473, 1536913, 1537826, 1386773, 1416461], abs=2
+    )  # Another processor may round a few values of 255 the other way.
+    assert valid == (3067, 2888, 3065, 2518, 3063, 3063, 3040, 3068)
+    assert depths_m == pytest.approx(
+        [9637.08, 10948.33, 20771.74, 56880.86, 13605.1, 12480.8, 14558.79, 20048.87], abs=0.02
+    )
 
 
 def test_progress_counts_every_sample(tmp_path):
@@ -356,6 +369,55 @@ def test_far_textures_fade_to_their_mean():
     near, far = sample(rows, uv_m, np.full(2, 0.001)), sample(rows, uv_m, np.full(2, 0.02))
     assert near[:, 0] == pytest.approx([0.8, 0.02], abs=0.02)
     assert far[:, 0] == pytest.approx([0.41, 0.41], abs=0.01)
+
+
+# --- photographs ---
+
+
+def painted(**colours):
+    return {name: texture(np.full((256, 256, 3), colour), (1.0, 1.0)) for name, colour in colours.items()}
+
+
+def test_glass_mirrors_what_is_behind_the_camera():
+    grey, red = painted(side=0.5, top=0.5), painted(side=(0.9, 0.02, 0.02), top=0.5)
+    room = Thing(solid=Solid(shape="box", centre_m=(2.0, 2.0, 1.5), half_m=(2.0, 2.0, 1.5), inward=True), **grey)
+    pane = Thing(solid=Solid(shape="box", centre_m=(2.0, 3.98, 1.5), half_m=(0.5, 0.02, 0.5)), returns=False, **grey)
+    back = Thing(solid=Solid(shape="box", centre_m=(2.0, 0.05, 1.5), half_m=(2.0, 0.05, 1.5)), **red)
+    scene = dataclasses.replace(
+        build_scene(Scan(split="train", scene_type="indoors", scene=0, scan=0), seed=0), things=(room, pane, back)
+    )
+    camera, pose = DIODE_CAMERA.resized(height=49, width=65), look(origin_m=(2.0, 2.0, 1.5), yaw_rad=0.0, pitch_rad=0.0)
+    geometry = see(scene, camera, pose)
+    plain, mirrored = (shade(scene, camera, pose, geometry, mirrors=mirrors) for mirrors in (False, True))
+    assert np.ptp(plain[24, 32]) < 0.05 * plain[24, 32].mean()
+    redness = mirrored[24, 32, 0] / mirrored[24, 32, 1]
+    assert 1.2 < redness < 10
+    pane_px = cv2.dilate((geometry.which == 1).astype(np.uint8), np.ones((3, 3))) > 0
+    assert np.array_equal(plain[~pane_px], mirrored[~pane_px])
+
+
+def test_a_mirror_shows_a_thing_where_the_law_of_reflection_says():
+    """The camera is 2 m before the mirror, and a post 3 m and 1 m to the right: it shows in the mirror at 0.4 m."""
+    grey, red = painted(side=0.5, top=0.5), painted(side=(0.9, 0.02, 0.02), top=(0.9, 0.02, 0.02))
+    room = Thing(solid=Solid(shape="box", centre_m=(2.0, 2.0, 1.5), half_m=(2.0, 2.0, 1.5), inward=True), **grey)
+    pane = Thing(solid=Solid(shape="box", centre_m=(2.0, 4.0, 1.5), half_m=(1.5, 1e-6, 1.0)), returns=False, **grey)
+    post = Thing(solid=Solid(shape="cylinder", centre_m=(3.0, 1.0, 1.5), half_m=(0.1, 0.1, 1.5)), **red)
+    scene = dataclasses.replace(
+        build_scene(Scan(split="train", scene_type="indoors", scene=0, scan=0), seed=0), things=(room, pane, post)
+    )
+    camera, pose = (
+        DIODE_CAMERA.resized(height=96, width=256),
+        look(origin_m=(2.0, 2.0, 1.5), yaw_rad=0.0, pitch_rad=0.0),
+    )
+    light = shade(scene, camera, pose, see(scene, camera, pose), mirrors=True)
+    row = light[48, :, 0] / light[48, :, 1]
+    assert np.argwhere(row > 1.1).mean() + 0.5 == pytest.approx(128 + camera.fx_px * 0.4 / 2.0, abs=1)
+
+
+def test_a_video_camera_takes_several_frames_to_get_used_to_the_light():
+    expose = AutoExposure(0.25)
+    gains = [expose(np.full((2, 2, 3), light, np.float32)) for light in (0.5, 1.0, 1.0)]
+    assert gains == pytest.approx([0.5, 0.5 * 0.5**0.1, 0.5 * 0.5**0.19])
 
 
 # --- errors ---

@@ -99,7 +99,9 @@ def make_sample(frame: Frame, members: Mapping[str, bytes], layout: SampleLayout
         **{f"{name}_camera": view.camera for name, view in views.items()},
         **{f"{name}_pose": view.pose for name, view in views.items()},
         **({"time_s": frame.time_s} if layout.kind == "video" else {}),
-        "content_xxh3": _content_checksum(planes, stored_camera, views, frame.time_s),
+        "content_xxh3": _content_checksum(
+            planes, stored_camera, views, frame.time_s if layout.kind == "video" else None
+        ),
     }
     return Sample(row=row, planes=planes, views={name: view.image for name, view in views.items()})
 

@@ -12,6 +12,7 @@ from depthflow.datasets.image_file import decode_rgb
 from depthflow.datasets.reject import RejectError
 from depthflow.datasets.stereo_pair import check_pair
 from depthflow.store.schema import KINDS
+from depthflow.store.write.neighbours import NO_CAMERA
 from depthflow.store.write.planes import resize_rgb
 
 MIN_DIFFERENCE = 1.0
@@ -55,7 +56,7 @@ def make_views(
     for name in KINDS[kind]:
         camera = view_camera(frame, name, shape)
         if camera is None:
-            raise RejectError("no_camera", "further views need the camera, which is unknown")
+            raise RejectError("no_camera", NO_CAMERA)
         try:
             image = decode_rgb(members[name])
         except RejectError as error:

@@ -34,10 +34,10 @@ DECODERS = {
 """Help text of each decoder; `depthflow.models.decoders.DECODERS` builds them."""
 OBJECTIVES = {
     "supervised": "depth labels, by --loss",
-    "stereo": "the other image of a stereo pair",
-    "video": "the frames before and after in a video",
+    "stereo": "the images of a stereo pair, of which each predicts the other (arXiv:1609.03677)",
+    "video": "neighbours in time, which predict a frame (arXiv:1806.01260)",
 }
-"""Help text of each training objective; `depthflow.models.objectives.OBJECTIVES` computes them."""
+"""Help text of each objective; `depthflow.models.objectives.OBJECTIVES` computes them."""
 LOSS_TERMS = {
     "tutorial": "squared error + 0.1 Huber",
     "l1": "absolute error",

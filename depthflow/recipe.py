@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from depthflow.flags import explained, flag_help, flags, require, require_known, require_positive
+from depthflow.objective import Objective
 from depthflow.parts import (
     AUGMENTATIONS,
     DECODERS,
@@ -30,7 +31,7 @@ NormName = Literal["none", "batch", "group"]
 
 
 @flags
-class Recipe:
+class Recipe(Objective):
     """What is trained and how: everything that affects the result, nothing about where it runs."""
 
     name: tyro.conf.Suppress[str]
@@ -150,6 +151,7 @@ class Recipe:
         require_positive(
             epochs=self.epochs, global_batch_size=self.global_batch_size, accumulation_steps=self.accumulation_steps
         )
+        self._check_objective()
         self._check_network()
         self._check_normalisation()
         self._check_loss()
@@ -157,13 +159,6 @@ class Recipe:
         self._check_augmentation()
         self._check_dataset_weights()
         self._check_optimizer()
-
-    def _require(self, field: str, condition: bool, rule: str) -> None:
-        """Raises ValueError with the field's flag, its rule and its value unless the condition holds."""
-        value = getattr(self, field)
-        if isinstance(value, tuple):  # As the command line takes it: l1 1 gradient 0.5.
-            value = " ".join(f"{x[0]} {x[1]:g}" if isinstance(x, tuple) else str(x) for x in value) or "none"
-        require(condition, f"--{field.replace('_', '-')} {rule}. Received: {value}")
 
     def _check_network(self) -> None:
         require_known(encoder=([self.encoder], ENCODERS), decoder=([self.decoder], DECODERS))
@@ -211,6 +206,8 @@ class Recipe:
         require_known(loss=(terms, LOSS_TERMS))
         valid = len(terms) == len(set(terms)) > 0 and all(0 < weight < math.inf for _, weight in self.loss)
         self._require("loss", valid, "takes terms, each once, with positive weights: l1 1 gradient 0.5")
+        valid = self.clip_depth == "none" or "supervised" in self.objectives
+        self._require("clip_depth", valid, "clips labels: it is only for --objective supervised")
 
     def _check_camera(self) -> None:
         fov = self.assume_fov_deg
@@ -261,7 +258,7 @@ class Recipe:
     @property
     def size(self) -> tuple[int, int]:
         """Input height and width in pixels, once both are known."""
-        assert self.height and self.width, f"{self.name} has no size yet: see training.trainer.sized"
+        assert self.height and self.width, f"{self.name} has no size yet: see training.suitability.sized"
         return self.height, self.width
 
     @property

@@ -263,3 +263,86 @@ def depth_anything_small_frozen() -> Recipe:
         layer_decay=1.0,
         frozen_encoder_epochs="all",
     )
+
+
+@named
+def stereo() -> Recipe:
+    """Depth in metres from stereo pairs without depth: ResNet50, each image predicts the other.
+
+    python pipelines/train.py stereo --samples STORE --storage DIR
+
+    STORE is of kind stereo. Photometric error, left-right consistency and smoothness at four scales, all compared at
+    full resolution. It has not been run at full size, so its duration and score are unknown; stereo-tiny was.
+
+    Source: Godard et al. 2017 (Monodepth), arXiv:1609.03677; scales of Godard et al. 2019, arXiv:1806.01260.
+    """
+    return Recipe(
+        name="stereo",
+        objective=(("stereo", 1.0),),
+        encoder="resnet50",
+        weights="imagenet",
+        batch_norm="frozen",
+        decoder_filters=(256, 128, 64, 32, 16),
+        decoder_norm="group",
+        supervised_scales=4,
+        horizontal_flip=True,
+        colour_jitter=0.2,
+        optimizer="adamw",
+        learning_rate=1e-4,
+        schedule="cosine",
+        weight_decay=1e-2,
+        clip_norm=1.0,
+        epochs=20,
+        global_batch_size=12,
+    )
+
+
+@named
+def video() -> Recipe:
+    """Depth from video without depth: ResNet50 and a pose network, a frame is predicted from its neighbours.
+
+    python pipelines/train.py video --samples STORE --storage DIR
+
+    STORE is of kind video. Depth is known up to a factor; --poses given, --scale-from velocity or --scale-from median
+    make it metres. It has not been run at full size, so its duration and score are unknown; video-tiny was.
+
+    Source: Godard et al. 2019 (Monodepth2), arXiv:1806.01260.
+    """
+    return replace(stereo(), name="video", objective=(("video", 1.0),))
+
+
+@named
+def stereo_tiny() -> Recipe:
+    """As stereo, with the tiny encoder and an output at a quarter of the resolution: for CPUs and tests.
+
+    python pipelines/train.py stereo-tiny --samples STORE --storage DIR --num-workers 1
+
+    `benchmarks/self_supervised.py` trains it on ray-cast pairs.
+    """
+    return replace(
+        stereo(),
+        name="stereo-tiny",
+        encoder="tiny",
+        weights="none",
+        batch_norm="synchronized",
+        decoder_filters=(64, 48, 32),
+        supervised_scales=2,
+        height=64,
+        width=128,
+        onednn=True,
+        smoothness=3e-3,
+        learning_rate=2e-3,
+        epochs=40,
+        global_batch_size=8,
+    )
+
+
+@named
+def video_tiny() -> Recipe:
+    """As video, with the tiny encoder and an output at a quarter of the resolution: for CPUs and tests.
+
+    python pipelines/train.py video-tiny --samples STORE --storage DIR --num-workers 1
+
+    `benchmarks/self_supervised.py` trains it on ray-cast walks.
+    """
+    return replace(stereo_tiny(), name="video-tiny", objective=(("video", 1.0),), learning_rate=1e-3)

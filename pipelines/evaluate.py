@@ -28,11 +28,11 @@ def main(config: EvaluateConfig) -> dict[str, Any]:
     models = {model.uri: model, **dict(zip(config.compare, others, strict=True))}
     for named in models.values():
         check_output(protocol, named.output, model=named.uri)
-    baseline = model.baseline
+    baseline = model.baseline(is_aligned=protocol.alignment != "none")
     if baseline:
         models[baseline.uri] = baseline
     with ray_session(config.num_cpus):
-        evaluations, depth_m = evaluate_models(
+        evaluations, shown = evaluate_models(
             {name: model.load for name, model in models.items()},
             store=store,
             split=config.split,
@@ -41,7 +41,7 @@ def main(config: EvaluateConfig) -> dict[str, Any]:
             shown=shown_rows,
         )
     if baseline:
-        del depth_m[baseline.uri]  # The report shows no flat maps.
+        del shown.depth_m[baseline.uri]  # The report shows no flat maps.
     evaluation = evaluations[model.uri]
     result = {"model": model.uri, **evaluation.summary}
     with TemporaryDirectory() as scratch:
@@ -50,7 +50,8 @@ def main(config: EvaluateConfig) -> dict[str, Any]:
             evaluations,
             protocol=protocol,
             store=store,
-            depth_m=depth_m,
+            depth_m=shown.depth_m,
+            reprojected=shown.reprojected,
             baseline=baseline.uri if baseline else None,
         )
         run_id = log_evaluation(result, files, store=store, experiment=config.experiment, model=model.resolved)
@@ -62,6 +63,7 @@ def main(config: EvaluateConfig) -> dict[str, Any]:
         "protocol_means": protocol.meaning,
         "baseline": evaluations[baseline.uri].metrics if baseline else None,
         "compared": {name: evaluations[name].metrics for name in config.compare},
+        "compared_outputs": {name: evaluations[name].output for name in config.compare},
         "problems": evaluation.problems,
         "run_id": run_id,
         "files": [f"{out.root}/{file.name}" for file in files] if out else [],

@@ -13,7 +13,7 @@ def main(config: ExportConfig) -> dict[str, Any]:
     """Writes the networks once each has predicted the same metres as the registered one."""
     from depthflow.cluster.session import ray_session
     from depthflow.evaluation.evaluate import evaluate_models
-    from depthflow.evaluation.protocols import find_protocol, rows_of
+    from depthflow.evaluation.protocols import check_output, find_protocol, rows_of
     from depthflow.inference.conversion import Variant
     from depthflow.inference.export import (
         commit_exports,
@@ -30,6 +30,8 @@ def main(config: ExportConfig) -> dict[str, Any]:
     if store:
         rows_of(protocol, store, config.split)  # Fails here rather than after the export.
     out, model = open_output(config.out), find_model(config.model)
+    if store:
+        check_output(protocol, model.output, model=model.uri)
     source = open_source(model)
     variants = [
         *(Variant(format=name) for name in dict.fromkeys(config.format)),

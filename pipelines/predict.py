@@ -40,6 +40,7 @@ def main(config: PredictConfig) -> dict[str, Any]:
     cameras = Counter(row["camera"] or "unknown" for row in rows if not row["reason"] and not row["done_before"])
     return {
         "model": models[0].uri,
+        "output": models[0].output,
         "images": len(rows) - reasons.total(),
         "done_before": sum(row["done_before"] for row in rows),
         "rejects": reasons.total(),

@@ -35,19 +35,23 @@ def challenge(config: PromoteConfig, champion: str | None) -> "Record":
     """Evaluates the challenger and its rival in one pass, and decides between them."""
     from depthflow.cluster.session import ray_session
     from depthflow.evaluation.evaluate import evaluate_models
-    from depthflow.evaluation.protocols import find_protocol
+    from depthflow.evaluation.protocols import check_output, find_protocol, rows_of
     from depthflow.inference.named_model import find_rivals
     from depthflow.registry.gate import Policy, candidate
     from depthflow.registry.promotion import judge
     from depthflow.store.store import open_store
 
-    models = find_rivals(config.model_name, champion)
+    protocol, store = find_protocol(config.protocol), open_store(config.samples or "")
+    rows_of(protocol, store, config.split)  # Fails here, as what follows, rather than after Ray has started.
+    models = find_rivals(config.model_name, champion, is_aligned=protocol.alignment != "none")
+    for model in models:
+        check_output(protocol, model.output, model=model.uri)
     with ray_session(config.num_cpus):
         evaluations, _ = evaluate_models(
             {model.uri: model.load for model in models},
-            store=open_store(config.samples or ""),
+            store=store,
             split=config.split,
-            protocol=find_protocol(config.protocol),
+            protocol=protocol,
             num_workers=config.num_workers,
         )
     return judge(

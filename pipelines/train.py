@@ -25,7 +25,8 @@ def main(recipe: RecipeChoice, job: TrainJob) -> dict[str, Any]:
     from depthflow.training.job import open_job
     from depthflow.training.job_run import job_run, register
     from depthflow.training.pretrained import open_pretrained
-    from depthflow.training.trainer import absolute_weights, sized, train
+    from depthflow.training.suitability import sized
+    from depthflow.training.trainer import absolute_weights, train
 
     version, store = None, open_store(job.samples)
     recipe = sized(recipe, store)
@@ -41,7 +42,15 @@ def main(recipe: RecipeChoice, job: TrainJob) -> dict[str, Any]:
             unlogged = replay(folder.spool, run_log, timeout_s=job.mlflow_wait_s)
             if not unlogged:
                 folder.check_lock()
-                version = register(outcome, recipe, job, store=store, run_log=run_log, serving_code=SERVING_CODE)
+                version = register(
+                    outcome,
+                    recipe,
+                    job,
+                    store=store,
+                    run_log=run_log,
+                    serving_code=SERVING_CODE,
+                    output=recipe.output,
+                )
         if version:
             folder.note(finished=True)
         else:
@@ -53,6 +62,7 @@ def main(recipe: RecipeChoice, job: TrainJob) -> dict[str, Any]:
         "run_id": run_log.run_id,
         "metrics": outcome.metrics,
         "checkpoint": outcome.checkpoint,
+        "output": recipe.output,
         "unlogged": unlogged,
         "model_uri": version.uri if version else None,
         "version": version.version if version else None,

@@ -15,7 +15,7 @@ from depthflow.datasets.frame_table import DEPTH_FRAME, frame_table, frames_of
 from depthflow.datasets.layouts import find_frames
 from depthflow.datasets.listing import list_tree
 from depthflow.storage.files import open_files
-from depthflow.store.schema import INDEX_SCHEMA, REJECT_SCHEMA, ROW_SCHEMA, SECONDS_FIELD
+from depthflow.store.schema import INDEX_SCHEMA, REJECT_SCHEMA, SECONDS_FIELD, row_schema
 from depthflow.store.store import open_store
 from depthflow.store.write.finish import finish_store
 from depthflow.store.write.preprocess import content_config, plan_shards, sample_layout
@@ -80,20 +80,20 @@ def make_store(config, *, change=lambda frame: frame):
     return open_store(config.out)
 
 
-def write_index(root, rows, *, height, width):
-    """A finished store of these rows of the index, in one shard a split, whose files are empty.
+def write_index(root, rows, *, height, width, kind="depth"):
+    """A finished store of these rows of its kind's index, in one shard a split, whose files are empty.
 
     Args:
         rows: Of `INDEX_SCHEMA`, in any order; shard and row are filled in.
     """
-    files = open_files(str(root))
+    files, schema = open_files(str(root)), row_schema(kind)
     records = []
     for split in sorted({row["split"] for row in rows}):
         path = f"split={split}/part-00000.parquet"
         files.write(path, b"")
         blank = {**dict.fromkeys(INDEX_SCHEMA.names), "dataset": "diode"}
         mine = [{**blank, **row} for row in rows if row["split"] == split]
-        table = pa.Table.from_pylist(mine, schema=ROW_SCHEMA.append(SECONDS_FIELD))
+        table = pa.Table.from_pylist(mine, schema=schema.append(SECONDS_FIELD))
         rejects = pa.Table.from_pylist([], schema=REJECT_SCHEMA)
         records.append(
             ShardRecord(path=path, rows=table, rejects=rejects, file_xxh3=xxhash.xxh3_128_hexdigest(b""), file_bytes=0)
@@ -102,7 +102,7 @@ def write_index(root, rows, *, height, width):
         files,
         records,
         account_for([], ()),
-        settings={"height": height, "width": width, "resplit": None},
+        settings={"height": height, "width": width, "resplit": None, **({} if kind == "depth" else {"kind": kind})},
         origin={"sources": [], "archives": []},
     )
     return open_store(str(root))

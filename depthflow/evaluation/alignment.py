@@ -15,7 +15,8 @@ def median_aligned(depth_pred: np.ndarray, *, depth_gt: np.ndarray, mask: np.nda
     """Scales the prediction to the truth's median over the mask (Zhou et al. 2017, arXiv:1704.07813, section 4.1).
 
     Args:
-        depth_pred, depth_gt: (H, W) float, metres.
+        depth_pred: (H, W) float, metres or relative depth.
+        depth_gt: (H, W) float, metres.
         mask: (H, W) bool, True = counted.
 
     Returns:
@@ -31,8 +32,8 @@ def median_aligned(depth_pred: np.ndarray, *, depth_gt: np.ndarray, mask: np.nda
 def affine_aligned(pred: np.ndarray, *, depth_gt: np.ndarray, mask: np.ndarray, output: Output) -> np.ndarray:
     """Fits scale and shift by least squares over the mask in the model's own space, and converts to metres.
 
-    The space is the natural log of depth for metres, and inverse depth for relative inverse depth (Ranftl et al. 2020,
-    arXiv:1907.01341, equation 4). A constant prediction has no scale: it becomes the truth's mean.
+    The space is inverse depth for relative inverse depth (Ranftl et al. 2020, arXiv:1907.01341, equation 4), and else
+    the natural log of depth. A constant prediction has no scale: it becomes the truth's mean.
 
     Args:
         pred: (H, W) float, as predicted by the model.
@@ -44,11 +45,12 @@ def affine_aligned(pred: np.ndarray, *, depth_gt: np.ndarray, mask: np.ndarray, 
         (H, W) float64, metres; all NaN if no pixel is counted.
     """
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        values = np.log(pred.astype(np.float64)) if output == "metres" else pred.astype(np.float64)
+        is_inverse = output == "relative inverse depth"
+        values = pred.astype(np.float64) if is_inverse else np.log(pred.astype(np.float64))
         truth = depth_gt[mask].astype(np.float64)
-        scale, shift = _least_squares(values[mask], np.log(truth) if output == "metres" else 1.0 / truth)
+        scale, shift = _least_squares(values[mask], 1.0 / truth if is_inverse else np.log(truth))
         aligned = scale * values + shift
-        return np.exp(aligned) if output == "metres" else 1.0 / np.maximum(aligned, 1.0 / MAX_DEPTH_M)
+        return 1.0 / np.maximum(aligned, 1.0 / MAX_DEPTH_M) if is_inverse else np.exp(aligned)
 
 
 def _least_squares(values: np.ndarray, target: np.ndarray) -> tuple[float, float]:

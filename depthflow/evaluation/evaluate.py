@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import ray
@@ -16,11 +16,13 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from depthflow.datasets.frames import SCENE_TYPES
 from depthflow.errors import unwrapped
 from depthflow.evaluation.breakdown import Breakdown, total
-from depthflow.evaluation.protocols import Protocol, check_output, rows_of
+from depthflow.evaluation.protocols import Protocol, check_output, count_without_depth, rows_of
+from depthflow.evaluation.reprojection import Reprojected
 from depthflow.evaluation.worker import Evaluated, EvaluationWorker
 from depthflow.metrics import dataset_groups, mean_over_images
 from depthflow.models.interface import LoadPredictor, Output
 from depthflow.observability.gauges import StageGauges
+from depthflow.observability.logs import tell
 from depthflow.observability.progress import ProgressLine
 from depthflow.placement import ANYWHERE, cluster_capacity, plan_pool
 from depthflow.store.store import SampleStore
@@ -43,6 +45,7 @@ class Evaluation:
             pred_max over all pixels of the prediction before any alignment.
         output: What the model predicts.
         breakdowns: Each of `image_groups` to the errors by depth and by distance to a depth edge.
+        without_depth: Number of samples that were left out because they have no depth to compare with.
         image_ms: Milliseconds per predicted image, resizing included: the median over batches, without the first batch
             of each process; None if there was no other.
     """
@@ -53,6 +56,7 @@ class Evaluation:
     images: tuple[Mapping[str, Any], ...]
     output: Output = "metres"
     breakdowns: Mapping[str, Breakdown] = field(default_factory=dict)
+    without_depth: int = 0
     image_ms: float | None = None
 
     @property
@@ -69,8 +73,8 @@ class Evaluation:
     @property
     def summary(self) -> dict[str, Any]:
         """Everything that must accompany the metrics wherever they are kept."""
-        facts = {name: getattr(self, name) for name in ("protocol", "fingerprint", "split", "samples")}
-        return {**facts, "metrics": self.metrics}
+        names = ("protocol", "fingerprint", "split", "output", "samples", "without_depth")
+        return {**{name: getattr(self, name) for name in names}, "metrics": self.metrics}
 
     @property
     def problems(self) -> tuple[str, ...]:
@@ -80,11 +84,23 @@ class Evaluation:
         found = []
         if not (np.isfinite(low).all() and np.isfinite(high).all()):
             found.append("some predictions are not finite")
-        if self.output == "metres" and not (low > 0).all():
+        if self.output != "relative inverse depth" and not (low > 0).all():
             found.append("some predictions are not positive")
         if (high <= low).all():
             found.append("every predicted map is flat")
         return tuple(found)
+
+
+class Shown(NamedTuple):
+    """What a report shows of some rows.
+
+    Attributes:
+        depth_m: Model to row to (H, W) float metres, aligned as the protocol says.
+        reprojected: Row to how its views, warped by the first model's depth, explain it. Empty without views.
+    """
+
+    depth_m: dict[str, dict[int, np.ndarray]]
+    reprojected: dict[int, Reprojected]
 
 
 def image_groups(images: Sequence[Mapping[str, Any]]) -> dict[str, list[int]]:
@@ -110,7 +126,7 @@ def evaluate_models(
     protocol: Protocol,
     num_workers: int | None,
     shown: Callable[[Evaluation], Sequence[int]] = lambda evaluation: (),
-) -> tuple[dict[str, Evaluation], dict[str, dict[int, np.ndarray]]]:
+) -> tuple[dict[str, Evaluation], Shown]:
     """Evaluates models on a running Ray, in one pass.
 
     Args:
@@ -119,7 +135,7 @@ def evaluate_models(
         shown: Returns the rows whose predictions are wanted, given the evaluation of the first model.
 
     Returns:
-        Name to evaluation, and name to row to (H, W) float metres for the rows of `shown`.
+        Name to evaluation, and what the rows of `shown` look like.
 
     Raises:
         ProtocolError: if the protocol does not allow the store or a model.
@@ -129,7 +145,8 @@ def evaluate_models(
     plan = plan_pool(num_workers, **cluster_capacity())
     with closing(Evaluator(models, store=store, split=split, protocol=protocol, **vars(plan))) as evaluator:
         evaluations = evaluator.evaluate()
-        return evaluations, evaluator.depth_m(shown(next(iter(evaluations.values()))))
+        depth_m = evaluator.depth_m(shown(next(iter(evaluations.values()))))
+        return evaluations, Shown(depth_m, evaluator.reprojected(next(iter(depth_m.values()))))
 
 
 class Evaluator:
@@ -159,6 +176,9 @@ class Evaluator:
     ) -> None:
         self._names, self._store, self._split, self._protocol = tuple(models), store, split, protocol
         rows = rows_of(protocol, store, split)
+        self._without_depth = count_without_depth(protocol, store, split)
+        if self._without_depth:
+            tell(f"{self._without_depth} samples of {split} have no depth and are not counted; {len(rows)} have.")
         self._batches = [rows[start : start + BATCH_SIZE] for start in range(0, len(rows), BATCH_SIZE)]
         count = min(num_workers, len(self._batches))
         # All workers are placed at once: of two evaluators that need the same GPUs, one waits instead of holding some.
@@ -211,6 +231,18 @@ class Evaluator:
                     predicted[name] |= maps
         return predicted
 
+    def reprojected(self, depth_m: Mapping[int, np.ndarray]) -> dict[int, Reprojected]:
+        """Warps the views of some rows by a depth: row to what they show, if their poses are known."""
+        found: dict[int, Reprojected] = {}
+        if not self._store.views:
+            return found
+        single = [{row: one} for row, one in depth_m.items()]
+        results: Any = ActorPool(self._workers).map(lambda worker, one: worker.reprojected.remote(one), single)
+        with unwrapped():
+            for result in results:
+                found |= result
+        return found
+
     def _joined(self, batches: list[Evaluated], output: Output) -> Evaluation:
         """Joins the batches, with images and sums in the order of the sample ids."""
         images = sorted((image for batch in batches for image in batch.images), key=lambda image: image[0]["sample_id"])
@@ -225,6 +257,7 @@ class Evaluator:
                 name: total(images[place][1] for place in places)
                 for name, places in image_groups([row for row, _ in images]).items()
             },
+            without_depth=self._without_depth,
             image_ms=median(image_ms) if image_ms else None,
         )
 

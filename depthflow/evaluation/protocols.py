@@ -1,5 +1,6 @@
 """Evaluation protocols. Each fixes everything that affects a metric."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -12,6 +13,9 @@ from depthflow.models.interface import Output
 
 if TYPE_CHECKING:
     from depthflow.store.store import SampleStore
+
+
+Alignment = Literal["none", "median", "affine"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +31,7 @@ class Protocol:
         without_edges: Whether to ignore pixels at depth edges, where laser depth is least reliable.
         cap_m: Truth beyond it is ignored and predictions are clipped to it, as in ZoeDepth's evaluation
             (arXiv:2302.12288). None: no cap.
-        alignment: How a prediction is fitted to each image's truth.
+        alignment: How a prediction is fitted to each image's truth. See `ALIGNMENTS` for what needs it.
     """
 
     name: str
@@ -36,7 +40,7 @@ class Protocol:
     scene_type: str | None = None
     without_edges: bool = False
     cap_m: float | None = None
-    alignment: Literal["none", "median", "affine"] = "none"
+    alignment: Alignment = "none"
 
     @property
     def meaning(self) -> str:
@@ -107,7 +111,7 @@ NAMED = (
         name="affine",
         description=(
             "As devkit, after scale and shift are fitted to each image's truth by least squares in the model's own "
-            "space: log-depth for metric models, inverse depth for relative ones. Says nothing of metres."
+            "space: log-depth, or inverse depth for models of relative inverse depth. Says nothing of metres."
         ),
         alignment="affine",
     ),
@@ -123,6 +127,14 @@ NAMED = (
 PROTOCOLS = {protocol.name: protocol for protocol in NAMED}
 
 
+ALIGNMENTS: Mapping[Output, tuple[Alignment, ...]] = {
+    "metres": ("none", "median", "affine"),
+    "relative depth": ("median", "affine"),
+    "relative inverse depth": ("affine",),
+}
+"""The alignments under which an output has metrics, each also the name of a protocol but for none."""
+
+
 def find_protocol(name: str) -> Protocol:
     """Returns the protocol with this name.
 
@@ -135,13 +147,30 @@ def find_protocol(name: str) -> Protocol:
 
 
 def rows_of(protocol: Protocol, store: "SampleStore", split: str) -> list[int]:
-    """Returns the rows of the split that the protocol evaluates, in the store's order.
+    """Returns the rows of the split that the protocol evaluates, in the store's order: none without depth.
 
     Raises:
         ProtocolError: if it needs the source's resolution and a sample was resized, or if no sample has its
-            scene type.
+            scene type, or none of these has depth.
         StoreError: if the split is missing.
     """
+    rows = _rows_with_depth(protocol, store, split)
+    if not any(rows.values()):
+        raise ProtocolError(
+            f"{split} of {store.files.root} has no depth to compare with: none of its {len(rows)} samples has a valid "
+            "pixel. Pass --samples a store of frames with depth, or write one of rectified pairs with preprocess.py "
+            "--depth-from stereo."
+        )
+    return [row for row, has_depth in rows.items() if has_depth]
+
+
+def count_without_depth(protocol: Protocol, store: "SampleStore", split: str) -> int:
+    """Returns the number of samples that the protocol would evaluate if they had depth; raises what `rows_of` does."""
+    return sum(not has_depth for has_depth in _rows_with_depth(protocol, store, split).values())
+
+
+def _rows_with_depth(protocol: Protocol, store: "SampleStore", split: str) -> dict[int, bool]:
+    """Returns each row of the protocol's scene type with whether it has depth."""
     index = store.split_index(split)
     sizes = set(zip(index["source_height"].to_pylist(), index["source_width"].to_pylist(), strict=True))
     if protocol.at_source_resolution and sizes != {(store.height, store.width)}:
@@ -152,7 +181,8 @@ def rows_of(protocol: Protocol, store: "SampleStore", split: str) -> list[int]:
             f"preprocess.py --splits {split} --height {height} --width {width}."
         )
     scene_types = index["scene_type"].to_pylist()
-    rows = [row for row, kind in enumerate(scene_types) if protocol.scene_type in (None, kind)]
+    fractions = index["valid_fraction"].to_pylist()
+    rows = {row: fractions[row] != 0 for row, kind in enumerate(scene_types) if protocol.scene_type in (None, kind)}
     if not rows:
         raise ProtocolError(
             f"The protocol {protocol.name} evaluates {protocol.scene_type} only, and {split} of {store.files.root} has "
@@ -165,10 +195,10 @@ def check_output(protocol: Protocol, output: Output, *, model: str) -> None:
     """Checks that the protocol can evaluate this output.
 
     Raises:
-        ProtocolError: if it has no metres and the protocol does not align it.
+        ProtocolError: if it has no metres and the protocol does not fit what it lacks to the truth.
     """
-    if output != "metres" and protocol.alignment != "affine":
+    if protocol.alignment not in ALIGNMENTS[output]:
         raise ProtocolError(
             f"{model} predicts {output}, which has no metres, and the protocol {protocol.name} gives it none. "
-            "Pass --protocol affine."
+            f"Pass --protocol {ALIGNMENTS[output][0]}."
         )

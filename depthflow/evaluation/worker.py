@@ -10,6 +10,7 @@ import numpy as np
 
 from depthflow.evaluation.breakdown import Breakdown, image_breakdown
 from depthflow.evaluation.protocols import Protocol
+from depthflow.evaluation.reprojection import Reprojected, reprojected
 from depthflow.metrics import boundary_metrics, image_metrics
 from depthflow.models.interface import LoadPredictor, Output, Predictor
 from depthflow.store.read.reader import SampleBatch, SplitReader
@@ -90,6 +91,18 @@ class EvaluationWorker:
             pred, _ = self._predict(name, batch)
             predicted[name] = {row: self._metres(model, pred[k], self._truth(batch, k)) for k, row in enumerate(rows)}
         return predicted
+
+    def reprojected(self, depth_m: Mapping[int, np.ndarray]) -> dict[int, Reprojected]:
+        """Warps the views of some rows by a depth, (H, W) float metres each; rows without a known pose are left out."""
+        reader = SplitReader(self._store, self._split, planes=("rgb", *self._store.views), cache_bytes=0)
+        found = {}
+        for row, one in depth_m.items():
+            batch = reader.read([row])
+            assert batch.geometry is not None
+            found[row] = reprojected(
+                batch.rgb[0], one, views=batch.views[0], geometry=batch.geometry, names=batch.view_names
+            )
+        return {row: one for row, one in found.items() if one is not None}
 
     def _predict(self, name: str, batch: SampleBatch) -> tuple[np.ndarray, float | None]:
         """Returns the prediction and, except for a model's first batch in this process, milliseconds per image."""

@@ -4,27 +4,27 @@ import base64
 import binascii
 import io
 from collections.abc import Callable, Mapping
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
 from depthflow.datasets.reject import RejectError
-from depthflow.inference.writers import write_npy, write_png16
-from depthflow.models.interface import ARRAY
+from depthflow.inference.writers import SCALE_KEYS, write_npy, write_png16
+from depthflow.models.interface import ARRAY, Output
 
 
-def _file(write: Callable[[IO[bytes], np.ndarray], Any], depth_m: np.ndarray) -> bytes:
+def _file(write: Callable[..., Any], depth: np.ndarray, **options: Any) -> bytes:
     buffer = io.BytesIO()
-    write(buffer, depth_m)
+    write(buffer, depth, **options)
     return buffer.getvalue()
 
 
-OUTPUT_FORMATS: Mapping[str, Callable[[np.ndarray], Any]] = {
-    ARRAY: lambda depth_m: depth_m,
-    "npy": lambda depth_m: _file(write_npy, depth_m),
-    "png": lambda depth_m: _file(write_png16, depth_m),
+OUTPUT_FORMATS: Mapping[str, Callable[[np.ndarray, Output], Any]] = {
+    ARRAY: lambda depth, output: depth,
+    "npy": lambda depth, output: _file(write_npy, depth),
+    "png": lambda depth, output: _file(write_png16, depth, scale_key=SCALE_KEYS[output]),
 }
-"""Name to a function of (H, W) float32 metres. A file is bytes, which MLflow's server sends as base64."""
+"""Name to a function of (H, W) float32 and what it holds. A file is bytes, which MLflow's server sends as base64."""
 
 
 def image_bytes(value: object) -> bytes:

@@ -26,7 +26,7 @@ from depthflow.inference.images import find_images, read_image
 from depthflow.inference.named_model import NamedModel
 from depthflow.inference.predictor import NetworkPredictor, find_network
 from depthflow.models.canonical_camera import CAMERA
-from depthflow.models.interface import LICENCE_TAG, Predictor, file_sha256
+from depthflow.models.interface import LICENCE_TAG, MODEL_OUTPUT, Predictor, file_sha256
 from depthflow.observability.noise import quiet_native_code
 from depthflow.registry.versions import input_example
 from depthflow.storage.files import StoreFiles
@@ -60,7 +60,7 @@ class Source:
     @property
     def predictor(self) -> NetworkPredictor:
         """What the exported networks are compared with."""
-        return NetworkPredictor(self.network, self.model.camera)
+        return NetworkPredictor(self.network, self.model.camera, self.model.output)
 
 
 def open_source(model: NamedModel) -> Source:
@@ -143,7 +143,7 @@ def export_network(
         with _reported(f"The network cannot be converted to {variant.format}"), quiet_native_code():
             convert(source.network, variant, path, representative)
         run = open_network(str(path), variant.format, height=height, width=width)
-        exported[variant.name] = NetworkPredictor(run, source.model.camera)
+        exported[variant.name] = NetworkPredictor(run, source.model.camera, source.model.output)
     with _reported("An exported network cannot be run"):
         differences = largest_differences(source.predictor, exported, images)
     for variant in variants:
@@ -179,7 +179,8 @@ def facts_of(source: Source, variant: Variant, path: Path, difference: float) ->
     """Returns what a program needs to know to use an exported network, for the JSON file beside it."""
     height, width = source.network.input_shape[1:3]
     model, camera = source.model, source.model.camera
-    metres = "metres" if camera.camera == "none" else "metres as the canonical camera would see them"
+    unit = "metres" if model.output == "metres" else f"{model.output}, which is metres up to an unknown factor"
+    unit += "" if camera.camera == "none" else " as the canonical camera would see them"
     return {
         "format": variant.format,
         "weights": variant.weights,
@@ -195,7 +196,8 @@ def facts_of(source: Source, variant: Variant, path: Path, difference: float) ->
             "dtype": "uint8",
             "scaling": "none: pass 0 to 255, which the network scales itself",
         },
-        "output": {"layout": "NHWC, one channel", "dtype": "float32", "unit": f"natural logarithm of {metres}"},
+        "output": {"layout": "NHWC, one channel", "dtype": "float32", "unit": f"natural logarithm of {unit}"},
+        MODEL_OUTPUT: model.output,
         CAMERA: camera.to_json(),
         "largest_difference": difference,
     }

@@ -17,7 +17,7 @@ import numpy as np
 from depthflow.errors import RegistryError
 from depthflow.inference.predictor import NetworkPredictor
 from depthflow.models.canonical_camera import CAMERA, ModelCamera
-from depthflow.models.interface import file_sha256
+from depthflow.models.interface import Output, file_sha256, saved_output
 from depthflow.observability.noise import quiet_native_code
 
 Run = Callable[[np.ndarray], np.ndarray]
@@ -102,6 +102,7 @@ class ExportedFacts:
         format: Key of `RUNTIMES`.
         height, width: Size of its input in pixels.
         camera: What it knows about cameras.
+        output: What it predicts.
         sha256: Its `export_sha256`.
         about: All of the file.
     """
@@ -110,6 +111,7 @@ class ExportedFacts:
     height: int
     width: int
     camera: ModelCamera
+    output: Output
     sha256: str
     about: dict[str, Any]
 
@@ -135,9 +137,14 @@ def read_facts(path: str) -> ExportedFacts:
     try:
         about = json.loads(facts.read_text())
         height, width = (int(about["input"][side]) for side in ("height", "width"))
-        camera = ModelCamera.from_json(about[CAMERA])
         found = ExportedFacts(
-            format=about["format"], height=height, width=width, camera=camera, sha256=about["sha256"], about=about
+            format=about["format"],
+            height=height,
+            width=width,
+            camera=ModelCamera.from_json(about[CAMERA]),
+            output=saved_output(about),
+            sha256=about["sha256"],
+            about=about,
         )
         RUNTIMES[found.format]
     except (OSError, LookupError, AttributeError, TypeError, ValueError) as error:
@@ -150,14 +157,14 @@ def read_facts(path: str) -> ExportedFacts:
 
 
 def load_exported(path: str) -> NetworkPredictor:
-    """Loads an exported network as a predictor of metres.
+    """Loads an exported network as a predictor.
 
     Raises:
         RegistryError: if it is damaged, or its runtime is missing or refuses it.
     """
     facts = read_facts(path)
     network = open_network(path, facts.format, height=facts.height, width=facts.width)
-    return NetworkPredictor(network, facts.camera)
+    return NetworkPredictor(network, facts.camera, facts.output)
 
 
 def open_network(path: str, format_name: str, *, height: int, width: int) -> ExportedNetwork:

@@ -9,13 +9,13 @@ import cv2
 import numpy as np
 
 from depthflow.datasets.camera import Camera
-from depthflow.inference.writers import SCALE_KEY, write_npy, write_ply, write_png16
+from depthflow.inference.writers import SCALE_KEYS, write_npy, write_ply, write_png16
 from depthflow.models.interface import Output
 from depthflow.store.write.planes import resize_rgb
 
-SCALE_KEYS: Mapping[Output, str] = {"metres": SCALE_KEY, "relative inverse depth": "relative_scale"}
 DRAWN_AS: Mapping[Output, Mapping[str, Any]] = {
     "metres": {"quantity": "depth, m"},
+    "relative depth": {"quantity": "relative depth, no unit"},
     "relative inverse depth": {"quantity": "relative inverse depth", "larger_is_nearer": True},
 }
 PANEL_PX = 1024
@@ -28,8 +28,9 @@ class Prediction:
 
     Attributes:
         rgb: (H, W, 3) uint8.
-        depth: (H, W) float32: metres, > 0, NaN where they are not believed, or relative inverse depth, >= 0.
-        output: Which of the two.
+        depth: (H, W) float32: metres, > 0, NaN where they are not believed; or relative depth, > 0; or relative inverse
+            depth, >= 0.
+        output: Which of these.
         camera: Camera of the image, at its size; None if unknown.
         name: Name of the image, for people.
     """
@@ -59,8 +60,12 @@ class Format:
 
 
 def endings(extension: str) -> Mapping[Output, str]:
-    """Returns depth.EXTENSION for metres and relative.EXTENSION for relative depth, so that nobody confuses them."""
-    return {"metres": f"depth.{extension}", "relative inverse depth": f"relative.{extension}"}
+    """Returns an ending per output, so that nobody confuses them: relative.EXTENSION is relative inverse depth."""
+    return {
+        "metres": f"depth.{extension}",
+        "relative depth": f"relative-depth.{extension}",
+        "relative inverse depth": f"relative.{extension}",
+    }
 
 
 def shrunk(rgb: np.ndarray, depth_m: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -90,7 +95,7 @@ def _write_panel(path: Path, prediction: Prediction) -> None:
 
 def _write_ply(path: Path, prediction: Prediction) -> None:
     assert prediction.camera is not None
-    write_ply(path, prediction.depth, prediction.rgb, prediction.camera)
+    write_ply(path, prediction.depth, prediction.rgb, prediction.camera, output=prediction.output)
 
 
 def _write_viewer(path: Path, prediction: Prediction) -> None:
@@ -100,8 +105,8 @@ def _write_viewer(path: Path, prediction: Prediction) -> None:
 
     assert prediction.camera is not None
     small_rgb, small_m = shrunk(prediction.rgb, prediction.depth)
-    title = "predicted depth"
-    small = DepthMap(title=title, depth_m=small_m, valid_mask=np.isfinite(small_m))
+    title, drawn_as = "predicted depth", DRAWN_AS[prediction.output]
+    small = DepthMap(title=title, depth_m=small_m, valid_mask=np.isfinite(small_m), **drawn_as)
     panel = panel_jpeg(rgb=small_rgb, maps=[small], upright=True)
     page = viewer_page(
         title=prediction.name,
@@ -110,6 +115,7 @@ def _write_viewer(path: Path, prediction: Prediction) -> None:
         camera=prediction.camera,
         maps=[DepthMap(title=title, depth_m=prediction.depth, valid_mask=np.isfinite(prediction.depth))],
         pictures=[Picture(image=panel, alt="Photograph and predicted depth")],
+        unit="m" if prediction.output == "metres" else "",
     )
     path.write_text(page.to_html())
 
@@ -127,18 +133,18 @@ FORMATS: dict[str, Format] = {
     ),
     "panel": Format(
         help="NAME.panel.png, for people",
-        endings={"metres": "panel.png", "relative inverse depth": "panel.png"},
+        endings={"metres": "panel.png", "relative depth": "panel.png", "relative inverse depth": "panel.png"},
         write=_write_panel,
     ),
     "ply": Format(
         help="NAME.ply, one coloured point per pixel",
-        endings={"metres": "ply"},
+        endings={"metres": "ply", "relative depth": "relative-depth.ply"},
         write=_write_ply,
         needs_camera=True,
     ),
     "viewer": Format(
         help="NAME.viewer.html, a page with the points to turn and zoom",
-        endings={"metres": "viewer.html"},
+        endings={"metres": "viewer.html", "relative depth": "relative-depth.viewer.html"},
         write=_write_viewer,
         needs_camera=True,
     ),

@@ -35,8 +35,8 @@ class NamedModel:
     camera: ModelCamera = field(default_factory=ModelCamera)
 
     def load_tiled(self, tile_px: int | None) -> LoadPredictor:
-        """Returns a function that loads the model; with `tile_px`, as a `TiledPredictor` if it predicts metres."""
-        if tile_px is None or self.output != "metres":
+        """Returns a function that loads the model; with `tile_px`, as a `TiledPredictor` unless of inverse depth."""
+        if tile_px is None or self.output == "relative inverse depth":
             return self.load
         return lambda: TiledPredictor(self.load(), tile_px=tile_px)
 
@@ -46,13 +46,27 @@ class NamedModel:
         registered = self.resolved.version if self.resolved else None
         return registered.version if registered else None
 
-    @property
-    def baseline(self) -> "NamedModel | None":
-        """Model that predicts the mean depth of this one's training data everywhere; None if that depth is unknown."""
-        depth_m = self.resolved.baseline_depth_m if self.resolved else None
-        if depth_m is None:
+    def baseline(self, *, is_aligned: bool) -> "NamedModel | None":
+        """Returns a model that predicts the mean depth of this one's training data everywhere.
+
+        Where predictions are aligned, any constant depth is as good. It stands in if that mean depth is unknown, as
+        after training without depth, and for a registered model whose own scale is unknown.
+
+        Args:
+            is_aligned: Whether the evaluation scales predictions to each image's truth.
+
+        Returns:
+            The baseline; None if there is none to compare with.
+        """
+        depth_m = self.resolved.baseline_depth_m if self.resolved and self.output == "metres" else None
+        if depth_m is not None:
+            return NamedModel(uri="mean depth", load=lambda: ConstantPredictor(depth_m), output="metres", resolved=None)
+        if self.version is None or (self.output == "metres" and not is_aligned):
             return None
-        return NamedModel(uri="mean depth", load=lambda: ConstantPredictor(depth_m), output="metres", resolved=None)
+        output = self.output
+        return NamedModel(
+            uri="constant depth", load=lambda: ConstantPredictor(1.0, output), output=output, resolved=None
+        )
 
 
 def find_models(names: Sequence[str]) -> list[NamedModel]:
@@ -69,11 +83,12 @@ def find_models(names: Sequence[str]) -> list[NamedModel]:
     return models
 
 
-def find_rivals(model_name: str, champion: str | None) -> tuple[NamedModel, NamedModel]:
+def find_rivals(model_name: str, champion: str | None, *, is_aligned: bool) -> tuple[NamedModel, NamedModel]:
     """Finds a registered model's challenger, and the model to compare it with: the champion or else the baseline.
 
     Args:
         champion: Version that is champion now.
+        is_aligned: Whether the evaluation scales predictions to each image's truth.
 
     Raises:
         RegistryError: if there is no challenger, it is the champion, or there is nothing to compare it with.
@@ -84,13 +99,14 @@ def find_rivals(model_name: str, champion: str | None) -> tuple[NamedModel, Name
         if rival.uri == challenger.uri:
             raise RegistryError(f"The challenger, {rival.uri}, is the champion already. Train a new version first.")
         return challenger, rival
-    baseline = challenger.baseline
+    baseline = challenger.baseline(is_aligned=is_aligned)
     if baseline is None:
         raise RegistryError(
             f"{challenger.uri} has no baseline_depth_m tag, and there is no champion to compare with. Register one "
-            "with train.py, which sets the tag."
+            "with train.py, which sets the tag if the training data have depth; or pass --protocol median, under which "
+            "any constant depth is the baseline."
         )
-    return challenger, replace(baseline, uri="the mean-depth baseline")
+    return challenger, replace(baseline, uri=f"the {baseline.uri.replace(' ', '-')} baseline")
 
 
 def find_model(name: str) -> NamedModel:
@@ -116,14 +132,16 @@ def find_model(name: str) -> NamedModel:
         )
     if is_exported(name):
         path = str(Path(name).absolute())
-        camera = read_facts(path).camera
-        return NamedModel(uri=path, load=lambda: load_exported(path), output="metres", resolved=None, camera=camera)
+        facts = read_facts(path)
+        return NamedModel(
+            uri=path, load=lambda: load_exported(path), output=facts.output, resolved=None, camera=facts.camera
+        )
     resolved = resolve_model(name)
     network = find_network(resolved.download(), sha256=resolved.network_sha256)
     return NamedModel(
         uri=resolved.uri,
         load=lambda: load_predictor(resolved.download(), sha256=resolved.network_sha256),
-        output="metres",
+        output=network.output,
         resolved=resolved,
         camera=network.camera,
     )

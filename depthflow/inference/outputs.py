@@ -146,11 +146,13 @@ def plan_outputs(models: Sequence[NamedModel], config: PredictConfig) -> list[Ou
     """
     first, *others = models
     needs_camera = any(FORMATS[kind].needs_camera for kind in config.formats)
-    if first.output != "metres" and (needs_camera or config.tile_px or config.max_depth_m):
+    if first.output == "relative inverse depth" and (needs_camera or config.tile_px or config.max_depth_m):
         raise RegistryError(
             f"{first.uri} predicts {first.output}: without metres, no --point-cloud, --viewer, --tile-px or "
             "--max-depth-m. Leave them out."
         )
+    if first.output != "metres" and config.max_depth_m:
+        raise RegistryError(f"{first.uri} predicts {first.output}: without metres, no --max-depth-m. Leave it out.")
     kinds = tuple(dict.fromkeys((*config.formats, *["npy"] * bool(others))))
     unwritable = [kind for kind in kinds if first.output not in FORMATS[kind].endings]
     if unwritable:

@@ -145,7 +145,7 @@ class ImagePredictor:
         The sidecar comes first, so that a killed run's files are known to be ours. Files of earlier runs, perhaps of
         another model, are removed: all files of an image are of one run.
         """
-        positive = (depth > 0).all() if self._outputs.output == "metres" else (depth >= 0).all()
+        positive = (depth >= 0).all() if self._outputs.output == "relative inverse depth" else (depth > 0).all()
         if not np.isfinite(depth).all() or not positive:
             message = "the model predicts depths that are not finite and positive"
             raise RejectError("insane_depth", message)

@@ -1,4 +1,4 @@
-"""Depth predictors: uint8 images of any size to metres at that size."""
+"""Depth predictors: uint8 images of any size to depth at that size, in metres or up to a factor."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +10,7 @@ import yaml
 
 from depthflow.errors import RegistryError
 from depthflow.models.canonical_camera import CAMERA, ModelCamera
-from depthflow.models.interface import Output, Predictor, file_sha256
+from depthflow.models.interface import Output, Predictor, file_sha256, saved_output
 from depthflow.store.write.planes import resize_rgb
 
 if TYPE_CHECKING:
@@ -34,21 +34,22 @@ class NetworkPredictor:
     """A fixed-size log-depth network as a predictor for any size.
 
     Images are area-averaged to the network's size, as training samples are. The predicted log-depth is resized
-    bilinearly to the image's size and then converted to metres.
+    bilinearly to the image's size and then converted to metres. If the network's scale is unknown, these are metres up
+    to one factor; a canonical camera is applied alike, so the factor is the same for images of all lenses.
 
     Args:
         network: Maps uint8 (B, h, w, 3) to log-depth (B, h, w, 1).
         camera: Whether that is the canonical camera's, and the lens of images whose own is unknown.
+        output: metres, or relative depth if the network's scale is unknown.
     """
 
-    output: Output = "metres"
-
-    def __init__(self, network: Network, camera: ModelCamera | None = None) -> None:
+    def __init__(self, network: Network, camera: ModelCamera | None = None, output: Output = "metres") -> None:
         self.network, self._camera = network, camera or ModelCamera()
+        self.output: Output = output
         self._height, self._width = network.input_shape[1:3]
 
     @classmethod
-    def load(cls, path: str, camera: ModelCamera | None = None) -> "NetworkPredictor":
+    def load(cls, path: str, camera: ModelCamera | None = None, output: Output = "metres") -> "NetworkPredictor":
         """Loads a .keras file without custom objects and without pickle.
 
         Raises:
@@ -68,10 +69,10 @@ class NetworkPredictor:
                 f"{path} is not a depth network, which maps uint8 (B, H, W, 3) of one size to (B, H, W, 1). Train one "
                 "with train.py."
             )
-        return cls(network, camera)
+        return cls(network, camera, output)
 
     def __call__(self, rgb: np.ndarray, focal: np.ndarray | None = None) -> np.ndarray:
-        """Predicts (B, H, W) float32 metres from (B, H, W, 3) uint8 and, if known, (B,) relative focal lengths."""
+        """Predicts (B, H, W) float32 depth from (B, H, W, 3) uint8 and, if known, (B,) relative focal lengths."""
         if rgb.ndim != 4 or rgb.shape[-1] != 3 or rgb.dtype != np.uint8:
             raise ValueError(f"Images must be uint8 (B, H, W, 3). Received: {rgb.dtype} {rgb.shape}")
         height, width = rgb.shape[1:3]
@@ -85,13 +86,13 @@ class ConstantPredictor:
     """The mean-depth baseline, which predicts the same depth everywhere.
 
     Args:
-        depth_m: Metres.
+        depth_m: Metres; any number if the output is relative.
+        output: What it predicts.
     """
 
-    output: Output = "metres"
-
-    def __init__(self, depth_m: float) -> None:
+    def __init__(self, depth_m: float, output: Output = "metres") -> None:
         self._depth_m = depth_m
+        self.output: Output = output
 
     def __call__(self, rgb: np.ndarray, focal: np.ndarray | None = None) -> np.ndarray:
         """Predicts (B, H, W) float32 metres from (B, H, W, 3)."""
@@ -109,15 +110,16 @@ def load_predictor(model_folder: str, *, sha256: str | None = None) -> Predictor
         RegistryError: if the folder is not a depthflow model, or its network is damaged or another one.
     """
     network = find_network(model_folder, sha256=sha256)
-    return NetworkPredictor.load(network.path, network.camera)
+    return NetworkPredictor.load(network.path, network.camera, network.output)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PackagedNetwork:
-    """The network of a packaged model: the path of its .keras file, and its camera."""
+    """The network of a packaged model: the path of its .keras file, its camera, and what it predicts."""
 
     path: str
     camera: ModelCamera
+    output: Output
 
 
 def find_network(model_folder: str, *, sha256: str | None = None) -> PackagedNetwork:
@@ -143,14 +145,15 @@ def find_network(model_folder: str, *, sha256: str | None = None) -> PackagedNet
             "folder of a model that train.py registered."
         )
     check_network(networks[0], sha256=sha256)
-    return PackagedNetwork(path=str(networks[0]), camera=_packaged_camera(Path(model_folder) / "MLmodel"))
+    return _packaged(str(networks[0]), Path(model_folder) / "MLmodel")
 
 
-def _packaged_camera(mlmodel: Path) -> ModelCamera:
-    """Reads the camera from the model configuration that MLflow keeps in a packaged model's MLmodel file."""
+def _packaged(network: str, mlmodel: Path) -> PackagedNetwork:
+    """Adds to a network what the model configuration says that MLflow keeps in a packaged model's MLmodel file."""
     try:
         config = yaml.safe_load(mlmodel.read_text())["flavors"]["python_function"].get("config") or {}
-        return ModelCamera.from_json(config.get(CAMERA) or {})
+        camera = ModelCamera.from_json(config.get(CAMERA) or {})
+        return PackagedNetwork(path=network, camera=camera, output=saved_output(config))
     except (yaml.YAMLError, LookupError, AttributeError, TypeError, ValueError) as error:
         raise RegistryError(
             f"{mlmodel} is not a depthflow model's: {error}. Restore it, or train a new version."

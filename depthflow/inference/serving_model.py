@@ -18,26 +18,34 @@ from depthflow.inference.encoded import OUTPUT_FORMATS, check_images, image_byte
 from depthflow.inference.lens import Lens, camera_of_image
 from depthflow.inference.predictor import NetworkPredictor, check_network
 from depthflow.models.canonical_camera import CAMERA, ModelCamera
-from depthflow.models.interface import ARRAY, FX_PX, FY_PX, NETWORK_ARTIFACT, NETWORK_SHA256, OUTPUT_FORMAT
+from depthflow.models.interface import (
+    ARRAY,
+    FX_PX,
+    FY_PX,
+    NETWORK_ARTIFACT,
+    NETWORK_SHA256,
+    OUTPUT_FORMAT,
+    saved_output,
+)
 
 T = TypeVar("T")
 
 
 class DepthModel(mlflow.pyfunc.PythonModel):
-    """Maps images of any size to metres at that size.
+    """Maps images of any size to metres at that size, or to relative depth if the network's scale is unknown.
 
     Images are a uint8 array (B, H, W, 3), or a column of image files, each bytes or base64 text and of its own size.
     """
 
     def load_context(self, context: Any) -> None:
         """Loads the network once."""
-        path = context.artifacts[NETWORK_ARTIFACT]
-        check_network(Path(path), sha256=(context.model_config or {}).get(NETWORK_SHA256))
-        camera = ModelCamera.from_json((context.model_config or {}).get(CAMERA) or {})
-        self._predictor = NetworkPredictor.load(path, camera)
+        path, config = context.artifacts[NETWORK_ARTIFACT], context.model_config or {}
+        check_network(Path(path), sha256=config.get(NETWORK_SHA256))
+        camera = ModelCamera.from_json(config.get(CAMERA) or {})
+        self._predictor = NetworkPredictor.load(path, camera, saved_output(config))
 
     def predict(self, context: Any, model_input, params: dict[str, Any] | None = None) -> Any:
-        """Predicts metres. `model_input` has no type hint because MLflow would take it for a schema.
+        """Predicts depth. `model_input` has no type hint because MLflow would take it for a schema.
 
         Args:
             context: MLflow's, unused.
@@ -46,7 +54,8 @@ class DepthModel(mlflow.pyfunc.PythonModel):
                 lens is that of a file's EXIF data, or else the median of the training images.
 
         Returns:
-            (B, H, W) float32 metres for an array; otherwise a list with one depth map per image.
+            (B, H, W) float32 metres, or relative depth if `MODEL_OUTPUT` of the model's configuration says so, for an
+            array; otherwise a list with one depth map per image.
 
         Raises:
             MlflowException: if an input is no image, the format is unknown, or the lens is not one.
@@ -59,17 +68,17 @@ class DepthModel(mlflow.pyfunc.PythonModel):
         lens = _lens(params or {})
         encode, values = OUTPUT_FORMATS[name], np.asarray(model_input)
         if values.ndim != 1:
-            depth_m = self._metres(_checked(check_images, values, "The input"), b"", lens)
-            return depth_m if name == ARRAY else [encode(one) for one in depth_m]
+            depth = self._depth(_checked(check_images, values, "The input"), b"", lens)
+            return depth if name == ARRAY else [encode(one, self._predictor.output) for one in depth]
         encoded = []
         for k, value in enumerate(values.tolist(), start=1):  # One by one: many may not fit in memory.
             content = _checked(image_bytes, value, f"Image {k} of {len(values)}")
             rgb = _checked(decode_rgb, content, f"Image {k} of {len(values)}")
-            encoded.append(encode(self._metres(rgb[None], content, lens)[0]))
+            encoded.append(encode(self._depth(rgb[None], content, lens)[0], self._predictor.output))
         return encoded
 
-    def _metres(self, rgb: np.ndarray, content: bytes, lens: Lens | None) -> np.ndarray:
-        """Predicts (B, H, W) metres of images of one size and one lens."""
+    def _depth(self, rgb: np.ndarray, content: bytes, lens: Lens | None) -> np.ndarray:
+        """Predicts (B, H, W) depth of images of one size and one lens."""
         height, width = rgb.shape[1:3]
         found = camera_of_image(content, height=height, width=width, lens=lens)
         focal = found.camera.relative_focal if found else np.nan

@@ -20,25 +20,24 @@ class TiledPredictor:
     squares. Tiles are then blended with weights that fall towards their borders.
 
     Args:
-        predictor: Predictor of metres.
+        predictor: Predictor of metres or relative depth.
         tile_px: Side of a tile. Smaller images are predicted without tiles.
 
     Raises:
-        ValueError: if the predictor does not predict metres.
+        ValueError: if the predictor predicts inverse depth, whose shift differs between tiles.
 
     Source: Miangoleh et al. 2021, arXiv:2105.14021, with a linear fit instead of the merging network.
     """
 
-    output: Output = "metres"
-
     def __init__(self, predictor: Predictor, *, tile_px: int) -> None:
-        if predictor.output != "metres":
-            raise ValueError(f"Tiles need a predictor of metres. Received: {predictor.output}")
+        if predictor.output == "relative inverse depth":
+            raise ValueError(f"Tiles need a predictor of metres or relative depth. Received: {predictor.output}")
         self._predictor = predictor
+        self.output: Output = predictor.output
         self._tile_px = tile_px
 
     def __call__(self, rgb: np.ndarray, focal: np.ndarray | None = None) -> np.ndarray:
-        """Predicts (B, H, W) float32 metres from (B, H, W, 3) uint8."""
+        """Predicts (B, H, W) float32 from (B, H, W, 3) uint8, in the unit of `output`."""
         whole = self._predictor(rgb, focal)
         if max(rgb.shape[1:3]) <= self._tile_px:
             return whole

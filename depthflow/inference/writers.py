@@ -1,5 +1,6 @@
 """Writes depth maps: float32 .npy, 16-bit PNG with its scale inside, and point clouds."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
 
@@ -7,8 +8,15 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 
 from depthflow.datasets.camera import Camera
+from depthflow.models.interface import Output
 
 SCALE_KEY = "depth_scale_m"
+SCALE_KEYS: Mapping[Output, str] = {
+    "metres": SCALE_KEY,
+    "relative depth": "relative_depth_scale",
+    "relative inverse depth": "relative_scale",
+}
+"""Keyword of a PNG's scale, by what the PNG holds."""
 PNG_MAX = 65535
 MILLIMETRE_M = 0.001
 
@@ -50,16 +58,18 @@ def read_png16(path: Path | IO[bytes]) -> np.ndarray:
         return (np.asarray(image, dtype=np.float64) * scale_m).astype(np.float32)
 
 
-def write_ply(path: Path, depth_m: np.ndarray, rgb: np.ndarray, camera: Camera) -> None:
+def write_ply(path: Path, depth_m: np.ndarray, rgb: np.ndarray, camera: Camera, *, output: Output = "metres") -> None:
     """Writes a binary PLY of one coloured point per pixel, in metres: x right, y down, z away from the camera.
 
-    Depth is along z, as in DIODE.
+    Depth is along z, as in DIODE. Points of relative depth are as large as it is: the scene up to a factor, which a
+    comment in the file says.
 
     Args:
         path: Path of the .ply file.
-        depth_m: (H, W) float32, metres; NaN has no point.
+        depth_m: (H, W) float32, metres or relative depth; NaN has no point.
         rgb: (H, W, 3) uint8.
         camera: Camera of the image, at its size.
+        output: What the depth is.
     """
     shown = np.isfinite(depth_m)
     points = np.empty(np.count_nonzero(shown), np.dtype([("xyz", "<f4", 3), ("rgb", "u1", 3)]))
@@ -68,6 +78,7 @@ def write_ply(path: Path, depth_m: np.ndarray, rgb: np.ndarray, camera: Camera) 
     header = [
         "ply",
         "format binary_little_endian 1.0",
+        *[f"comment {output}: metres up to an unknown factor"] * (output != "metres"),
         f"element vertex {len(points)}",
         *(f"property float {axis}" for axis in "xyz"),
         *(f"property uchar {colour}" for colour in ("red", "green", "blue")),

@@ -11,6 +11,7 @@ from keras import layers
 from depthflow.models.decoders import DECODERS
 from depthflow.models.encoders import build_encoder
 from depthflow.models.features import DECODER_PREFIX
+from depthflow.models.pose_network import POSE_PREFIX, build_pose_network
 from depthflow.models.resizing import align_corners
 from depthflow.models.transformers_weights import load_pretrained
 from depthflow.models.vit import TRANSFORMERS
@@ -71,6 +72,32 @@ def _head(x: keras.KerasTensor, *, size: tuple[int, int], name: str) -> keras.Ke
     return layers.UpSampling2D(enlargement, interpolation="bilinear", dtype=dtype, name=f"{name}_up")(log_depth)
 
 
+def training_network(recipe: Recipe) -> keras.Model:
+    """Builds what is trained: the recipe's network and, if it learns poses, a pose network beside it.
+
+    Returns:
+        What `build_network` returns; with a pose network, a model from [rgb, pair] to its outputs and the pose.
+    """
+    network = build_network(recipe)
+    if not recipe.learns_poses:
+        return network
+    pose = build_pose_network(recipe)
+    return keras.Model([*network.inputs, *pose.inputs], [*network.outputs, *pose.outputs], name=network.name)
+
+
+def depth_network(model: keras.Model) -> keras.Model:
+    """Returns the part of a trained model that predicts depth, at all its scales."""
+    if pose_network(model) is None:
+        return model
+    *outputs, _ = model.outputs
+    return keras.Model(model.inputs[0], outputs if len(outputs) > 1 else outputs[0], name=model.name)
+
+
+def pose_network(model: keras.Model) -> keras.Model | None:
+    """Returns the part of a trained model that predicts poses; None if it has none."""
+    return keras.Model(model.inputs[1], model.outputs[-1]) if len(model.inputs) > 1 else None
+
+
 def serving_network(model: keras.Model) -> keras.Model:
     """Returns the network that is validated, registered and served: the model's layers with only the finest output."""
     if len(model.outputs) == 1:
@@ -78,9 +105,20 @@ def serving_network(model: keras.Model) -> keras.Model:
     return keras.Model(model.inputs[0], model.outputs[0], name=model.name)
 
 
+def heads(model: keras.Model) -> list[layers.Conv2D]:
+    """Returns the layers that predict log-depth."""
+    return [layer for layer in model.layers if layer.name in HEADS]
+
+
+def shift_log_depth(model: keras.Model, shift: float) -> None:
+    """Adds a number to the log-depth that a network predicts, at all scales."""
+    for head in heads(model):
+        head.bias.assign(head.bias + shift)
+
+
 def encoder_variables(model: keras.Model) -> list[keras.Variable]:
     """Returns the trainable variables of a network's encoder, in the order of model.trainable_variables."""
-    own = [layer for layer in model.layers if not layer.name.startswith((DECODER_PREFIX, HEAD_PREFIX))]
+    own = [layer for layer in model.layers if not layer.name.startswith((DECODER_PREFIX, HEAD_PREFIX, POSE_PREFIX))]
     ids = {id(variable) for layer in own for variable in layer.trainable_variables}
     return [variable for variable in model.trainable_variables if id(variable) in ids]
 
@@ -93,7 +131,7 @@ def set_batch_norm(model: keras.Model, mode: str) -> None:
             stay unchanged.
     """
     for layer in _batch_norms(model):
-        frozen = mode == "frozen" and not layer.name.startswith(DECODER_PREFIX)
+        frozen = mode == "frozen" and not layer.name.startswith((DECODER_PREFIX, POSE_PREFIX))
         layer.trainable = not frozen
         layer.synchronized = not frozen
 

@@ -20,14 +20,14 @@ def log_evaluation(
     """Logs an evaluation to a new MLflow run and returns its id; tags the version, if the model is a registered one.
 
     Args:
-        result: protocol, fingerprint, split, model, samples and metrics.
+        result: protocol, fingerprint, split, model, output, samples and metrics.
         files: The report and its data, logged as artifacts.
         store: Evaluated store.
         experiment: MLflow experiment of the run.
         model: The evaluated model, as the registry knows it.
     """
     split, protocol = result["split"], result["protocol"]
-    facts = {f"depthflow.{name}": result[name] for name in ("protocol", "fingerprint", "split", "model")}
+    facts = {f"depthflow.{name}": result[name] for name in ("protocol", "fingerprint", "split", "model", "output")}
     tags = {"depthflow.kind": "evaluate", **facts}
     model_id = model.model_id if model else None
     with mlflow_run(experiment=experiment, name=f"evaluate-{protocol}", tags=tags) as run_log:

@@ -9,6 +9,7 @@ import numpy as np
 
 from depthflow.datasets.frames import SCENE_TYPES
 from depthflow.errors import RegistryError
+from depthflow.models.interface import Output
 
 PRIMARY_METRIC = "abs_rel"
 RESAMPLES = 10_000
@@ -23,6 +24,7 @@ class Candidate:
     Attributes:
         label: Name for the reasons, such as version 3.
         protocol, fingerprint, samples: What the metrics were computed with.
+        output: What it predicts.
         metrics: "all", scene type, or group of a data set (not judged) to metrics.
         errors: Sample ID to abs_rel; NaN for an image without a counted pixel.
         problems: Reasons not to use its predictions.
@@ -35,6 +37,7 @@ class Candidate:
     samples: int
     metrics: Mapping[str, Mapping[str, float]]
     errors: Mapping[str, float]
+    output: Output = "metres"
     problems: tuple[str, ...] = ()
     image_ms: float | None = None
 
@@ -58,6 +61,7 @@ def candidate(label: str, evaluation: Any, *, is_timed: bool) -> Candidate:
         samples=evaluation.samples,
         metrics=evaluation.metrics,
         errors={image["sample_id"]: image[PRIMARY_METRIC] for image in evaluation.images},
+        output=evaluation.output,
         problems=evaluation.problems,
         image_ms=evaluation.image_ms if is_timed else None,
     )
@@ -111,6 +115,8 @@ class Decision:
 def decide(*, challenger: Candidate, champion: Candidate, policy: Policy) -> Decision:
     """Promotes only a challenger that is better by the margin and not by luck, nowhere much worse, sane and fast.
 
+    A challenger that lacks the champion's metres is never promoted.
+
     Args:
         champion: The model in use, or the mean-depth baseline if there is none.
 
@@ -132,6 +138,7 @@ def decide(*, challenger: Candidate, champion: Candidate, policy: Policy) -> Dec
         against.append(f"{comparison}: not lower by the margin of {policy.margin:.1%}")
     elif not improvement.low > 0:
         against.append(f"{PRIMARY_METRIC} is {found} with confidence {policy.confidence:.0%}: it may be luck")
+    against += _without_metres(challenger, champion)
     against += _worse_scene_types(challenger, champion, tolerance=policy.tolerance)
     against += _too_slow(challenger, champion, max_ratio=policy.max_latency_ratio)
     if against:
@@ -151,6 +158,20 @@ def _check_comparable(challenger: Candidate, champion: Candidate) -> None:
         raise RegistryError(
             f"{challenger.label} and {champion.label} were evaluated on different samples. Evaluate both in one run."
         )
+
+
+def _without_metres(challenger: Candidate, champion: Candidate) -> list[str]:
+    """Returns the reason if a model of unknown scale would replace a metric one.
+
+    Programs that load the alias would take its values for metres, however good its shapes are. A metric model may
+    replace one of unknown scale: metres are relative depth, too.
+    """
+    if challenger.output == "metres" or champion.output != "metres":
+        return []
+    return [
+        f"{challenger.label} predicts {challenger.output}, and users of {champion.label} rely on metres: train it with "
+        "a scale, or register it under another --model-name"
+    ]
 
 
 def _worse_scene_types(challenger: Candidate, champion: Candidate, *, tolerance: float) -> list[str]:

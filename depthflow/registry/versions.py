@@ -23,7 +23,18 @@ from mlflow.types import DataType, ParamSchema, ParamSpec, Schema, TensorSpec
 
 from depthflow.errors import RegistryError
 from depthflow.models.canonical_camera import CAMERA, ModelCamera
-from depthflow.models.interface import ARRAY, FX_PX, FY_PX, NETWORK_ARTIFACT, NETWORK_SHA256, OUTPUT_FORMAT, file_sha256
+from depthflow.models.interface import (
+    ARRAY,
+    FX_PX,
+    FY_PX,
+    MODEL_OUTPUT,
+    NETWORK_ARTIFACT,
+    NETWORK_SHA256,
+    OUTPUT_FORMAT,
+    Output,
+    file_sha256,
+    saved_output,
+)
 from depthflow.observability.safe_text import without_credentials
 from depthflow.registry.runs import RunLog
 from depthflow.registry.tracking import mlflow_at, tracking_uri
@@ -47,8 +58,8 @@ SIGNATURE = ModelSignature(
         ]
     ),
 )
-"""Images to metres (B, H, W) at their size. MLflow passes on anything for a tensor of objects, and the model checks it:
-uint8 RGB (B, H, W, 3), or a column of image files."""
+"""Images to metres or relative depth (B, H, W) at their size. MLflow passes on anything for a tensor of objects, and
+the model checks it: uint8 RGB (B, H, W, 3), or a column of image files."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +103,7 @@ def register_network(
     example_rgb: np.ndarray,
     facts: VersionFacts,
     camera: ModelCamera,
+    output: Output = "metres",
 ) -> ModelVersion:
     """Packages a network, logs it to the run, and registers it as the model's newest version, alias challenger.
 
@@ -103,18 +115,23 @@ def register_network(
         example_rgb: (H, W, 3) uint8.
         facts: What people read about it.
         camera: What the network knows about cameras; the packaged model keeps it.
+        output: metres, or relative depth if its scale is unknown; the packaged model and the version's tags keep it.
+
+    Raises:
+        ValueError: if no log-depth network can predict this output.
     """
+    stated = {MODEL_OUTPUT: saved_output({MODEL_OUTPUT: output})}
     with TemporaryDirectory() as folder, mlflow_at(run_log.tracking_uri):
         path = Path(folder) / "network.keras"
         network.save(path)
-        checksum = {NETWORK_SHA256: file_sha256(path)}
+        stated |= {NETWORK_SHA256: file_sha256(path)}
         with mlflow.start_run(run_id=run_log.run_id, nested=True):
-            logged = _log_model(path, serving_code, example_rgb, config={**checksum, CAMERA: camera.to_json()})
+            logged = _log_model(path, serving_code, example_rgb, config={**stated, CAMERA: camera.to_json()})
         created = mlflow.register_model(logged.model_uri, model_name)
     of_model = {"model_id": logged.model_id, "dataset": facts.dataset}
     run_log.metrics(facts.metrics, step=facts.epoch, timed_as=next(iter(facts.metrics)), **of_model)
     registered = ModelVersion(name=model_name, version=str(created.version))
-    tag_version(registered, {**facts.tags, **checksum}, run_log.tracking_uri)
+    tag_version(registered, {**facts.tags, **stated}, run_log.tracking_uri)
     with mlflow_at(run_log.tracking_uri) as client:
         client.update_model_version(model_name, registered.version, facts.description)
         client.set_registered_model_alias(model_name, CHALLENGER, registered.version)

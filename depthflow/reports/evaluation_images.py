@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -12,14 +13,22 @@ import numpy as np
 from depthflow.datasets.camera import Camera
 from depthflow.evaluation.evaluate import Evaluation
 from depthflow.evaluation.protocols import Protocol
+from depthflow.evaluation.reprojection import Reprojected
 from depthflow.reports.page import Gallery, Part, Picture, Section
 from depthflow.reports.panels import DepthMap, panel_jpeg
+from depthflow.reports.view_panels import views_jpeg
 from depthflow.reports.viewer import viewer_page
 from depthflow.store.read.reader import SplitReader
 from depthflow.store.schema import PLANE_DTYPES
 from depthflow.store.store import SampleStore
 
 PANELS_EACH = 12
+VIEWS_TEXT = (
+    "Below an image: each of its further views whose pose is known, warped onto it by the predicted depth; the "
+    "photometric error of the view that explains a pixel best (0.85 (1 - SSIM) / 2 + 0.15 L1), grey where no view "
+    "shows the point; and the auto-mask, white where a warped view explains the pixel better than any view as it is. "
+    "Training on video learns from white pixels only; training on stereo pairs has no mask."
+)
 
 
 def chosen_images(evaluation: Evaluation, *, each: int) -> dict[str, list[int]]:
@@ -64,6 +73,7 @@ class _View:
         predictions: One map per model, the model's name its title.
         abs_rel: One per model.
         camera: Camera of the image, if the store knows it.
+        reprojected: How its further views, warped by the first prediction, explain it; None without known poses.
     """
 
     sample_id: str
@@ -72,6 +82,7 @@ class _View:
     predictions: Sequence[DepthMap]
     abs_rel: Sequence[float]
     camera: Camera | None
+    reprojected: Reprojected | None = None
 
     def pictures(self, *, links: Mapping[str, str], upright: bool = False) -> list[Picture]:
         """Returns a panel per model: photograph, truth, prediction, signed error, one scale bar."""
@@ -83,6 +94,23 @@ class _View:
                 links=links,
             )
             for one, abs_rel in zip(self.predictions, self.abs_rel, strict=True)
+        ]
+
+    def view_pictures(self) -> list[Picture]:
+        """Returns a panel of the further views, if there are any: each as warped, what is left, and the auto-mask."""
+        if self.reprojected is None:
+            return []
+        error, counted = self.reprojected.error, self.reprojected.counted
+        seen = np.isfinite(error)
+        mean = f"photometric error {error[seen].mean():.3f}, " if seen.any() else ""
+        names, model = ", ".join(self.reprojected.warped), self.predictions[0].title
+        shares = f"{mean}{seen.mean():.0%} of the pixels in view, {counted.mean():.0%} count by the auto-mask"
+        return [
+            Picture(
+                image=views_jpeg(rgb=self.rgb, warped=self.reprojected.warped, error=error, counted=counted),
+                alt="Photograph, its further views as the predicted depth warps them, photometric error, auto-mask",
+                caption=f"{self.sample_id}: {names} by {model}, {shares}",
+            )
         ]
 
     def write_viewer(self, path: Path) -> None:
@@ -106,6 +134,7 @@ def image_sections(
     protocol: Protocol,
     store: SampleStore,
     depth_m: Mapping[str, Mapping[int, np.ndarray]],
+    reprojected: Mapping[int, Reprojected] = MappingProxyType({}),
 ) -> tuple[dict[str, list[Section]], list[Path]]:
     """Draws the chosen images, and writes a viewer per worst image, worst-01.html the very worst.
 
@@ -113,12 +142,13 @@ def image_sections(
         folder: Folder of the viewers.
         evaluations: Name to evaluation; the first one chooses the images.
         depth_m: Model to row to prediction.
+        reprojected: Row to how its views explain it, given the first model's depth.
 
     Returns:
         Best, median and worst to a section, or to none without such images; and the viewers' paths.
     """
     result, viewers = next(iter(evaluations.values())), list[Path]()
-    views = _Views(evaluations, protocol=protocol, store=store, depth_m=depth_m)
+    views = _Views(evaluations, protocol=protocol, store=store, depth_m=depth_m, reprojected=reprojected)
     sections = {}
     for kind, rows in chosen_images(result, each=_panels_each(result)).items():
         parts, pictures = list[Part](), list[Picture]()
@@ -128,9 +158,10 @@ def image_sections(
                 viewers.append(folder / f"worst-{number:02d}.html")
                 view.write_viewer(viewers[-1])
                 links = {"Look at it in 3D": viewers[-1].name}
-            pictures += view.pictures(links=links)
+            pictures += [*view.pictures(links=links), *view.view_pictures()]
         if kind == "worst" and len(viewers) < len(rows):
             parts.append("Images without a link cannot be shown in 3D: their source has no camera.json.")
+        parts += [VIEWS_TEXT] * any(row in reprojected for row in rows)
         parts.append(Gallery(pictures=pictures))
         sections[kind] = [Section(heading=f"{kind.capitalize()} images", parts=parts)] if pictures else []
     return sections, viewers
@@ -146,9 +177,10 @@ class _Views:
         protocol: Protocol,
         store: SampleStore,
         depth_m: Mapping[str, Mapping[int, np.ndarray]],
+        reprojected: Mapping[int, Reprojected],
     ) -> None:
         split = next(iter(evaluations.values())).split
-        self._protocol, self._depth_m = protocol, depth_m
+        self._protocol, self._depth_m, self._reprojected = protocol, depth_m, reprojected
         self._reader = SplitReader(store, split, planes=tuple(PLANE_DTYPES), cache_bytes=0)
         self._cameras = store.split_index(split).select(["fx_px", "fy_px", "cx_px", "cy_px"])
         self._size = {"height": store.height, "width": store.width}
@@ -168,4 +200,5 @@ class _Views:
             predictions=[DepthMap(title=name, depth_m=maps[row]) for name, maps in self._depth_m.items()],
             abs_rel=[self._abs_rel[name, row] for name in self._depth_m],
             camera=None if None in camera.values() else Camera(**self._size, **camera),
+            reprojected=self._reprojected.get(row),
         )

@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from depthflow.datasets.frames import SCENE_TYPES
 from depthflow.evaluation.breakdown import DEPTH_EDGES_M, EDGE_DISTANCES_PX, NEAR_EDGE_PX, RATIOS, Breakdown
 from depthflow.evaluation.evaluate import Evaluation, image_groups
 from depthflow.evaluation.protocols import Protocol
+from depthflow.evaluation.reprojection import Reprojected
 from depthflow.metrics import BOUNDARY_NAMES, METRIC_NAMES, mean_over_images
 from depthflow.reports.evaluation_images import image_sections
 from depthflow.reports.page import Details, Facts, Gallery, Page, Part, Picture, Section, Table
@@ -25,6 +27,11 @@ from depthflow.store.store import SampleStore
 
 REPORT = "report.html"
 IMAGES = "images.csv"
+BASELINES = {
+    "mean depth": "The baseline predicts the mean depth of the training data for every pixel.",
+    "constant depth": "The baseline predicts the same depth for every pixel, which the protocol scales to the truth.",
+}
+"""What each baseline does."""
 SPARSE_PIXELS = 1000
 """Ranges with fewer counted pixels are not drawn."""
 
@@ -36,6 +43,7 @@ def write_evaluation(
     protocol: Protocol,
     store: SampleStore,
     depth_m: Mapping[str, Mapping[int, np.ndarray]],
+    reprojected: Mapping[int, Reprojected] = MappingProxyType({}),
     baseline: str | None = None,
 ) -> list[Path]:
     """Writes report.html and images.csv, a row a model and image.
@@ -44,6 +52,7 @@ def write_evaluation(
         folder: it is made.
         evaluations: name to what it did; the first is the model that the report is on.
         depth_m: model to row to prediction, of the rows that `shown_rows` names.
+        reprojected: Row to how its views explain it, given the first model's depth.
         baseline: Which of the evaluations is the mean-depth baseline's, if any.
 
     Returns:
@@ -53,12 +62,14 @@ def write_evaluation(
     report, table = folder / REPORT, folder / IMAGES
     name, result = next(iter(evaluations.items()))
     of_diode = result.metrics.get(f"dataset {FIRST_DATASET}", result.metrics["all"])
-    images, viewers = image_sections(folder, evaluations, protocol=protocol, store=store, depth_m=depth_m)
+    images, viewers = image_sections(
+        folder, evaluations, protocol=protocol, store=store, depth_m=depth_m, reprojected=reprojected
+    )
     page = Page(
         title="Evaluation",
         subtitle=f"{name} under the protocol {protocol.name}",
         sections=[
-            _overview(result, evaluations.get(baseline or ""), protocol=protocol, store=store),
+            _overview(evaluations, baseline, protocol=protocol, store=store),
             _metrics(evaluations),
             *_errors(result),
             *images["worst"],
@@ -74,7 +85,10 @@ def write_evaluation(
     return [report, table, *viewers]
 
 
-def _overview(result: Evaluation, baseline: Evaluation | None, *, protocol: Protocol, store: SampleStore) -> Section:
+def _overview(
+    evaluations: Mapping[str, Evaluation], baseline: str | None, *, protocol: Protocol, store: SampleStore
+) -> Section:
+    result = next(iter(evaluations.values()))
     overall = result.metrics["all"]
     tiles = {
         "samples": f"{result.samples:,}",
@@ -84,8 +98,11 @@ def _overview(result: Evaluation, baseline: Evaluation | None, *, protocol: Prot
     }
     parts: list[Part] = [protocol.meaning]
     if baseline is not None:
-        tiles["abs_rel of the baseline"] = f"{baseline.metrics['all']['abs_rel']:.3f}"
-        parts.append("The baseline predicts the mean depth of the training data for every pixel.")
+        tiles["abs_rel of the baseline"] = f"{evaluations[baseline].metrics['all']['abs_rel']:.3f}"
+        parts.append(BASELINES[baseline])
+    relative = {name: found.output for name, found in evaluations.items() if found.output != "metres"}
+    if result.without_depth:
+        parts.append(f"{result.without_depth:,} more samples of {result.split} have no depth and are not counted.")
     parts = [
         Facts(values=tiles),
         *parts,
@@ -97,6 +114,7 @@ def _overview(result: Evaluation, baseline: Evaluation | None, *, protocol: Prot
                 ("sample store", store.files.root),
                 ("its fingerprint", result.fingerprint),
                 ("ground truth, px", f"{store.height} × {store.width}"),
+                *((f"{name} predicts", f"{output}, aligned to the truth") for name, output in relative.items()),
             ],
         ),
     ]

@@ -93,7 +93,7 @@ def panel_jpeg(*, rgb: np.ndarray, maps: Sequence[DepthMap], title: str = "", up
     Returns:
         A JPEG file.
     """
-    return _to_jpeg(_panel(rgb, maps, title, upright))
+    return to_jpeg(_panel(rgb, maps, title, upright))
 
 
 def draw_comparison(path: Path, *, rgb: np.ndarray, maps: Sequence[DepthMap]) -> None:
@@ -104,7 +104,7 @@ def draw_comparison(path: Path, *, rgb: np.ndarray, maps: Sequence[DepthMap]) ->
         rgb: (H, W, 3) uint8.
         maps: one or more, of the photograph's size.
     """
-    figure, axes = _row_of_pictures(rgb, 1 + len(maps))
+    figure, axes = row_of_pictures(rgb, 1 + len(maps))
     for axis, depth_map in zip(axes[1:], maps, strict=True):
         norm = _depth_norm([depth_map])
         _draw_map(axis, depth_map, norm)
@@ -131,13 +131,13 @@ def sample_panel(
     Returns:
         A JPEG file.
     """
-    figure, axes = _row_of_pictures(rgb, 1 + len(views) + (3 if depth else 0))
+    figure, axes = row_of_pictures(rgb, 1 + len(views) + (3 if depth else 0))
     for axis, (name, image) in zip(axes[1:], views.items(), strict=False):
         axis.imshow(image)
         axis.set_title(name, fontsize=10)
     if depth:
         _draw_depth(figure, [axes[0], *axes[1 + len(views) :]], rgb, depth, edge_mask)
-    return _to_jpeg(figure)
+    return to_jpeg(figure)
 
 
 def _draw_depth(figure: Figure, axes: Sequence[Axes], rgb: np.ndarray, depth: DepthMap, edge_mask: np.ndarray) -> None:
@@ -152,7 +152,8 @@ def _draw_depth(figure: Figure, axes: Sequence[Axes], rgb: np.ndarray, depth: De
     axes[3].set_title("depth edges (orange)", fontsize=10)
 
 
-def _to_jpeg(figure: Figure) -> bytes:
+def to_jpeg(figure: Figure) -> bytes:
+    """Returns a figure as a JPEG file."""
     buffer = io.BytesIO()
     show_text_as_it_is(figure)
     figure.savefig(buffer, format="jpeg", bbox_inches="tight", pad_inches=0.05, pil_kwargs=JPEG_OPTIONS)
@@ -161,7 +162,7 @@ def _to_jpeg(figure: Figure) -> bytes:
 
 def _panel(rgb: np.ndarray, maps: Sequence[DepthMap], title: str, upright: bool = False) -> Figure:
     has_error = len(maps) == 2
-    figure, axes = _row_of_pictures(rgb, 1 + len(maps) + has_error, upright)
+    figure, axes = row_of_pictures(rgb, 1 + len(maps) + has_error, upright)
     norm = _depth_norm(maps)
     for axis, depth_map in zip(axes[1:], maps, strict=False):
         _draw_map(axis, depth_map, norm)
@@ -173,7 +174,7 @@ def _panel(rgb: np.ndarray, maps: Sequence[DepthMap], title: str, upright: bool 
     return figure
 
 
-def _row_of_pictures(rgb: np.ndarray, count: int, upright: bool = False) -> tuple[Figure, list[Axes]]:
+def row_of_pictures(rgb: np.ndarray, count: int, upright: bool = False) -> tuple[Figure, list[Axes]]:
     """A figure of pictures side by side, or one below the other, the first of them the photograph."""
     aspect = rgb.shape[0] / rgb.shape[1]
     size = (4.2, (3.4 * aspect + 0.3) * count) if upright else (3.4 * count, 3.4 * aspect + 0.9)
@@ -214,7 +215,7 @@ def _draw_scale_bar(figure: Figure, axes: Sequence[Axes], norm: Normalize, quant
 def _draw_map(axis: Axes, depth_map: DepthMap, norm: Normalize) -> None:
     colours = colormaps[INVERSE_COLOURS if depth_map.larger_is_nearer else DEPTH_COLOURS]
     axis.imshow(depth_map.masked, cmap=colours.with_extremes(bad=INVALID_GREY), norm=norm)
-    _draw_over(axis, np.ma.getmaskarray(depth_map.masked) & _dots(depth_map.depth_m.shape), "0.2")
+    draw_over(axis, np.ma.getmaskarray(depth_map.masked) & dots(depth_map.depth_m.shape), "0.2")
     axis.set_title(depth_map.title, fontsize=10)
 
 
@@ -228,10 +229,10 @@ def _draw_error(figure: Figure, axis: Axes, *, truth: DepthMap, prediction: Dept
         cmap=colormaps[ERROR_COLOURS].with_extremes(bad=INVALID_GREY),
         norm=Normalize(-ERROR_LIMIT, ERROR_LIMIT),
     )
-    _draw_over(axis, invalid & _dots(error.shape), "0.2")
+    draw_over(axis, invalid & dots(error.shape), "0.2")
     striped = ~invalid & (error < STRIPED_ERROR) & _stripes(error.shape)
     for colour, tone in (("0.2", error >= -ERROR_LIMIT / 2), ("1.0", error < -ERROR_LIMIT / 2)):
-        _draw_over(axis, striped & tone, colour)
+        draw_over(axis, striped & tone, colour)
     axis.set_title("relative error", fontsize=10)
     bar = figure.colorbar(
         drawn, ax=axis, fraction=0.05, pad=0.02, shrink=0.9, extend="both", format=PercentFormatter(1.0)
@@ -239,7 +240,7 @@ def _draw_error(figure: Figure, axis: Axes, *, truth: DepthMap, prediction: Dept
     bar.set_label("\u2190 too near, striped   too far \u2192", fontsize=9)
 
 
-def _draw_over(axis: Axes, mask: np.ndarray, colour: str) -> None:
+def draw_over(axis: Axes, mask: np.ndarray, colour: str) -> None:
     """Fills some pixels of a picture that is there already."""
     layer = np.zeros((*mask.shape, 4))
     layer[mask] = (*to_rgb(colour), 1.0)
@@ -253,7 +254,7 @@ def _stripes(shape: tuple[int, ...]) -> np.ndarray:
     return (rows + columns) % step < width
 
 
-def _dots(shape: tuple[int, ...]) -> np.ndarray:
+def dots(shape: tuple[int, ...]) -> np.ndarray:
     """(H, W) bool: True on small squares, every other row of them shifted."""
     step, width = _pattern(shape)
     rows, columns = np.indices(shape)

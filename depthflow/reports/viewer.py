@@ -52,6 +52,7 @@ def viewer_page(
     camera: Camera,
     maps: Sequence[DepthMap],
     pictures: Sequence[Picture],
+    unit: str = "m",
 ) -> Page:
     """Returns a page with the points of depth maps.
 
@@ -60,27 +61,29 @@ def viewer_page(
         subtitle: Line below the title.
         rgb: (H, W, 3) uint8, the points' colours.
         camera: Camera of the image, at its size.
-        maps: Depth maps of the image's size, in metres. If there are several, the first is the ground truth, tinted
+        maps: Depth maps of the image's size, in `unit`. If there are several, the first is the ground truth, tinted
             orange; the second is shown with it, and others only when their name is clicked.
         pictures: Pictures beside the points.
+        unit: Unit of the maps: m, or empty for relative depth.
     """
     step = thinning(rgb.shape[0], rgb.shape[1])
     points = [_points(one, camera, step) for one in maps]
     images = [tinted(rgb) if one is maps[0] and len(maps) > 1 else rgb for one in maps]
     traces = [
-        _trace(one.title, xyz, _colours(image, one, step), size_px=POINT_SIZE * step / camera.fx_px)
+        _trace(one.title, xyz, _colours(image, one, step), size_px=POINT_SIZE * step / camera.fx_px, unit=unit)
         for one, xyz, image in zip(maps, points, images, strict=True)
     ]
     for trace in traces[2:]:
         trace["visible"] = "legendonly"
-    figure = {"data": traces, "layout": _layout(np.concatenate(points[:2]))}
+    figure = {"data": traces, "layout": _layout(np.concatenate(points[:2]), unit)}
     html = plotly_io.to_html(
         figure, config=CONFIG, include_plotlyjs=True, full_html=False, div_id="points", validate=False
     )
     text = "Drag to turn, scroll or pinch to zoom, drag with the right button to move. "
     if len(maps) > 1:
         text += f"The {maps[0].title} is orange; click a name on the picture to hide or show its points. "
-    text += f"One point per {'pixel' if step == 1 else f'{step} × {step} pixels'}, in metres: x to the right, y down, "
+    text += f"One point per {'pixel' if step == 1 else f'{step} × {step} pixels'}, "
+    text += f"{'in metres' if unit == 'm' else 'without a unit, since the scale is unknown'}: x to the right, y down, "
     text += "z away from the camera."
     packed = base64.b64encode(gzip.compress(html.encode(), mtime=0)).decode()
     parts = [text, Viewer(html=UNPACK % packed, beside=Gallery(pictures=pictures))]
@@ -117,7 +120,7 @@ def _colours(rgb: np.ndarray, one: DepthMap, step: int) -> list[str]:
     return [f"#{pixel.tobytes().hex()}" for pixel in rgb[::step, ::step][_is_shown(one, step)]]
 
 
-def _trace(name: str, xyz: np.ndarray, colours: list[str], *, size_px: float) -> dict[str, Any]:
+def _trace(name: str, xyz: np.ndarray, colours: list[str], *, size_px: float, unit: str) -> dict[str, Any]:
     """Returns plotly's description of a cloud."""
     return {
         "type": "scatter3d",
@@ -125,7 +128,7 @@ def _trace(name: str, xyz: np.ndarray, colours: list[str], *, size_px: float) ->
         "name": name,
         **{axis: _encoded(values) for axis, values in zip("xyz", xyz.T, strict=True)},
         "marker": {"size": float(np.clip(size_px, 1, 8)), "color": colours, "line": {"width": 0}},
-        "hovertemplate": "x %{x:.2f} m<br>y %{y:.2f} m<br>z %{z:.2f} m",
+        "hovertemplate": "<br>".join(f"{axis} %{{{axis}:.2f}} {unit}".rstrip() for axis in "xyz"),
     }
 
 
@@ -134,7 +137,7 @@ def _encoded(values: np.ndarray) -> dict[str, str]:
     return {"dtype": "f4", "bdata": base64.b64encode(values.astype("<f4").tobytes()).decode()}
 
 
-def _layout(points: np.ndarray) -> Mapping[str, Any]:
+def _layout(points: np.ndarray, unit: str) -> Mapping[str, Any]:
     """Returns axes of one scale around the points, and the first view.
 
     plotly.js gives places in the scene in multiples of a length, from the middle of the axes. This length is the median
@@ -153,7 +156,7 @@ def _layout(points: np.ndarray) -> Mapping[str, Any]:
     names = ("x", "y", "z")
     axes = {
         f"{name}axis": {
-            "title": {"text": f"{name}, m"},
+            "title": {"text": f"{name}, {unit}" if unit else name},
             "range": [float(low[k]), float(high[k])],
             "color": AXIS_COLOUR,
             "gridcolor": AXIS_COLOUR,

@@ -19,7 +19,7 @@ import numpy as np
 from depthflow.errors import StoreError, TrainingError
 from depthflow.storage.durable import TEMPORARY_PREFIX, commit_file, write_durably
 from depthflow.store.read.share import Position
-from depthflow.training.config import BEST_METRIC
+from depthflow.training.config import BEST_METRICS
 
 MODEL_FILE = "model.npz"
 OPTIMIZER_FILE = "optimizer.npz"
@@ -62,7 +62,7 @@ class TrainingProgress:
     @property
     def score(self) -> float:
         """The metric that the best checkpoint minimizes; infinite within an epoch, or if it is not finite."""
-        value = self.metrics.get(BEST_METRIC, np.inf)
+        value = next((self.metrics[name] for name in BEST_METRICS if name in self.metrics), np.inf)
         return value if np.isfinite(value) else np.inf
 
     def to_json(self) -> str:
@@ -210,7 +210,7 @@ def latest_whole(root: Path, *, fetch: Callable[[str], object] = lambda name: No
 
 
 def best(root: Path) -> tuple[Path, TrainingProgress] | None:
-    """Returns the checkpoint with the lowest finite val/abs_rel, the later one of equals, or None."""
+    """Returns the checkpoint with the lowest finite score, the later one of equals, or None."""
     scored = [(checkpoint, read_progress(checkpoint)) for checkpoint in checkpoints(root)]
     finite = [(checkpoint, progress) for checkpoint, progress in scored if np.isfinite(progress.score)]
     return min(finite[::-1], key=lambda pair: pair[1].score) if finite else None

@@ -4,8 +4,9 @@ import math
 
 from depthflow.flags import RayConfig, flags, require, require_folder, require_model_name, require_positive
 
-BEST_METRIC = "val/abs_rel"
-"""Metric that ranks checkpoints; lower is better."""
+BEST_METRICS = ("val/abs_rel", "val/photometric")
+"""The first that was measured ranks checkpoints; lower is better. Without depth in the validation split it is the
+photometric error."""
 
 
 @flags
@@ -25,7 +26,8 @@ class TrainJob(RayConfig):
     resume: bool = False
     """Resume the last unfinished job of this recipe and these samples in --storage, in its MLflow run."""
     keep_checkpoints: int = 2
-    """Number of best checkpoints to keep, by val/abs_rel. The latest is always kept."""
+    """Number of best checkpoints to keep, by val/abs_rel or, without depth, val/photometric. The latest is always
+    kept."""
     checkpoint_every_steps: int | None = None
     """Also write a checkpoint every N steps. Default: only after each epoch."""
     max_failures: int = 2

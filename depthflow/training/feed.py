@@ -10,9 +10,12 @@ import numpy as np
 
 from depthflow.models.augmentation import draw
 from depthflow.models.canonical_camera import to_canonical
+from depthflow.models.views import Views
 from depthflow.recipe import Recipe
-from depthflow.store.read.reader import SplitReader
+from depthflow.store.read.reader import DEPTH_PLANES, SampleBatch, SplitReader
 from depthflow.store.read.share import EpochShare, Position
+from depthflow.store.schema import KINDS
+from depthflow.store.store import SampleStore
 
 T = TypeVar("T")
 
@@ -33,6 +36,7 @@ class TrainingBatch:
         epoch: Epoch, from 0.
         batch_rows: Row numbers of the whole batch, over all workers.
         next_position: Position after this batch, which is saved once its step is done.
+        views: Further views of each sample; empty if the objective needs none.
     """
 
     rgb: np.ndarray
@@ -42,6 +46,7 @@ class TrainingBatch:
     epoch: int
     batch_rows: np.ndarray
     next_position: Position
+    views: Views | tuple[()] = ()
 
 
 def training_batches(
@@ -72,10 +77,37 @@ def training_batches(
             log_depth=log_depth,
             valid_mask=samples.valid_mask,
             draws=draw(recipe, seed=position.seed, epoch=position.epoch, sample_ids=keys),
+            views=views_of(samples) if recipe.views_from else (),
             epoch=position.epoch,
             batch_rows=batch.batch_rows,
             next_position=batch.next_position,
         )
+
+
+def planes_of(recipe: Recipe, store: SampleStore) -> tuple[str, ...]:
+    """Returns the planes of a store that a recipe's objective needs."""
+    return (*DEPTH_PLANES, *(store.views if recipe.views_from else ()))
+
+
+def views_of(samples: SampleBatch) -> Views:
+    """Returns the further views of some samples; poses are NaN where unknown."""
+    geometry = samples.geometry
+    assert geometry is not None, "the store is of kind depth"
+    return Views(samples.views, geometry.camera, geometry.view_cameras, geometry.view_poses)
+
+
+def no_views(recipe: Recipe, size: tuple[int, int]) -> Views | tuple[()]:
+    """Returns black views of one image, of a camera that stands still; empty if the objective needs no views."""
+    if recipe.views_from is None:
+        return ()
+    (height, width), views = size, (1, len(KINDS[recipe.views_from]))
+    camera = np.array([width, width, width / 2, height / 2], np.float32)
+    return Views(
+        images=np.zeros((*views, height, width, 3), np.uint8),
+        camera=camera[None],
+        view_cameras=np.broadcast_to(camera, (*views, 4)),
+        poses=np.broadcast_to(np.eye(4, dtype=np.float32), (*views, 4, 4)),
+    )
 
 
 def clip_log_depth(log_depth: np.ndarray, valid_mask: np.ndarray) -> np.ndarray:

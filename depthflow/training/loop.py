@@ -18,8 +18,9 @@ from depthflow.store.read.reader import SplitReader
 from depthflow.store.read.share import Position
 from depthflow.training.checkpoint import TrainingProgress
 from depthflow.training.config import TrainJob
-from depthflow.training.feed import TrainingBatch, read_ahead, training_batches
+from depthflow.training.feed import TrainingBatch, no_views, read_ahead, training_batches
 from depthflow.training.observers import Observer, StepReport, rates
+from depthflow.training.scale import METRES_PER_UNIT, ScaleMeter
 from depthflow.training.step import StepResult
 from depthflow.training.train_state import TrainState
 from depthflow.training.validation import Validator
@@ -41,6 +42,7 @@ class TrainingLoop:
         job: Its `checkpoint_every_steps` and `drain_poll_s` apply.
         reader: Reader of the training split.
         validator: Validator of the validation split.
+        scale_meter: Measures the unit of the network's depth after each epoch; None if it is metres or stays unknown.
         draining: Returns whether a node is being drained; all workers call it after the same step.
     """
 
@@ -53,11 +55,12 @@ class TrainingLoop:
         validator: Validator,
         observers: Sequence[Observer],
         draining: Callable[[], bool],
+        scale_meter: ScaleMeter | None = None,
     ) -> None:
         self._train_state, self._group, self._recipe = train_state, train_state.group, train_state.recipe
         self._steps_per_epoch = train_state.steps_per_epoch
         self._progress = train_state.progress
-        self._job, self._reader, self._validator = job, reader, validator
+        self._job, self._reader, self._validator, self._scale_meter = job, reader, validator, scale_meter
         self._observers, self._draining = observers, draining
         self._drain_checked_at = self._reported_at = time.monotonic()
         self._loss = self._gradient_norm = math.nan
@@ -159,6 +162,7 @@ class TrainingLoop:
             log_depth=np.zeros(shape, np.float32),
             valid_mask=np.zeros(shape, bool),
             draws=draw(self._recipe, seed=position.seed, epoch=position.epoch, sample_ids=["nothing"]),
+            views=no_views(self._recipe, self._recipe.size),
             epoch=position.epoch,
             batch_rows=np.zeros(0, np.int64),
             next_position=Position(seed=position.seed, epoch=position.epoch + is_last, step=0 if is_last else step + 1),
@@ -215,16 +219,15 @@ class TrainingLoop:
 
     def _end_epoch(self, speed: dict[str, float]) -> None:
         """Validates an epoch whose weights are saved, so a failure loses its metrics at worst."""
-        progress, sums = self._progress, None
+        progress = self._progress
         metrics = {"train/loss": progress.loss_sum / self._steps_per_epoch, **speed}
         if progress.norm_count:
             metrics["train/gradient_norm"] = progress.norm_sum / progress.norm_count
         with self._train_state.averaged():
-            try:
-                sums = self._validator.sums(beat=self._beat)
-            except DepthflowError as error:
-                self._failure = self._failure or str(error)
-        self._group.agree(self._failure)
+            if (meter := self._scale_meter) is not None:
+                logs = self._on_all(lambda: meter.logs(beat=self._beat))
+                metrics[METRES_PER_UNIT] = self._validator.metres_per_unit = meter.metres_per_unit(logs)
+            sums = self._on_all(lambda: self._validator.sums(beat=self._beat))
         metrics |= self._validator.metrics(sums)
         self._compare_weights()
         for observer in self._observers:
@@ -232,6 +235,17 @@ class TrainingLoop:
         self._progress = replace(self._progress, metrics=metrics, loss_sum=0.0, norm_sum=0.0, norm_count=0)
         self._notify(lambda observer: observer.on_epoch(self._progress))
         self._beat("the first step of an epoch")
+
+    def _on_all(self, measure: Callable[[], np.ndarray]) -> np.ndarray:
+        """Returns what this worker measures, once all workers have; ends the run on all of them if one failed."""
+        found = None
+        try:
+            found = measure()
+        except DepthflowError as error:
+            self._failure = self._failure or str(error)
+        self._group.agree(self._failure)
+        assert found is not None
+        return found
 
     def _compare_weights(self) -> None:
         """Raises TrainingError unless all workers hold the same weights and optimizer state, to the last bit."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from depthflow.observability.gauges import Gauges
 from depthflow.observability.logs import tell
 from depthflow.observability.progress import ProgressLine
-from depthflow.training.config import BEST_METRIC
+from depthflow.training.config import BEST_METRICS
 
 if TYPE_CHECKING:  # These modules import TensorFlow, which takes seconds.
     from depthflow.registry.spool import MetricSpool
@@ -123,7 +123,7 @@ class ProgressDisplay(Observer):
     def on_epoch(self, progress: "TrainingProgress") -> None:
         """Prints a line like: epoch 3/6: train/loss 0.2134, val/abs_rel 0.3021, 45.1 images/s."""
         epoch, metrics = progress.position.epoch, progress.metrics
-        parts = [f"{name} {metrics[name]:.4f}" for name in ("train/loss", BEST_METRIC) if name in metrics]
+        parts = [f"{name} {metrics[name]:.4f}" for name in ("train/loss", *BEST_METRICS) if name in metrics]
         if "perf/images_per_s" in metrics:
             parts.append(f"{metrics['perf/images_per_s']:.1f} images/s")
         tell(f"epoch {epoch}/{self._epochs}: {', '.join(parts)}", {"epoch": epoch, **metrics}, logger=__name__)

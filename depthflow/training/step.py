@@ -11,20 +11,16 @@ and loss scaling are the same on every worker.
 # pyright: reportAssignmentType=false
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import NamedTuple
 
 import keras
 import tensorflow as tf
 
-from depthflow.models.augmentation import augment, is_augmented
-from depthflow.models.blocks import rematerialized
-from depthflow.models.losses import Loss
+from depthflow.models.views import Views
 from depthflow.recipe import Recipe
 from depthflow.training.collective import WorkerGroup
-
-Images = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
-"""rgb, log_depth and valid_mask."""
+from depthflow.training.feed import no_views
+from depthflow.training.learner import Learner, Sample
 
 
 class StepInput(NamedTuple):
@@ -36,6 +32,7 @@ class StepInput(NamedTuple):
         valid_mask: (b, H, W) bool.
         draws: (b, D) float32, from `depthflow.models.augmentation.draw`.
         signals: (S,) float32, this worker's signals to all workers.
+        views: Further views of each image; empty if the objective needs none.
     """
 
     rgb: tf.Tensor
@@ -43,6 +40,7 @@ class StepInput(NamedTuple):
     valid_mask: tf.Tensor
     draws: tf.Tensor
     signals: tf.Tensor
+    views: Views | tuple[()] = ()
 
 
 class StepResult(NamedTuple):
@@ -80,17 +78,14 @@ def build_step(
         stored_size: Height and width of the images, neither smaller than the network's; None for the network's.
         frozen: Trainable variables that stay unchanged and whose gradients are not computed.
     """
-    gradients_of = _Gradients(model, optimizer, Loss(recipe.loss, scales=recipe.supervised_scales), recipe, frozen)
-    size, named = tuple(model.input_shape[1:3]), [name for name, _ in recipe.augment]
-    height, width = stored_size or size
-    augmented = is_augmented(recipe) or size != (height, width)
+    learner = Learner(model, recipe)
+    gradients_of = _Gradients(model, optimizer, learner, recipe, frozen)
+    size = stored_size or tuple(model.inputs[0].shape[1:3])
 
     def worker_part(batch: StepInput) -> list[tf.Tensor]:
-        images: Images = (batch.rgb, batch.log_depth, batch.valid_mask)
-        if augmented:
-            images = augment(*images, batch.draws, zoom_depth=recipe.zoom_depth, named=named, size=size)
-        counts = group.all_reduce([tf.cast(gradients_of.loss.counts(images[2]), tf.float64)])[0]
-        loss, gradients = gradients_of(images, counts)
+        sample = learner.augmented(Sample(batch.rgb, batch.log_depth, batch.valid_mask, batch.views), batch.draws)
+        counts = group.all_reduce([tf.cast(learner.counts(sample), tf.float64)])[0]
+        loss, gradients = gradients_of(sample, counts)
         # all_reduce packs tensors of one dtype, and requires them to be on a device, where the identity places them.
         signals = tf.identity(tf.cast(batch.signals, loss.dtype))
         if recipe.all_reduce_dtype == "full" or group.size == 1:
@@ -101,15 +96,7 @@ def build_step(
 
     @tf.function(
         autograph=False,  # Nothing needs conversion, and autograph takes a third of the first step.
-        input_signature=[
-            StepInput(
-                rgb=tf.TensorSpec((None, height, width, 3), tf.uint8),
-                log_depth=tf.TensorSpec((None, height, width), tf.float32),
-                valid_mask=tf.TensorSpec((None, height, width), tf.bool),
-                draws=tf.TensorSpec((None, None), tf.float32),
-                signals=tf.TensorSpec((None,), tf.float32),
-            )
-        ],
+        input_signature=[_signature(recipe, size)],
     )
     def step(batch: StepInput) -> StepResult:
         reduced = group.strategy.run(worker_part, args=(batch,))
@@ -122,6 +109,19 @@ def build_step(
     return step
 
 
+def _signature(recipe: Recipe, size: tuple[int, int]) -> StepInput:
+    """Returns what the step takes: any number of images of this size, with views if the objective needs them."""
+    (height, width), views = size, no_views(recipe, size)
+    return StepInput(
+        rgb=tf.TensorSpec((None, height, width, 3), tf.uint8),
+        log_depth=tf.TensorSpec((None, height, width), tf.float32),
+        valid_mask=tf.TensorSpec((None, height, width), tf.bool),
+        draws=tf.TensorSpec((None, None), tf.float32),
+        signals=tf.TensorSpec((None,), tf.float32),
+        views=tf.nest.map_structure(lambda array: tf.TensorSpec((None, *array.shape[1:]), array.dtype), views),
+    )
+
+
 class _Gradients:
     """Loss and gradients of one worker's part of a batch, computed in `accumulation_steps` parts, one at a time."""
 
@@ -129,13 +129,11 @@ class _Gradients:
         self,
         model: keras.Model,
         optimizer: keras.optimizers.Optimizer,
-        loss: Loss,
+        learner: Learner,
         recipe: Recipe,
         frozen: Sequence[keras.Variable],
     ) -> None:
-        self.loss = loss
-        self._model, self._optimizer = model, optimizer
-        self._forward = rematerialized(model) if recipe.remat else partial(model, training=True)
+        self._model, self._optimizer, self._learner = model, optimizer, learner
         self._parts = recipe.accumulation_steps
         self._frozen_paths = {variable.path for variable in frozen}
         self._variables = [v for v in model.trainable_variables if v.path not in self._frozen_paths]
@@ -145,17 +143,17 @@ class _Gradients:
             else self._forward_backward
         )
 
-    def __call__(self, images: Images, counts: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
+    def __call__(self, sample: Sample, counts: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
         if self._parts == 1:
-            return self._one_part(*images, counts)
-        count = tf.shape(images[0])[0]
+            return self._one_part(sample, counts)
+        count = tf.shape(sample.rgb)[0]
         loss = tf.zeros((), "float64" if self._model.compute_dtype == "float64" else "float32")
         gradients = [tf.zeros(variable.shape, variable.dtype) for variable in self._variables]
         for part in range(self._parts):
             rows = slice(count * part // self._parts, count * (part + 1) // self._parts)
             with tf.control_dependencies([loss, *gradients]):  # One part in memory at a time.
-                one = [tf.identity(tensor[rows]) for tensor in images]
-            part_loss, part_gradients = self._one_part(*one, counts)
+                one = tf.nest.map_structure(lambda tensor, rows=rows: tf.identity(tensor[rows]), sample)
+            part_loss, part_gradients = self._one_part(one, counts)
             loss += part_loss
             gradients = [total + gradient for total, gradient in zip(gradients, part_gradients, strict=True)]
         return loss, gradients
@@ -168,15 +166,9 @@ class _Gradients:
             for variable in self._model.trainable_variables
         ]
 
-    def _forward_backward(
-        self, rgb: tf.Tensor, log_depth: tf.Tensor, valid_mask: tf.Tensor, counts: tf.Tensor
-    ) -> tuple[tf.Tensor, list[tf.Tensor]]:
+    def _forward_backward(self, sample: Sample, counts: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
         with tf.GradientTape() as tape:
-            outputs = self._forward(rgb)
-            outputs = outputs if isinstance(outputs, list | tuple) else [outputs]
-            sums = self.loss.sums(
-                [output[..., 0] for output in outputs], log_depth=log_depth, valid_mask=valid_mask, rgb=rgb
-            )
-            loss = self.loss.value(sums, tf.cast(counts, sums.dtype))
+            sums = self._learner.sums(self._learner.predict(sample, training=True), sample)
+            loss = self._learner.value(sums, tf.cast(counts, sums.dtype))
             scaled = self._optimizer.scale_loss(loss)
         return loss, tape.gradient(scaled, [variable.value for variable in self._variables])

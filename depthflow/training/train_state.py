@@ -11,7 +11,7 @@ import xxhash
 
 from depthflow.errors import TrainingError
 from depthflow.models.blocks import adapt
-from depthflow.models.network import build_network, encoder_variables, set_batch_norm
+from depthflow.models.network import encoder_variables, set_batch_norm, training_network
 from depthflow.recipe import Recipe
 from depthflow.store.read.share import Position
 from depthflow.training.checkpoint import Snapshot, TrainingProgress, load_checkpoint, values_of
@@ -37,7 +37,7 @@ class TrainState:
         self.group = group
         self.steps_per_epoch = steps_per_epoch
         loads = group.rank == 0 and checkpoint is None
-        self.model = build_network(recipe if loads else recipe.blank())
+        self.model = training_network(recipe if loads else recipe.blank())
         adapt(self.model, rank=recipe.lora_rank)
         set_batch_norm(self.model, recipe.batch_norm)
         self.encoder = encoder_variables(self.model)
@@ -75,6 +75,7 @@ class TrainState:
                 valid_mask=tf.constant(batch.valid_mask),
                 draws=tf.constant(batch.draws),
                 signals=tf.constant(signals, tf.float32),
+                views=tf.nest.map_structure(tf.constant, batch.views),
             )
         )
 

@@ -1,31 +1,30 @@
 """The driver's side of training: starts Ray Train's workers, waits for them, and returns the best network."""
 
+import math
 import threading
 import uuid
-from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
 from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
-from depthflow.errors import StoreError, TrainingError, unwrapped
+from depthflow.errors import TrainingError, unwrapped
 from depthflow.models.transformers_folder import is_hub_name
 from depthflow.observability.noise import quiet_native_code
-from depthflow.parts import is_transformer, stride_px
+from depthflow.parts import is_transformer
 from depthflow.placement import TrainingPlan, cluster_capacity, plan_training
 from depthflow.recipe import Recipe
 from depthflow.registry.runs import RunLog
 from depthflow.storage.files import open_files
 from depthflow.storage.lock import HEARTBEAT_S
-from depthflow.store.read.epoch import batch_sizes, draws_by_weight
+from depthflow.store.read.epoch import batch_sizes
 from depthflow.store.store import SampleStore
 from depthflow.training.backend import TensorflowConfig
-from depthflow.training.config import BEST_METRIC, TrainJob
+from depthflow.training.config import BEST_METRICS, TrainJob
 from depthflow.training.job import JobFolder, WorkerTask
 
 if TYPE_CHECKING:
@@ -49,44 +48,6 @@ class TrainingOutcome:
     metrics: dict[str, float]
     epoch: int
     checkpoint: str
-
-
-def sized(recipe: Recipe, store: SampleStore) -> Recipe:
-    """Returns the recipe with a size, having checked, before anything starts, that it can be trained on the store.
-
-    Raises:
-        StoreError: if a split is missing, no network takes this size, it is larger than the store's, the recipe needs
-            the cameras of all samples and some are unknown, or it weighs data sets that are not there.
-    """
-    for split in ("train", "val"):
-        _check_cameras(recipe, store, split)
-    if recipe.dataset_weights:
-        sizes = Counter(store.split_index("train")["dataset"].to_pylist())
-        draws_by_weight(sizes, dict(recipe.dataset_weights))
-    size = store.height, store.width
-    wanted = recipe.height or store.height, recipe.width or store.width
-    stride = stride_px(recipe.encoder)
-    is_larger = any(side > stored for side, stored in zip(wanted, size, strict=True))
-    if is_larger or any(side % stride for side in wanted):
-        height, width = (max(1, round(side / stride)) * stride for side in wanted)
-        raise StoreError(
-            f"The store {store.files.root} holds samples of {size[0]} x {size[1]}, and the recipe {recipe.name} trains "
-            + (f"at {wanted[0]} x {wanted[1]}. " if is_larger else f"at multiples of {stride}. ")
-            + f"Write a store for it with preprocess.py --height {height} --width {width}, or pass a --height and "
-            f"--width in multiples of {stride} that are no larger than the store's, to which images are then shrunk."
-        )
-    return replace(recipe, height=wanted[0], width=wanted[1])
-
-
-def _check_cameras(recipe: Recipe, store: SampleStore, split: str) -> None:
-    rows = store.split_index(split)
-    unknown = int(np.isnan(store.relative_focals(rows, assume_fov_deg=recipe.assume_fov_deg)).sum())
-    if recipe.camera == "canonical" and unknown:
-        raise StoreError(
-            f"--camera canonical needs the camera of every sample, and {unknown} of {rows.num_rows} in {split} of "
-            f"{store.files.root} have none. Write the store with a camera.json beside its source, pass "
-            "--assume-fov-deg, or take --camera none."
-        )
 
 
 def absolute_weights(weights: str, *, encoder: str) -> str:
@@ -220,8 +181,9 @@ def best_outcome(recipe: Recipe, checkpoints: str) -> TrainingOutcome:
     """
     with quiet_native_code():  # It takes seconds.
         from depthflow.models.blocks import adapt
-        from depthflow.models.network import build_network, serving_network
+        from depthflow.models.network import serving_network, shift_log_depth, training_network
         from depthflow.training.checkpoint import best, load_checkpoint
+        from depthflow.training.scale import METRES_PER_UNIT
     from depthflow.training.kept_checkpoints import open_checkpoints
 
     with open_checkpoints(checkpoints) as kept:
@@ -229,12 +191,14 @@ def best_outcome(recipe: Recipe, checkpoints: str) -> TrainingOutcome:
         found = best(kept.folder)
         if found is None:
             raise TrainingError(
-                f"No epoch ended with a finite {BEST_METRIC}: the predictions overflow. Lower --learning-rate."
+                f"No epoch ended with a finite {' or '.join(BEST_METRICS)}: the predictions overflow. Lower "
+                "--learning-rate."
             )
         name, progress = found[0].name, found[1]
-        network = build_network(recipe.blank())
+        network = training_network(recipe.blank())
         adapt(network, rank=recipe.lora_rank)
         load_checkpoint(kept.fetch(name), model=network)
+        shift_log_depth(network, math.log(progress.metrics.get(METRES_PER_UNIT, 1.0)))
     return TrainingOutcome(
         network=serving_network(network),
         metrics=dict(progress.metrics),

@@ -34,6 +34,7 @@ NEEDS = {
     "stereo pairs",
     "the DIODE archives",
     "your photos",
+    "your video",
 }
 """What a block of commands may need."""
 OTHERS_FLAGS = {"--allowed-hosts", "--directory", "--help"}

@@ -35,6 +35,7 @@ SOUND = {
 
 # Configuration, changes, the flag that the message begins with, the received value.
 TRANSFORMER = {"encoder": "dinov2_tiny", "height": 56, "width": 56}
+STEREO, VIDEO = (("stereo", 1.0),), (("video", 1.0),)
 REJECTED = [
     (SynthesizeConfig, {"scans": 1}, "--scans", "1"),
     (SynthesizeConfig, {"samples_per_scan": 0}, "--samples-per-scan", "0"),
@@ -133,6 +134,22 @@ REJECTED = [
         "--xla",
         "--batch-norm frozen --decoder-norm batch",
     ),
+    (Recipe, {"objective": ()}, "--objective", "none"),
+    (Recipe, {"objective": (("motion", 1.0),)}, "--objective", "motion"),
+    (Recipe, {"objective": (("supervised", 0.0),)}, "--objective", "supervised 0"),
+    (Recipe, {"objective": (*VIDEO, *VIDEO)}, "--objective", "video 1 video 1"),
+    (Recipe, {"objective": (*STEREO, *VIDEO)}, "--objective takes stereo or video", "stereo 1 video 1"),
+    (Recipe, {"poses": "given"}, "--poses", "given"),
+    (Recipe, {"objective": STEREO, "poses": "given"}, "--poses", "given"),
+    (Recipe, {"objective": STEREO, "auto_mask": False}, "--auto-mask", "False"),
+    (Recipe, {"objective": STEREO, "min_reprojection": False}, "--min-reprojection", "False"),
+    (Recipe, {"photometric_scale": "own"}, "--photometric-scale", "own"),
+    (Recipe, {"objective": VIDEO, "smoothness": -1.0}, "--smoothness", "-1.0"),
+    (Recipe, {"objective": VIDEO, "scale_from": "baseline"}, "--scale-from needs --objective stereo", "baseline"),
+    (Recipe, {"objective": STEREO, "scale_from": "median"}, "--scale-from", "median"),
+    (Recipe, {"objective": VIDEO, "poses": "given", "scale_from": "velocity"}, "--scale-from", "velocity"),
+    (Recipe, {"objective": (*VIDEO, ("supervised", 1.0)), "scale_from": "median"}, "--scale-from", "median"),
+    (Recipe, {"objective": VIDEO, "clip_depth": "tutorial"}, "--clip-depth", "tutorial"),
     (Recipe, {"epochs": 0}, "--epochs", "0"),
     (Recipe, {"global_batch_size": 0}, "--global-batch-size", "0"),
     (Recipe, {"learning_rate": 0.0}, "--learning-rate", "0.0"),
@@ -207,6 +224,10 @@ ACCEPTED = [
     (Recipe, {"xla": True, "decoder_norm": "group"}),
     (Recipe, {"camera": "canonical", "assume_fov_deg": 60.0}),
     (Recipe, {"encoder": "convnext_tiny", "xla": True}),
+    (Recipe, {"objective": (("supervised", 1e-6), ("video", 0.5)), "auto_mask": False, "min_reprojection": False}),
+    (Recipe, {"objective": STEREO, "scale_from": "baseline", "photometric_scale": "own", "smoothness": 0.0}),
+    (Recipe, {"objective": VIDEO, "poses": "given"}),
+    (Recipe, {"objective": VIDEO, "scale_from": "velocity"}),
     (TrainJob, {"checkpoint_every_steps": 1, "step_timeout_s": 0.1, "drain_poll_s": 0.1, "mlflow_wait_s": 0.0}),
     (TrainJob, {"num_workers": 1, "keep_checkpoints": 1, "max_failures": 0, "cache_gib": 0.0, "cache_dir": "c"}),
     (EvaluateConfig, {"num_workers": 1}),

@@ -32,6 +32,7 @@ def test_the_documented_recipes_exist():
     assert list(RECIPES) == [
         *("smoke", "demo", "tutorial", "diode", "nyu-cpu", "fcrn"),
         *("depth-anything-small-metric", "depth-anything-small-frozen"),
+        *("stereo", "video", "stereo-tiny", "video-tiny"),
     ]
 
 

@@ -28,6 +28,8 @@ def test_affine_recovers_scale_and_shift_of_log_depth(scale, shift, seed):
     depth_gt, mask = scene(seed)
     pred = np.exp(np.where(mask, (np.log(depth_gt) - shift) / scale, 5.0))
     aligned = affine_aligned(pred, depth_gt=depth_gt, mask=mask, output="metres")
+    relative = affine_aligned(7 * pred, depth_gt=depth_gt, mask=mask, output="relative depth")
+    np.testing.assert_allclose(relative, aligned, rtol=1e-9)
     np.testing.assert_allclose(aligned[mask], depth_gt[mask], rtol=1e-9)
 
 

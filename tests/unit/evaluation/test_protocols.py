@@ -5,7 +5,7 @@ import pytest
 
 from depthflow.errors import ProtocolError, StoreError
 from depthflow.evaluation.config import EvaluateConfig, PromoteConfig
-from depthflow.evaluation.protocols import PROTOCOLS, check_output, find_protocol, rows_of
+from depthflow.evaluation.protocols import PROTOCOLS, check_output, count_without_depth, find_protocol, rows_of
 from depthflow.metrics import image_metrics
 from tests.stores import write_index
 
@@ -97,13 +97,59 @@ def test_a_store_without_the_scene_type_is_rejected(tmp_path):
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)
-def test_relative_depth_is_allowed_where_it_is_aligned(name):
+@pytest.mark.parametrize(
+    ("output", "allowed"), [("relative depth", ["median", "affine"]), ("relative inverse depth", ["affine"])]
+)
+def test_relative_depth_is_allowed_where_it_is_aligned(name, output, allowed):
     check_output(PROTOCOLS[name], "metres", model="m")
-    if name == "affine":
-        check_output(PROTOCOLS[name], "relative inverse depth", model="m")
+    if name in allowed:
+        check_output(PROTOCOLS[name], output, model="m")
     else:
-        with pytest.raises(ProtocolError, match=r"m predicts relative inverse depth, .* Pass --protocol affine"):
-            check_output(PROTOCOLS[name], "relative inverse depth", model="m")
+        with pytest.raises(ProtocolError, match=rf"m predicts {output}, .* Pass --protocol {allowed[0]}\."):
+            check_output(PROTOCOLS[name], output, model="m")
+
+
+def some_without_depth(root, fractions: list[float | None]):
+    """Validation samples of these fractions of valid pixels, the second of each four outdoor."""
+    rows = [
+        {
+            "sample_id": f"id{k}",
+            "split": "val",
+            "scene_type": "outdoor" if k % 4 == 1 else "indoors",
+            "source_height": 4,
+            "source_width": 6,
+            "valid_fraction": fraction,
+        }
+        for k, fraction in enumerate(fractions)
+    ]
+    return write_index(root, rows, height=4, width=6)
+
+
+def test_samples_without_depth_are_not_evaluated_but_counted(tmp_path):
+    store = some_without_depth(tmp_path, [0.5, 0.0, 0.0, 1e-6, None])
+    median, outdoor = PROTOCOLS["median"], PROTOCOLS["outdoor-80m"]
+    assert rows_of(median, store, "val") == [0, 3, 4]
+    assert count_without_depth(median, store, "val") == 2
+    assert count_without_depth(PROTOCOLS["indoor-10m"], store, "val") == 1
+    with pytest.raises(ProtocolError, match=r"val of .* has no depth to compare with: none of its 1 samples"):
+        rows_of(outdoor, store, "val")
+
+
+def test_a_store_without_any_depth_says_what_to_do(tmp_path):
+    with pytest.raises(ProtocolError, match=r"none of its 2 samples .* --samples a store .* --depth-from stereo\."):
+        rows_of(PROTOCOLS["median"], some_without_depth(tmp_path, [0.0, 0.0]), "val")
+
+
+@pytest.mark.parametrize("name", ["median", "affine"])
+@pytest.mark.parametrize("factor", [1e-3, 40.0])
+def test_metrics_of_relative_depth_do_not_depend_on_its_factor(name, factor):
+    gt, pred = np.exp(np.random.default_rng(0).normal(2.0, 1.5, (2, 32, 40)))
+    mask = np.ones(gt.shape, bool)
+    metres, relative = (
+        PROTOCOLS[name].metres(pred * by, depth_gt=gt, mask=mask, output=output)
+        for by, output in ((1.0, "metres"), (factor, "relative depth"))
+    )
+    np.testing.assert_allclose(relative, metres, rtol=1e-9)
 
 
 def published_abs_rel_and_delta1(name: str, *, pred, gt, valid, edges) -> tuple[float, float]:

@@ -108,6 +108,16 @@ def test_arrays_that_are_no_images_are_rejected_with_what_was_received(values, r
 
 def test_depth_comes_back_as_it_was():
     depth_m = np.random.default_rng(1).uniform(0.5, 80, (24, 40)).astype(np.float32)
-    assert OUTPUT_FORMATS["array"](depth_m) is depth_m
-    np.testing.assert_array_equal(np.load(io.BytesIO(OUTPUT_FORMATS["npy"](depth_m))), depth_m)
-    np.testing.assert_allclose(read_png16(io.BytesIO(OUTPUT_FORMATS["png"](depth_m))), depth_m, atol=0.51 * 80 / 65535)
+    assert OUTPUT_FORMATS["array"](depth_m, "metres") is depth_m
+    np.testing.assert_array_equal(np.load(io.BytesIO(OUTPUT_FORMATS["npy"](depth_m, "metres"))), depth_m)
+    png = io.BytesIO(OUTPUT_FORMATS["png"](depth_m, "metres"))
+    np.testing.assert_allclose(read_png16(png), depth_m, atol=0.51 * 80 / 65535)
+
+
+def test_a_png_of_relative_depth_has_no_scale_in_metres():
+    depth = np.random.default_rng(1).uniform(0.5, 8, (24, 40)).astype(np.float32)
+    with Image.open(io.BytesIO(OUTPUT_FORMATS["png"](depth, "relative depth"))) as png:
+        assert {"relative_depth_scale"} == {*png.info}
+        values = np.asarray(png, np.float64)
+    assert values.max() == 65535
+    np.testing.assert_allclose(values / 65535 * depth.max(), depth, atol=8 / 65535)

@@ -115,6 +115,22 @@ def test_facts_say_what_goes_in_and_what_comes_out(exported):
     assert facts["largest_difference"] == differences["network.onnx"]
 
 
+def test_a_network_of_unknown_scale_says_so(tmp_path):
+    """And a file without the entry, as older versions wrote it, is of metres."""
+    relative = source_of(network_with(keras.layers.Activation("relu")), output="relative depth")
+    export(relative, tmp_path, Variant(format="saved_model"))
+    path, facts_file = tmp_path / "network.saved_model", tmp_path / "network.saved_model.json"
+    facts = json.loads(facts_file.read_text())
+    assert facts["output"]["unit"].startswith("natural logarithm of relative depth, which is metres up to an unknown")
+    assert (find_model(str(path)).output, load_exported(str(path)).output) == ("relative depth", "relative depth")
+    del facts["model_output"]
+    facts_file.write_text(json.dumps(facts))
+    assert (find_model(str(path)).output, load_exported(str(path)).output) == ("metres", "metres")
+    facts_file.write_text(json.dumps({**facts, "model_output": "feet"}))
+    with pytest.raises(RegistryError, match=r"is not what export\.py wrote: .*Received: 'feet'"):
+        find_model(str(path))
+
+
 def test_a_grouped_convolution_is_exported_to_onnx(tmp_path):
     """As in ConvNeXt. Keras compiles it with XLA, and tf2onnx left the call of the compiled function in the file."""
     grouped = source_of(network_with(keras.layers.Conv2D(8, 7, padding="same", groups=8)))

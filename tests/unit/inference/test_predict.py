@@ -13,12 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from depthflow.errors import SourceError
+from depthflow.errors import RegistryError, SourceError
+from depthflow.inference.config import PredictConfig
 from depthflow.inference.images import find_images
 from depthflow.inference.lens import Lens
-from depthflow.inference.outputs import Outputs, output_names, without_predictions
+from depthflow.inference.named_model import NamedModel
+from depthflow.inference.outputs import Outputs, output_names, plan_outputs, without_predictions
 from depthflow.inference.predict import ImagePredictor
 from depthflow.inference.predictor import ConstantPredictor
+from depthflow.inference.tiles import TiledPredictor
 from depthflow.inference.writers import read_png16
 from depthflow.storage.files import DiskFiles
 from tests.object_store import serving_bucket
@@ -105,6 +108,64 @@ def test_writes_three_files_and_a_sidecar(tmp_path, photograph):
     assert sidecar["depth_scale_m"] == 0.001
     assert (sidecar["photograph"], sidecar["model"]) == (str(photograph), "models:/m/1")
     assert len(list(out.iterdir())) == 4, "no scratch is left"
+
+
+def test_relative_depth_pretends_no_metres(tmp_path, photograph):
+    """Names, the PNG's scale, the points and the sidecar say what it is."""
+    out = tmp_path / "out"
+    kinds = (*ALL, "ply", "viewer")
+    relative = outputs(out, kinds, output="relative depth")
+    [row] = predicted([photograph], relative, lambda: ConstantPredictor(2.5, "relative depth"))
+    assert [Path(path).name for path in row["outputs"]] == [
+        *(f"room.relative-depth.{kind}" for kind in ("npy", "png")),
+        "room.panel.png",
+        *(f"room.relative-depth.{kind}" for kind in ("ply", "viewer.html")),
+    ]
+    sidecar = json.loads((out / "room.depth.json").read_text())
+    assert sidecar["output"] == "relative depth" and "depth_scale_m" not in sidecar
+    with Image.open(out / "room.relative-depth.png") as png:
+        assert {*png.info} == {"relative_depth_scale"}
+        np.testing.assert_allclose(np.asarray(png) * sidecar["relative_depth_scale"], 2.5)
+    np.testing.assert_array_equal(np.load(out / "room.relative-depth.npy"), np.full((40, 60), 2.5, np.float32))
+    assert b"comment relative depth: metres up to an unknown factor" in (out / "room.relative-depth.ply").read_bytes()
+    assert "in metres" not in (out / "room.relative-depth.viewer.html").read_text()
+    assert relative.is_done(str(photograph), "room") and not outputs(out, kinds).is_done(str(photograph), "room")
+
+
+@pytest.mark.parametrize(("output", "refused"), [("relative depth", True), ("relative inverse depth", False)])
+def test_relative_depth_of_zero_is_insane_but_inverse_depth_may_be(tmp_path, photograph, output, refused):
+    wanted = outputs(tmp_path / "out", ("npy",), output=output)
+    [row] = predicted([photograph], wanted, lambda: ConstantPredictor(0.0, output))
+    assert row["reason"] == ("insane_depth" if refused else "")
+
+
+def model_of(output: str) -> NamedModel:
+    return NamedModel(uri="models:/m/1", load=lambda: ConstantPredictor(1.0, output), output=output, resolved=None)
+
+
+@pytest.mark.parametrize(
+    ("output", "flags", "said"),
+    [
+        ("relative depth", {"max_depth_m": 20.0}, r"predicts relative depth: without metres, no --max-depth-m\."),
+        ("relative inverse depth", {"max_depth_m": 20.0}, "no --point-cloud, --viewer, --tile-px or --max-depth-m"),
+        ("relative inverse depth", {"tile_px": 64}, "no --point-cloud, --viewer, --tile-px or --max-depth-m"),
+        ("relative inverse depth", {"point_cloud": True}, "no --point-cloud, --viewer, --tile-px or --max-depth-m"),
+    ],
+)
+def test_flags_in_metres_need_metres(tmp_path, output, flags, said):
+    config = PredictConfig(model="models:/m/1", images=("room.jpg",), out=str(tmp_path / "out"), **flags)
+    with pytest.raises(RegistryError, match=said):
+        plan_outputs([model_of(output)], config)
+
+
+def test_tiles_points_and_viewers_do_with_relative_depth(tmp_path):
+    flags = {"tile_px": 64, "point_cloud": True, "viewer": True, "fov_deg": 60.0}
+    config = PredictConfig(model="models:/m/1", images=("room.jpg",), out=str(tmp_path / "out"), **flags)
+    [planned] = plan_outputs([model_of("relative depth")], config)
+    assert (planned.output, planned.kinds) == ("relative depth", (*ALL, "ply", "viewer"))
+    tiled = model_of("relative depth").load_tiled(64)()
+    assert isinstance(tiled, TiledPredictor) and tiled.output == "relative depth"
+    assert isinstance(model_of("relative inverse depth").load_tiled(64)(), ConstantPredictor)
 
 
 @pytest.mark.parametrize("kinds", [("npy",), ("png",), ("panel", "npy"), ("ply",), ("viewer",), (*ALL, "ply")])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from depthflow.errors import RegistryError
-from depthflow.inference.predictor import ConstantPredictor, NetworkPredictor, load_predictor
+from depthflow.inference.predictor import ConstantPredictor, NetworkPredictor, find_network, load_predictor
 from depthflow.models.interface import file_sha256
 from depthflow.models.network import build_network
 from depthflow.recipes import smoke
@@ -128,6 +128,35 @@ def packed(tmp_path_factory, tiny):
 def test_loaded_predictor_predicts_the_same(packed, tiny):
     rgb = noise(1, 50, 40, 3)
     np.testing.assert_array_equal(load_predictor(str(packed))(rgb), NetworkPredictor(tiny)(rgb))
+
+
+@pytest.mark.parametrize(
+    ("config", "output"),
+    [
+        ("{}", "metres"),
+        ("{model_output: metres}", "metres"),
+        ("{model_output: relative depth}", "relative depth"),
+        ("{model_output: relative depth, model_camera: {camera: canonical, median_focal: 2.0}}", "relative depth"),
+    ],
+)
+def test_a_model_says_what_it_predicts_and_older_ones_predict_metres(tmp_path, packed, tiny, config, output):
+    """A canonical camera is applied to relative depth, too: the unknown factor is the same for all lenses."""
+    folder = shutil.copytree(packed, tmp_path / "model")
+    (folder / "MLmodel").write_text(f"flavors: {{python_function: {{config: {config}}}}}\n")
+    predictor, rgb = load_predictor(str(folder)), noise(2, 32, 64, 3)
+    assert (predictor.output, find_network(str(folder)).output) == (output, output)
+    by_lens = np.array([4.0, np.nan]) if "canonical" in config else np.ones(2)
+    by_lens = np.where(np.isnan(by_lens), 2.0, by_lens)[:, None, None]
+    expected = by_lens * NetworkPredictor(tiny)(rgb)
+    np.testing.assert_allclose(predictor(rgb, np.array([4.0, np.nan])), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("said", ["relative inverse depth", "feet", "[metres]", "null"])
+def test_a_model_that_predicts_what_no_log_depth_network_does_is_refused(tmp_path, packed, said):
+    folder = shutil.copytree(packed, tmp_path / "model")
+    (folder / "MLmodel").write_text(f"flavors: {{python_function: {{config: {{model_output: {said}}}}}}}\n")
+    with pytest.raises(RegistryError, match=r"is not a depthflow model's: model_output is metres or relative depth\."):
+        load_predictor(str(folder))
 
 
 @pytest.mark.parametrize("broken", ["no MLmodel", "no network", "two networks", "no folder"])

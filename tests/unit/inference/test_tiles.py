@@ -82,7 +82,15 @@ def test_flat_tiles_take_the_wholes_mean():
     np.testing.assert_allclose(TiledPredictor(Flat(), tile_px=64)(photograph()), 3.0, rtol=1e-5)
 
 
-def test_relative_depth_has_no_metres_to_fit():
+def test_tiles_of_relative_depth_are_as_those_of_metres():
+    relative = Scene(detail=True)
+    relative.output = "relative depth"
+    tiled = TiledPredictor(relative, tile_px=64)
+    assert tiled.output == "relative depth"
+    np.testing.assert_array_equal(tiled(photograph()), TiledPredictor(Scene(detail=True), tile_px=64)(photograph()))
+
+
+def test_inverse_depth_has_no_logarithm_to_fit():
     class Relative:
         output = "relative inverse depth"
 

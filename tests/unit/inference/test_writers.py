@@ -111,6 +111,18 @@ def test_points_lie_where_the_lens_saw_them(tmp_path):
     np.testing.assert_array_equal(np.stack([points[c] for c in ("red", "green", "blue")], axis=-1), rgb)
 
 
+def test_points_of_relative_depth_say_so(tmp_path):
+    """Their shape is that of the scene; nobody can take their lengths for metres."""
+    depth = np.ones((2, 2), np.float32)
+    for output in ("metres", "relative depth"):
+        write_ply(
+            tmp_path / output, depth, np.zeros((2, 2, 3), np.uint8), centred(2, 2, height=2, width=2), output=output
+        )
+    metres, relative = ((tmp_path / output).read_bytes() for output in ("metres", "relative depth"))
+    said = b"comment relative depth: metres up to an unknown factor\n"
+    assert relative.replace(said, b"") == metres != relative
+
+
 def test_what_is_not_believed_is_marked(tmp_path):
     """NaN stays NaN in npy, is 0 in png, and has no point."""
     depth_m = np.array([[1.0, np.nan], [np.nan, 2.0]], np.float32)

@@ -34,6 +34,26 @@ def outcome(challenger: tuple[float, ...], champion: tuple[float, ...], policy: 
     )
 
 
+@pytest.mark.parametrize(
+    ("challenger", "champion", "promoted"),
+    [
+        ("relative depth", "metres", False),
+        ("relative depth", "relative depth", True),
+        ("metres", "relative depth", True),
+        ("metres", "metres", True),
+    ],
+)
+def test_no_model_of_unknown_scale_replaces_one_of_metres(challenger, champion, promoted):
+    """However much better its shapes are: users of the champion rely on metres."""
+    new, old = candidate("version 2", 0.1, output=challenger), candidate("version 1", 0.2, output=champion)
+    decision = decide(challenger=new, champion=old, policy=POLICY)
+    assert decision.promote == promoted
+    if not promoted:
+        [reason] = decision.reasons
+        assert reason.startswith("version 2 predicts relative depth, and users of version 1 rely on metres: ")
+    assert new.evidence["output"] == challenger
+
+
 def test_a_single_data_set_is_not_judged():
     better, worse = {"abs_rel": 0.1}, {"abs_rel": 0.9}
     new, old = candidate("version 2", 0.1, 0.1, 0.1), candidate("version 1", 0.2, 0.2, 0.2)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from depthflow.evaluation.evaluate import Evaluation
 from depthflow.evaluation.protocols import PROTOCOLS
+from depthflow.evaluation.reprojection import Reprojected
 from depthflow.reports.evaluation_images import chosen_images, image_sections, shown_rows
 from depthflow.reports.published import published_section
 
@@ -97,6 +98,33 @@ def test_the_very_worst_is_the_first_and_links_its_page(store, request, tmp_path
         assert links == ["worst-01.html", "worst-02.html", "worst-03.html"][: len(pictures)]
         assert len(worst.parts) == 1
         assert all(path.stat().st_size < 4e6 for path in viewers)
+
+
+def test_below_an_image_is_how_its_views_explain_it(store, tmp_path):
+    """Of the first model's depth, for rows whose views have known poses; the section says what one sees."""
+    images = tuple({"row": row, "sample_id": f"id{row}", "abs_rel": row / 10} for row in range(7))
+    found = Evaluation(protocol="stored", fingerprint=store.fingerprint, split="val", images=images)
+    depth_m = {row: np.full((6, 8), 2.0, np.float32) for row in shown_rows(found)}
+    error = np.full((6, 8), 0.25, np.float32)
+    error[:3] = np.nan
+    view = Reprojected(
+        warped={"right": np.zeros((6, 8, 3), np.uint8)}, error=error, counted=np.arange(48).reshape(6, 8) >= 36
+    )
+    sections, _ = image_sections(
+        tmp_path,
+        {"a": found, "b": found},
+        protocol=PROTOCOLS["stored"],
+        store=store,
+        depth_m={"a": depth_m, "b": depth_m},
+        reprojected={6: view},
+    )
+    *_, text, gallery = sections["worst"][0].parts
+    assert "auto-mask" in text
+    captions = [picture.caption for picture in gallery.pictures]
+    said = "right by a, photometric error 0.250, 50% of the pixels in view, 25% count by the auto-mask"
+    assert captions[2].endswith(f"_006_000: {said}")
+    assert len(captions) == 2 * 2 + 1, "two of the worst"
+    assert not any("auto-mask" in str(part) for part in sections["best"][0].parts[:-1])
 
 
 def test_published_metrics_say_nothing_about_other_images(store):

@@ -101,6 +101,19 @@ def test_of_several_models_the_first_is_shown_at_once():
     assert shown == [True, True, "legendonly", "legendonly"]
 
 
+def test_relative_depth_has_no_unit():
+    rgb, depth = halves()
+    maps = [DepthMap(title="predicted depth", depth_m=depth, quantity="relative depth, no unit")]
+    texts = {}
+    for unit in ("m", ""):
+        html = viewer_page(title="", subtitle="", rgb=rgb, camera=CAMERA, maps=maps, pictures=[], unit=unit).to_html()
+        [trace], layout = figure(html)
+        titles = [layout["scene"][f"{axis}axis"]["title"]["text"] for axis in "xyz"]
+        texts[unit] = trace["hovertemplate"], titles, "in metres" in html
+    assert texts["m"] == ("x %{x:.2f} m<br>y %{y:.2f} m<br>z %{z:.2f} m", ["x, m", "y, m", "z, m"], True)
+    assert texts[""] == ("x %{x:.2f}<br>y %{y:.2f}<br>z %{z:.2f}", ["x", "y", "z"], False)
+
+
 def test_names_are_text():
     evil = "</script><script>alert(1)</script>"
     html = page("ground truth", evil)

@@ -12,8 +12,12 @@ SIZE = 32
 TRAIN_SAMPLES, VAL_SAMPLES = 22, 3
 
 
-def build_small_network(*, dtype="float32", size=SIZE, filters=4, norm="group", scales=1, seed=0):
-    """Builds a network from uint8 rgb to log-depth, like the U-Nets but traced in one second instead of ten."""
+def build_small_network(*, dtype="float32", size=SIZE, filters=4, norm="group", scales=1, seed=0, poses=False):
+    """Builds a network from uint8 rgb to log-depth, like the U-Nets but traced in one second instead of ten.
+
+    Args:
+        poses: Whether it predicts poses of pairs of images, too, as what `training_network` builds.
+    """
     keras.utils.set_random_seed(seed)
     previous = keras.config.dtype_policy()
     keras.config.set_dtype_policy(dtype)
@@ -31,7 +35,13 @@ def build_small_network(*, dtype="float32", size=SIZE, filters=4, norm="group", 
         if scales == 2:
             half = keras.layers.AveragePooling2D(2, name="decoder_half")(x)
             outputs.append(keras.layers.Conv2D(1, 1, dtype=exact, name="log_depth_half")(half))
-        return keras.Model(rgb, outputs if scales > 1 else outputs[0])
+        if not poses:
+            return keras.Model(rgb, outputs if scales > 1 else outputs[0])
+        pair = keras.Input((size, size, 6), dtype="uint8")
+        x = keras.layers.Rescaling(1 / 255, dtype=exact, name="pose_scale")(pair)
+        x = keras.layers.Conv2D(6, 5, strides=4, name="pose_conv")(x)
+        x = keras.layers.GlobalAveragePooling2D(dtype=exact, name="pose_mean")(x)
+        return keras.Model([rgb, pair], [*outputs, keras.layers.Rescaling(0.1, dtype=exact, name="pose_vector")(x)])
     finally:
         keras.config.set_dtype_policy(previous)
 
@@ -48,10 +58,14 @@ def small_train_states(monkeypatch):
 
     def build(recipe):
         return build_small_network(
-            dtype=recipe.dtype, size=recipe.height, scales=recipe.supervised_scales, seed=recipe.seed
+            dtype=recipe.dtype,
+            size=recipe.height,
+            scales=recipe.supervised_scales,
+            seed=recipe.seed,
+            poses=recipe.learns_poses,
         )
 
-    monkeypatch.setattr("depthflow.training.train_state.build_network", build)
+    monkeypatch.setattr("depthflow.training.train_state.training_network", build)
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,9 @@ import tensorflow as tf
 
 from depthflow.models.augmentation import NEUTRAL, Column, draw
 from depthflow.models.network import build_network
+from depthflow.models.views import Views
 from depthflow.recipes import smoke
+from depthflow.store.schema import KINDS
 from depthflow.training.optimizer import build_optimizer
 from depthflow.training.step import StepInput, build_step
 
@@ -40,7 +42,9 @@ class Run:
     """A network, its optimizer and its step."""
 
     def __init__(self, recipe, group, small_network, *, frozen=(), stored_size=None):
-        self.model = small_network(dtype=recipe.dtype, size=SIZE, scales=recipe.supervised_scales)
+        self.model = small_network(
+            dtype=recipe.dtype, size=SIZE, scales=recipe.supervised_scales, poses=recipe.learns_poses
+        )
         self.optimizer = build_optimizer(recipe, total_steps=10, steps_per_epoch=5, encoder=[])
         self.optimizer.build(self.model.trainable_variables)
         frozen_variables = [variable for variable in self.model.trainable_variables if variable.path.startswith(frozen)]
@@ -53,9 +57,10 @@ class Run:
             frozen=frozen_variables if frozen else (),
         )
 
-    def step(self, batch, signals=(0.0,)):
+    def step(self, batch, signals=(0.0,), views=()):
         """Returns the loss."""
-        result = self._step(StepInput(*map(tf.constant, batch), signals=tf.constant(signals, tf.float32)))
+        views = tf.nest.map_structure(tf.constant, views)
+        result = self._step(StepInput(*map(tf.constant, batch), signals=tf.constant(signals, tf.float32), views=views))
         self.signals, self.gradient_norm = result.signals.numpy(), float(result.gradient_norm)
         return result.loss.numpy()
 
@@ -117,6 +122,57 @@ def test_a_part_without_a_valid_pixel_does_not_count(begin):
     losses = [run.step(batch) for run in runs]
     assert losses[1] == pytest.approx(losses[0], rel=1e-6)
     assert_close(runs[0].weights(), runs[1].weights(), 1e-6)
+
+
+def views_of(images, count, *, seed=0, size=SIZE):
+    """Returns views of other textures from a few centimetres away; cameras and poses differ between images."""
+    generator = np.random.default_rng(seed)
+    poses = np.tile(np.eye(4, dtype=np.float32), (images, count, 1, 1))
+    poses[..., :3, 3] = generator.normal(0.0, 0.05, (images, count, 3))
+    camera = generator.uniform(size, 1.2 * size, (images, 4)).astype(np.float32)
+    camera[:, 2:] = size / 2
+    return Views(
+        generator.integers(0, 256, (images, count, size, size, 3), np.uint8),
+        camera,
+        np.repeat(camera[:, None], count, axis=1),
+        poses,
+    )
+
+
+STEREO, VIDEO = {"objective": (("stereo", 1.0),)}, {"objective": (("video", 1.0),)}
+BY_VIEWS = {
+    "stereo": STEREO,
+    "video": {**VIDEO, "supervised_scales": 2},
+    "given": {**VIDEO, "poses": "given", "auto_mask": False},
+    "mixed": {"objective": (("supervised", 1.0), ("video", 0.5)), "horizontal_flip": True},
+    "canonical": {**STEREO, "camera": "canonical"},
+}
+
+
+@pytest.mark.parametrize("name", BY_VIEWS)
+def test_parts_equal_the_whole_by_views(begin, name):
+    """5 images in 2 uneven parts; the pose network learns along."""
+    recipe = replace(PLAIN, dtype="float64", **BY_VIEWS[name])
+    count = len(KINDS[recipe.views_from])
+    runs = [begin(replace(recipe, accumulation_steps=parts)) for parts in (1, 2)]
+    before = runs[0].weights()
+    losses = [[run.step(batch_of(5, seed=k), views=views_of(5, count, seed=k)) for k in range(2)] for run in runs]
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-12)
+    assert_close(runs[0].weights(), runs[1].weights(), 1e-12)
+    moved = {path.partition("_")[0] for path, value in runs[0].weights().items() if (value != before[path]).any()}
+    assert moved >= ({"small", "log"} | ({"pose"} if recipe.learns_poses else set()))
+
+
+@pytest.mark.parametrize("dtype", ["mixed_float16", "mixed_bfloat16"])
+def test_views_are_compared_in_float32(begin, dtype):
+    runs = [begin(replace(PLAIN, dtype=name, **STEREO)) for name in ("float32", dtype)]
+    losses = [run.step(batch_of(2), views=views_of(2, 1)) for run in runs]
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)
+
+
+def test_xla_compiles_views(begin):
+    losses = [begin(replace(PLAIN, xla=xla, **STEREO)).step(batch_of(2), views=views_of(2, 1)) for xla in (False, True)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
 
 
 # --- images larger than the network ---

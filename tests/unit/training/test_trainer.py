@@ -1,16 +1,14 @@
-"""The driver's decisions: which stores fit a recipe, and the task of the workers. Nothing is started."""
+"""The driver's decisions: batches, paths, and the task of the workers. Nothing is started."""
 
 from dataclasses import replace
 from typing import cast
 
 import pytest
-import tyro
 
-from depthflow.errors import StoreError, TrainingError
+from depthflow.errors import TrainingError
 from depthflow.models.canonical_camera import ModelCamera
-from depthflow.parts import stride_px
 from depthflow.placement import TrainingPlan
-from depthflow.recipes import RECIPES, recipe_choice, smoke
+from depthflow.recipes import smoke
 from depthflow.registry.runs import RunLog
 from depthflow.training.config import TrainJob
 from depthflow.training.job import JobFolder
@@ -19,7 +17,6 @@ from depthflow.training.trainer import (
     absolute_weights,
     best_outcome,
     check_batches,
-    sized,
     worker_task,
 )
 from tests.stores import write_index
@@ -27,54 +24,6 @@ from tests.stores import write_index
 # --- the store ---
 
 ROWS = [{"sample_id": split, "split": split, "scene_type": "indoors"} for split in ("train", "val")]
-
-
-def write_store(root, counts: dict[str, int]):
-    """Writes a store without planes: only its index and manifest."""
-    rows = [
-        {"sample_id": f"{split}{k}", "split": split, "scene_type": "indoors"}
-        for split, count in counts.items()
-        for k in range(count)
-    ]
-    return write_index(root, rows, height=64, width=64)
-
-
-def test_a_fitting_store_passes(tmp_path):
-    assert sized(smoke(), write_store(tmp_path, {"train": 20, "val": 1})) == smoke()
-
-
-@pytest.mark.parametrize("name", RECIPES)
-def test_a_recipe_without_a_size_takes_the_stores(tmp_path, name):
-    recipe = replace(RECIPES[name](), height=None, width=None, camera="none")
-    height, width = (n * stride_px(recipe.encoder) for n in (3, 5))
-    found = sized(recipe, write_index(tmp_path, ROWS, height=height, width=width))
-    assert found == replace(recipe, height=height, width=width)
-    assert found.size == (height, width)
-
-
-@pytest.mark.parametrize(("asked", "size"), [((64, 96), (64, 96)), ((64, None), (64, 160)), ((128, 160), (128, 160))])
-def test_a_recipe_may_be_smaller_than_the_store(tmp_path, asked, size):
-    store = write_index(tmp_path, ROWS, height=128, width=160)
-    assert sized(replace(smoke(), height=asked[0], width=asked[1]), store).size == size
-
-
-def test_every_recipe_of_the_command_line_takes_the_stores_size():
-    for name in RECIPES:
-        recipe = tyro.cli(recipe_choice(), args=[name])
-        assert (recipe.height, recipe.width) == (None, None)
-
-
-def test_the_canonical_camera_needs_every_samples_camera(tmp_path):
-    """Unless the recipe states the field of view of those that have none."""
-    size, lens = {"source_height": 64, "source_width": 64}, {"fx_px": 32.0, "fy_px": 64.0}
-    rows = [{**ROWS[0], "sample_id": f"train{k}", **size, **(lens if k else {})} for k in range(3)]
-    rows.append({**ROWS[1], **size, **lens})
-    store = write_index(tmp_path, rows, height=64, width=64)
-    recipe = replace(smoke(), camera="canonical")
-    with pytest.raises(StoreError, match=r"and 1 of 3 in train of .* have none\. .*--assume-fov-deg"):
-        sized(recipe, store)
-    assert sized(replace(recipe, assume_fov_deg=60.0), store).camera == "canonical"
-    assert sized(smoke(), store) == smoke()
 
 
 def test_a_model_keeps_its_training_images_median_lens(tmp_path):
@@ -88,50 +37,6 @@ def test_a_model_keeps_its_training_images_median_lens(tmp_path):
     rows = [{**row, "source_height": 64, "source_width": 64} for row in ROWS]
     found = model_camera(assumed, write_index(tmp_path / "assumed", rows, height=64, width=64))
     assert found.camera == "canonical" and found.median_focal == pytest.approx(0.5)
-
-
-@pytest.mark.parametrize(("counts", "missing"), [({"train": 20}, "val"), ({"val": 20}, "train")])
-def test_both_splits_are_needed(tmp_path, counts, missing):
-    with pytest.raises(StoreError, match=f"has no {missing} split"):
-        sized(smoke(), write_store(tmp_path, counts))
-
-
-@pytest.mark.parametrize(
-    ("weights", "message"),
-    [
-        (
-            (("kitti", 2.0),),
-            r"kitti, of which the training split has no sample\. It holds 2 of diode, 1 of tum\.",
-        ),
-        ((("val", 2.0),), "names val"),
-        ((("diode", 0.0), ("tum", 0.0)), "leaves nothing to train on"),
-    ],
-)
-def test_weights_are_of_data_sets_in_the_training_split(tmp_path, weights, message):
-    rows = [{**ROWS[0], "sample_id": f"{k}", "dataset": name} for k, name in enumerate(("diode", "tum", "diode"))]
-    store = write_index(tmp_path, [*rows, {**ROWS[1], "dataset": "val"}], height=64, width=64)
-    with pytest.raises(StoreError, match=message):
-        sized(replace(smoke(), dataset_weights=weights), store)
-    assert sized(replace(smoke(), dataset_weights=(("tum", 3.0),)), store).dataset_weights == (("tum", 3.0),)
-
-
-@pytest.mark.parametrize(
-    ("asked", "stored", "message"),
-    [
-        (
-            (128, 128),
-            (64, 64),
-            r"of 64 x 64.*trains at 128 x 128\. .*--height 128 --width 128, or pass.* multiples of 32 .*no larger",
-        ),
-        ((160, None), (128, 96), r"of 128 x 96.*trains at 160 x 96\. .*--height 160 --width 96, "),
-        ((None, None), (240, 300), r"of 240 x 300.*trains at multiples of 32\. .*--height 256 --width 288, "),
-        ((None, None), (8, 64), r"of 8 x 64.*trains at multiples of 32\. .*--height 32 --width 64, "),
-    ],
-)
-def test_a_size_that_does_not_fit_is_rejected_with_both_fixes(tmp_path, asked, stored, message):
-    store = write_index(tmp_path, ROWS, height=stored[0], width=stored[1])
-    with pytest.raises(StoreError, match=message):
-        sized(replace(smoke(), height=asked[0], width=asked[1]), store)
 
 
 @pytest.mark.parametrize(
@@ -194,7 +99,7 @@ PLAN = TrainingPlan(num_workers=2, use_gpu=False, cpus_per_worker=3)
 def task_of(root, **changes):
     """The task of a job in root/job, on a store in root."""
     root.mkdir(exist_ok=True)
-    store = write_store(root, {"train": 20, "val": 1})
+    store = write_index(root, ROWS, height=64, width=64)
     job = TrainJob(**{"samples": "s", "storage": "t", **changes})
     folder = JobFolder(root=f"{root}/job")
     return worker_task(smoke(), job, folder, store=store, run_log=cast(RunLog, None), plan=PLAN)

@@ -77,8 +77,6 @@ def test_a_video_store_that_was_killed_is_finished(run, tmp_path, ending):
     for shard in shards:
         other = pq.read_table(tmp_path / "out" / shard.relative_to(tmp_path / "whole"))
         assert other.equals(pq.read_table(shard))
-    other_step = run("preprocess", *line[:-6], "--frame-step", 3, *SIZE, "--out", "out", cwd=tmp_path)
-    assert "another configuration: frame_step 2 (now 3)" in other_step.stderr
 
 
 # --- 7-Scenes ---

@@ -11,8 +11,8 @@ unseen scenes (of frames: on the last fifth of the sequence) with those of const
   which is each image's median. At most 0.7 is wanted, and a median error of the poses' direction below 15 degrees.
 - given: the same walks with poses. Metric abs_rel over that of the best single constant. At most 0.6 is wanted.
 - frames: 200 real frames with poses. As video. At most 0.75 is wanted.
-- moving, and moving-no-auto-mask, moving-mean, moving-own: walks with things that move, as video; and without auto-mask,
-  with the mean over neighbours, and with errors at each output's own scale. Each ought to be worse than the first.
+- moving, and moving-no-auto-mask, moving-mean, moving-own: walks with things that move, as video; and without the
+  auto-mask, with the mean over neighbours, and with errors at each output's own scale. Each ought to be worse.
 
 --minutes finds the number of epochs by two of them that it times first; --epochs sets it. Prints a table in Markdown: a
 row per case, medians over seeds. The last line on stdout is one JSON object with the same and every seed's values.

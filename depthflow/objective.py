@@ -6,7 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from depthflow.flags import explained, flags, require, require_known
 from depthflow.parts import OBJECTIVES
 
-ObjectiveName = str if TYPE_CHECKING else Literal[tuple(OBJECTIVES)]
+if TYPE_CHECKING:
+    ObjectiveName = str
+else:
+    ObjectiveName = Literal[tuple(OBJECTIVES)]
 ScaleName = Literal["velocity", "baseline", "median"]
 
 

@@ -2,6 +2,7 @@
 
 # Keras and TensorFlow type their operations loosely.
 # pyright: reportOptionalOperand=false, reportOperatorIssue=false, reportArgumentType=false, reportReturnType=false
+# pyright: reportOptionalMemberAccess=false
 
 from collections.abc import Iterator
 

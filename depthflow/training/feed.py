@@ -1,5 +1,8 @@
 """The training feed: stored samples with the recipe's clipping and augmentation draws, read ahead of the step."""
 
+# The fields of `Views` are tensors for pyright; here they are arrays.
+# pyright: reportArgumentType=false
+
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor

@@ -7,6 +7,10 @@ far, since an error grows faster with disparities that are too large. And heads 
 weights, depths differ by a factor of ten.
 """
 
+# Keras and TensorFlow type their operations loosely.
+# pyright: reportArgumentType=false, reportReturnType=false, reportAttributeAccessIssue=false
+# pyright: reportOptionalMemberAccess=false, reportOptionalOperand=false
+
 import keras
 import numpy as np
 import tensorflow as tf

@@ -5,7 +5,7 @@ Everything is a sum over images and a count, so any number of workers computes w
 
 # Keras and TensorFlow type their operations loosely.
 # pyright: reportArgumentType=false, reportCallIssue=false, reportAttributeAccessIssue=false, reportReturnType=false
-# pyright: reportOptionalMemberAccess=false, reportOperatorIssue=false
+# pyright: reportOptionalMemberAccess=false, reportOptionalCall=false, reportGeneralTypeIssues=false
 
 from dataclasses import fields
 from functools import partial

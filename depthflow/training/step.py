@@ -147,7 +147,7 @@ class _Gradients:
         if self._parts == 1:
             return self._one_part(sample, counts)
         count = tf.shape(sample.rgb)[0]
-        loss = tf.zeros((), "float64" if self._model.compute_dtype == "float64" else "float32")
+        loss = tf.zeros((), self._model.outputs[0].dtype)
         gradients = [tf.zeros(variable.shape, variable.dtype) for variable in self._variables]
         for part in range(self._parts):
             rows = slice(count * part // self._parts, count * (part + 1) // self._parts)

@@ -1,5 +1,8 @@
 """Validation of what is learned from further views: the photometric error, and the direction of learned poses."""
 
+# TensorFlow types its operations loosely.
+# pyright: reportReturnType=false, reportAttributeAccessIssue=false
+
 import numpy as np
 import tensorflow as tf
 
@@ -23,9 +26,9 @@ class ViewMeasure:
 
     def __call__(self, samples: SampleBatch) -> tuple[np.ndarray, np.ndarray]:
         """Returns the predicted log-depth (n, H, W) float64 and the sums (size,) float64 of some samples."""
-        images = map(tf.constant, (samples.rgb, samples.log_depth, samples.valid_mask))
+        rgb, log_depth, valid_mask = map(tf.constant, (samples.rgb, samples.log_depth, samples.valid_mask))
         views = tf.nest.map_structure(tf.constant, views_of(samples))
-        log_depth, photometric, poses = self._predict(Sample(*images, views))
+        log_depth, photometric, poses = self._predict(Sample(rgb, log_depth, valid_mask, views))
         assert samples.geometry is not None
         angles = direction_errors_deg(poses.numpy(), samples.geometry) if self._learner.learns_poses else np.empty(0)
         bins = np.histogram(angles, bins=DIRECTION_BINS, range=(0.0, 180.0))[0]
@@ -44,7 +47,7 @@ class ViewMeasure:
 
     def _predicted(self, sample: Sample) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         outputs = self._learner.predict(sample, training=False)
-        poses = sample.views.poses if outputs.poses is None else outputs.poses  # pyright: ignore[reportAttributeAccessIssue]
+        poses = sample.views.poses if outputs.poses is None else outputs.poses
         return outputs.predictions[0], self._learner.photometric(outputs, sample), poses
 
 

@@ -193,7 +193,7 @@ def by_views(objective: str) -> dict[str, Any]:
         "dtype": "float64",
         "decoder_filters": (16, 16, 16, 8, 8),
         "supervised_scales": 2,
-        "learning_rate": 1e-2,
+        "learning_rate": 3e-2,
     }
 
 

@@ -8,7 +8,8 @@ import signal
 import pytest
 
 from depthflow.training.checkpoint import latest_whole, read_progress
-from tests.trainings import STEPS_PER_EPOCH, assert_logged_once, assert_same_end
+from tests.trainings import STEPS, STEPS_PER_EPOCH, assert_logged_once, assert_same_end
+from tests.view_trees import write_table, write_video
 
 
 def test_killed_worker_and_cut_off_run_change_nothing(samples, undisturbed, start, tmp_path):
@@ -32,6 +33,41 @@ def test_killed_worker_and_cut_off_run_change_nothing(samples, undisturbed, star
     assert_logged_once(mlflow, run_id)
     assert_same_end(training, undisturbed)
     assert [*training.checkpoints.glob(".tmp-*")] == []
+
+
+@pytest.fixture(scope="module")
+def walks(run, tmp_path_factory):
+    """A store of kind video with 30 samples to train on and 10 to validate."""
+    folder, rows = tmp_path_factory.mktemp("walks"), []
+    for split, count in (("train", 30), ("val", 10)):  # The first and the last frame have one neighbour.
+        rows += write_video(folder / "frames", count + 2, scans=(split,), split=split)
+    write_table(folder / "frames", rows)
+    flags = ("--kind", "video", "--height", 64, "--width", 64)
+    assert run("preprocess", "--source", "frames", "--out", "store", *flags, cwd=folder).code == 0
+    return folder / "store"
+
+
+def test_a_video_training_that_is_killed_and_cut_off_ends_the_same(walks, start, tmp_path):
+    """With the pose network, its average, and metres from the distances of the cameras."""
+    mlflow = f"sqlite:///{tmp_path}/mlflow.db"
+    learned = ("--objective", "video", 1, "--scale-from", "velocity", "--ema-momentum", 0.9)
+    whole = start(walks, tmp_path / "whole", *learned, mlflow=f"sqlite:///{tmp_path}/whole.db")
+    wanted = whole.succeed()
+
+    flags = (*learned, "--checkpoint-every-steps", 3, "--max-failures", 1)
+    training = start(walks, tmp_path / "runs", *flags, mlflow=mlflow, own_ray=True)
+    first = training.end_of_first_epoch()
+    os.kill(first, signal.SIGKILL)
+    training.wait_until(lambda: training.first_workers()[-1] != first)
+    training.wait_until(lambda: [k for k in training.steps() if k >= 3 * STEPS_PER_EPOCH + 1])
+    training.cut_off()
+
+    training = start(walks, tmp_path / "runs", *flags, "--resume", mlflow=mlflow)
+    result = training.succeed()
+    assert_logged_once(mlflow, result["run_id"])
+    assert_same_end(training, whole.checkpoints / f"step-{STEPS:08d}")
+    metres = "train/metres_per_unit"
+    assert result["metrics"][metres] == wanted["metrics"][metres]
 
 
 @pytest.fixture

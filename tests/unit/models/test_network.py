@@ -13,6 +13,7 @@ from depthflow.models.network import (
     encoder_variables,
     serving_network,
     set_batch_norm,
+    training_network,
 )
 from depthflow.recipes import smoke, tutorial
 
@@ -358,3 +359,23 @@ def test_served_network_is_saved_and_loaded_in_safe_mode(two_scales, rgb, tmp_pa
     restored = keras.saving.load_model(tmp_path / "network.keras", compile=False, safe_mode=True)
     assert predict(restored, rgb).dtype == np.float32
     np.testing.assert_array_equal(predict(restored, rgb), predict(served, rgb))
+
+
+def test_a_pose_network_is_trained_beside_the_same_network():
+    """It belongs neither to the encoder nor to what is served, and does not change the initial weights of the rest."""
+    recipe = replace(smoke(), batch_norm="synchronized", decoder_filters=(16, 16, 8))
+    keras.utils.set_random_seed(3)
+    network = training_network(recipe)
+    keras.utils.set_random_seed(3)
+    model = training_network(replace(recipe, objective=(("video", 1.0),)))
+    poses = {v.path for v in model.trainable_variables if v.path.startswith("pose_")}
+    assert poses and {v.path for v in network.trainable_variables} | poses == {
+        v.path for v in model.trainable_variables
+    }
+    for variable in network.trainable_variables:
+        same = next(v for v in model.trainable_variables if v.path == variable.path)
+        np.testing.assert_array_equal(same, variable)
+    assert [v.path for v in encoder_variables(model)] == [v.path for v in encoder_variables(network)]
+    assert [v.path for v in serving_network(model).weights] == [v.path for v in network.weights]
+    given = training_network(replace(recipe, objective=(("video", 1.0),), poses="given"))
+    assert len(given.inputs) == 1

@@ -175,7 +175,8 @@ def _tensorflow(recipe: Recipe, benchmark: Benchmark) -> tuple[Callable[[], None
     traced = build_step(model=model, optimizer=optimizer, recipe=recipe, group=group)
     arrays = _batch(recipe, benchmark.batch_size)
     draws = draw(recipe, seed=0, epoch=0, sample_ids=[str(k) for k in range(benchmark.batch_size)])
-    batch = StepInput(**{k: tf.constant(v) for k, v in arrays.items()}, draws=tf.constant(draws), signals=tf.zeros(2))
+    planes = [tf.constant(arrays[name]) for name in ("rgb", "log_depth", "valid_mask")]
+    batch = StepInput(*planes, draws=tf.constant(draws), signals=tf.zeros(2))
     gpus = tf.config.list_physical_devices("GPU")
     name = tf.config.experimental.get_device_details(gpus[0]).get("device_name", "GPU") if gpus else "CPU"
 

@@ -9,12 +9,19 @@ import numpy as np
 import yaml
 
 from depthflow.errors import RegistryError
+from depthflow.inference.tiles import Tiling
 from depthflow.models.canonical_camera import CAMERA, ModelCamera
 from depthflow.models.interface import Output, Predictor, file_sha256, saved_output
 from depthflow.store.write.planes import resize_rgb
 
 if TYPE_CHECKING:
     import keras
+
+
+WIDER = 0.97
+"""A lens counts as wider than those in training if its focal length is less than this fraction of theirs..."""
+LEAST_SEEN = 0.25
+"""...and is then predicted in tiles of no less than this fraction of the image's sides, so that they stay few."""
 
 
 class Network(Protocol):
@@ -34,8 +41,10 @@ class NetworkPredictor:
     """A fixed-size log-depth network as a predictor for any size.
 
     Images are area-averaged to the network's size, as training samples are. The predicted log-depth is resized
-    bilinearly to the image's size and then converted to metres. If the network's scale is unknown, these are metres up
-    to one factor; a canonical camera is applied alike, so the factor is the same for images of all lenses.
+    bilinearly to the image's size and then converted to metres. A lens wider than any in training shows more of a scene
+    than the network has ever seen at once; its images are predicted in tiles that show as much as the widest one. If
+    the network's scale is unknown, these are metres up to one factor; a canonical camera is applied alike, so the
+    factor is the same for images of all lenses.
 
     Args:
         network: Maps uint8 (B, h, w, 3) to log-depth (B, h, w, 1).
@@ -75,11 +84,38 @@ class NetworkPredictor:
         """Predicts (B, H, W) float32 depth from (B, H, W, 3) uint8 and, if known, (B,) relative focal lengths."""
         if rgb.ndim != 4 or rgb.shape[-1] != 3 or rgb.dtype != np.uint8:
             raise ValueError(f"Images must be uint8 (B, H, W, 3). Received: {rgb.dtype} {rgb.shape}")
+        if focal is None or self._camera.least_focal is None:
+            return self._camera.metres(self._log_depth(rgb), focal)
+        depth = np.empty(rgb.shape[:3], np.float32)
+        is_wide = np.asarray(focal) < WIDER * self._camera.least_focal
+        if not is_wide.all():
+            depth[~is_wide] = self._camera.metres(self._log_depth(rgb[~is_wide]), focal[~is_wide])
+        for k in np.flatnonzero(is_wide):
+            depth[k] = self._wide(rgb[k], focal=float(focal[k]), seen=float(focal[k]) / self._camera.least_focal)
+        return depth
+
+    def _wide(self, rgb: np.ndarray, *, focal: float, seen: float) -> np.ndarray:
+        """Predicts an image of a lens wider than any in training, from tiles that show what such a lens would.
+
+        Args:
+            rgb: (H, W, 3) uint8.
+            focal: Relative focal length of the image.
+            seen: Height and width of a tile as a fraction of the image's.
+        """
+        height, width = rgb.shape[:2]
+        seen = max(seen, LEAST_SEEN)
+        tile = max(1, round(seen * height)), max(1, round(seen * width))
+        tiling = Tiling((height, width), tile)
+        log_depth = tiling.blended(self._log_depth(np.stack([rgb[place] for place in tiling.places])))
+        of_tile = focal * np.sqrt(height * width / (tile[0] * tile[1]))
+        return self._camera.metres(log_depth[None], np.array([of_tile]))[0]
+
+    def _log_depth(self, rgb: np.ndarray) -> np.ndarray:
+        """Returns the network's output at the size of the images, (B, H, W) float32."""
         height, width = rgb.shape[1:3]
         small = np.stack([resize_rgb(image, height=self._height, width=self._width) for image in rgb])
         log_depth = self.network.predict_on_batch(small)[..., 0].astype(np.float32)
-        resized = [cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR) for image in log_depth]
-        return self._camera.metres(np.stack(resized), focal)
+        return np.stack([cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR) for image in log_depth])
 
 
 class ConstantPredictor:

@@ -1,5 +1,6 @@
 """Adds detail to large images from overlapping tiles, each fitted to the prediction for the whole image."""
 
+from collections.abc import Iterable
 from itertools import product
 
 import numpy as np
@@ -43,16 +44,32 @@ class TiledPredictor:
             return whole
         return np.stack([self._detailed(image, depth_m) for image, depth_m in zip(rgb, whole, strict=True)])
 
-    def _detailed(self, rgb: np.ndarray, whole_m: np.ndarray) -> np.ndarray:
-        sums, weights = np.zeros_like(whole_m), np.zeros_like(whole_m)
-        rows, columns = (tile_slices(length, tile_px=self._tile_px) for length in whole_m.shape)
-        for place in product(rows, columns):
-            log_tile = np.log(self._predictor(rgb[place][None])[0])
-            fitted = _fitted(log_tile, np.log(whole_m[place]))
-            weight = np.outer(*(_ramp(length) for length in fitted.shape))
-            sums[place] += weight * fitted
+    def _detailed(self, rgb: np.ndarray, whole: np.ndarray) -> np.ndarray:
+        tiling = Tiling(whole.shape, (self._tile_px, self._tile_px))
+        tiles = ((np.log(self._predictor(rgb[place][None])[0]), np.log(whole[place])) for place in tiling.places)
+        return np.exp(tiling.blended(_fitted(tile, of_whole) for tile, of_whole in tiles))
+
+
+class Tiling:
+    """Overlapping tiles that cover an image, and how values of the tiles become values of the image.
+
+    Args:
+        shape: Height and width of the image.
+        tile: Those of a tile; a longer side than the image's is cut to it.
+    """
+
+    def __init__(self, shape: tuple[int, int], tile: tuple[int, int]) -> None:
+        self._shape = shape
+        self.places = [*product(*(tile_slices(length, tile_px=side) for length, side in zip(shape, tile, strict=True)))]
+
+    def blended(self, tiles: Iterable[np.ndarray]) -> np.ndarray:
+        """Returns the mean of the tiles, (h, w) float each, with weights that fall towards the borders of each."""
+        sums, weights = np.zeros(self._shape, np.float32), np.zeros(self._shape, np.float32)
+        for place, tile in zip(self.places, tiles, strict=True):
+            weight = np.outer(*(_ramp(length) for length in tile.shape))
+            sums[place] += weight * tile
             weights[place] += weight
-        return np.exp(sums / weights)
+        return sums / weights
 
 
 def tile_slices(length: int, *, tile_px: int) -> list[slice]:

@@ -50,15 +50,18 @@ class ModelCamera:
     Attributes:
         camera: canonical if the network predicts the depth of the canonical camera.
         median_focal: Median `relative_focal` of its training images; None if none is known.
+        least_focal: The least of them, that of the widest lens; None if none is known.
     """
 
     camera: CameraName = "none"
     median_focal: float | None = None
+    least_focal: float | None = None
 
     def __post_init__(self) -> None:
-        focal = self.median_focal
-        known = self.camera == "none" if focal is None else isinstance(focal, float) and 0 < focal < math.inf
-        if self.camera not in ("none", "canonical") or not known:
+        focals = [focal for focal in (self.median_focal, self.least_focal) if focal is not None]
+        valid = all(isinstance(focal, float) and 0 < focal < math.inf for focal in focals)
+        known = self.camera == "none" or self.median_focal is not None
+        if self.camera not in ("none", "canonical") or not (known and valid):
             raise ValueError(f"a camera is none or canonical, with a median focal length. Received: {asdict(self)}")
 
     def to_json(self) -> dict[str, Any]:
@@ -72,7 +75,7 @@ class ModelCamera:
         Raises:
             ValueError: if it is no camera.
         """
-        return cls(**{name: saved[name] for name in ("camera", "median_focal") if name in saved})
+        return cls(**{name: saved[name] for name in ("camera", "median_focal", "least_focal") if name in saved})
 
     def metres(self, log_depth: np.ndarray, focal: np.ndarray | None) -> np.ndarray:
         """Converts the network's output to metres.

@@ -133,4 +133,6 @@ def model_camera(recipe: Recipe, store: SampleStore) -> ModelCamera:
     """Returns what a model knows about cameras after training on a store."""
     focals = store.relative_focals(store.split_index("train"), assume_fov_deg=recipe.assume_fov_deg)
     known = focals[np.isfinite(focals)]
-    return ModelCamera(camera=recipe.camera, median_focal=float(np.median(known)) if len(known) else None)
+    if not len(known):
+        return ModelCamera(camera=recipe.camera)
+    return ModelCamera(camera=recipe.camera, median_focal=float(np.median(known)), least_focal=float(known.min()))

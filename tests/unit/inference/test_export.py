@@ -109,7 +109,7 @@ def test_facts_say_what_goes_in_and_what_comes_out(exported):
     facts = json.loads((out / "network.onnx.json").read_text())
     assert (facts["input"]["height"], facts["input"]["width"], facts["input"]["dtype"]) == (HEIGHT, WIDTH, "uint8")
     assert "logarithm of metres as the canonical camera" in facts["output"]["unit"]
-    assert facts["model_camera"] == {"camera": "canonical", "median_focal": 0.9}
+    assert facts["model_camera"] == {"camera": "canonical", "median_focal": 0.9, "least_focal": None}
     assert (facts["model"], facts["licence"]) == ("models:/depthflow/7", "Apache-2.0")
     assert facts["network_sha256"] == "0" * 64
     assert facts["largest_difference"] == differences["network.onnx"]

@@ -11,6 +11,7 @@ import pytest
 
 from depthflow.errors import RegistryError
 from depthflow.inference.predictor import ConstantPredictor, NetworkPredictor, find_network, load_predictor
+from depthflow.models.canonical_camera import ModelCamera
 from depthflow.models.interface import file_sha256
 from depthflow.models.network import build_network
 from depthflow.recipes import smoke
@@ -104,6 +105,61 @@ def test_what_is_no_batch_of_photographs_is_refused(shape, dtype):
     with pytest.raises(ValueError, match=r"uint8 \(B, H, W, 3\)\. Received: ") as caught:
         NetworkPredictor(constant(0.0))(np.zeros(shape, dtype))
     assert str(caught.value).endswith(f"Received: {np.dtype(dtype)} {shape}")
+
+
+# --- lenses wider than those in training ---
+
+
+def mean_red(**options) -> keras.Model:
+    """Log-depth is the mean of the red channel / 100 everywhere: what an image shows, not where."""
+    pool = keras.layers.GlobalAveragePooling2D(keepdims=True)
+    return network_of(
+        lambda x: keras.layers.UpSampling2D((4, 8))(pool(keras.layers.Rescaling(0.01)(x[..., :1]))), **options
+    )
+
+
+def seen_by(camera, focal, images=2):
+    """Returns log-depth of black images whose right half is red 100."""
+    rgb = np.zeros((images, 40, 80, 3), np.uint8)
+    rgb[:, :, 40:, 0] = 100
+    return np.log(NetworkPredictor(mean_red(), camera)(rgb, np.full(images, focal)))
+
+
+TRAINED = ModelCamera(camera="canonical", median_focal=1.0, least_focal=0.8)
+
+
+@pytest.mark.parametrize("focal", [0.8, 0.79, 1.5])
+def test_a_lens_as_in_training_is_predicted_at_once(focal):
+    np.testing.assert_allclose(seen_by(TRAINED, focal), 0.5 + np.log(focal), atol=1e-5)
+
+
+def test_a_wider_lens_is_predicted_in_tiles_that_show_as_much_as_the_widest_one_in_training():
+    """At half the focal length a tile is half as wide and high: those at the sides show one colour alone, and each has
+    the focal length of the widest lens."""
+    log_depth = seen_by(TRAINED, 0.4)
+    np.testing.assert_allclose(log_depth[:, :, 2], np.log(0.8), atol=1e-5)
+    np.testing.assert_allclose(log_depth[:, :, -3], 1.0 + np.log(0.8), atol=1e-5)
+    assert (np.diff(log_depth, axis=2) > -1e-5).all()
+
+
+def test_images_of_several_lenses_are_predicted_as_each_alone():
+    rgb, focal = noise(3, 40, 80, 3), np.array([0.4, 1.0, np.nan])
+    predictor = NetworkPredictor(mean_red(), TRAINED)
+    alone = np.concatenate([predictor(rgb[k : k + 1], focal[k : k + 1]) for k in range(3)])
+    np.testing.assert_allclose(predictor(rgb, focal), alone, rtol=1e-5)
+
+
+def test_a_model_that_does_not_know_its_widest_lens_makes_no_tiles():
+    np.testing.assert_allclose(
+        seen_by(ModelCamera(camera="canonical", median_focal=1.0), 0.4), 0.5 + np.log(0.4), atol=1e-5
+    )
+
+
+def test_without_the_canonical_camera_a_wider_lens_is_tiled_too():
+    """Its metres are those of the training's lens, which a tile is of."""
+    log_depth = seen_by(ModelCamera(median_focal=0.8, least_focal=0.8), 0.4)
+    np.testing.assert_allclose(log_depth[:, :, 2], 0.0, atol=1e-5)
+    np.testing.assert_allclose(log_depth[:, :, -3], 1.0, atol=1e-5)
 
 
 def test_constant_predictor():

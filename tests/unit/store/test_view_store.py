@@ -1,5 +1,6 @@
 """Stores of kind stereo and video, from frame tables to arrays: views, cameras and poses, with depth and without it."""
 
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from depthflow.store.read.reader import SplitReader
 from depthflow.store.schema import index_schema
 from depthflow.store.store import open_store
 from depthflow.store.write.config import PreprocessConfig
+from depthflow.store.write.preprocess import _require_same_settings, content_config
 from tests.archives import pack
 from tests.stores import make_store
 from tests.view_trees import (
@@ -241,6 +243,13 @@ def test_a_fingerprint_depends_on_poses_and_times(tmp_path):
         write_table(tmp_path, [rows[0], {**rows[1], name: value}, *rows[2:]])
         found.append(make(tmp_path, tmp_path / name, kind="video").fingerprint)
     assert len({*found}) == 3
+
+
+def test_another_step_is_another_configuration(video_store):
+    config = PreprocessConfig(source=("x",), out="y", kind="video", frame_step=3, height=HEIGHT, width=WIDTH)
+    asked = content_config(dataclasses.replace(config, splits=("train",)))
+    with pytest.raises(StoreError, match=r"another configuration: frame_step 1 \(now 3\)\. Choose"):
+        _require_same_settings(video_store.files, asked)
 
 
 # --- archives ---

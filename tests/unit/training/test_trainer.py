@@ -30,7 +30,7 @@ def test_a_model_keeps_its_training_images_median_lens(tmp_path):
     lens = {"fy_px": 64.0, "source_height": 64, "source_width": 64}
     train = [{**ROWS[0], "sample_id": f"{fx}", **lens, "fx_px": fx} for fx in (16.0, 64.0, 256.0, None)]
     store = write_index(tmp_path / "store", [*train, ROWS[1]], height=64, width=64)
-    assert model_camera(smoke(), store) == ModelCamera(camera="none", median_focal=1.0)
+    assert model_camera(smoke(), store) == ModelCamera(camera="none", median_focal=1.0, least_focal=0.5)
     unknown = write_index(tmp_path / "unknown", ROWS, height=64, width=64)
     assert model_camera(smoke(), unknown) == ModelCamera(camera="none", median_focal=None)
     assumed = replace(smoke(), camera="canonical", assume_fov_deg=90.0)

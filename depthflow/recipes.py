@@ -326,7 +326,7 @@ def stereo_tiny() -> Recipe:
         weights="none",
         batch_norm="synchronized",
         decoder_filters=(64, 48, 32),
-        supervised_scales=2,
+        supervised_scales=3,
         height=64,
         width=128,
         onednn=True,

@@ -42,10 +42,10 @@ def challenge(config: PromoteConfig, champion: str | None) -> "Record":
     from depthflow.store.store import open_store
 
     protocol, store = find_protocol(config.protocol), open_store(config.samples or "")
-    rows_of(protocol, store, config.split)  # Fails here, as what follows, rather than after Ray has started.
     models = find_rivals(config.model_name, champion, is_aligned=protocol.alignment != "none")
     for model in models:
         check_output(protocol, model.output, model=model.uri)
+    rows_of(protocol, store, config.split)  # Fails here, rather than after Ray has started.
     with ray_session(config.num_cpus):
         evaluations, _ = evaluate_models(
             {model.uri: model.load for model in models},

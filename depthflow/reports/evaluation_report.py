@@ -99,7 +99,7 @@ def _overview(
     parts: list[Part] = [protocol.meaning]
     if baseline is not None:
         tiles["abs_rel of the baseline"] = f"{evaluations[baseline].metrics['all']['abs_rel']:.3f}"
-        parts += [BASELINES[baseline]] * (baseline in BASELINES)
+        parts += [BASELINES[baseline]] if baseline in BASELINES else []
     relative = {name: found.output for name, found in evaluations.items() if found.output != "metres"}
     if result.without_depth:
         parts.append(f"{result.without_depth:,} more samples of {result.split} have no depth and are not counted.")

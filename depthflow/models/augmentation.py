@@ -221,6 +221,8 @@ def augment_views(
         blank = ops.zeros_like(images[..., 0])
         images = _named(Batch(images, blank, ops.equal(blank, 0)), of_views[:, len(Column) :], named).rgb
     zoom, mirrored = draws[:, Column.ZOOM], draws[:, Column.FLIP]
+    # In float64, since in float32 a reciprocal's last bit may depend on the number of images.
+    nearer = 1 / ops.cast(zoom, "float64") if zoom_depth == "focal" else None
     window: Any = {
         "size": source,
         "target": target,
@@ -232,7 +234,7 @@ def augment_views(
         images=ops.reshape(_as_stored(images), (-1, count, *target, 3)),
         camera=window_camera(views.camera[:, None], **window)[:, 0],
         view_cameras=window_camera(views.view_cameras, **window),
-        poses=mirrored_poses(views.poses, mirrored=mirrored, scale=1 / zoom if zoom_depth == "focal" else None),
+        poses=mirrored_poses(views.poses, mirrored=mirrored, scale=nearer),
     )
 
 

@@ -182,7 +182,7 @@ def grid(weights: str = "mobilenet.weights.h5") -> dict[str, Cell]:
             most_workers=2,
         ),
         "stereo-float32": Cell(
-            recipe=replace(even, **{**by_views("stereo"), "dtype": "float32", "learning_rate": 3e-3}),
+            recipe=replace(even, **{**by_views("stereo"), "dtype": "float32", "learning_rate": 1e-3}),
             losses=1e-3,
             weights=None,
         ),
@@ -401,7 +401,7 @@ def test_many_workers_do_what_one_does(trained, num_workers, name):
     """
     cell, one, many = grid()[name], trained(1, name), trained(num_workers, name)
     assert len(one["losses"]) == STEPS
-    assert np.ptp(one["losses"]) > 0.01  # It does learn, so equality says something.
+    assert np.ptp(one["losses"]) > 0.02 * np.mean(one["losses"])  # It does learn, so equality says something.
     np.testing.assert_allclose(many["losses"], one["losses"], rtol=cell.losses)
     if cell.weights is not None:
         assert_same(one, many, prefix="weight", tolerance=cell.weights)

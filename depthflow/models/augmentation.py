@@ -191,7 +191,6 @@ def augment_views(
     *,
     zoom_depth: Literal["focal", "keep"],
     named: Sequence[str] = (),
-    size: tuple[int, int] | None = None,
 ) -> Views:
     """Applies the draws of frames to their views: one mirroring, zoom and colours, with cameras and poses to match.
 
@@ -205,17 +204,15 @@ def augment_views(
         zoom_depth: focal: a zoom by z divides the depths that `augment` returns, and here translations. keep: neither.
             With a canonical camera take keep here, since there the camera's focal length tells of the zoom.
         named: As for `augment`. They must change colours only.
-        size: As for `augment`.
 
     Returns:
-        Views of this size and the same dtypes. Neutral draws change nothing, to the last bit; NaN stays NaN.
+        Views of the same shapes and dtypes. Neutral draws change nothing, to the last bit; NaN stays NaN.
     """
     draws = ops.cast(draws, "float32")
-    count, source = views.images.shape[1], ops.shape(rgb)[1:3]
-    target = size or source
+    count, size = views.images.shape[1], ops.shape(rgb)[1:3]
     of_views = ops.repeat(draws, count, axis=0)
-    grey = ops.repeat(mean_grey(_framed(rgb, draws, target)), count, axis=0)
-    images = _framed(ops.reshape(views.images, (-1, *source, 3)), of_views, target)
+    grey = ops.repeat(mean_grey(_framed(rgb, draws, size)), count, axis=0)
+    images = _framed(ops.reshape(views.images, (-1, *size, 3)), of_views, size)
     images = _coloured(images, grey, of_views)
     if named:
         blank = ops.zeros_like(images[..., 0])
@@ -224,14 +221,13 @@ def augment_views(
     # In float64, since in float32 a reciprocal's last bit may depend on the number of images.
     nearer = 1 / ops.cast(zoom, "float64") if zoom_depth == "focal" else None
     window: Any = {
-        "size": source,
-        "target": target,
+        "size": size,
         "zoom": zoom,
         "mirrored": mirrored,
         "centre": draws[:, Column.CENTRE_Y : Column.CENTRE_X + 1],
     }
     return Views(
-        images=ops.reshape(_as_stored(images), (-1, count, *target, 3)),
+        images=ops.reshape(_as_stored(images), (-1, count, *size, 3)),
         camera=window_camera(views.camera[:, None], **window)[:, 0],
         view_cameras=window_camera(views.view_cameras, **window),
         poses=mirrored_poses(views.poses, mirrored=mirrored, scale=nearer),

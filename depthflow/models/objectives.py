@@ -1,9 +1,9 @@
 """What training minimises: depth labels, the other image of a stereo pair, or the neighbours of a video's frame.
 
 Each objective is, as the losses are, the sum over k of weight_k * sums_k / max(counts_k, 1). Sums and counts are
-additive over images, and so over workers, and counts do not depend on predictions. An image that an objective is not
-for, without views, say, adds nothing to either. Every pixel of every other image counts: what a prediction moves out
-of a view's frame is not left out of a mean, which would reward it.
+additive over images, and so over workers, and counts do not depend on predictions. An image without depth adds nothing
+to what is learned from labels. Of views, every pixel of every image counts: what a prediction moves out of a view's
+frame is not left out of a mean, which would reward it.
 """
 
 # Keras and TensorFlow type their operations loosely.
@@ -36,17 +36,12 @@ class ObjectiveInputs(NamedTuple):
         log_depth: (B, H, W) float, natural log of metres; any value where invalid.
         valid_mask: (B, H, W) bool; all False for a frame without depth.
         views: Views, if the objective needs them.
-        has_depth: (B,) float, 1 for frames to learn from by depth labels, else 0. None: all.
-        has_views: (B,) float, 1 for frames to learn from by views, else 0: frames without views, and with given poses
-            also those whose poses are not known. None: all.
     """
 
     rgb: Tensor
     log_depth: Tensor
     valid_mask: Tensor
     views: Views | None = None
-    has_depth: Tensor | None = None
-    has_views: Tensor | None = None
 
 
 class Outputs(NamedTuple):
@@ -124,12 +119,12 @@ class Supervised:
 
     def counts(self, inputs: ObjectiveInputs) -> Tensor:
         """Returns the divisors of the sums."""
-        return self._loss.counts(_labelled(inputs))
+        return self._loss.counts(inputs.valid_mask)
 
     def sums(self, outputs: Outputs, inputs: ObjectiveInputs) -> Tensor:
         """Returns each entry's sum."""
         return self._loss.sums(
-            outputs.predictions, log_depth=inputs.log_depth, valid_mask=_labelled(inputs), rgb=inputs.rgb
+            outputs.predictions, log_depth=inputs.log_depth, valid_mask=inputs.valid_mask, rgb=inputs.rgb
         )
 
 
@@ -160,8 +155,8 @@ class Video:
         }[name]
 
     def counts(self, inputs: ObjectiveInputs) -> Tensor:
-        """Returns the number of images with views, for each entry."""
-        images = ops.sum(ops.cast(_has_views(inputs), "float32"))
+        """Returns the number of images, for each entry."""
+        images = ops.sum(ops.ones_like(inputs.rgb[:, 0, 0, 0], dtype="float32"))
         return ops.tile(images[None], [len(self.weights)])
 
     def sums(self, outputs: Outputs, inputs: ObjectiveInputs) -> Tensor:
@@ -173,9 +168,8 @@ class Video:
         if len(outputs.predictions) != self._options.scales:
             wanted = f"one per scale, {self._options.scales}"
             raise ValueError(f"predictions must be {wanted}. Received: {len(outputs.predictions)}")
-        has_views = _has_views(inputs)
         entries = [entry for scale in range(self._options.scales) for entry in self._entries(outputs, inputs, scale)]
-        return ops.stack([ops.sum(ops.where(has_views, entry, ops.zeros_like(entry))) for entry in entries])
+        return ops.stack([ops.sum(entry) for entry in entries])
 
     def photometric(self, outputs: Outputs, inputs: ObjectiveInputs) -> Tensor:
         """Returns each image's photometric error of the finest prediction, (B,): a score where there are no labels."""
@@ -278,23 +272,6 @@ def _joined(vectors: Sequence[Tensor]) -> Tensor:
     return vectors[0] if len(vectors) == 1 else ops.concatenate(vectors)
 
 
-def _labelled(inputs: ObjectiveInputs) -> Tensor:
-    if inputs.has_depth is None:
-        return inputs.valid_mask
-    return ops.logical_and(inputs.valid_mask, (inputs.has_depth > 0)[:, None, None])
-
-
-def _has_views(inputs: ObjectiveInputs) -> Tensor:
-    """Returns (B,) bool."""
-    return ops.ones_like(inputs.rgb[:, 0, 0, 0], dtype="bool") if inputs.has_views is None else inputs.has_views > 0
-
-
 def _views(outputs: Outputs, inputs: ObjectiveInputs) -> Views:
-    """Returns the views with the poses to use, and with plain cameras and poses for frames that have no views."""
-    views, known = inputs.views, _has_views(inputs)
-    poses = views.poses if outputs.poses is None else outputs.poses
-    return views._replace(
-        camera=ops.where(known[:, None], views.camera, ops.ones_like(views.camera)),
-        view_cameras=ops.where(known[:, None, None], views.view_cameras, ops.ones_like(views.view_cameras)),
-        poses=ops.where(known[:, None, None, None], poses, ops.eye(4, dtype=poses.dtype)),
-    )
+    """Returns the views with the poses to use."""
+    return inputs.views if outputs.poses is None else inputs.views._replace(poses=outputs.poses)

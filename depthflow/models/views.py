@@ -77,33 +77,23 @@ def learned_poses(vectors: Tensor, names: Sequence[str]) -> Tensor:
     return ops.stack(poses, axis=1)
 
 
-def window_camera(
-    camera: Tensor,
-    *,
-    size: tuple[int, int],
-    target: tuple[int, int],
-    zoom: Tensor,
-    mirrored: Tensor,
-    centre: Tensor,
-) -> Tensor:
+def window_camera(camera: Tensor, *, size: tuple[int, int], zoom: Tensor, mirrored: Tensor, centre: Tensor) -> Tensor:
     """Returns the cameras of images whose part about a centre is enlarged to the whole, and mirrored.
 
     Args:
         camera: (B, N, 4) float: fx, fy, cx, cy.
         size: Height and width of the images in pixels.
-        target: Height and width of the results.
         zoom: (B,) float.
         mirrored: (B,) float, 1 if mirrored from left to right, else 0.
         centre: (B, 2) float, y and x as fractions of the size.
     """
     zoom, mirrored, centre = (ops.cast(draw, camera.dtype) for draw in (zoom, mirrored, centre))
-    zoom_y, zoom_x = (zoom * (new / old) for new, old in zip(target, size, strict=True))
     fx, fy, cx, cy = ops.unstack(camera, 4, axis=2)
-    turned_x = zoom_x * (1 - 2 * mirrored)
+    turned = zoom * (1 - 2 * mirrored)
     # In this order a neutral draw changes no bit.
-    cx = cx * turned_x[:, None] + (0.5 * target[1] - centre[:, 1] * size[1] * turned_x)[:, None]
-    cy = cy * zoom_y[:, None] + (0.5 * target[0] - centre[:, 0] * size[0] * zoom_y)[:, None]
-    return ops.stack([fx * zoom_x[:, None], fy * zoom_y[:, None], cx, cy], axis=2)
+    cx = cx * turned[:, None] + (0.5 * size[1] - centre[:, 1] * size[1] * turned)[:, None]
+    cy = cy * zoom[:, None] + (0.5 * size[0] - centre[:, 0] * size[0] * zoom)[:, None]
+    return ops.stack([fx * zoom[:, None], fy * zoom[:, None], cx, cy], axis=2)
 
 
 def mirrored_poses(poses: Tensor, *, mirrored: Tensor, scale: Tensor | None = None) -> Tensor:

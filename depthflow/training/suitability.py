@@ -76,9 +76,9 @@ def _check_objective(recipe: Recipe, store: SampleStore) -> None:
                 "some have depth, "
                 + ("or take --scale-from velocity." if "median" in flag else "or take --objective stereo or video.")
             )
-    if recipe.poses == "given":
+    if kind == "stereo" or recipe.poses == "given":
         for split in ("train", "val"):
-            _check_poses(store, split)
+            _check_poses(recipe, store, split)
     if recipe.scale_from == "velocity" and not len(measurable(store, "velocity")):
         raise StoreError(
             f"--scale-from velocity needs the distances between cameras, and no training sample of {root} has poses. "
@@ -87,14 +87,18 @@ def _check_objective(recipe: Recipe, store: SampleStore) -> None:
         )
 
 
-def _check_poses(store: SampleStore, split: str) -> None:
+def _check_poses(recipe: Recipe, store: SampleStore, split: str) -> None:
     rows = store.split_index(split)
-    known = np.all([_posed(rows, view) for view in store.views], axis=0)
-    if not known.all():
-        raise StoreError(
-            f"--poses given needs the pose of every view, and {int((~known).sum())} of {rows.num_rows} samples in "
-            f"{split} of {store.files.root} have none. Write the store from frames with poses, or take --poses learned."
-        )
+    unknown = int((~np.all([_posed(rows, view) for view in store.views], axis=0)).sum())
+    if not unknown:
+        return
+    needs, advice = "--poses given needs the pose of every view", "from frames with poses, or take --poses learned"
+    if recipe.views_from == "stereo":
+        needs, advice = "--objective stereo needs the baseline of every pair", "with baseline_m in its frame table"
+    raise StoreError(
+        f"{needs}, and {unknown} of {rows.num_rows} samples in {split} of {store.files.root} have none. Write the "
+        f"store {advice}."
+    )
 
 
 def measurable(store: SampleStore, scale_from: str) -> np.ndarray:

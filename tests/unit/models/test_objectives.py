@@ -42,8 +42,6 @@ def scene(poses, dtype=np.float64):
             view_cameras=np.tile(CAMERA, (batch, len(poses), 1)).astype(np.float32),
             poses=np.tile(np.stack(poses), (batch, 1, 1, 1)).astype(np.float32),
         ),
-        has_depth=np.ones(batch, np.float32),
-        has_views=np.ones(batch, np.float32),
     )
     return inputs, np.log(depth), np.log(np.stack([one[0][1] for one in views])).astype(dtype)
 
@@ -98,10 +96,8 @@ def test_supervised_is_the_loss_to_the_bit():
     objective, loss = objective_of("supervised", loss=terms), Loss(terms, scales=SCALES)
     planes = {"log_depth": inputs.log_depth, "valid_mask": inputs.valid_mask, "rgb": inputs.rgb}
     sums, counts = loss.sums(outputs.predictions, **planes), loss.counts(inputs.valid_mask)
-    for has_depth in (None, inputs.has_depth):
-        given = inputs._replace(has_depth=has_depth)
-        np.testing.assert_array_equal(objective.sums(outputs, given), sums)
-        np.testing.assert_array_equal(objective.counts(given), counts)
+    np.testing.assert_array_equal(objective.sums(outputs, inputs), sums)
+    np.testing.assert_array_equal(objective.counts(inputs), counts)
     assert objective.weights == loss.weights
     assert float(objective.value(sums, counts)) == float(loss.value(sums, counts))
 
@@ -124,33 +120,18 @@ def test_a_batch_is_the_sum_of_its_parts(name, photometric_scale):
             np.testing.assert_allclose(gradient, whole[part], rtol=1e-9, atol=1e-15)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_images_that_an_objective_is_not_for_add_nothing(name):
-    """Whatever their cameras, poses and labels are, NaN included."""
-    inputs, outputs = scene_of(name)
-    objective = objective_of(name)
-    left_out = np.array([1, 0, 1], np.float32)
-    for values in (inputs.views.camera, inputs.views.view_cameras, inputs.views.poses, inputs.log_depth):
-        values[1] = np.nan
-    outputs = outputs._replace(poses=inputs.views.poses if name == "video" else None)
-    inputs = inputs._replace(has_depth=left_out, has_views=left_out)
-    value, gradients = value_and_gradients(objective, outputs, inputs)
+def test_an_image_without_depth_adds_nothing_to_labels_and_counts_in_views():
+    """Whatever its labels are, NaN included."""
+    inputs, outputs = scene_of("video")
+    inputs.valid_mask[1] = False
+    inputs.log_depth[1] = np.nan
+    labels, views = objective_of("supervised"), objective_of("video")
+    value, (finest, *_) = value_and_gradients(labels, outputs, inputs)
     alone = [rows(tree, [0, 2]) for tree in (outputs, inputs)]
-    expected, _ = value_and_gradients(objective, *alone)
-    assert value == pytest.approx(expected, rel=1e-12)
-    np.testing.assert_array_equal(objective.counts(inputs), objective.counts(alone[1]))
-    for gradient in gradients:
-        assert np.isfinite(gradient).all()
-        np.testing.assert_array_equal(gradient[1], 0)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_no_images_at_all_have_no_loss_and_no_gradient(name):
-    inputs, outputs = scene_of(name)
-    inputs = inputs._replace(has_depth=np.zeros(3, np.float32), has_views=np.zeros(3, np.float32))
-    value, gradients = value_and_gradients(objective_of(name), outputs, inputs)
-    assert value == 0
-    assert all((gradient == 0).all() for gradient in gradients)
+    assert value == pytest.approx(value_and_gradients(labels, *alone)[0], rel=1e-12)
+    np.testing.assert_array_equal(labels.counts(inputs), labels.counts(alone[1]))
+    np.testing.assert_array_equal(finest[1], 0)
+    np.testing.assert_array_equal(views.counts(inputs), np.full(len(views.weights), 3))
 
 
 @pytest.mark.parametrize("name", ["stereo", "video"])
@@ -274,13 +255,13 @@ def test_several_objectives_join_their_entries():
     inputs, outputs = scene_of("video")
     options = ObjectiveOptions(scales=SCALES)
     mixed = WeightedObjective(MIXED, options)
-    inputs = inputs._replace(has_depth=np.float32([1, 1, 0]), has_views=np.float32([0, 1, 1]))
+    inputs.valid_mask[2] = False
     parts = [WeightedObjective(((name, 1.0),), options) for name, _ in MIXED]
     value = value_and_gradients(mixed, outputs, inputs)[0]
     values = [value_and_gradients(part, outputs, inputs)[0] for part in parts]
     assert value == pytest.approx(values[0] + 0.5 * values[1], rel=1e-12)
     assert mixed.needs_views and mixed.needs_poses and not mixed.needs_partner
-    np.testing.assert_array_equal(mixed.counts(inputs)[-1], 2)
+    np.testing.assert_array_equal(mixed.counts(inputs)[-1], 3)
 
 
 def test_weights_of_scales():

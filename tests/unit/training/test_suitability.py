@@ -138,6 +138,7 @@ VIDEO, STEREO, SUPERVISED = (("video", 1.0),), (("stereo", 1.0),), (("supervised
         ({"objective": (*SUPERVISED, *VIDEO)}, "video", "--objective supervised needs depth"),
         ({"objective": VIDEO, "scale_from": "median"}, "video", "--scale-from median needs depth.*velocity"),
         ({"objective": VIDEO, "scale_from": "velocity"}, "video", "--scale-from velocity needs the distances"),
+        ({"objective": STEREO}, "stereo", "--objective stereo needs the baseline .* 2 of 2 samples in train of"),
         ({"objective": VIDEO, "poses": "given"}, "video", "--poses given.* 2 of 2 samples in train of .*learned"),
     ],
 )
@@ -151,7 +152,6 @@ def test_a_store_without_what_is_learned_from_is_rejected(tmp_path, changes, kin
     ("changes", "kind"),
     [
         ({"objective": SUPERVISED}, "video"),
-        ({"objective": (*SUPERVISED, *STEREO)}, "stereo"),
         ({"objective": VIDEO, "scale_from": "median"}, "video"),
         ({"objective": VIDEO, "scale_from": "velocity"}, "video"),
     ],
@@ -161,11 +161,15 @@ def test_some_samples_with_it_are_enough(tmp_path, changes, kind):
     assert sized(recipe, write_views(tmp_path, kind, labelled=1, posed=1)) == recipe
 
 
-def test_given_poses_are_needed_of_every_sample(tmp_path):
-    recipe = replace(smoke(), objective=VIDEO, poses="given")
+@pytest.mark.parametrize(
+    ("changes", "kind"),
+    [({"objective": VIDEO, "poses": "given"}, "video"), ({"objective": (*SUPERVISED, *STEREO)}, "stereo")],
+)
+def test_given_poses_and_baselines_are_needed_of_every_sample(tmp_path, changes, kind):
+    recipe = replace(smoke(), **changes)
     with pytest.raises(StoreError, match=r"1 of 2 samples in train of .* have none"):
-        sized(recipe, write_views(tmp_path / "one", "video", posed=1))
-    assert sized(recipe, write_views(tmp_path / "all", "video")) == recipe
+        sized(recipe, write_views(tmp_path / "one", kind, posed=1))
+    assert sized(recipe, write_views(tmp_path / "all", kind)) == recipe
 
 
 def test_samples_that_tell_the_scale_are_found(tmp_path):

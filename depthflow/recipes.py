@@ -272,7 +272,7 @@ def stereo() -> Recipe:
     python pipelines/train.py stereo --samples STORE --storage DIR
 
     STORE is of kind stereo. Photometric error, left-right consistency and smoothness at four scales, all compared at
-    full resolution. It has not been run at full size, so its duration and score are unknown; stereo-tiny was.
+    full resolution. It has not been run at full size, so its duration and score are unknown.
 
     Source: Godard et al. 2017 (Monodepth), arXiv:1609.03677; scales of Godard et al. 2019, arXiv:1806.01260.
     """
@@ -304,7 +304,7 @@ def video() -> Recipe:
     python pipelines/train.py video --samples STORE --storage DIR
 
     STORE is of kind video. Depth is known up to a factor; --poses given, --scale-from velocity or --scale-from median
-    make it metres. It has not been run at full size, so its duration and score are unknown; video-tiny was.
+    make it metres. It has not been run at full size, so its duration and score are unknown.
 
     Source: Godard et al. 2019 (Monodepth2), arXiv:1806.01260.
     """
@@ -317,7 +317,7 @@ def stereo_tiny() -> Recipe:
 
     python pipelines/train.py stereo-tiny --samples STORE --storage DIR --num-workers 1
 
-    `benchmarks/self_supervised.py` trains it on ray-cast pairs.
+    `benchmarks/self_supervised.py` trains it on ray-cast pairs; its score after a full run is not known yet.
     """
     return replace(
         stereo(),
@@ -343,6 +343,6 @@ def video_tiny() -> Recipe:
 
     python pipelines/train.py video-tiny --samples STORE --storage DIR --num-workers 1
 
-    `benchmarks/self_supervised.py` trains it on ray-cast walks.
+    `benchmarks/self_supervised.py` trains it on ray-cast walks; its score after a full run is not known yet.
     """
     return replace(stereo_tiny(), name="video-tiny", objective=(("video", 1.0),), learning_rate=1e-3)

@@ -42,15 +42,7 @@ def main(recipe: RecipeChoice, job: TrainJob) -> dict[str, Any]:
             unlogged = replay(folder.spool, run_log, timeout_s=job.mlflow_wait_s)
             if not unlogged:
                 folder.check_lock()
-                version = register(
-                    outcome,
-                    recipe,
-                    job,
-                    store=store,
-                    run_log=run_log,
-                    serving_code=SERVING_CODE,
-                    output=recipe.output,
-                )
+                version = register(outcome, recipe, job, store=store, run_log=run_log, serving_code=SERVING_CODE)
         if version:
             folder.note(finished=True)
         else:

@@ -97,7 +97,10 @@ def render(
         geometry = see(scene, camera, pose)
         valid_mask = returned(scene, geometry, rng)
         if valid_mask.mean() >= LEAST_VALID_FRACTION:
-            expose = lambda light: metered(light, rng.uniform(*EXPOSURE_LEVELS))  # noqa: E731
+
+            def expose(light: np.ndarray) -> float:
+                return metered(light, rng.uniform(*EXPOSURE_LEVELS))
+
             return _take(scene, camera, pose, geometry, valid_mask, rng, expose, mirrors=mirrors)
     raise RuntimeError(f"No view of the scene has {LEAST_VALID_FRACTION:.0%} valid pixels. Received: {camera}")
 

@@ -45,21 +45,11 @@ def job_run(recipe: Recipe, job: TrainJob, folder: JobFolder, *, store: SampleSt
 
 
 def register(
-    outcome: TrainingOutcome,
-    recipe: Recipe,
-    job: TrainJob,
-    *,
-    store: SampleStore,
-    run_log: RunLog,
-    serving_code: Path,
-    output: Output = "metres",
+    outcome: TrainingOutcome, recipe: Recipe, job: TrainJob, *, store: SampleStore, run_log: RunLog, serving_code: Path
 ) -> ModelVersion:
     """Registers the best network, which `serving_code` serves, as a new version that says where it comes from.
 
     The run's `val/` metrics are those of its last epoch, so those of the best one are logged as `best/`.
-
-    Args:
-        output: What the network predicts: metres, or relative depth if nothing fixed its scale.
     """
     validated = {name: value for name, value in outcome.metrics.items() if name.startswith(VAL)}
     best = {name: validated[f"{VAL}{name}"] for name in headline_of(validated)}
@@ -75,7 +65,7 @@ def register(
         serving_code=serving_code,
         example_rgb=SplitReader(store, "val").read([0]).rgb[0],
         facts=VersionFacts(
-            description=describe(outcome, recipe, store=store, output=output),
+            description=describe(outcome, recipe, store=store),
             tags={
                 "recipe": recipe.name,
                 **{name: f"{value:.4g}" for name, value in best.items()},
@@ -83,14 +73,14 @@ def register(
                 "fingerprint": store.fingerprint,
                 "git_commit": git_commit(),
                 **licence_tags(recipe),
-                **baseline_tags(store, output),
+                **baseline_tags(store, recipe.output),
             },
             metrics=validated,
             epoch=outcome.epoch,
             dataset=dataset_of(store),
         ),
         camera=model_camera(recipe, store),
-        output=output,
+        output=recipe.output,
     )
 
 
@@ -106,7 +96,7 @@ def baseline_tags(store: SampleStore, output: Output) -> dict[str, str]:
     return {BASELINE_TAG: repr(float(np.exp(store.mean_log_depth("train"))))}
 
 
-def describe(outcome: TrainingOutcome, recipe: Recipe, *, store: SampleStore, output: Output = "metres") -> str:
+def describe(outcome: TrainingOutcome, recipe: Recipe, *, store: SampleStore) -> str:
     """Returns a version's description: its validation metrics as a table, and where it comes from, in Markdown."""
     names = headline_of(outcome.metrics)
     matches = [re.fullmatch(f"{VAL}(.+)/{names[0]}", name) for name in outcome.metrics]
@@ -116,12 +106,14 @@ def describe(outcome: TrainingOutcome, recipe: Recipe, *, store: SampleStore, ou
         for group, prefix in groups.items()
     ]
     table = [["val", *names], ["---"] * (1 + len(names)), *rows]
-    unknown_scale = f"It predicts {output}: metres up to one unknown factor. Evaluate it under the protocol median."
+    unknown_scale = (
+        f"It predicts {recipe.output}: metres up to one unknown factor. Evaluate it under the protocol median."
+    )
     return "\n".join(
         [
             *("| " + " | ".join(row) + " |" for row in table),
             "",
-            *[unknown_scale, ""] * (output == "relative depth"),
+            *[unknown_scale, ""] * (recipe.output == "relative depth"),
             f"Recipe {recipe.name}, epoch {outcome.epoch} of {recipe.epochs}, protocol stored, trained on "
             f"{without_credentials(store.files.root)} (fingerprint {store.fingerprint}). The whole recipe is "
             f"{RECIPE_ARTIFACT} of the source run.",

@@ -14,16 +14,16 @@ from depthflow.training.trainer import TrainingOutcome
 from tests.stores import write_index
 
 
-def text_of(metrics: dict[str, float], **options: Any) -> str:
+def text_of(metrics: dict[str, float], recipe: str = "smoke") -> str:
     """The description of a version with these metrics."""
     outcome = TrainingOutcome(network=cast(Any, None), metrics=metrics, epoch=3, checkpoint="")
     store = SimpleNamespace(files=SimpleNamespace(root="s3://mira:hunter2@bucket/store"), fingerprint="f00")
-    return describe(outcome, RECIPES["smoke"](), store=cast(SampleStore, store), **options)
+    return describe(outcome, RECIPES[recipe](), store=cast(SampleStore, store))
 
 
 def test_a_version_of_unknown_scale_says_so():
     metrics = {"val/abs_rel": 0.1, "val/rmse": 1.0, "val/delta1": 0.9, "val/photometric": 0.08}
-    text = text_of(metrics, output="relative depth")
+    text = text_of(metrics, recipe="video")
     assert "It predicts relative depth: metres up to one unknown factor. Evaluate it under the protocol median." in text
     assert "| all | 0.1 | 1 | 0.9 | 0.08 |" in text
     assert "relative depth" not in text_of(metrics)

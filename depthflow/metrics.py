@@ -35,6 +35,21 @@ COUNTED_M = (0.001, 100_000.0)
 1e30 m, which a damaged file may hold, would decide the mean of a whole split."""
 
 
+def median_scale(*, depth_pred: np.ndarray, depth_gt: np.ndarray, valid_mask: np.ndarray) -> float:
+    """Returns what an image's prediction is multiplied by to have the truth's median.
+
+    Args:
+        depth_pred: (H, W) float, metres or relative depth.
+        depth_gt: (H, W) float, metres.
+        valid_mask: (H, W) bool, some True.
+
+    Source: Zhou et al. 2017, arXiv:1704.07813, section 4.1.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        truth, pred = (np.median(depth[valid_mask].astype(np.float64)) for depth in (depth_gt, depth_pred))
+        return float(truth / pred)
+
+
 def counted_pixels(*, depth_gt: np.ndarray, valid_mask: np.ndarray) -> np.ndarray:
     """Returns the valid pixels whose ground truth is within `COUNTED_M`.
 

@@ -5,6 +5,7 @@ Aligned metrics compare the shape of a scene, not its metres, and cannot be comp
 
 import numpy as np
 
+from depthflow.metrics import median_scale
 from depthflow.models.interface import Output
 
 MAX_DEPTH_M = 350.0
@@ -25,8 +26,8 @@ def median_aligned(depth_pred: np.ndarray, *, depth_gt: np.ndarray, mask: np.nda
     pred = depth_pred.astype(np.float64)
     if not mask.any():
         return pred
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return pred * (np.median(depth_gt[mask].astype(np.float64)) / np.median(pred[mask]))
+    with np.errstate(invalid="ignore"):
+        return pred * median_scale(depth_pred=pred, depth_gt=depth_gt, valid_mask=mask)
 
 
 def affine_aligned(pred: np.ndarray, *, depth_gt: np.ndarray, mask: np.ndarray, output: Output) -> np.ndarray:

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from depthflow.errors import TrainingError
-from depthflow.metrics import counted_pixels
+from depthflow.metrics import counted_pixels, median_scale
 from depthflow.models.canonical_camera import to_metres
 from depthflow.recipe import Recipe
 from depthflow.store.read.epoch import worker_part
@@ -92,7 +92,7 @@ class ScaleMeter:
         for k, (pred, gt) in enumerate(zip(depth_pred, np.exp(samples.log_depth.astype(np.float64)), strict=True)):
             mask = counted_pixels(depth_gt=gt, valid_mask=samples.valid_mask[k])
             if mask.any():
-                logs[k] = np.log(np.median(gt[mask]) / np.median(pred[mask]))
+                logs[k] = np.log(median_scale(depth_pred=pred, depth_gt=gt, valid_mask=mask))
         return logs
 
     def _by_distances(self, samples: SampleBatch) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from depthflow.datasets.frames import SCENE_TYPES
-from depthflow.metrics import METRIC_NAMES, counted_pixels, dataset_groups, image_metrics
+from depthflow.metrics import METRIC_NAMES, counted_pixels, dataset_groups, image_metrics, median_scale
 from depthflow.models.canonical_camera import CameraName, to_metres
 from depthflow.models.network import serving_network
 from depthflow.store.read.reader import SampleBatch, SplitReader, worker_pass
@@ -93,7 +93,7 @@ class Validator:
                 continue
             pred, aligned = depth_pred[k], math.nan
             if self._view_measure:
-                scaled = pred * (np.median(depth_gt[k][mask]) / np.median(pred[mask]))
+                scaled = pred * median_scale(depth_pred=pred, depth_gt=depth_gt[k], valid_mask=mask)
                 aligned = image_metrics(depth_pred=scaled, depth_gt=depth_gt[k], valid_mask=mask)["abs_rel"]
                 pred = scaled if self._is_relative else pred
             metrics = image_metrics(depth_pred=pred, depth_gt=depth_gt[k], valid_mask=mask)

@@ -1,23 +1,16 @@
 """The arithmetic of benchmarks/accuracy.py, and what it does not train a second time."""
 
-import importlib.util
 import json
-import sys
-from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).resolve().parents[3] / "benchmarks" / "accuracy.py"
+from tests.benchmark_scripts import loaded
 
 
 @pytest.fixture(scope="module")
 def accuracy():
-    spec = importlib.util.spec_from_file_location("accuracy_benchmark", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # Where its dataclass looks for its module.
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
+    with loaded("accuracy") as module:
+        yield module
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,13 @@
 """The geometry of benchmarks/lens.py, on images of planes whose depth under any lens is known."""
 
-import importlib.util
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from depthflow.datasets.camera import Camera
+from tests.benchmark_scripts import loaded
 
-SCRIPT = Path(__file__).resolve().parents[3] / "benchmarks" / "lens.py"
 HEIGHT, WIDTH = 480, 640
 CAMERA = Camera(width=WIDTH, height=HEIGHT, fx_px=400.0, fy_px=410.0, cx_px=320.0, cy_px=240.0)
 FACTORS = (0.5, 1.0, 2.0)
@@ -18,12 +15,8 @@ FACTORS = (0.5, 1.0, 2.0)
 
 @pytest.fixture(scope="module")
 def lens():
-    spec = importlib.util.spec_from_file_location("lens_benchmark", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # Where its dataclass looks for its module.
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
+    with loaded("lens") as module:
+        yield module
 
 
 def square(depth_m, *, side_m=0.4):

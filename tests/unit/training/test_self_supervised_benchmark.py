@@ -1,28 +1,19 @@
 """The arithmetic of benchmarks/self_supervised.py."""
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from depthflow.recipes import RECIPES
 from depthflow.store.write.config import PreprocessConfig
+from tests.benchmark_scripts import loaded
 from tests.stores import make_store
 from tests.view_trees import CAMERA, HEIGHT, WIDTH, depth_row, seen_from, wall, write_png, write_table
-
-SCRIPT = Path(__file__).resolve().parents[3] / "benchmarks" / "self_supervised.py"
 
 
 @pytest.fixture(scope="module")
 def benchmark():
-    spec = importlib.util.spec_from_file_location("self_supervised_benchmark", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # Where its dataclass looks for its module.
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
+    with loaded("self_supervised") as module:
+        yield module
 
 
 @pytest.fixture(scope="module")

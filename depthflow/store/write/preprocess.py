@@ -19,11 +19,11 @@ from depthflow.observability.logs import fields
 from depthflow.storage.files import StoreFiles, open_files
 from depthflow.store.schema import sample_bytes, shard_schema
 from depthflow.store.store import MANIFEST, SampleStore, open_store
+from depthflow.store.write.choose_views import to_be_matched, with_views
 from depthflow.store.write.config import PreprocessConfig
 from depthflow.store.write.dry_run import write_frames
 from depthflow.store.write.finish import finish_store
 from depthflow.store.write.list_sources import Progress, archive_identities, list_sources
-from depthflow.store.write.neighbours import to_be_matched, with_views
 from depthflow.store.write.plan import ShardPlan, deal_to_shards, plan_samples
 from depthflow.store.write.sample import SampleLayout
 from depthflow.store.write.shard import ShardRecord, committed_plan_digest, make_shard

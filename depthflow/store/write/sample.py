@@ -14,8 +14,8 @@ from depthflow.datasets.frames import Frame
 from depthflow.datasets.reject import RejectError
 from depthflow.datasets.stereo_pair import matched_disparity
 from depthflow.store.schema import IDENTITY_FIELDS, PLANE_DTYPES, plane_batch, plane_names, with_dataset
+from depthflow.store.write.make_views import View, make_views, shows_motion
 from depthflow.store.write.planes import Planes, depth_figures, make_planes
-from depthflow.store.write.views import View, make_views, shows_motion
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ import pytest
 
 from depthflow.datasets.camera import Camera
 from depthflow.datasets.frames import DepthEncoding, Frame
-from depthflow.store.write.neighbours import to_be_matched, with_neighbours, with_views
+from depthflow.store.write.choose_views import to_be_matched, with_neighbours, with_views
 from depthflow.store.write.plan import PlannedSample, planned_samples
 from tests.plans import packed
 

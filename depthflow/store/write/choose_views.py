@@ -19,6 +19,11 @@ from depthflow.datasets.frames import DepthEncoding
 from depthflow.store.schema import KINDS
 from depthflow.store.write.splits import id_ranks, rejected
 
+NO_CAMERA = (
+    "further views need the camera, which is unknown: add a camera.json to the source, or fx_px, width and height to "
+    "its frame table"
+)
+
 _NEIGHBOURS = {"previous": -1, "next": 1}
 _TRANSLATION = (3, 7, 11)
 """Where a pose's 16 numbers say where the camera is."""
@@ -48,12 +53,6 @@ def with_views(rows: pa.Table, kind: str, *, frame_step: int = 1, min_motion_m: 
         is_unknown = _is_null(rows, "fx_px") & pc.not_equal(rows["dataset"], "diode").to_numpy()
         rows = rejected(rows, is_unknown, "no_camera", NO_CAMERA)
     return rows
-
-
-NO_CAMERA = (
-    "further views need the camera, which is unknown: add a camera.json to the source, or fx_px, width and height to "
-    "its frame table"
-)
 
 
 def to_be_matched(rows: pa.Table) -> pa.Table:

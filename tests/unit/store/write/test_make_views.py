@@ -7,8 +7,8 @@ import pytest
 from depthflow.datasets.camera import Camera, Intrinsics
 from depthflow.datasets.frames import Frame
 from depthflow.datasets.reject import RejectError
+from depthflow.store.write.make_views import MIN_DIFFERENCE, relative_pose, view_camera, view_pose
 from depthflow.store.write.sample import SampleLayout, make_sample
-from depthflow.store.write.views import MIN_DIFFERENCE, relative_pose, view_camera, view_pose
 from tests.view_trees import wall
 
 HEIGHT, WIDTH = 12, 16

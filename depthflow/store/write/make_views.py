@@ -12,7 +12,7 @@ from depthflow.datasets.image_file import decode_rgb
 from depthflow.datasets.reject import RejectError
 from depthflow.datasets.stereo_pair import check_pair
 from depthflow.store.schema import KINDS
-from depthflow.store.write.neighbours import NO_CAMERA
+from depthflow.store.write.choose_views import NO_CAMERA
 from depthflow.store.write.planes import resize_rgb
 
 MIN_DIFFERENCE = 1.0
